@@ -1,0 +1,106 @@
+"""The prepared visits of a run (stage `visits`): parts of one split each, and the artifact.json that lists them. Reading input files and
+choosing splits is prepare's business."""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from ckd.errors import ArtifactError
+from ckd.store import Fields, FolderArtifact, Stage, join
+from ckd.visits import Shard, Split, Visit, to_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+STAGE = "visits"
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The committed stage `visits` below an artifacts root."""
+
+    root: str
+    shards: tuple[Shard, ...]
+    identity: str  # hash over all shards' content: a fingerprint field of what is made from labels or splits
+    facts: Mapping[str, Any]  # what prepare counted and said: read, kept, quarantined, grouped_by, teacher_saw_held_out, …
+
+    @classmethod
+    def open(cls, root: str) -> "Cohort":
+        """Open the stage; raises ArtifactError when it has not been prepared."""
+        artifact = FolderArtifact(join(root, STAGE), {})
+        content = artifact.load()
+        if content is None:
+            raise ArtifactError(
+                f"{artifact.folder}: no visits have been prepared there; run 'ckd validate' on the input, then 'ckd embed' or 'ckd run'"
+            )
+        shards = tuple(Shard(**row) for row in content["extra"]["shards"])
+        return cls(root, shards, _identity(shards), content["extra"]["facts"])
+
+    def select(self, *splits: Split, labeled: bool | None = True) -> list[Shard]:
+        """Shards of the named splits (none named: all); `labeled=None` takes unlabeled ones too."""
+        return [s for s in self.shards if (not splits or s.split in splits) and (labeled is None or s.labeled == labeled)]
+
+    def count(self, *splits: Split, labeled: bool | None = True) -> int:
+        """Number of visits in those shards."""
+        return sum(s.rows for s in self.select(*splits, labeled=labeled))
+
+    def read(self, shard: Shard, columns: Sequence[str] | None = None) -> "pa.Table":
+        """The rows of one shard, in their order."""
+        return Stage(self.root, STAGE, {}).read(shard.index, columns)
+
+
+def commit(root: str, visits: Iterable[Visit], *, fields: Fields, shard_rows: int, facts: Mapping[str, Any]) -> Cohort:
+    """Write visits into shards of one split each, in input order, then artifact.json. Safe to run twice.
+
+    `facts` may be filled by the caller while `visits` is consumed; it is read after the last visit. Holds at most `shard_rows`
+    visits per (split, labelled or not) in memory. Parts of an earlier, longer attempt are removed.
+    """
+    stage = Stage(root, STAGE, fields)
+    shards: list[Shard] = []
+    waiting: dict[tuple[Split, bool], list[Visit]] = defaultdict(list)
+
+    def flush(key: tuple[Split, bool]) -> None:
+        rows = waiting.pop(key)
+        shard = Shard(len(shards), len(rows), key[0], key[1], text_hash(rows), _content_hash(rows))
+        stage.write(shard.index, to_table(rows), rows=shard.rows, input_hash=shard.content_hash)
+        shards.append(shard)
+
+    for visit in visits:
+        if visit.split is None:
+            raise ValueError(f"visit {visit.visit_id} has no split")
+        key = (visit.split, visit.labels is not None)
+        waiting[key].append(visit)
+        if len(waiting[key]) == shard_rows:
+            flush(key)
+    for key in sorted(waiting):
+        flush(key)
+    for index in stage.indices():
+        if index >= len(shards):
+            stage.delete(index)
+    extra = {"shards": [asdict(s) for s in shards], "facts": dict(facts)}
+    FolderArtifact(stage.folder, fields).commit([], extra)
+    return Cohort(root, tuple(shards), _identity(shards), dict(facts))
+
+
+def text_hash(visits: Iterable[Visit]) -> str:
+    """Hash of what the teacher sees of a shard: visit_id, instruction, input, in order."""
+    return _hash([v.visit_id, v.instruction, v.input] for v in visits)
+
+
+def _content_hash(visits: Iterable[Visit]) -> str:
+    return _hash(list(asdict(v).values()) for v in visits)
+
+
+def _identity(shards: Iterable[Shard]) -> str:
+    return _hash([s.split, s.labeled, s.content_hash] for s in shards)
+
+
+def _hash(rows: Iterable[list[Any]]) -> str:
+    sha = hashlib.sha256()
+    for row in rows:
+        sha.update(json.dumps(row).encode())
+        sha.update(b"\n")
+    return sha.hexdigest()[:16]

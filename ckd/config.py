@@ -1,0 +1,241 @@
+"""The configuration: one YAML file and dotted `key=value` overrides -> frozen pydantic models. Where a key is wrong, its line is named."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ckd.errors import ConfigError
+
+_WORKERS = re.compile(r"(\d+)(?:\.\.(\d+))?")
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Workers(Section):
+    """`N` or `min..max` workers; 0 means: in this process, without Ray."""
+
+    min: int = Field(ge=0)
+    max: int = Field(ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        if isinstance(value, int | str) and not isinstance(value, bool):
+            match = _WORKERS.fullmatch(str(value).strip())
+            if match is None:
+                raise ValueError("write a number of workers (2) or a range (0..8)")
+            return {"min": int(match[1]), "max": int(match[2] or match[1])}
+        return value
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max < self.min:
+            raise ValueError("the range's end lies below its start")
+        return self
+
+    @property
+    def in_process(self) -> bool:
+        """Whether the stage runs in this process."""
+        return self.max == 0
+
+    def __str__(self) -> str:
+        return str(self.min) if self.min == self.max else f"{self.min}..{self.max}"
+
+
+class RunConfig(Section):
+    """Where a run's files go."""
+
+    name: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="folder name of this run's artifacts and results")
+    artifacts: str = Field("", description="folder or URL for stage outputs; empty: <run.results>/<run.name>/artifacts")
+    results: str = Field("results", description="folder for results/<run>/… and the public heads_results*, test_metrics.txt")
+    public_files: str = Field(".", description="folder under which data/hands_name_*.json and lora/teacher_classification_head.pt are written")
+
+    @property
+    def artifacts_root(self) -> str:
+        """The folder or URL that holds one folder per stage."""
+        return self.artifacts or f"{self.folder}/artifacts"
+
+    @property
+    def folder(self) -> str:
+        """results/<run>: metrics.json, student/, events.jsonl."""
+        return f"{self.results.rstrip('/')}/{self.name}"
+
+
+class DataConfig(Section):
+    """The visits."""
+
+    train: str = Field("", description="JSONL (.json, .jsonl, .gz), Parquet file, or a folder of Parquet parts")
+    tuning: str = Field("", description="rows for early stopping and thresholds; halved with held_out when data.held_out is empty")
+    held_out: str = Field("", description="rows that only evaluation sees")
+    split: Literal["files", "public"] = Field(
+        "files", description="files: rows' own split, else the file decides; public: everything re-split 72/8/20"
+    )
+    max_bad_rows: int = Field(0, ge=0, description="stop (exit 2) when more rows than this are quarantined")
+    shard_rows: int = Field(4096, ge=1, description="visits per shard: the unit of work and of loss")
+
+
+class TeacherConfig(Section):
+    """The frozen language model."""
+
+    base_model: str = Field("Qwen/Qwen2.5-7B-Instruct", description="folder or Hub id of the causal language model")
+    adapter: str = Field("", description="LoRA adapter folder as PEFT or LLaMA-Factory write it; empty: none")
+    engine: Literal["transformers"] = Field("transformers", description="what runs the forward pass")
+    max_length: int = Field(1536, ge=8, description="tokens per prompt; longer visits lose visit text, never the template's tail")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="compute type")
+    store_dtype: Literal["float32", "float16"] = Field("float16", description="type of the stored embeddings")
+    token_budget: int = Field(16384, ge=1, description="padded tokens per batch")
+    workers: Workers = Field(Workers(min=0, max=0), description="Ray actors: N or min..max; 0: in this process, without Ray")
+    gpus_per_worker: float = Field(0, ge=0, description="GPUs that each actor reserves; never detected")
+
+
+class HeadConfig(Section):
+    """The 25-label linear head on the embeddings."""
+
+    folds: int = Field(5, ge=2, description="cross-fitting folds by subject; at most the number of training subjects")
+    epochs: int = Field(20, ge=1, description="most passes over the training embeddings")
+    batch_size: int = Field(256, ge=1, description="visits per step")
+    learning_rate: float = Field(2e-3, gt=0, description="Adam step size on standardised embeddings")
+    l2: float = Field(1e-4, ge=0, description="weight of ½·l2·‖W‖² (standardised weights, bias excluded) per label")
+
+
+class StudentConfig(Section):
+    """The BERT-size student."""
+
+    base_model: str = Field("bert-base-uncased", description="folder or Hub id for AutoModelForSequenceClassification")
+    max_length: int = Field(512, ge=8, description="tokens per visit text")
+    hard_weight: float = Field(0.9, ge=0, le=1, description="weight of the true labels' loss; the soft labels get the rest")
+    temperature: float = Field(1.0, gt=0, description="soft labels and student logits are divided by it in the soft loss")
+    batch_size: int = Field(32, ge=1, description="visits per optimizer step over all workers")
+    gradient_accumulation: int = Field(1, ge=1, description="micro-batches per optimizer step and worker")
+    epochs: int = Field(10, ge=1, description="most passes over the training visits")
+    patience: int = Field(3, ge=1, description="epochs without a better tuning score before stopping")
+    learning_rate: float = Field(2e-5, gt=0, description="peak AdamW step size, linear decay")
+    warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps that warm up")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
+    dropout: float | None = Field(None, ge=0, lt=1, description="overrides the base model's dropout; null keeps it")
+    checkpoint_steps: int = Field(200, ge=1, description="optimizer steps between checkpoints")
+    zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage (workers >= 1)")
+    workers: Workers = Field(Workers(min=0, max=0), description="Ray Train workers; 0: plain Trainer in this process")
+    gpus_per_worker: float = Field(0, ge=0, description="GPUs that each worker reserves; never detected")
+    use_unlabeled: bool = Field(False, description="embed unlabeled train visits too and learn from their soft labels alone")
+
+
+class Config(Section):
+    """The whole configuration of one run."""
+
+    run: RunConfig = RunConfig()
+    data: DataConfig = DataConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    head: HeadConfig = HeadConfig()
+    student: StudentConfig = StudentConfig()
+    seed: int = Field(42, ge=0, description="seed of splits, folds, head and student")
+
+    @field_validator("run", "data", "teacher", "head", "student", mode="before")
+    @classmethod
+    def _empty_section(cls, value: Any) -> Any:
+        return {} if value is None else value
+
+
+def load(path: str | None, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file (None: only defaults) and apply dotted `key=value` overrides.
+
+    Raises ConfigError with file:line (or the override) of the first wrong key or value.
+    """
+    text = _read(path) if path else ""
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise ConfigError(f"{path}:{mark.line + 1 if mark else 1}: not YAML ({getattr(error, 'problem', 'unreadable')}); mend that line") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}:1: expected sections such as 'data:' and 'teacher:', found a {type(values).__name__}")
+    given: dict[tuple[str, ...], str] = {}
+    for override in overrides:
+        _apply(values, override, given)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_describe(error, path, text, given)) from None
+
+
+def dump(config: Config) -> str:
+    """The resolved configuration as YAML that `load` reads back."""
+    values = config.model_dump()
+    for section in ("teacher", "student"):
+        values[section]["workers"] = str(getattr(config, section).workers)
+    return yaml.safe_dump(values, sort_keys=False)
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file; start from jobs/default.yaml") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({type(error).__name__}); expected a UTF-8 YAML file") from None
+
+
+def _apply(values: dict[str, Any], override: str, given: dict[tuple[str, ...], str]) -> None:
+    key, equals, raw = override.partition("=")
+    parts = tuple(key.strip().split("."))
+    if not equals or not all(parts):
+        raise ConfigError(f"override '{override}': expected key=value, such as data.train=data/name_train.json")
+    try:
+        value = yaml.safe_load(raw) if raw else ""
+    except yaml.YAMLError:
+        raise ConfigError(f"override '{override}': the value is not YAML; quote it") from None
+    node = values
+    for part in parts[:-1]:
+        if node.get(part) is None:
+            node[part] = {}
+        node = node[part]
+        if not isinstance(node, dict):
+            raise ConfigError(f"override '{override}': '{part}' has no keys below it")
+    node[parts[-1]] = value
+    given[parts] = override
+
+
+def _describe(error: ValidationError, path: str | None, text: str, given: dict[tuple[str, ...], str]) -> str:
+    first = error.errors(include_url=False)[0]
+    where_path = tuple(str(part) for part in first["loc"])
+    origin = next((f"override '{o}'" for parts, o in given.items() if where_path[: len(parts)] == parts), None)
+    where = origin or f"{path or 'config'}:{_line(text, where_path)}"
+    key = ".".join(where_path)
+    if first["type"] == "extra_forbidden":
+        known = _keys(where_path[:-1])
+        close = difflib.get_close_matches(where_path[-1], known, n=1)
+        hint = f"did you mean '{'.'.join([*where_path[:-1], close[0]])}'?" if close else f"known here: {', '.join(known)}"
+        return f"{where}: unknown key '{key}'; {hint}"
+    return f"{where}: {key}: {first['msg'].removeprefix('Value error, ')} (found {first['input']!r})"
+
+
+def _keys(section: tuple[str, ...]) -> list[str]:
+    model: Any = Config
+    for name in section:
+        field = model.model_fields.get(name)
+        model = field.annotation if field is not None else None
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            return []
+    return list(model.model_fields)
+
+
+def _line(text: str, keys: tuple[str, ...]) -> int:
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    line = 1
+    for key in keys:
+        if not isinstance(node, yaml.MappingNode):
+            break
+        found = next(((k, v) for k, v in node.value if k.value == key), None)
+        if found is None:
+            break
+        line, node = found[0].start_mark.line + 1, found[1]
+    return line

@@ -1,0 +1,25 @@
+"""The errors a user can act on, and their exit codes. Bugs stay ordinary exceptions (exit 1)."""
+
+
+class CkdError(Exception):
+    """One line: what is wrong, where (file:line), what was expected, what to do next. Never patient text."""
+
+    exit_code = 2
+
+
+class ConfigError(CkdError):
+    """The configuration or the command line is wrong."""
+
+
+class DataError(CkdError):
+    """The input data cannot be used as it is."""
+
+
+class ArtifactError(CkdError):
+    """A stored artifact is damaged, or belongs to another configuration."""
+
+
+class IncompleteError(CkdError):
+    """Some shards failed; the finished ones are kept and the same command continues."""
+
+    exit_code = 3
