@@ -34,7 +34,7 @@ class Cohort:
         content = artifact.load()
         if content is None:
             raise ArtifactError(
-                f"{artifact.folder}: no visits have been prepared there; run 'ckd validate' on the input, then 'ckd embed' or 'ckd run'"
+                f"{artifact.folder}: no visits have been prepared there; run 'ckd embed' or 'ckd run' first"
             )
         shards = tuple(Shard(**row) for row in content["extra"]["shards"])
         return cls(root, shards, _identity(shards), content["extra"]["facts"])

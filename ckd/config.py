@@ -77,7 +77,7 @@ class DataConfig(Section):
     tuning: str = Field("", description="rows for early stopping and thresholds; halved with held_out when data.held_out is empty")
     held_out: str = Field("", description="rows that only evaluation sees")
     split: Literal["files", "public"] = Field(
-        "files", description="files: rows' own split, else the file decides; public: everything re-split 72/8/20"
+        "files", description="files: rows own split wins, else the file decides; public: re-split 72/8/20"
     )
     max_bad_rows: int = Field(0, ge=0, description="stop (exit 2) when more rows than this are quarantined")
     shard_rows: int = Field(4096, ge=1, description="visits per shard: the unit of work and of loss")

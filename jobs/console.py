@@ -1,0 +1,86 @@
+"""What a person and a log collector see of a run: lines, progress, events.jsonl. Only positions, ids and figures, never patient text."""
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+@dataclass
+class Console:
+    """Lines go to `stream`; events go to `<folder>/events.jsonl` (none: nowhere)."""
+
+    stream: TextIO
+    folder: str = ""
+
+    def say(self, line: str) -> None:
+        """Print one line."""
+        self.stream.write(line + "\n")
+        self.stream.flush()
+
+    def event(self, kind: str, **figures: object) -> None:
+        """Append one machine-readable line to events.jsonl."""
+        if not self.folder:
+            return
+        Path(self.folder).mkdir(parents=True, exist_ok=True)
+        line = json.dumps({"time": round(time.time(), 3), "event": kind, **figures}, default=str)
+        with (Path(self.folder) / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def progress(self, label: str, total: int, done: int = 0) -> "Progress":
+        """Report progress over `total` visits, `done` of which are there already."""
+        return Progress(self, label, total, done)
+
+
+class Progress:
+    """A bar on a terminal, one plain line per 10 s otherwise: visits/s, tokens/s, time left."""
+
+    def __init__(self, console: Console, label: str, total: int, done: int) -> None:
+        self.console, self.label, self.total = console, label, total
+        self.rows, self.tokens, self.resumed = done, 0, done
+        self.started = self.last = time.monotonic()
+        self.terminal = console.stream.isatty()
+
+    def add(self, rows: int, tokens: int = 0) -> None:
+        """Count finished visits (and tokens)."""
+        self.rows += rows
+        self.tokens += tokens
+        now = time.monotonic()
+        if self.terminal:
+            self.console.stream.write("\r\x1b[K" + self._line(now))
+            self.console.stream.flush()
+        elif now - self.last >= SECONDS_BETWEEN_LINES:
+            self.last = now
+            self.console.say(self._line(now))
+
+    def close(self) -> dict[str, float]:
+        """Finish the line, write the event, and return the figures."""
+        now = time.monotonic()
+        seconds = max(now - self.started, 1e-9)
+        figures = {
+            "visits": self.rows - self.resumed,
+            "seconds": round(seconds, 3),
+            "visits_per_s": round((self.rows - self.resumed) / seconds, 2),
+            "tokens_per_s": round(self.tokens / seconds, 1),
+        }
+        if self.terminal:
+            self.console.stream.write("\r\x1b[K")
+        self.console.say(self._line(now))
+        self.console.event(self.label, **figures)
+        return figures
+
+    def _line(self, now: float) -> str:
+        seconds = max(now - self.started, 1e-9)
+        rate = (self.rows - self.resumed) / seconds
+        left = f", {(self.total - self.rows) / rate:.0f} s left" if 0 < rate and self.rows < self.total else ""
+        tokens = f", {self.tokens / seconds:,.0f} tokens/s" if self.tokens else ""
+        return f"{self.label}: {self.rows:,}/{self.total:,} visits, {rate:,.1f} visits/s{tokens}{left}"
+
+
+def terminal_console(folder: str = "") -> Console:
+    """The console of a command: standard output."""
+    return Console(sys.stdout, folder)
