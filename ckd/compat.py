@@ -1,0 +1,70 @@
+"""The public CKD_EHR file formats (hands_name_*.json, teacher_classification_head.pt, heads_results*, test_metrics.txt): the only place
+that knows them. What the numbers mean belongs to the stages."""
+
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ckd.labels import DISEASES, render_output
+from ckd.store import join, write_bytes, write_file
+
+if TYPE_CHECKING:
+    import torch
+
+
+def head_file(root: str) -> str:
+    """Where the public code looks for the teacher's head."""
+    return join(root, "lora", "teacher_classification_head.pt")
+
+
+def write_head(path: str, weight: "torch.Tensor", bias: "torch.Tensor") -> None:
+    """Save a plain `{weight [25, hidden], bias [25]}` that torch.nn.Linear(hidden, 25).load_state_dict takes."""
+    write_tensors(path, {"weight": weight, "bias": bias})
+
+
+def write_tensors(path: str, tensors: "Mapping[str, torch.Tensor]") -> None:
+    """Save a dict of tensors that torch.load(weights_only=True) takes."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def soft_label_file(root: str, split: str) -> str:
+    """`data/hands_name_train.json` or `data/hands_name_val.json`."""
+    return join(root, "data", f"hands_name_{split}.json")
+
+
+def clean_file(root: str, split: str) -> str:
+    """The JSONL of the kept rows, written where quarantined rows would break the public alignment by position."""
+    return join(root, "data", f"name_{split}_kept.json")
+
+
+def write_soft_labels(path: str, rows: Iterable[Sequence[float]]) -> int:
+    """Stream 25 probabilities per visit as the public JSON array of {disease: probability}; returns the number of rows."""
+    return _write_lines(path, (json.dumps(dict(zip(DISEASES, map(float, row), strict=True)), indent=4) for row in rows), "[\n", ",\n", "\n]")
+
+
+def write_rows(path: str, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Stream visits (instruction, input, labels) as the public JSONL; returns the number of rows."""
+    lines = (
+        json.dumps({"instruction": r["instruction"], "input": r["input"], "output": render_output(r["labels"])}, ensure_ascii=False) for r in rows
+    )
+    return _write_lines(path, lines, "", "\n", "\n")
+
+
+def _write_lines(path: str, lines: Iterable[str], start: str, between: str, end: str) -> int:
+    count = 0
+
+    def write(stream: Any) -> None:
+        nonlocal count
+        stream.write(start.encode())
+        for line in lines:
+            stream.write((between if count else "").encode() + line.encode())
+            count += 1
+        stream.write(end.encode())
+
+    write_file(path, write)
+    return count
