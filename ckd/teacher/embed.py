@@ -1,0 +1,109 @@
+"""Stage `embeddings`: one teacher embedding per visit, shard by shard. Prompts, batching and the forward pass live beside it."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ckd.cohort import Cohort
+from ckd.config import Config, TeacherConfig
+from ckd.pretrained import adapter_hash, model_fields
+from ckd.prompts import PROMPT_VERSION
+from ckd.store import Fields, Stage, require_equal
+from ckd.teacher.batching import windows
+from ckd.teacher.engine import Engine, load_engine
+from ckd.visits import Shard
+
+STAGE = "embeddings"
+WINDOW = 512  # visits tokenised ahead of the forward pass
+
+
+def teacher_fields(config: TeacherConfig) -> Fields:
+    """Everything that changes an embedding's value and nothing that doesn't. Raises ConfigError when a model is not there."""
+    return {
+        **model_fields("teacher.base_model", config.base_model),
+        "adapter": adapter_hash("teacher.adapter", config.adapter) if config.adapter else None,
+        "engine": config.engine,
+        "prompt": PROMPT_VERSION,
+        "max_length": config.max_length,
+        "dtype": config.dtype,
+        "store_dtype": config.store_dtype,
+    }
+
+
+def embedding_stage(config: Config) -> Stage:
+    """The stage with this configuration's fingerprint."""
+    return Stage(config.run.artifacts_root, STAGE, teacher_fields(config.teacher))
+
+
+def shards_to_embed(config: Config, cohort: Cohort) -> list[Shard]:
+    """Labelled visits of every split; unlabeled training visits only where the student learns from them."""
+    shards = cohort.select()
+    if config.student.use_unlabeled:
+        shards += cohort.select("train", labeled=False)
+    return shards
+
+
+class EmbedWorker:
+    """Embeds one shard per call; the model loads with the first. Safe to run twice on a shard.
+
+    `fields` are the driver's: a machine that sees another model under the same name refuses (ArtifactError).
+    """
+
+    def __init__(self, config: Config, fields: Fields, engine: Engine | None = None) -> None:
+        self.config, self.fields, self.engine = config, fields, engine
+
+    def __call__(self, shard: Shard) -> dict[str, Any]:
+        """Write part `shard.index`; returns index, rows, seconds, tokens, truncated."""
+        engine = self._engine()
+        started = time.monotonic()
+        table = Cohort.open(self.config.run.artifacts_root).read(shard, ["visit_id", "instruction", "input"])
+        vectors, tokens, truncated = encode_texts(engine, table["instruction"].to_pylist(), table["input"].to_pylist())
+        part = pa.table({"visit_id": table["visit_id"], "embedding": _column(vectors, self.config.teacher.store_dtype)})
+        stage = Stage(self.config.run.artifacts_root, STAGE, self.fields)
+        stage.write(shard.index, part, rows=shard.rows, input_hash=shard.text_hash)
+        return {"index": shard.index, "rows": shard.rows, "seconds": time.monotonic() - started, "tokens": tokens, "truncated": truncated}
+
+    def _engine(self) -> Engine:
+        if self.engine is None:
+            require_equal(f"teacher.base_model={self.config.teacher.base_model} on this machine", teacher_fields(self.config.teacher), self.fields)
+            self.engine = load_engine(self.config.teacher, self.config.teacher.gpus_per_worker)
+        return self.engine
+
+
+def encode_texts(engine: Engine, instructions: list[str], inputs: list[str]) -> tuple[np.ndarray, int, int]:
+    """float32 [n, hidden] in the order given, tokens seen, prompts truncated. Tokenising one window overlaps the forward pass of another."""
+    vectors = np.empty((len(inputs), engine.hidden), np.float32)
+    tokens = truncated = 0
+    for rows, prompts, cut in _tokenised_ahead(engine, instructions, inputs):
+        vectors[rows] = engine.encode(prompts)
+        tokens += sum(map(len, prompts))
+        truncated += cut
+    if not np.isfinite(vectors).all():
+        raise FloatingPointError(f"{int((~np.isfinite(vectors).all(1)).sum())} embeddings are not finite")
+    return vectors, tokens, truncated
+
+
+def _tokenised_ahead(engine: Engine, instructions: list[str], inputs: list[str]) -> Iterator[tuple[list[int], list[list[int]], int]]:
+    def tokenise(rows: list[int]) -> tuple[list[list[int]], int]:
+        return engine.prompter.encode([instructions[i] for i in rows], [inputs[i] for i in rows])
+
+    plan = list(windows([len(text) for text in inputs], WINDOW))
+    with ThreadPoolExecutor(1) as thread:
+        ahead = thread.submit(tokenise, plan[0])
+        for n, rows in enumerate(plan):
+            prompts, cut = ahead.result()
+            if n + 1 < len(plan):
+                ahead = thread.submit(tokenise, plan[n + 1])
+            yield rows, prompts, cut
+
+
+def _column(vectors: np.ndarray, dtype: str) -> pa.Array:
+    """The vectors as a fixed-size list column; raises FloatingPointError when float16 cannot hold them."""
+    stored = vectors.astype(dtype)
+    if not np.isfinite(stored).all():
+        raise FloatingPointError("an embedding exceeds the range of float16; set teacher.store_dtype=float32")
+    return pa.FixedSizeListArray.from_arrays(pa.array(stored.reshape(-1)), vectors.shape[1])
