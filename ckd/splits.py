@@ -90,7 +90,7 @@ class Splitter:
         """Raise DataError when rows of one group carried different splits."""
         if self.contradictions:
             raise DataError(
-                f"{self.first_contradiction}: the first of {self.contradictions:,} visits whose 'split' differs from the split of earlier visits of the same "
+                f"{self.first_contradiction}: the first of {self.contradictions:,} visits whose 'split' differs from that of earlier visits of the same "
                 f"subject (without subject_id: of the same input); expected one split per subject: mend the split column, or leave it out"
             )
 
