@@ -1,0 +1,167 @@
+"""The rows of one input, public JSONL or Parquet, each as a Visit or as a BadRow with file:line and a reason that quotes nothing of the
+row. Which rows are duplicates, what they are named and which split they get belongs to prepare."""
+
+import gzip
+import hashlib
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ckd.errors import DataError
+from ckd.rows import MAX_LINE, RowError, parse_line, read_flags, to_visit
+from ckd.store import digest, join, list_files, resolve
+from ckd.visits import SUBGROUP_FIELDS, Source, Visit
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+JSONL_SUFFIXES = (".json", ".jsonl", ".gz")
+PARQUET_SUFFIX = ".parquet"
+_REQUIRED_COLUMNS = ("instruction", "input", "labels")
+_COLUMNS = (*_REQUIRED_COLUMNS, "visit_id", "subject_id", "split", "current_labels", "prediction_time", *SUBGROUP_FIELDS)
+_EXPECTED = "expected JSONL (.json, .jsonl, .gz), a .parquet file, or a folder of .parquet parts"
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that cannot be used: where it stands (file:line, or part:row of Parquet) and why. Never holds the row's text."""
+
+    location: str
+    reason: str
+
+
+class Input:
+    """One input file or folder. Raises DataError when it is missing, of an unsupported kind, or an empty folder."""
+
+    def __init__(self, path: str, source: Source) -> None:
+        self.path, self.source = path, source
+        self.parts = _parts(path)
+        self._starts: list[int] = []  # rows before each part read so far
+
+    def rows(self) -> Iterator[Visit | BadRow]:
+        """Every row in order. Blank lines are no rows. `visit_id` is "" where the row has none.
+
+        Raises DataError when the file is empty, a JSON array, not Parquet inside, lacks a column, or breaks off.
+        """
+        empty = True
+        with _readable(self.path):
+            for row in self._parquet_rows() if self.parts[0].endswith(PARQUET_SUFFIX) else self._jsonl_rows():
+                empty = False
+                yield row
+        if empty:
+            raise DataError(f"{self.path}: holds no rows; expected at least one visit, check the path or leave the key out")
+
+    def locate(self, line: int) -> str:
+        """file:line of the row whose Visit.line is `line`; for a folder its part and the row inside it."""
+        part = max((i for i, start in enumerate(self._starts) if start < line), default=0)
+        return f"{self.parts[part]}:{line - (self._starts[part] if self._starts else 0)}"
+
+    def content_hash(self) -> str:
+        """SHA-256 over the bytes of all parts in order; names and times do not count."""
+        hashes = []
+        for part in self.parts:
+            filesystem, inside = resolve(part)
+            sha = hashlib.sha256()
+            with _readable(part), filesystem.open_input_stream(inside, compression=None) as stream:
+                while block := stream.read(1 << 20):
+                    sha.update(block)
+            hashes.append(sha.hexdigest())
+        return digest(hashes)
+
+    def _jsonl_rows(self) -> Iterator[Visit | BadRow]:
+        first = True
+        for line, data in enumerate(_lines(self.path), start=1):
+            if not data.strip():
+                continue
+            if first and data.lstrip(b"\xef\xbb\xbf \t")[:1] == b"[":
+                raise DataError(f"{self.path}:{line}: a JSON array; expected one object per line (JSONL), for example from: jq -c '.[]'")
+            first = False
+            try:
+                yield parse_line(data, self.source, line)
+            except RowError as error:
+                yield BadRow(f"{self.path}:{line}", str(error))
+
+    def _parquet_rows(self) -> Iterator[Visit | BadRow]:
+        line = 0
+        self._starts = []
+        for part in self.parts:
+            self._starts.append(line)
+            for row in _parquet(part):
+                line += 1
+                try:
+                    yield to_visit(row, read_flags(row, "labels"), read_flags(row, "current_labels"), self.source, line)
+                except RowError as error:
+                    yield BadRow(self.locate(line), str(error))
+
+
+def _parts(path: str) -> list[str]:
+    from pyarrow import ArrowException, fs
+
+    try:
+        filesystem, inside = resolve(path)
+        kind = filesystem.get_file_info(inside).type
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be reached ({type(error).__name__}); {_EXPECTED}") from None
+    if kind == fs.FileType.NotFound:
+        raise DataError(f"{path}: no such file or folder; {_EXPECTED}")
+    if kind == fs.FileType.Directory:
+        parts = [join(path, name) for name in list_files(path, PARQUET_SUFFIX)]
+        if not parts:
+            raise DataError(f"{path}: a folder without .parquet parts; {_EXPECTED}")
+        return parts
+    if not path.endswith((*JSONL_SUFFIXES, PARQUET_SUFFIX)):
+        raise DataError(f"{path}: unsupported kind of file; {_EXPECTED}")
+    return [path]
+
+
+def _lines(path: str) -> Iterator[bytes]:
+    filesystem, inside = resolve(path)
+    with filesystem.open_input_stream(inside, compression=None) as raw:
+        buffered = io.BufferedReader(raw, 1 << 20)
+        stream: Any = gzip.GzipFile(fileobj=buffered) if path.endswith(".gz") else buffered
+        while data := stream.readline(MAX_LINE):
+            yield data
+            while len(data) == MAX_LINE and not data.endswith(b"\n"):  # pass over the rest of an over-long line
+                data = stream.readline(MAX_LINE)
+
+
+def _parquet(path: str) -> Iterator[dict[str, Any]]:
+    """Rows of one Parquet file; text columns as bytes, so that text that is not UTF-8 costs its row and not the file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    filesystem, inside = resolve(path)
+    with filesystem.open_input_file(inside) as stream:
+        file = pq.ParquetFile(stream)
+        names = file.schema_arrow.names
+        missing = [name for name in _REQUIRED_COLUMNS if name not in names]
+        if missing:
+            raise DataError(f"{path}: no column {', '.join(missing)}; expected {', '.join(_REQUIRED_COLUMNS)} (labels null: unlabeled)")
+        for batch in file.iter_batches(1024, columns=[name for name in _COLUMNS if name in names]):
+            columns = [_plain(column) for column in batch.columns]
+            yield from pa.RecordBatch.from_arrays(columns, names=batch.schema.names).to_pylist()
+
+
+def _plain(column: "pa.Array") -> "pa.Array":
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_string(column.type):
+        return column.cast(pa.binary())
+    if pa.types.is_large_string(column.type):
+        return column.cast(pa.large_binary())
+    return column.cast(pa.string()).cast(pa.binary()) if pa.types.is_temporal(column.type) else column
+
+
+@contextmanager
+def _readable(path: str) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read to its end ({type(error).__name__}); check that it is whole and is what its name says") from None
