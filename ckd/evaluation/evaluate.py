@@ -1,0 +1,177 @@
+"""The content of metrics.json: student, teacher head, baselines and further models on the held_out visits, and the headline. Writing and
+printing it belong to jobs.
+
+Thresholds, baselines and the choice of the strongest one see train and tuning only. The macro average's labels are fixed from held_out
+label counts before any model is scored, and are the same for every model.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckd.cohort import Cohort
+from ckd.errors import DataError
+from ckd.evaluation import baselines
+from ckd.evaluation.headline import headline
+from ckd.evaluation.metrics import MIN_COUNT, macro_labels, score
+from ckd.evaluation.public_code import public_code_metrics
+from ckd.evaluation.scores import Flags, Rows, Scores, align, read_split
+from ckd.evaluation.thresholds import DEFAULT, Thresholds, choose_thresholds
+from ckd.labels import DISEASES
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MODELS = {"student": "predictions", "teacher": "soft_labels"}  # model -> the stage that holds its probabilities
+Metrics = dict[str, Any]
+Models = Mapping[str, tuple[Scores | None, Scores]]  # model -> probabilities on tuning [m, 25] (None: unknown) and held_out [n, 25]
+
+
+@dataclass(frozen=True)
+class View:
+    """Some cells of the held_out labels, and the labels that have enough visits there for the macro average."""
+
+    name: str  # all, new_onset, persistent
+    cells: Flags  # [n, 25]
+    chosen: list[int]
+
+
+def evaluate(
+    root: str,
+    *,
+    seed: int,
+    say: Callable[[str], None],
+    adapter_optimism: float | None = None,
+    ceilings: "pa.Table | None" = None,
+) -> Metrics:
+    """Score everything below an artifacts root on its labelled held_out visits; strict JSON (no NaN), undefined is null.
+
+    Reads the stages visits, predictions and soft_labels. `ceilings` has a visit_id and one column of 25 probabilities per further model
+    (an oracle, say) for the held_out visits; such a model's thresholds stay at 0.5. `adapter_optimism` is passed through. Raises
+    ArtifactError where a visit is missing, DataError without labelled held_out or train visits.
+    """
+    cohort = Cohort.open(root)
+    train = read_split(cohort, "train")
+    tuning, held_out = (read_split(cohort, split, list(MODELS.values())) for split in ("tuning", "held_out"))
+    for name, rows in (("train", train), ("held_out", held_out)):
+        if not len(rows):
+            raise DataError(f"{root}: no labelled {name} visits, nothing can be evaluated; give data.{name}")
+    models: dict[str, tuple[Scores | None, Scores]] = {name: (tuning.scores[stage], held_out.scores[stage]) for name, stage in MODELS.items()}
+    if ceilings is not None:
+        names = [name for name in ceilings.column_names if name != "visit_id"]
+        models |= {name: (None, align(held_out.visit_ids, ceilings, name, name)) for name in names}
+    fitted = baselines.fit_all(cohort, train, tuning, held_out, seed=seed, say=say)
+    return assemble(cohort.facts, train, tuning, held_out, models, fitted, seed=seed, adapter_optimism=adapter_optimism)
+
+
+def assemble(
+    facts: Mapping[str, Any],
+    train: Rows,
+    tuning: Rows,
+    held_out: Rows,
+    models: Models,
+    fitted: Mapping[str, baselines.Result],
+    *,
+    seed: int,
+    adapter_optimism: float | None,
+) -> Metrics:
+    """metrics.json from probabilities that are already there."""
+    views = make_views(held_out)
+    rates = baselines.prevalence(train.labels)
+    scored = {name: score_model(tuning, held_out, p, views, rates) for name, p in models.items()}
+    compared = {name: _baseline(result, tuning, held_out, views, rates) for name, result in fitted.items()}
+    return {
+        "headline": headline(models["student"][1], fitted, tuning, held_out, views[0].chosen, seed),
+        "held_out": {**scored, "baselines": compared},
+        "public_code_metrics": {name: public_code_metrics(held_out.labels, models[name][1]) for name in MODELS},
+        **{_macro_key(view.name): _counted(view, held_out) for view in views},
+        "counts": _counts(train, tuning, held_out),
+        "thresholds": {name: _thresholds(_choose(tuning, p[0])) for name, p in models.items()},
+        "train_prevalence": dict(zip(DISEASES, map(float, rates), strict=True)),
+        "teacher_saw_held_out": bool(facts.get("teacher_saw_held_out", False)),
+        "adapter_optimism": adapter_optimism,
+        "warnings": _warnings(facts, tuning, held_out, views, fitted),
+    }
+
+
+def make_views(held_out: Rows) -> list[View]:
+    """All cells; those where the label is absent now (new_onset); those where it is present (persistent). Looks at no model."""
+    known = held_out.known[:, None]
+    cells = {"all": np.ones_like(held_out.labels), "new_onset": known & ~held_out.current, "persistent": known & held_out.current}
+    return [View(name, where, macro_labels(held_out.labels, where)) for name, where in cells.items()]
+
+
+def score_model(tuning: Rows, held_out: Rows, p: tuple[Scores | None, Scores], views: list[View], train_prevalence: NDArray[np.float64]) -> Metrics:
+    """One model's block: macro, micro, per_label over all visits, and the same inside new_onset and persistent.
+
+    p holds the probabilities on tuning (for thresholds alone; None: they stay at 0.5) and on held_out.
+    """
+    thresholds = _choose(tuning, p[0]).values
+    blocks = {v.name: score(held_out.labels, p[1], v.cells, thresholds, train_prevalence, v.chosen) for v in views}
+    if not held_out.known.any():
+        reason = "current labels unknown for every held_out visit"
+        blocks |= {name: _nothing(reason) for name in ("new_onset", "persistent")}
+    return {**blocks.pop("all"), **blocks}
+
+
+def _baseline(result: baselines.Result, tuning: Rows, held_out: Rows, views: list[View], rates: NDArray[np.float64]) -> Metrics:
+    if isinstance(result, baselines.NotComputable):
+        return {**_nothing(result.reason), "new_onset": None, "persistent": None}
+    scored = score_model(tuning, held_out, (result.tuning, result.held_out), views, rates)
+    return {**scored, **({"notes": result.notes} if result.notes else {})}
+
+
+def _nothing(reason: str) -> Metrics:
+    return {"macro": None, "micro": None, "per_label": None, "reason": reason}
+
+
+def _macro_key(view: str) -> str:
+    return "labels_in_macro" if view == "all" else f"labels_in_macro_{view}"
+
+
+def _counted(view: View, held_out: Rows) -> list[Metrics]:
+    n, positives = view.cells.sum(0), (held_out.labels & view.cells).sum(0)
+    return [{"disease": DISEASES[j], "n": int(n[j]), "positives": int(positives[j])} for j in view.chosen]
+
+
+def _counts(train: Rows, tuning: Rows, held_out: Rows) -> Metrics:
+    splits = {"train": train, "tuning": tuning, "held_out": held_out}
+    return {
+        **{name: {"visits": len(rows), "groups": len(np.unique(rows.groups))} for name, rows in splits.items()},
+        "group": "subject" if all(rows.has_subjects for rows in splits.values()) else "identical input where subject_id is missing",
+        "held_out_with_known_current_labels": int(held_out.known.sum()),
+        "labels_in_macro": len(macro_labels(held_out.labels)),
+    }
+
+
+def _choose(tuning: Rows, p: Scores | None) -> Thresholds:
+    if p is None:
+        return Thresholds(np.full(len(DISEASES), DEFAULT), dict.fromkeys(DISEASES, "no tuning probabilities"))
+    return choose_thresholds(tuning.labels, p)
+
+
+def _thresholds(thresholds: Thresholds) -> Metrics:
+    return {"values": dict(zip(DISEASES, map(float, thresholds.values), strict=True)), "kept_at_05": thresholds.reasons}
+
+
+def _warnings(facts: Mapping[str, Any], tuning: Rows, held_out: Rows, views: list[View], fitted: Mapping[str, baselines.Result]) -> list[str]:
+    lines = []
+    if facts.get("teacher_saw_held_out"):
+        lines.append("teacher_saw_held_out: data.split=public gave visits to held_out that the teacher's adapter may have been tuned on")
+    left_out = len(DISEASES) - len(views[0].chosen)
+    if left_out:
+        lines.append(f"small sample: {left_out} of {len(DISEASES)} labels have fewer than {MIN_COUNT} positive or negative held_out visits")
+    if not held_out.has_subjects:
+        lines.append("visits without subject_id: patients may be on both sides of a split, and intervals are too narrow")
+    one_class = len(choose_thresholds(tuning.labels, np.zeros(tuning.labels.shape)).reasons)
+    if one_class:
+        lines.append(f"thresholds stay at 0.5 for {one_class} labels: tuning has {len(tuning)} visits and not both classes of them")
+    lines += [f"baseline {name}: {result.reason}" for name, result in fitted.items() if isinstance(result, baselines.NotComputable)]
+    for name, result in fitted.items():
+        notes = result.notes if isinstance(result, baselines.Predictions) else {}
+        if notes.get("train_visits", 0) < notes.get("of_train_visits", 0):
+            lines.append(f"baseline {name}: fitted on {notes['train_visits']} of {notes['of_train_visits']} training visits, drawn with the seed")
+    return lines

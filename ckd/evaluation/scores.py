@@ -1,0 +1,151 @@
+"""The labels and probabilities of one split as arrays, joined by visit_id over the shards. What they are worth belongs to metrics."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckd.cohort import Cohort
+from ckd.errors import ArtifactError
+from ckd.grammar import diseases_in_treatment_clause
+from ckd.labels import NUM_LABELS
+from ckd.store import Fields, Stage, require_equal
+from ckd.visits import Shard, Split
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Flags = NDArray[np.bool_]
+Scores = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The labelled visits of one split, in shard order; n rows."""
+
+    visit_ids: "pa.Array"  # string [n]
+    labels: Flags  # [n, 25] next visit
+    current: Flags  # [n, 25] current visit; meaningful where known or from_clause
+    known: Flags  # [n] the current_labels column says so
+    from_clause: Flags  # [n] only the diseases that the input's treatment clause names
+    groups: NDArray[np.uint64]  # [n] the subject, or without subject ids the identical input
+    has_subjects: bool  # every visit has a subject_id
+    scores: Mapping[str, Scores] = field(default_factory=dict)  # stage name -> probabilities [n, 25]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def has_current(self) -> Flags:
+        """[n] whether the current visit's labels are known, or named in its text."""
+        return self.known | self.from_clause
+
+
+def read_split(cohort: Cohort, split: Split, stages: Sequence[str] = ()) -> Rows:
+    """Read a split's labelled visits and the `probabilities` of the named stages, one pass over the shards.
+
+    Raises ArtifactError where a stage lacks a visit, mixes fingerprints, or holds a value outside 0..1.
+    """
+    readers = {name: _StageReader(Stage(cohort.root, name, {})) for name in stages}
+    parts = [_read_shard(cohort, shard, readers) for shard in cohort.select(split)]
+    return _concatenate([_no_rows(stages), *parts])
+
+
+def texts(cohort: Cohort, split: Split) -> Iterator[list[str]]:
+    """The inputs of a split's labelled visits, shard by shard, in the order of `read_split`."""
+    for shard in cohort.select(split):
+        yield cohort.read(shard, ["input"]).column("input").to_pylist()
+
+
+def align(visit_ids: "pa.Array", table: "pa.Table", where: str, column: str = "probabilities") -> Scores:
+    """Probabilities [n, 25] of the given visits from a table of visit_id and `column`, in the order of the ids.
+
+    Raises ArtifactError naming a visit that the table lacks, or a value that is no probability.
+    """
+    import pyarrow.compute as pc
+
+    positions = pc.index_in(visit_ids, value_set=table.column("visit_id").combine_chunks())
+    if positions.null_count:
+        missing = visit_ids.filter(pc.is_null(positions))
+        raise ArtifactError(
+            f"{where}: {len(missing)} of {len(visit_ids)} visits are missing, the first is {missing[0].as_py()}; delete it and run the stage again"
+        )
+    values = _matrix(table.column(column).take(positions)).astype(np.float32)
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ArtifactError(f"{where}: a value is no probability (NaN or outside 0..1); delete it and run the stage again")
+    return values
+
+
+class _StageReader:
+    """Reads the parts of one stage and refuses two parts made differently."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.fields: Fields | None = None
+
+    def read(self, shard: Shard, visit_ids: "pa.Array") -> Scores:
+        where = self.stage.path(shard.index)
+        footer = self.stage.footer(shard.index)
+        if footer is None:
+            raise ArtifactError(f"{where}: missing; run the stage that makes {self.stage.name} first")
+        self.fields = footer.fields if self.fields is None else self.fields
+        require_equal(where, footer.fields, self.fields)
+        return align(visit_ids, self.stage.read(shard.index, ["visit_id", "probabilities"]), where)
+
+
+def _read_shard(cohort: Cohort, shard: Shard, readers: Mapping[str, _StageReader]) -> Rows:
+    table = cohort.read(shard, ["visit_id", "subject_id", "labels", "current_labels", "group"])
+    column = table.column("current_labels").combine_chunks()
+    known = np.asarray(column.is_valid())
+    current = np.zeros((len(table), NUM_LABELS), dtype=bool)
+    current[known] = _matrix(column.drop_null())
+    from_clause = np.zeros(len(table), dtype=bool)
+    if not known.all():
+        inputs = cohort.read(shard, ["input"]).column("input")
+        for row in np.flatnonzero(~known):
+            named = diseases_in_treatment_clause(inputs[int(row)].as_py())
+            if named is not None:
+                current[row], from_clause[row] = named, True
+    visit_ids = table.column("visit_id").combine_chunks()
+    return Rows(
+        visit_ids=visit_ids,
+        labels=_matrix(table.column("labels")).astype(bool),
+        current=current,
+        known=known,
+        from_clause=from_clause,
+        groups=table.column("group").to_numpy(),
+        has_subjects=table.column("subject_id").null_count == 0,
+        scores={name: reader.read(shard, visit_ids) for name, reader in readers.items()},
+    )
+
+
+def _no_rows(stages: Sequence[str]) -> Rows:
+    import pyarrow as pa
+
+    flags, none = np.zeros((0, NUM_LABELS), dtype=bool), np.zeros(0, dtype=bool)
+    scores = {name: np.zeros((0, NUM_LABELS), dtype=np.float32) for name in stages}
+    return Rows(pa.array([], pa.string()), flags, flags, none, none, np.zeros(0, dtype=np.uint64), True, scores)
+
+
+def _concatenate(parts: Sequence[Rows]) -> Rows:
+    import pyarrow as pa
+
+    return Rows(
+        visit_ids=pa.concat_arrays([p.visit_ids for p in parts]),
+        labels=np.concatenate([p.labels for p in parts]),
+        current=np.concatenate([p.current for p in parts]),
+        known=np.concatenate([p.known for p in parts]),
+        from_clause=np.concatenate([p.from_clause for p in parts]),
+        groups=np.concatenate([p.groups for p in parts]),
+        has_subjects=all(p.has_subjects for p in parts),
+        scores={name: np.concatenate([p.scores[name] for p in parts]) for name in parts[0].scores},
+    )
+
+
+def _matrix(column: Any) -> NDArray[Any]:
+    """A column of fixed-size lists of 25 without nulls as an array [n, 25]."""
+    chunks = column.chunks if hasattr(column, "chunks") else [column]
+    arrays = [chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, NUM_LABELS) for chunk in chunks]
+    return np.concatenate(arrays) if arrays else np.zeros((0, NUM_LABELS))

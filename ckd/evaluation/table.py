@@ -1,0 +1,61 @@
+"""metrics.json as lines for a terminal. Computes nothing."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ckd.labels import NUM_LABELS
+
+_COLUMNS = ("macro AUROC", "new onset", "persistent", "macro AUPRC", "Brier skill", "macro F1", "F1 at .5", "micro AUROC")
+_PATHS = (
+    ("macro", "auroc"),
+    ("new_onset", "macro", "auroc"),
+    ("persistent", "macro", "auroc"),
+    ("macro", "auprc"),
+    ("macro", "brier_skill"),
+    ("macro", "f1"),
+    ("macro", "f1_at_05"),
+    ("micro", "auroc"),
+)
+
+
+def render(metrics: Mapping[str, Any]) -> str:
+    """The models' table, what it rests on, its warnings and the headline; lines joined by newlines."""
+    held_out, counts = metrics["held_out"], metrics["counts"]
+    models = {name: block for name, block in held_out.items() if name != "baselines"} | held_out["baselines"]
+    rows = [("held_out", *_COLUMNS), *((name, *_cells(block)) for name, block in models.items())]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [_line(row, widths) for row in rows]
+    lines.insert(1, "-" * len(lines[0]))
+    lines += ["", _basis(metrics, counts), _macro_basis(metrics)]
+    lines.append(f"teacher_saw_held_out: {'yes' if metrics['teacher_saw_held_out'] else 'no'}")
+    lines += [f"warning: {line}" for line in metrics["warnings"]]
+    return "\n".join([*lines, metrics["headline"]["sentence"]])
+
+
+def _cells(block: Mapping[str, Any]) -> list[str]:
+    return [_figure(block, path) for path in _PATHS]
+
+
+def _figure(block: Mapping[str, Any], path: tuple[str, ...]) -> str:
+    value: Any = block
+    for key in path:
+        value = value[key] if value is not None else None
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _line(row: tuple[str, ...], widths: list[int]) -> str:
+    return "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
+
+
+def _basis(metrics: Mapping[str, Any], counts: Mapping[str, Any]) -> str:
+    sizes = ", ".join(f"{split} {counts[split]['visits']:,} visits of {counts[split]['groups']:,}" for split in ("train", "tuning", "held_out"))
+    optimism = metrics["adapter_optimism"]
+    return f"{sizes} (unit: {counts['group']})" + ("" if optimism is None else f"; adapter optimism {optimism:+.4f}")
+
+
+def _macro_basis(metrics: Mapping[str, Any]) -> str:
+    counted = metrics["labels_in_macro"]
+    positives = sorted(row["positives"] for row in counted)
+    middle = f", median {positives[len(positives) // 2]} positive visits" if positives else ""
+    onset, persistent = (len(metrics[f"labels_in_macro_{view}"]) for view in ("new_onset", "persistent"))
+    return f"macro over {len(counted)} of {NUM_LABELS} labels{middle} (new onset {onset}, persistent {persistent})"
