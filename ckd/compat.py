@@ -10,17 +10,22 @@ from ckd.labels import DISEASES, render_output
 from ckd.store import join, write_bytes, write_file
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+
+HEAD_FILE = "teacher_classification_head.pt"
 
 
 def head_file(root: str) -> str:
     """Where the public code looks for the teacher's head."""
-    return join(root, "lora", "teacher_classification_head.pt")
+    return join(root, "lora", HEAD_FILE)
 
 
-def write_head(path: str, weight: "torch.Tensor", bias: "torch.Tensor") -> None:
+def write_head(path: str, weight: "np.ndarray", bias: "np.ndarray") -> None:
     """Save a plain `{weight [25, hidden], bias [25]}` that torch.nn.Linear(hidden, 25).load_state_dict takes."""
-    write_tensors(path, {"weight": weight, "bias": bias})
+    import torch
+
+    write_tensors(path, {"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)})
 
 
 def write_tensors(path: str, tensors: "Mapping[str, torch.Tensor]") -> None:

@@ -76,7 +76,7 @@ class Progress:
     def _line(self, now: float) -> str:
         seconds = max(now - self.started, 1e-9)
         rate = (self.rows - self.resumed) / seconds
-        left = f", {(self.total - self.rows) / rate:.0f} s left" if 0 < rate and self.rows < self.total else ""
+        left = f", {(self.total - self.rows) / rate:.0f} s left" if rate > 0 and self.rows < self.total else ""
         tokens = f", {self.tokens / seconds:,.0f} tokens/s" if self.tokens else ""
         return f"{self.label}: {self.rows:,}/{self.total:,} visits, {rate:,.1f} visits/s{tokens}{left}"
 

@@ -1,0 +1,96 @@
+"""What is there and whether it is whole: per stage the shards done and missing, and a proof over the values. Needs no model and no torch."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from ckd.cohort import STAGE as VISITS
+from ckd.cohort import Cohort
+from ckd.errors import ArtifactError
+from ckd.store import Footer, Stage, digest
+from ckd.visits import Shard
+
+
+@dataclass(frozen=True)
+class StageAudit:
+    """One stage: the shards it should have, those that are there and belong to their visits, and its damaged parts with the reason."""
+
+    name: str
+    wanted: tuple[Shard, ...]
+    done: tuple[Shard, ...]
+    damaged: dict[int, str]
+
+    @property
+    def missing(self) -> list[int]:
+        """Indices of the shards still to do."""
+        there = {s.index for s in self.done} | set(self.damaged)
+        return [s.index for s in self.wanted if s.index not in there]
+
+
+def audit_stage(root: str, name: str, shards: list[Shard]) -> StageAudit:
+    """Read the footers only: a part counts when it is whole, was made from its shard as it is now, and shares the others' fingerprint."""
+    stage = Stage(root, name, {})
+    done, damaged, prints = [], {}, set()
+    present = set(stage.indices())
+    for shard in shards:
+        if shard.index not in present:
+            continue
+        try:
+            footer = stage.footer(shard.index)
+        except ArtifactError as error:
+            damaged[shard.index] = str(error)
+            continue
+        if footer is None or not _fits(footer, shard, name):
+            damaged[shard.index] = f"{stage.path(shard.index)}: made from other visits; delete it and run the stage again"
+            continue
+        prints.add(digest(footer.fields))
+        done.append(shard)
+    if len(prints) > 1:
+        damaged[-1] = f"{stage.folder}: its parts have {len(prints)} different fingerprints; delete the folder and run the stage again"
+    return StageAudit(name, tuple(shards), tuple(done), damaged)
+
+
+def _fits(footer: Footer, shard: Shard, name: str) -> bool:
+    wanted = shard.content_hash if name == VISITS else shard.text_hash
+    return footer.rows == shard.rows and footer.input_hash == wanted
+
+
+def audit_values(cohort: Cohort, audit: StageAudit) -> Iterator[str]:
+    """Problems in the values of the parts that are there: ids against the visits, NaN, ranges. One line each."""
+    stage = Stage(cohort.root, audit.name, {})
+    for shard in audit.done:
+        table = stage.read(shard.index)
+        if table["visit_id"] != cohort.read(shard, ["visit_id"])["visit_id"]:
+            yield f"{stage.path(shard.index)}: its visit_ids are not those of its visits shard"
+        for column, check in _CHECKS.items():
+            if column in table.column_names and (problem := check(_matrix(table[column]))):
+                yield f"{stage.path(shard.index)}: {column} {problem}"
+
+
+def audit_ids(cohort: Cohort) -> Iterator[str]:
+    """A visit_id that stands more than once in the cohort, as 64-bit hashes: 8 bytes per visit."""
+    from ckd.visits import hash64
+
+    ids = [hash64(v) for shard in cohort.shards for v in cohort.read(shard, ["visit_id"])["visit_id"].to_pylist()]
+    repeated = len(ids) - len(np.unique(np.array(ids, np.uint64)))
+    if repeated:
+        yield f"{Stage(cohort.root, VISITS, {}).folder}: {repeated} visit_ids stand more than once"
+
+
+def _finite(values: np.ndarray) -> str:
+    return "" if np.isfinite(values).all() else f"has {int((~np.isfinite(values)).sum())} values that are not finite"
+
+
+def _probability(values: np.ndarray) -> str:
+    inside = (values >= 0) & (values <= 1)  # false for NaN
+    return "" if inside.all() else f"has {int((~inside).sum())} values outside 0..1"
+
+
+_CHECKS: dict[str, Callable[[np.ndarray], str]] = {"embedding": _finite, "logits": _finite, "probabilities": _probability}
+
+
+def _matrix(column: pa.ChunkedArray) -> np.ndarray:
+    values: np.ndarray = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return values

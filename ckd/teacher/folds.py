@@ -1,0 +1,32 @@
+"""Which cross-fitting fold a training subject belongs to. One fold per group (subject, or identical input), balanced, seeded."""
+
+import numpy as np
+
+from ckd.cohort import Cohort
+from ckd.errors import DataError
+from ckd.visits import hash64
+
+
+class Folds:
+    """Folds by rank of the seeded group keys: group counts per fold differ by at most one. Holds 8 bytes per training group."""
+
+    def __init__(self, keys: np.ndarray, count: int, seed: int) -> None:
+        self.keys, self.count, self.seed = keys, count, seed
+
+    @classmethod
+    def of(cls, cohort: Cohort, count: int, seed: int) -> "Folds":
+        """Folds of the labelled training groups, at most one fold per group. Raises DataError when there are fewer than two groups."""
+        groups = [cohort.read(shard, ["group"])["group"].to_numpy() for shard in cohort.select("train")]
+        keys = np.unique(_mix(np.concatenate(groups), seed)) if groups else np.empty(0, np.uint64)
+        if len(keys) < 2:
+            raise DataError(f"data.train: {len(keys)} training subject(s) after splitting, cross-fitting needs at least 2; give more training visits")
+        return cls(keys, min(count, len(keys)), seed)
+
+    def assign(self, groups: np.ndarray) -> np.ndarray:
+        """int64 [n]: the fold of each group key; an unseen group gets the fold of its rank."""
+        ranks: np.ndarray = np.searchsorted(self.keys, _mix(groups, self.seed)) % self.count
+        return ranks
+
+
+def _mix(groups: np.ndarray, seed: int) -> np.ndarray:
+    return groups.astype(np.uint64) ^ np.uint64(hash64("folds", seed))

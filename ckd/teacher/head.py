@@ -1,0 +1,101 @@
+"""The 25-label linear heads on stored embeddings: K fold heads and the final one, how they are stored and applied. Fitting them is
+head_fit's business; nothing here needs torch."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from ckd.cohort import Cohort
+from ckd.config import Config
+from ckd.errors import ArtifactError
+from ckd.labels import NUM_LABELS
+from ckd.store import Fields, FolderArtifact, Stage, digest, join, read_bytes, write_bytes
+from ckd.teacher.folds import Folds
+from ckd.visits import Shard
+
+STAGE = "head"
+_FILE = "head.safetensors"
+
+
+@dataclass
+class Heads:
+    """weight [K+1, 25, hidden] and bias [K+1, 25] on raw embeddings, float32; the last is the final head, fitted on all training visits."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+    folds: Folds
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def logits(self, embeddings: np.ndarray, heads: np.ndarray) -> np.ndarray:
+        """float32 [n, 25]: row i's logits from head `heads[i]` (K is the final head)."""
+        out = np.empty((len(embeddings), NUM_LABELS), np.float32)
+        for head in np.unique(heads):
+            rows = heads == head
+            out[rows] = embeddings[rows] @ self.weight[head].T + self.bias[head]
+        return out
+
+    @property
+    def final(self) -> int:
+        """The final head's index."""
+        return len(self.weight) - 1
+
+
+def head_artifact(config: Config, fields: Fields) -> FolderArtifact:
+    """The stored heads, `<artifacts>/head/`."""
+    return FolderArtifact(join(config.run.artifacts_root, STAGE), fields)
+
+
+def head_fields(config: Config, cohort: Cohort, embedding_fields: Fields) -> Fields:
+    """The head's fingerprint: what it was fitted on and how."""
+    return {"visits": cohort.identity, "embeddings": digest(dict(embedding_fields)), "seed": config.seed, **config.head.model_dump()}
+
+
+def save_heads(artifact: FolderArtifact, heads: Heads, public_file: str) -> None:
+    """Write head.safetensors (weight, bias, fold keys) and commit the folder, with `public_file` that is there already, and the report."""
+    tensors = {"weight": heads.weight, "bias": heads.bias, "fold_keys": heads.folds.keys}
+    write_bytes(join(artifact.folder, _FILE), save_tensors(tensors))
+    artifact.commit([_FILE, public_file], {**heads.report, "fold_seed": heads.folds.seed})
+
+
+def load_heads(root: str) -> Heads:
+    """The heads below an artifacts root; raises ArtifactError when they have not been trained."""
+    artifact = FolderArtifact(join(root, STAGE), {})
+    content = artifact.load()
+    if content is None:
+        raise ArtifactError(f"{artifact.folder}: no head has been trained there; run 'ckd train-head' first")
+    tensors = load_tensors(read_bytes(join(artifact.folder, _FILE)))
+    extra = content["extra"]
+    folds = Folds(tensors["fold_keys"], extra["folds"], extra["fold_seed"])
+    return Heads(tensors["weight"], tensors["bias"], folds, extra)
+
+
+class EmbeddingReader:
+    """Embedded shards as arrays, joined to their visits by visit_id."""
+
+    def __init__(self, cohort: Cohort, stage: Stage) -> None:
+        self.cohort, self.stage = cohort, stage
+
+    def vectors(self, shard: Shard) -> np.ndarray:
+        """embeddings float32 [n, hidden] in the shard's order. Raises ArtifactError when ids differ."""
+        part = self.stage.read(shard.index, ["visit_id", "embedding"])
+        if self.cohort.read(shard, ["visit_id"])["visit_id"] != part["visit_id"]:
+            raise ArtifactError(
+                f"{self.stage.path(shard.index)}: its visit_ids are not those of visits shard {shard.index}; delete it and embed again"
+            )
+        return column_matrix(part["embedding"])
+
+    def labeled(self, shard: Shard) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """embeddings float32 [n, hidden], labels float32 [n, 25], group keys uint64 [n] of a labelled shard."""
+        visits = self.cohort.read(shard, ["labels", "group"])
+        return self.vectors(shard), column_matrix(visits["labels"]), visits["group"].to_numpy()
+
+
+def column_matrix(column: pa.ChunkedArray) -> np.ndarray:
+    """A fixed-size list column without nulls as float32 [n, width]."""
+    array = column.combine_chunks()
+    values: np.ndarray = array.flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(len(array), -1).astype(np.float32)

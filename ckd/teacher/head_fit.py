@@ -1,0 +1,163 @@
+"""Fits the K fold heads and the final one in a single streaming pass over the stored embeddings per epoch.
+
+One matrix [K+1, 25, hidden] on standardised embeddings; head k's loss is masked to the rows outside fold k, and each head keeps its own best
+epoch and stops by itself, so a subject's labels reach its own fold's head on no path.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits as bce
+
+from ckd.cohort import Cohort
+from ckd.config import Config, HeadConfig
+from ckd.labels import NUM_LABELS
+from ckd.store import Stage
+from ckd.teacher.folds import Folds
+from ckd.teacher.head import EmbeddingReader, Heads
+from ckd.visits import Split
+
+PATIENCE = 5  # epochs without a better tuning loss after which a head keeps its best
+
+
+def train_heads(config: Config, cohort: Cohort, stage: Stage, say: Callable[[str], None]) -> Heads:
+    """Fit all heads on the labelled training shards; the tuning shards choose each head's epoch (none: the last epoch)."""
+    read = EmbeddingReader(cohort, stage)
+    folds = Folds.of(cohort, config.head.folds, config.seed)
+    if folds.count < config.head.folds:
+        say(f"head: {folds.count} folds instead of {config.head.folds}, one per training subject")
+    fit = _Fit(config.head, folds, *_moments(cohort, read, folds), device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    for epoch in range(config.head.epochs):
+        order = np.random.default_rng([config.seed, epoch])
+        shards = cohort.select("train")
+        for n in order.permutation(len(shards)):
+            fit.shard(*read.labeled(shards[n]), order, epoch / config.head.epochs)
+        tuning = fit.losses(_stream(cohort, read, "tuning"))
+        fit.keep_best(epoch, tuning)
+        say(f"head: epoch {epoch + 1}/{config.head.epochs}" + (f", tuning loss {tuning[-1]:.4f}" if tuning is not None else ""))
+        if fit.finished:
+            break
+    heads = fit.heads()
+    heads.report = fit.report() | _optimism(heads, cohort, read)
+    return heads
+
+
+def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Sum over rows of the mean over labels of the binary cross-entropy."""
+    return float(bce(torch.from_numpy(logits), torch.from_numpy(labels), reduction="sum")) / NUM_LABELS
+
+
+def _stream(cohort: Cohort, read: EmbeddingReader, split: Split) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    return (read.labeled(shard) for shard in cohort.select(split))
+
+
+def _moments(cohort: Cohort, read: EmbeddingReader, folds: Folds) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and standard deviation [hidden] of the training embeddings, and each head's starting log-odds [K+1, 25]."""
+    total = squares = np.zeros(1)
+    rows, positive, seen = 0, np.zeros((folds.count + 1, NUM_LABELS)), np.zeros((folds.count + 1, 1))
+    for x, y, groups in _stream(cohort, read, "train"):
+        wide = x.astype(np.float64)
+        total, squares, rows = total + wide.sum(0), squares + (wide**2).sum(0), rows + len(x)
+        mask = _mask(folds, groups)
+        positive += mask.T @ y
+        seen += mask.sum(0)[:, None]
+    mean = total / rows
+    deviation = np.sqrt(np.maximum(squares / rows - mean**2, 0))
+    share = (positive + 0.5) / (seen + 1)
+    return mean, np.where(deviation > 1e-6, deviation, 1.0), np.log(share / (1 - share))
+
+
+def _mask(folds: Folds, groups: np.ndarray) -> np.ndarray:
+    """float32 [n, K+1]: 1 where the head may learn from the row."""
+    mask = np.ones((len(groups), folds.count + 1), np.float32)
+    mask[np.arange(len(groups)), folds.assign(groups)] = 0
+    return mask
+
+
+def _optimism(heads: Heads, cohort: Cohort, read: EmbeddingReader) -> dict[str, Any]:
+    """Mean log-losses of out-of-fold train and tuning, and their gap: what the LLM's adapter remembers of its training labels."""
+    sums = {"train": 0.0, "tuning": 0.0}
+    for x, y, groups in _stream(cohort, read, "train"):
+        sums["train"] += log_loss(heads.logits(x, heads.folds.assign(groups)), y)
+    for x, y, _ in _stream(cohort, read, "tuning"):
+        sums["tuning"] += log_loss(heads.logits(x, np.full(len(x), heads.final)), y)
+    train = sums["train"] / cohort.count("train")
+    tuning = sums["tuning"] / cohort.count("tuning") if cohort.count("tuning") else None
+    return {
+        "out_of_fold_train_log_loss": train,
+        "tuning_log_loss": tuning,
+        "adapter_optimism": None if tuning is None else tuning - train,
+    }
+
+
+class _Fit:
+    """The weights in training, and the best of each head so far."""
+
+    def __init__(self, config: HeadConfig, folds: Folds, mean: np.ndarray, deviation: np.ndarray, bias: np.ndarray, device: torch.device) -> None:
+        self.config, self.folds, self.device = config, folds, device
+        self.mean, self.deviation = mean, deviation
+        self.weight = torch.zeros(folds.count + 1, NUM_LABELS, len(mean), device=device, requires_grad=True)
+        self.bias = torch.tensor(bias, dtype=torch.float32, device=device, requires_grad=True)
+        self.adam = torch.optim.Adam([self.weight, self.bias], lr=config.learning_rate)
+        self.best_weight, self.best_bias = self.weight.detach().clone(), self.bias.detach().clone()
+        self.best_loss = np.full(folds.count + 1, np.inf)
+        self.best_epoch = np.full(folds.count + 1, -1)
+        self.tuning_losses: list[float] = []
+        self.finished = False
+
+    def shard(self, x: np.ndarray, y: np.ndarray, groups: np.ndarray, order: np.random.Generator, done: float) -> None:
+        """One pass over a shard's rows in random order; `done` is the share of the epochs behind (the step size decays linearly)."""
+        inputs, labels = self._standardise(x), torch.from_numpy(y).to(self.device)
+        mask = torch.from_numpy(_mask(self.folds, groups)).to(self.device)
+        for group in self.adam.param_groups:
+            group["lr"] = self.config.learning_rate * (1 - done)
+        permutation = torch.from_numpy(order.permutation(len(x))).to(self.device)
+        for rows in permutation.split(self.config.batch_size):
+            each = self._row_losses(inputs[rows], labels[rows])
+            loss = (each * mask[rows]).sum() / len(rows) + 0.5 * self.config.l2 * self.weight.square().sum()
+            self.adam.zero_grad()
+            loss.backward()
+            self.adam.step()
+
+    def _standardise(self, x: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(((x - self.mean) / self.deviation).astype(np.float32)).to(self.device)
+
+    def _row_losses(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """[n, K+1]: sum over labels of each row's cross-entropy under each head."""
+        logits = torch.einsum("nh,klh->nkl", x, self.weight) + self.bias
+        return bce(logits, y[:, None].expand_as(logits), reduction="none").sum(2)
+
+    @torch.no_grad()
+    def losses(self, rows: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray | None:
+        """[K+1]: mean loss per label of each head on the given rows; None when there are none."""
+        total, count = np.zeros(self.folds.count + 1), 0
+        for x, y, _ in rows:
+            total += self._row_losses(self._standardise(x), torch.from_numpy(y).to(self.device)).sum(0).double().cpu().numpy()
+            count += len(x)
+        return total / (count * NUM_LABELS) if count else None
+
+    def keep_best(self, epoch: int, tuning: np.ndarray | None) -> None:
+        """Each head for itself: keep this epoch where its tuning loss is the lowest so far and its patience has not run out."""
+        if tuning is None:
+            better = np.ones(len(self.best_epoch), bool)
+        else:
+            self.tuning_losses.append(float(tuning[-1]))
+            better = (tuning < self.best_loss) & (epoch - self.best_epoch <= PATIENCE)
+            self.best_loss[better] = tuning[better]
+            self.finished = bool((epoch - np.where(better, epoch, self.best_epoch) >= PATIENCE).all())
+        self.best_epoch[better] = epoch
+        chosen = torch.from_numpy(better).to(self.device)
+        self.best_weight[chosen] = self.weight.detach()[chosen]
+        self.best_bias[chosen] = self.bias.detach()[chosen]
+
+    def heads(self) -> Heads:
+        """The best heads with the standardisation folded back, so that they take raw embeddings."""
+        weight = self.best_weight.double().cpu().numpy() / self.deviation
+        bias = self.best_bias.double().cpu().numpy() - weight @ self.mean
+        return Heads(weight.astype(np.float32), bias.astype(np.float32), self.folds)
+
+    def report(self) -> dict[str, Any]:
+        """What happened: folds, epochs kept, the final head's tuning loss after every epoch."""
+        return {"folds": self.folds.count, "best_epochs": (self.best_epoch + 1).tolist(), "tuning_loss_by_epoch": self.tuning_losses}

@@ -1,0 +1,82 @@
+"""Stage `soft_labels`: sigmoid(head(embedding)) per visit without a second pass of the teacher. A training visit gets the head of its
+subject's fold, which never saw that subject; all others get the final head."""
+
+import heapq
+import time
+from collections.abc import Iterator
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ckd.cohort import Cohort
+from ckd.config import Config
+from ckd.labels import NUM_LABELS
+from ckd.store import Fields, Stage
+from ckd.teacher import embed
+from ckd.teacher.head import EmbeddingReader, column_matrix, head_artifact, load_heads
+from ckd.visits import Shard, Source, Split
+
+STAGE = "soft_labels"
+
+
+def soft_label_stage(config: Config) -> Stage:
+    """The stage; its fingerprint is the head's identity, which covers embeddings, labels and seed."""
+    head = head_artifact(config, {})
+    return Stage(config.run.artifacts_root, STAGE, {"head": head.identity()})
+
+
+class SoftLabelWorker:
+    """Labels one shard per call from its stored embeddings. Safe to run twice on a shard."""
+
+    def __init__(self, config: Config, fields: Fields) -> None:
+        self.root = config.run.artifacts_root
+        self.stage = Stage(self.root, STAGE, fields)
+        self.cohort, self.heads = Cohort.open(self.root), load_heads(self.root)
+        self.read = EmbeddingReader(self.cohort, Stage(self.root, embed.STAGE, {}))
+
+    def __call__(self, shard: Shard) -> dict[str, Any]:
+        """Write part `shard.index`: visit_id, probabilities, logits (float32 [25] each), out_of_fold."""
+        started = time.monotonic()
+        visits = self.cohort.read(shard, ["visit_id", "group"])
+        crossed = shard.split == "train"
+        heads = self.heads.folds.assign(visits["group"].to_numpy()) if crossed else np.full(shard.rows, self.heads.final)
+        logits = self.heads.logits(self.read.vectors(shard), heads)
+        probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
+        table = pa.table(
+            {
+                "visit_id": visits["visit_id"],
+                "probabilities": _column(probabilities.astype(np.float32)),
+                "logits": _column(logits),
+                "out_of_fold": pa.array(np.full(shard.rows, crossed)),
+            }
+        )
+        self.stage.write(shard.index, table, rows=shard.rows, input_hash=shard.text_hash)
+        return {"index": shard.index, "rows": shard.rows, "seconds": time.monotonic() - started}
+
+
+def public_rows(config: Config, cohort: Cohort, stage: Stage, split: Split) -> Iterator[dict[str, Any]]:
+    """Rows (instruction, input, labels, probabilities) of one public file in the order of its source, streamed.
+
+    With data.tuning given, name_train.json and name_val.json are data.train and data.tuning as they were read, whatever split their rows
+    went to; without it they are the splits train and tuning.
+    """
+    source: Source | None = split if config.data.tuning else None
+    shards = [s for s in cohort.select() if source or s.split == split]
+    groups = [[s for s in shards if s.split == name] for name in sorted({s.split for s in shards})]
+    streams = [_rows(cohort, stage, group, source) for group in groups]
+    return heapq.merge(*streams, key=itemgetter("order"))
+
+
+def _rows(cohort: Cohort, stage: Stage, shards: list[Shard], source: Source | None) -> Iterator[dict[str, Any]]:
+    for shard in shards:
+        visits = cohort.read(shard, ["instruction", "input", "labels", "source", "line"]).to_pylist()
+        probabilities = column_matrix(stage.read(shard.index, ["probabilities"])["probabilities"])
+        for visit, row in zip(visits, probabilities, strict=True):
+            if source is None or visit["source"] == source:
+                yield {**visit, "order": (visit["source"], visit["line"]), "probabilities": row}
+
+
+def _column(values: np.ndarray) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), NUM_LABELS)

@@ -1,0 +1,181 @@
+"""A small Qwen2-shaped teacher made locally, for the demo and the tests: byte-level BPE tokenizer with Qwen's chat template, a base model,
+and a real LoRA adapter tuned on labels. Which texts it learns from is the caller's business; so is using it.
+
+It stands in for a 7B model in shape only. The base reads text (next token), the adapter learns the labels through a throw-away head.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from ckd.labels import INSTRUCTION, NUM_LABELS
+from ckd.prompts import Prompter
+from ckd.store import FolderArtifact, digest
+
+# Names and phrases stay whole up to these marks, so that a visit is a few dozen tokens. The next phrase carries its mark: nothing is lost.
+_MARKS = r", |; |: |\. |\.$|\.(?=<)| are | is |\n"
+_SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+_TEMPLATE = (
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\n"
+    "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_MAX_LENGTH = 512
+
+
+@dataclass(frozen=True)
+class TeacherSize:
+    """Geometry and training of the tiny teacher; zero steps leave that part as initialised (LoRA: small random, not zero)."""
+
+    hidden: int = 128
+    layers: int = 2
+    vocabulary: int = 4000
+    rank: int = 16
+    batch: int = 64
+    base_steps: int = 300
+    adapter_steps: int = 600
+    base_step_size: float = 3e-3
+    adapter_step_size: float = 4e-3
+
+
+UNTRAINED = TeacherSize(hidden=32, vocabulary=1200, rank=4, base_steps=0, adapter_steps=0)
+
+
+def make_teacher(folder: str, inputs: Sequence[str], labels: np.ndarray, seed: int, size: TeacherSize = TeacherSize()) -> FolderArtifact:
+    """Write `<folder>/base` and `<folder>/adapter` unless they are there; `labels` [visits, 25] is what the adapter learns from `inputs`.
+
+    Raises ArtifactError when the folder holds a teacher made otherwise.
+    """
+    fields = {"tiny": "teacher 1", "seed": seed, "data": digest([list(inputs), np.asarray(labels, int).tolist()]), **asdict(size)}
+    artifact = FolderArtifact(folder, fields)
+    if artifact.is_done():
+        return artifact
+    base, adapter = Path(folder) / "base", Path(folder) / "adapter"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = _tokenizer(inputs, size.vocabulary)
+        model = Qwen2ForCausalLM(_config(tokenizer, size))
+        prompts = _Prompts(tokenizer, inputs, labels, size.batch, seed)
+        _train_base(model, prompts, size)
+        tokenizer.save_pretrained(base)
+        model.save_pretrained(base)
+        tuned = _with_adapter(model, size, str(base))
+        _train_adapter(tuned, prompts, size)
+        tuned.save_pretrained(adapter)
+    artifact.commit([f"{part.name}/{file.name}" for part in (base, adapter) for file in sorted(part.iterdir()) if file.is_file()])
+    return artifact
+
+
+def _tokenizer(inputs: Sequence[str], vocabulary: int) -> Any:
+    raw = Tokenizer(models.BPE())
+    bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    raw.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(_MARKS), "merged_with_next"), bytewise])
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, min_frequency=2, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=_SPECIAL, show_progress=False
+    )
+    fixed = [INSTRUCTION, *_TEMPLATE.splitlines(), "system", "user", "assistant"]
+    raw.train_from_iterator([*inputs, *fixed * (1 + len(inputs) // 10)], trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=_SPECIAL[2], pad_token=_SPECIAL[0], model_max_length=32768)
+    tokenizer.chat_template = _TEMPLATE
+    return tokenizer
+
+
+def _config(tokenizer: Any, size: TeacherSize) -> Qwen2Config:
+    return Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=size.hidden,
+        intermediate_size=2 * size.hidden,
+        num_hidden_layers=size.layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        initializer_range=size.hidden**-0.5 / 2,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _with_adapter(model: Any, size: TeacherSize, base: str) -> Any:
+    lora = LoraConfig(
+        r=size.rank,
+        lora_alpha=2 * size.rank,
+        lora_dropout=0.0,
+        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        task_type="CAUSAL_LM",
+        init_lora_weights=size.adapter_steps > 0,  # untrained: random, so that the adapter still changes embeddings
+    )
+    tuned = get_peft_model(model, lora)
+    tuned.peft_config["default"].base_model_name_or_path = base
+    return tuned
+
+
+class _Prompts:
+    """The training prompts, dealt out in batches of like length, shuffled anew each pass."""
+
+    def __init__(self, tokenizer: Any, inputs: Sequence[str], labels: np.ndarray, batch: int, seed: int) -> None:
+        self.ids, _ = Prompter(tokenizer, _MAX_LENGTH).encode([INSTRUCTION] * len(inputs), inputs)
+        self.labels = torch.from_numpy(np.asarray(labels, np.float32))
+        if self.labels.shape != (len(inputs), NUM_LABELS):
+            raise ValueError(f"labels have shape {tuple(self.labels.shape)}, expected ({len(inputs)}, {NUM_LABELS})")
+        self.pad, self.size, self.rng = tokenizer.pad_token_id, batch, np.random.default_rng(seed)
+
+    def batches(self, steps: int) -> Any:
+        """`steps` batches of (ids [B, T], lengths [B], labels [B, 25])."""
+        done = 0
+        while done < steps:
+            order = self.rng.permutation(len(self.ids))
+            windows = np.array_split(order, max(1, len(order) // (self.size * 32)))
+            alike = np.concatenate([w[np.argsort([len(self.ids[i]) for i in w], kind="stable")] for w in windows])
+            groups = [alike[at : at + self.size] for at in range(0, len(alike), self.size)]
+            for number in self.rng.permutation(len(groups))[: steps - done]:
+                rows = groups[number]
+                padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(self.ids[i]) for i in rows], True, self.pad)
+                yield padded, torch.tensor([len(self.ids[i]) for i in rows]), self.labels[rows]
+                done += 1
+
+
+def _train_base(model: Any, prompts: _Prompts, size: TeacherSize) -> None:
+    """Next-token prediction; padding lies to the right, so causal attention needs no mask."""
+    optimizer, schedule = _optimizer(model.parameters(), size.base_step_size, size.base_steps)
+    for ids_BT, lengths_B, _ in prompts.batches(size.base_steps):
+        logits_BTV = model(input_ids=ids_BT, use_cache=False).logits[:, :-1]
+        seen_BT = torch.arange(1, ids_BT.shape[1]) < lengths_B[:, None]
+        loss = torch.nn.functional.cross_entropy(logits_BTV[seen_BT], ids_BT[:, 1:][seen_BT])
+        _step(loss, optimizer, schedule)
+    model.eval().requires_grad_(False)
+
+
+def _train_adapter(tuned: Any, prompts: _Prompts, size: TeacherSize) -> None:
+    """Labels from the last token's state after the final norm, through a head that is thrown away."""
+    decoder = tuned.get_base_model().model
+    head = torch.nn.Linear(size.hidden, NUM_LABELS)
+    trained = [p for p in tuned.parameters() if p.requires_grad]
+    optimizer, schedule = _optimizer([*trained, *head.parameters()], size.adapter_step_size, size.adapter_steps)
+    for ids_BT, lengths_B, labels_BL in prompts.batches(size.adapter_steps):
+        states_BTH = decoder(input_ids=ids_BT, use_cache=False).last_hidden_state
+        logits_BL = head(states_BTH[torch.arange(len(ids_BT)), lengths_B - 1])
+        _step(torch.nn.functional.binary_cross_entropy_with_logits(logits_BL, labels_BL), optimizer, schedule)
+    tuned.eval()
+
+
+def _optimizer(weights: Any, peak: float, steps: int) -> tuple[Any, Any]:
+    optimizer = torch.optim.AdamW(weights, lr=peak, weight_decay=0.01)
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=max(steps, 1), pct_start=0.1)
+
+
+def _step(loss: torch.Tensor, optimizer: Any, schedule: Any) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    schedule.step()

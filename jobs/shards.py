@@ -1,0 +1,93 @@
+"""Runs a worker over shards, in this process or on Ray actors, and reports progress. What a worker does belongs to ckd."""
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ckd.config import Workers
+from ckd.errors import ArtifactError, CkdError, ConfigError, IncompleteError
+from ckd.store import Stage
+from ckd.visits import Shard
+from jobs.console import Console
+
+Factory = Callable[..., Callable[[Shard], dict[str, Any]]]
+
+
+@dataclass
+class Guarded:
+    """A worker that is made with its first shard and returns a failure as a row: an exception would abort the whole data set.
+
+    The row names the error's type and place; its text may quote a patient, so only our own errors' text is kept.
+    """
+
+    factory: Factory
+    kwargs: Mapping[str, Any]
+    worker: Callable[[Shard], dict[str, Any]] | None = None
+
+    def __call__(self, shard: Shard) -> dict[str, Any]:
+        """The worker's row, or {"index", "rows", "error"}."""
+        try:
+            self.worker = self.worker or self.factory(**self.kwargs)
+            return self.worker(shard)
+        except CkdError as error:
+            return {"index": shard.index, "rows": 0, "error": str(error), "stop": isinstance(error, ConfigError)}
+        except Exception as error:  # noqa: BLE001  the one supervision loop: a shard is set aside, the rest goes on
+            return {"index": shard.index, "rows": 0, "error": f"{type(error).__name__} at {_place(error)}"}
+
+
+def map_worker(
+    console: Console,
+    label: str,
+    factory: Factory,
+    kwargs: Mapping[str, Any],
+    shards: Sequence[Shard],
+    *,
+    workers: Workers,
+    gpus_per_worker: float = 0,
+) -> list[dict[str, Any]]:
+    """Every shard's row. Raises IncompleteError naming the failed shards after the others are done."""
+    if not shards:
+        return []
+    progress = console.progress(label, sum(s.rows for s in shards))
+    rows = []
+    for row in _run(Guarded(factory, kwargs), shards, workers, gpus_per_worker):
+        rows.append(row)
+        if row.get("stop"):  # every other shard would fail in the same way
+            raise ConfigError(row["error"])
+        if "error" in row:
+            console.say(f"{label}: shard {row['index']} failed: {row['error']}")
+            console.event("shard_failed", stage=label, shard=row["index"], error=row["error"])
+        else:
+            progress.add(row["rows"], row.get("tokens", 0))
+    progress.close()
+    failed = sorted(row["index"] for row in rows if "error" in row)
+    if failed:
+        first = next(row for row in rows if "error" in row)
+        raise IncompleteError(
+            f"{label}: {len(failed)} of {len(shards)} shards failed (first: shard {first['index']}: {first['error']}); "
+            "the others are kept, mend the cause and run the same command again"
+        )
+    return rows
+
+
+def _run(worker: Guarded, shards: Sequence[Shard], workers: Workers, gpus_per_worker: float) -> Iterator[dict[str, Any]]:
+    if workers.in_process:
+        yield from map(worker, shards)
+        return
+    from cluster.pool import map_shards
+
+    yield from map_shards(worker, shards, workers=(max(workers.min, 1), workers.max), gpus_per_worker=gpus_per_worker)
+
+
+def _place(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
+
+
+def require_parts(stage: Stage, shards: Sequence[Shard], command: str) -> None:
+    """Raise ArtifactError naming the command to run when parts of an earlier stage are missing."""
+    missing = [s.index for s in shards if not stage.is_done(s.index, rows=s.rows, input_hash=s.text_hash)]
+    if missing:
+        raise ArtifactError(f"{stage.folder}: {len(missing)} of {len(shards)} shards are missing (first: {missing[0]}); run '{command}' first")

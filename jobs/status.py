@@ -1,0 +1,67 @@
+"""Job: which shards of every stage are done and which are missing. Reads footers only, starts nothing."""
+
+import sys
+from collections.abc import Iterator
+
+from ckd.audit import audit_stage
+from ckd.cohort import STAGE as VISITS
+from ckd.cohort import Cohort
+from ckd.config import Config
+from ckd.store import FolderArtifact, exists, join
+from jobs.cli import main
+from jobs.console import Console
+from jobs.stages import wanted_shards
+
+
+def run(config: Config, console: Console) -> None:
+    """Print the plan."""
+    for line in plan(config):
+        console.say(line)
+
+
+def plan(config: Config) -> Iterator[str]:
+    """One line per stage: done, missing; and what will run it."""
+    root = config.run.artifacts_root
+    yield f"artifacts    {root}"
+    if FolderArtifact(join(root, VISITS), {}).load() is None:
+        inputs = [path for path in (config.data.train, config.data.tuning, config.data.held_out) if path]
+        yield f"visits       to do: read {', '.join(inputs) or 'nothing: data.train is empty'}; the shards of the later stages follow from it"
+    else:
+        cohort = Cohort.open(root)
+        yield f"             {', '.join(f'{s} {cohort.count(s):,}' for s in ('train', 'tuning', 'held_out'))} visits, {cohort.count(labeled=False):,} unlabeled"
+        for name, shards in wanted_shards(config, cohort).items():
+            audit = audit_stage(root, name, shards)
+            missing = f"missing {_ranges(audit.missing)}" if audit.missing else "done"
+            yield f"{name:<12} {len(audit.done)}/{len(shards)} shards, {missing}" + (
+                f", {len(audit.damaged)} damaged (ckd verify)" if audit.damaged else ""
+            )
+    yield f"{'head':<12} {_folder(join(root, 'head'))}"
+    yield f"{'student':<12} {_folder(join(config.run.folder, 'student'))}"
+    yield f"{'metrics':<12} {'done' if exists(join(config.run.folder, 'metrics.json')) else 'missing'}"
+    yield f"devices      teacher: {_devices(str(config.teacher.workers), config.teacher.gpus_per_worker)}"
+    yield f"             student: {_devices(str(config.student.workers), config.student.gpus_per_worker)}"
+
+
+def _folder(path: str) -> str:
+    return "missing" if FolderArtifact(path, {}).load() is None else "done"
+
+
+def _devices(workers: str, gpus: float) -> str:
+    if workers == "0":
+        return "this process" + (", 1 GPU" if gpus else ", CPU")
+    return f"{workers} Ray workers, {f'{gpus:g} GPU' if gpus else '1 CPU'} each"
+
+
+def _ranges(indices: list[int]) -> str:
+    """1,2,3,7 -> 1-3 7"""
+    runs: list[list[int]] = []
+    for i in indices:
+        if runs and runs[-1][-1] == i - 1:
+            runs[-1][1:] = [i]
+        else:
+            runs.append([i])
+    return " ".join("-".join(map(str, run)) for run in runs)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(["status", *sys.argv[1:]]))

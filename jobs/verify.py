@@ -1,0 +1,47 @@
+"""Job: prove that every visit_id stands once in every artifact, that no value is NaN or out of range, and that no file changed."""
+
+import sys
+
+from ckd.audit import audit_ids, audit_stage, audit_values
+from ckd.cohort import Cohort
+from ckd.config import Config
+from ckd.errors import ArtifactError, IncompleteError
+from ckd.store import FolderArtifact, join
+from jobs.cli import main
+from jobs.console import Console
+from jobs.stages import wanted_shards
+
+
+def run(config: Config, console: Console) -> None:
+    """Raises ArtifactError when something is damaged, IncompleteError when only shards are missing."""
+    cohort = Cohort.open(config.run.artifacts_root)
+    problems, missing = list(audit_ids(cohort)), 0
+    for name, shards in wanted_shards(config, cohort).items():
+        audit = audit_stage(cohort.root, name, shards)
+        found = [*audit.damaged.values(), *audit_values(cohort, audit)]
+        problems += found
+        missing += len(audit.missing)
+        rows = sum(s.rows for s in audit.done)
+        console.say(f"{name:<12} {rows:,} visits in {len(audit.done)}/{len(shards)} shards, {len(found)} problems")
+    for name, folder in (("head", join(cohort.root, "head")), ("student", join(config.run.folder, "student"))):
+        artifact = FolderArtifact(folder, {})
+        if artifact.load() is None:
+            missing += 1
+            console.say(f"{name:<12} missing")
+            continue
+        try:
+            artifact.verify()
+            console.say(f"{name:<12} whole")
+        except ArtifactError as error:
+            problems.append(str(error))
+    for problem in problems:
+        console.say(f"problem: {problem}")
+    if problems:
+        raise ArtifactError(f"{cohort.root}: {len(problems)} problems (listed above); delete what they name and run the same command again")
+    if missing:
+        raise IncompleteError(f"{cohort.root}: {missing} shards or folders are still missing; run 'ckd run' again")
+    console.say("verify: every visit_id once per artifact, values in range")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(["verify", *sys.argv[1:]]))
