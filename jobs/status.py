@@ -8,6 +8,7 @@ from ckd.cohort import STAGE as VISITS
 from ckd.cohort import Cohort
 from ckd.config import Config
 from ckd.store import FolderArtifact, exists, join
+from ckd.visits import SPLITS
 from jobs.cli import main
 from jobs.console import Console
 from jobs.stages import wanted_shards
@@ -28,13 +29,13 @@ def plan(config: Config) -> Iterator[str]:
         yield f"visits       to do: read {', '.join(inputs) or 'nothing: data.train is empty'}; the shards of the later stages follow from it"
     else:
         cohort = Cohort.open(root)
-        yield f"             {', '.join(f'{s} {cohort.count(s):,}' for s in ('train', 'tuning', 'held_out'))} visits, {cohort.count(labeled=False):,} unlabeled"
+        counts = ", ".join(f"{split} {cohort.count(split):,}" for split in SPLITS)
+        yield f"{'':<12} {counts} visits, {cohort.count(labeled=False):,} unlabeled"
         for name, shards in wanted_shards(config, cohort).items():
             audit = audit_stage(root, name, shards)
             missing = f"missing {_ranges(audit.missing)}" if audit.missing else "done"
-            yield f"{name:<12} {len(audit.done)}/{len(shards)} shards, {missing}" + (
-                f", {len(audit.damaged)} damaged (ckd verify)" if audit.damaged else ""
-            )
+            damaged = f", {len(audit.damaged)} damaged (ckd verify)" if audit.damaged else ""
+            yield f"{name:<12} {len(audit.done)}/{len(shards)} shards, {missing}{damaged}"
     yield f"{'head':<12} {_folder(join(root, 'head'))}"
     yield f"{'student':<12} {_folder(join(config.run.folder, 'student'))}"
     yield f"{'metrics':<12} {'done' if exists(join(config.run.folder, 'metrics.json')) else 'missing'}"

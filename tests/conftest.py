@@ -1,0 +1,11 @@
+"""One core per test process, no hub, no telemetry: set before any library is imported."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", RAY_USAGE_STATS_ENABLED="0", RAY_TRAIN_V2_ENABLED="1")
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("ckd", deadline=None, max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+settings.load_profile("ckd")

@@ -1,0 +1,70 @@
+"""Configuration: every wrong key or value is one line that names its place and the way out."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ckd.config import Config, Workers, dump, load
+from ckd.errors import ConfigError
+
+
+def write(tmp_path, text):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_the_shipped_configs_load_and_round_trip():
+    for name in ("jobs/default.yaml", "jobs/demo.yaml"):
+        config = load(name)
+        assert Config.model_validate(__import__("yaml").safe_load(dump(config))) == config
+
+
+def test_an_unknown_key_names_line_and_likely_meaning(tmp_path):
+    path = write(tmp_path, "data:\n  train: a.json\nteacher:\n  max_lenght: 5\n")
+    with pytest.raises(ConfigError, match=r"run\.yaml:4: unknown key 'teacher\.max_lenght'; did you mean 'teacher\.max_length'\?"):
+        load(path)
+
+
+def test_a_wrong_value_names_its_line(tmp_path):
+    with pytest.raises(ConfigError, match=r"run\.yaml:2: student\.hard_weight: .*less than or equal to 1"):
+        load(write(tmp_path, "student:\n  hard_weight: 1.5\n"))
+
+
+def test_overrides_win_and_are_named_in_errors(tmp_path):
+    path = write(tmp_path, "student:\n  learning_rate: 2e-5\n")
+    assert load(path).student.learning_rate == 2e-5
+    assert load(path, ["student.learning_rate=1e-3", "run.name=x"]).student.learning_rate == 1e-3
+    with pytest.raises(ConfigError, match=r"override 'data\.trian=x': unknown key 'data\.trian'; did you mean 'data\.train'"):
+        load(path, ["data.trian=x"])
+    with pytest.raises(ConfigError, match="expected key=value"):
+        load(path, ["data.train"])
+
+
+@pytest.mark.parametrize("text", ["data: [", "- a\n- b\n", "a: b: c\n"])
+def test_a_file_that_is_not_a_configuration_is_one_line(tmp_path, text):
+    with pytest.raises(ConfigError, match=r"run\.yaml:\d+: ") as error:
+        load(write(tmp_path, text))
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_says_where_to_start():
+    with pytest.raises(ConfigError, match="no such config file; start from jobs/default.yaml"):
+        load("nowhere.yaml")
+
+
+@given(st.integers(0, 99), st.integers(0, 99))
+def test_workers_are_a_number_or_a_range(a, b):
+    assert Workers.model_validate(a) == Workers(min=a, max=a)
+    low, high = sorted((a, b))
+    assert str(Workers.model_validate(f"{low}..{high}")) in (f"{low}..{high}", str(low))
+    if low != high:
+        with pytest.raises(ValueError, match="below its start"):
+            Workers.model_validate(f"{high}..{low}")
+
+
+def test_sections_are_frozen_and_empty_ones_hold_defaults(tmp_path):
+    config = load(write(tmp_path, "teacher:\nhead:\n"))
+    assert config == Config()
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 3
