@@ -30,12 +30,10 @@ class Cohort:
     @classmethod
     def open(cls, root: str) -> "Cohort":
         """Open the stage; raises ArtifactError when it has not been prepared."""
-        artifact = FolderArtifact(join(root, STAGE), {})
+        artifact = cohort_artifact(root, {})
         content = artifact.load()
         if content is None:
-            raise ArtifactError(
-                f"{artifact.folder}: no visits have been prepared there; run 'ckd embed' or 'ckd run' first"
-            )
+            raise ArtifactError(f"{artifact.folder}: no visits have been prepared there; run 'ckd embed' or 'ckd run' first")
         shards = tuple(Shard(**row) for row in content["extra"]["shards"])
         return cls(root, shards, _identity(shards), content["extra"]["facts"])
 
@@ -50,6 +48,11 @@ class Cohort:
     def read(self, shard: Shard, columns: Sequence[str] | None = None) -> "pa.Table":
         """The rows of one shard, in their order."""
         return Stage(self.root, STAGE, {}).read(shard.index, columns)
+
+
+def cohort_artifact(root: str, fields: Fields) -> FolderArtifact:
+    """What says that the stage is whole. Its folder begins with "_": readers of the parts (pyarrow.dataset) pass over such names."""
+    return FolderArtifact(join(root, STAGE, "_cohort"), fields)
 
 
 def commit(root: str, visits: Iterable[Visit], *, fields: Fields, shard_rows: int, facts: Mapping[str, Any]) -> Cohort:
@@ -81,7 +84,7 @@ def commit(root: str, visits: Iterable[Visit], *, fields: Fields, shard_rows: in
         if index >= len(shards):
             stage.delete(index)
     extra = {"shards": [asdict(s) for s in shards], "facts": dict(facts)}
-    FolderArtifact(stage.folder, fields).commit([], extra)
+    cohort_artifact(root, fields).commit([], extra)
     return Cohort(root, tuple(shards), _identity(shards), dict(facts))
 
 

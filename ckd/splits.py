@@ -20,7 +20,7 @@ def choose(group: int, seed: int, shares: Mapping[Split, float]) -> Split:
         edge += share
         if point < edge:
             return split
-    return next(reversed(shares))  # rounding: the edges end just below 1
+    return list(shares)[-1]  # rounding: the edges end just below 1
 
 
 class HashSet:
@@ -90,8 +90,8 @@ class Splitter:
         """Raise DataError when rows of one group carried different splits."""
         if self.contradictions:
             raise DataError(
-                f"{self.first_contradiction}: the first of {self.contradictions:,} visits whose 'split' differs from that of earlier visits of the same "
-                f"subject (without subject_id: of the same input); expected one split per subject: mend the split column, or leave it out"
+                f"{self.first_contradiction}: the first of {self.contradictions:,} visits whose 'split' differs from that of earlier visits of the "
+                f"same subject (without subject_id: of the same input); expected one split per subject: mend the split column, or leave it out"
             )
 
     def _by_file(self, visit: Visit, group: int) -> Split:

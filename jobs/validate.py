@@ -1,0 +1,32 @@
+"""Job: read input files, count and locate the rows that cannot be used, and say whether the target repeats the current visit. No model."""
+
+import sys
+from collections.abc import Sequence
+
+from ckd.config import Config
+from ckd.errors import DataError
+from ckd.intake import Intake, configured_inputs
+from ckd.sources import Input
+from jobs.cli import main
+from jobs.console import Console
+
+
+def run(config: Config, console: Console, files: Sequence[str] = ()) -> None:
+    """Validate `files`, or without any the configured inputs. Raises DataError when more than data.max_bad_rows rows are bad."""
+    inputs = [Input(path, "train") for path in files] or configured_inputs(config.data)
+    if not inputs:
+        raise DataError("nothing to validate; expected files, as in 'ckd validate data/name_train.json', or data.train in the configuration")
+    intake = Intake(inputs)
+    for _ in intake:
+        pass
+    counts = intake.counts
+    if counts.read != counts.kept + counts.quarantined:
+        raise RuntimeError(f"read {counts.read} is not kept {counts.kept} + quarantined {counts.quarantined}")
+    for line in counts.lines():
+        console.say(f"validate: {line}")
+    console.event("validate", read=counts.read, kept=counts.kept, quarantined=counts.quarantined, echo_rate=counts.echo_rate)
+    counts.require_at_most(config.data.max_bad_rows)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(["validate", *sys.argv[1:]]))
