@@ -64,7 +64,9 @@ def evaluate(
         names = [name for name in ceilings.column_names if name != "visit_id"]
         models |= {name: (None, align(held_out.visit_ids, ceilings, name, name)) for name in names}
     fitted = baselines.fit_all(cohort, train, tuning, held_out, seed=seed, say=say)
-    return assemble(cohort.facts, train, tuning, held_out, models, fitted, seed=seed, adapter_optimism=adapter_optimism)
+    metrics = assemble(cohort.facts, train, tuning, held_out, models, fitted, seed=seed)
+    gains = {name: _gain(metrics["held_out"], name) for name in models if name not in MODELS}
+    return {**metrics, "ceilings": gains, "adapter_optimism": adapter_optimism}
 
 
 def assemble(
@@ -76,7 +78,6 @@ def assemble(
     fitted: Mapping[str, baselines.Result],
     *,
     seed: int,
-    adapter_optimism: float | None,
 ) -> Metrics:
     """metrics.json from probabilities that are already there."""
     views = make_views(held_out)
@@ -92,7 +93,6 @@ def assemble(
         "thresholds": {name: _thresholds(_choose(tuning, p[0])) for name, p in models.items()},
         "train_prevalence": dict(zip(DISEASES, map(float, rates), strict=True)),
         "teacher_saw_held_out": bool(facts.get("teacher_saw_held_out", False)),
-        "adapter_optimism": adapter_optimism,
         "warnings": _warnings(facts, tuning, held_out, views, fitted),
     }
 
@@ -122,6 +122,13 @@ def _baseline(result: baselines.Result, tuning: Rows, held_out: Rows, views: lis
         return {**_nothing(result.reason), "new_onset": None, "persistent": None}
     scored = score_model(tuning, held_out, (result.tuning, result.held_out), views, rates)
     return {**scored, **({"notes": result.notes} if result.notes else {})}
+
+
+def _gain(held_out: Metrics, ceiling: str) -> Metrics:
+    """How much of a ceiling's macro AUROC above chance (0.5) the student reaches."""
+    student, top = (held_out[name]["macro"]["auroc"] for name in ("student", ceiling))
+    known = student is not None and top is not None and top > 0.5
+    return {"auroc": top, "share_of_gain": (student - 0.5) / (top - 0.5) if known else None}
 
 
 def _nothing(reason: str) -> Metrics:

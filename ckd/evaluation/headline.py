@@ -49,7 +49,7 @@ def strongest_baseline(fitted: Mapping[str, Result], tuning: Rows) -> tuple[str,
         return name, values, "no label has both classes on tuning: taken without a comparison"
     count = MIN_COUNT if enough else 1
     how = f"tuning macro AUROC over {len(chosen)} labels with at least {count} positive and negative tuning visits"
-    return max(ranked, key=lambda name: ranked[name]), values, how
+    return max(reversed(ranked), key=lambda name: ranked[name]), values, how  # of equals the later, richer one: persistence ranks like copy_forward
 
 
 def compare(student: Scores, baseline: Predictions, held_out: Rows, chosen: list[int], seed: int) -> dict[str, Any]:

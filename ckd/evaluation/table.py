@@ -28,6 +28,9 @@ def render(metrics: Mapping[str, Any]) -> str:
     lines.insert(1, "-" * len(lines[0]))
     lines += ["", _basis(metrics, counts), _macro_basis(metrics)]
     lines.append(f"teacher_saw_held_out: {'yes' if metrics['teacher_saw_held_out'] else 'no'}")
+    lines += [
+        f"the student reaches {c['share_of_gain']:.0%} of {name}'s gain over .5" for name, c in metrics["ceilings"].items() if c["share_of_gain"]
+    ]
     lines += [f"warning: {line}" for line in metrics["warnings"]]
     return "\n".join([*lines, metrics["headline"]["sentence"]])
 
