@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from dataclasses import fields as fields_of
 from typing import TYPE_CHECKING, Any
 
 from ckd.errors import ArtifactError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 STAGE = "visits"
+_VISIT_FIELDS = tuple(field.name for field in fields_of(Visit))
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def text_hash(visits: Iterable[Visit]) -> str:
 
 
 def _content_hash(visits: Iterable[Visit]) -> str:
-    return _hash(list(asdict(v).values()) for v in visits)
+    return _hash([getattr(v, name) for name in _VISIT_FIELDS] for v in visits)  # asdict copies deeply: half of prepare's time
 
 
 def _identity(shards: Iterable[Shard]) -> str:
