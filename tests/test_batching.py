@@ -1,5 +1,7 @@
 """Windows and token batches against their definitions."""
 
+from itertools import pairwise
+
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -20,7 +22,7 @@ def test_every_prompt_is_in_one_batch_and_no_batch_exceeds_the_budget(lengths, b
 @given(LENGTHS, st.integers(1, 2000))
 def test_batches_are_as_large_as_the_budget_allows_and_longest_first(lengths, budget):
     batches = token_batches(lengths, budget)
-    for batch, following in zip(batches, batches[1:], strict=False):
+    for batch, following in pairwise(batches):
         assert lengths[batch[0]] * (len(batch) + 1) > budget
         assert min(lengths[i] for i in batch) >= max(lengths[i] for i in following)
 

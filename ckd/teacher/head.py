@@ -84,7 +84,7 @@ class EmbeddingReader:
         part = self.stage.read(shard.index, ["visit_id", "embedding"])
         if self.cohort.read(shard, ["visit_id"])["visit_id"] != part["visit_id"]:
             raise ArtifactError(
-                f"{self.stage.path(shard.index)}: its visit_ids are not those of visits shard {shard.index}; delete it and embed again"
+                f"{self.stage.path(shard.index)}: its visit_ids are not those of its visits shard; delete it and embed again"
             )
         return column_matrix(part["embedding"])
 

@@ -1,0 +1,84 @@
+"""The Ray pool: every item, whatever dies; and the guard that turns a worker's failure into a row."""
+
+import io
+import os
+from dataclasses import dataclass
+
+import pytest
+
+from ckd.config import Workers
+from ckd.errors import ConfigError, DataError, IncompleteError
+from ckd.visits import Shard
+from jobs.console import Console
+from jobs.shards import map_worker
+
+MARKER = "MARKERPATIENTTEXT"
+
+
+def shards(n):
+    return [Shard(i, 10, "train", True, "t", "c") for i in range(n)]
+
+
+@dataclass
+class Squares:
+    folder: str
+
+    def __call__(self, shard):
+        with open(f"{self.folder}/{shard.index}-{os.getpid()}-{os.urandom(4).hex()}", "w"):
+            return {"index": shard.index, "rows": shard.rows, "square": shard.index**2}
+
+
+@dataclass
+class DiesOnce:
+    folder: str
+
+    def __call__(self, shard):
+        if shard.index == 3 and not os.path.exists(f"{self.folder}/died"):
+            open(f"{self.folder}/died", "w").close()
+            os._exit(1)
+        return {"index": shard.index, "rows": shard.rows}
+
+
+@dataclass
+class Fails:
+    error: Exception
+    at: int = 2
+
+    def __call__(self, shard):
+        if shard.index == self.at:
+            raise self.error
+        return {"index": shard.index, "rows": shard.rows}
+
+
+def console():
+    return Console(io.StringIO())
+
+
+@pytest.mark.parametrize("workers", ["0", "1..2"])
+def test_every_shard_is_mapped_once_in_process_or_on_actors(local_ray, tmp_path, workers):
+    rows = map_worker(console(), "x", Squares, {"folder": str(tmp_path)}, shards(6), workers=Workers.model_validate(workers))
+    assert sorted((r["index"], r["square"]) for r in rows) == [(i, i * i) for i in range(6)]
+    assert len(os.listdir(tmp_path)) == 6
+
+
+def test_an_actor_that_dies_is_replaced_and_its_shard_done_again(local_ray, tmp_path):
+    rows = map_worker(console(), "x", DiesOnce, {"folder": str(tmp_path)}, shards(6), workers=Workers(min=2, max=2))
+    assert sorted(r["index"] for r in rows) == list(range(6))
+    assert os.path.exists(tmp_path / "died")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_failing_shard_is_set_aside_the_rest_is_done_and_no_patient_text_is_shown(local_ray, tmp_path, workers):
+    screen = console()
+    screen.folder = str(tmp_path)
+    with pytest.raises(IncompleteError, match=r"1 of 5 shards failed \(first: shard 2: ValueError at test_pool.py:\d+\)") as error:
+        map_worker(screen, "x", Fails, {"error": ValueError(MARKER)}, shards(5), workers=Workers(min=workers, max=workers))
+    assert "x: 40/50 visits" in screen.stream.getvalue()
+    assert MARKER not in screen.stream.getvalue() + str(error.value) + (tmp_path / "events.jsonl").read_text()
+
+
+def test_a_config_error_stops_at_once_and_another_user_error_keeps_its_text():
+    with pytest.raises(ConfigError, match="no such model"):
+        map_worker(console(), "x", Fails, {"error": ConfigError("no such model")}, shards(5), workers=Workers(min=0, max=0))
+    with pytest.raises(IncompleteError, match="file damaged"):
+        map_worker(console(), "x", Fails, {"error": DataError("file damaged")}, shards(5), workers=Workers(min=0, max=0))
