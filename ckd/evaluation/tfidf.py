@@ -12,7 +12,7 @@ from ckd.evaluation.scores import Flags, Scores
 
 MAX_TRAIN = 200_000  # training visits that the vocabulary and the weights are fitted on; memory stays bounded
 MAX_WORDS = 20_000
-GRID = (0.3, 1.0, 3.0)
+GRID = (0.1, 0.3, 1.0, 3.0, 10.0)
 _WORD = r"(?u)\b\w+\b"
 Texts = Iterable[list[str]]  # shard by shard
 

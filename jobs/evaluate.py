@@ -1,0 +1,95 @@
+"""Job: predict tuning and held_out with the student, score it beside teacher and baselines, write metrics.json and the public result files."""
+
+import json
+import math
+import sys
+from typing import TYPE_CHECKING, Any
+
+from ckd.cohort import Cohort
+from ckd.config import Config
+from ckd.store import FolderArtifact, exists, join, resolve, write_bytes
+from jobs.cli import main
+from jobs.console import Console
+from jobs.shards import require_parts
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+METRICS_FILE = "metrics.json"
+CEILINGS_FILE = "oracles.parquet"  # a synthetic cohort's true probabilities lie beside its rows
+
+
+def run(config: Config, console: Console) -> None:
+    """Score everything on held_out. Raises ArtifactError when soft labels or the student are missing."""
+    from ckd.teacher.soft_labels import soft_label_stage
+    from jobs.train_student import predict_splits
+
+    root = config.run.artifacts_root
+    require_parts(soft_label_stage(config), Cohort.open(root).select("tuning", "held_out"), "ckd soft-labels")
+    predict_splits(config, console, ("tuning", "held_out"))
+    console.say("evaluate: scoring the held_out visits")
+    from ckd.evaluation.evaluate import evaluate
+
+    metrics = evaluate(
+        root,
+        seed=config.seed,
+        say=lambda line: console.say(f"evaluate: {line}"),
+        adapter_optimism=adapter_optimism(root),
+        ceilings=ceilings(config),
+    )
+    report(config, console, metrics)
+    write_public_results(config, console, metrics)
+
+
+def report(config: Config, console: Console, metrics: dict[str, Any]) -> None:
+    """Write metrics.json and the events, print the table."""
+    from ckd.evaluation.table import render
+
+    path = join(config.run.folder, METRICS_FILE)
+    write_bytes(path, (json.dumps(metrics, indent=1, allow_nan=False) + "\n").encode())
+    console.event("evaluate", **{key: value for key, value in metrics["headline"].items() if key != "against_persistence"})
+    console.say("")
+    for line in render(metrics).split("\n"):
+        console.say(line)
+    console.say(f"evaluate: wrote {path}")
+
+
+def write_public_results(config: Config, console: Console, metrics: dict[str, Any]) -> None:
+    """Write test_results.pt and the line of test_metrics.txt as the public code does: 0/1 predictions, hard and soft labels of held_out."""
+    import torch
+
+    from ckd.compat import append_test_metrics, write_test_results
+    from ckd.evaluation.evaluate import MODELS
+    from ckd.evaluation.public_code import CUT
+    from ckd.evaluation.scores import read_split
+
+    rows = read_split(Cohort.open(config.run.artifacts_root), "held_out", list(MODELS.values()))
+    predicted = torch.from_numpy(rows.scores[MODELS["student"]] > CUT).float()
+    hard, soft = torch.from_numpy(rows.labels).float(), torch.from_numpy(rows.scores[MODELS["teacher"]])
+    path = write_test_results(config.run.results, config.student.hard_weight, predicted, hard, soft)
+    figures = {name: math.nan if value is None else value for name, value in metrics["public_code_metrics"]["student"].items()}
+    line = append_test_metrics(config.run.results, config.student.hard_weight, **figures)
+    console.say(f"evaluate: wrote {path} and a line of {line} (the public code's figures, of 0/1 predictions)")
+
+
+def adapter_optimism(root: str) -> float | None:
+    """What the head recorded: tuning log-loss minus out-of-fold train log-loss."""
+    content = FolderArtifact(join(root, "head"), {}).load() or {}
+    value: float | None = content.get("extra", {}).get("adapter_optimism")
+    return value
+
+
+def ceilings(config: Config) -> "pa.Table | None":
+    """visit_id and one column per oracle for the held_out rows; None unless the rows are a synthetic cohort in its own splits."""
+    import pyarrow.parquet as pq
+
+    rows = config.data.held_out or config.data.train
+    path = join(rows.rpartition("/")[0] or ".", CEILINGS_FILE)
+    if not rows or config.data.split == "public" or not exists(path):
+        return None
+    filesystem, inside = resolve(path)
+    return pq.read_table(inside, filesystem=filesystem, partitioning=None)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(["evaluate", *sys.argv[1:]]))
