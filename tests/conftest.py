@@ -1,5 +1,4 @@
 """One core per test process, no hub, no telemetry: set before any library is imported. The fixtures that several modules share."""
-# ruff: noqa: E402
 
 import os
 
