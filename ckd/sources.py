@@ -74,7 +74,7 @@ class Input:
     def _jsonl_rows(self) -> Iterator[Visit | BadRow]:
         first = True
         for line, data in enumerate(_lines(self.path), start=1):
-            if not data.strip():
+            if len(data) < MAX_LINE and not data.strip():
                 continue
             if first and data.lstrip(b"\xef\xbb\xbf \t")[:1] == b"[":
                 raise DataError(f"{self.path}:{line}: a JSON array; expected one object per line (JSONL), for example from: jq -c '.[]'")
