@@ -43,7 +43,7 @@ def _figure(block: Mapping[str, Any], path: tuple[str, ...]) -> str:
     value: Any = block
     for key in path:
         value = value[key] if value is not None else None
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None else f"{round(value, 3) + 0.0:.3f}"  # + 0.0: no minus sign before a zero
 
 
 def _line(row: tuple[str, ...], widths: list[int]) -> str:
