@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ckd.labels import DISEASES, render_output
-from ckd.store import join, write_bytes, write_file
+from ckd.store import exists, join, read_bytes, write_bytes, write_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,3 +73,30 @@ def _write_lines(path: str, lines: Iterable[str], start: str, between: str, end:
 
     write_file(path, write)
     return count
+
+
+def heads_folder(results: str, hard_weight: float) -> str:
+    """Where the public code keeps a student and its test results; it calls the weight of the hard loss alpha."""
+    return join(results, f"heads_results{hard_weight:g}")
+
+
+def student_file(results: str, hard_weight: float) -> str:
+    """`heads_results<hard_weight>/best_model.pt`: the student's plain state_dict."""
+    return join(heads_folder(results, hard_weight), "best_model.pt")
+
+
+def write_test_results(results: str, hard_weight: float, predicted: "torch.Tensor", hard: "torch.Tensor", soft: "torch.Tensor") -> str:
+    """Write `heads_results<hard_weight>/test_results.pt`: all_preds, all_labels_hard, all_labels_soft, each [visits, 25]; returns its path."""
+    path = join(heads_folder(results, hard_weight), "test_results.pt")
+    write_tensors(path, {"all_preds": predicted, "all_labels_hard": hard, "all_labels_soft": soft})
+    return path
+
+
+def append_test_metrics(results: str, hard_weight: float, *, f1: float, accuracy: float, aupr: float, auc: float) -> str:
+    """Append one line to `test_metrics.txt` as the public code does; returns its path. A line that is there already is not repeated."""
+    path = join(results, "test_metrics.txt")
+    line = f"alpha：{hard_weight:g}，Test F1: {f1:.4f}, Accuracy: {accuracy:.4f}, AUPR: {aupr:.4f}, AUC: {auc:.4f}"
+    lines = read_bytes(path).decode().splitlines() if exists(path) else []
+    if line not in lines:
+        write_bytes(path, ("\n".join([*lines, line]) + "\n").encode())
+    return path

@@ -1,0 +1,95 @@
+"""When a training run scores its tuning visits, stops, saves and answers a preemption. How it does each belongs to trainer."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from transformers import TrainerCallback
+
+from ckd.errors import ConfigError
+from ckd.student.examples import Examples
+from ckd.student.trainer import StudentTrainer
+from ckd.student.tuning import score
+
+MOST_STEPS_BETWEEN = 1000  # optimizer steps between two questions, however quick they are
+
+
+class Course(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
+    """Drives one StudentTrainer.
+
+    Every few steps (about `seconds_between`; the number comes from rank 0 so that all ranks ask together) it asks `preempted()` and reports loss and
+    speed. A preemption saves at once and training goes on: the machine may live a little longer, and where it does not, the checkpoint is there.
+    """
+
+    def __init__(
+        self,
+        trainer: StudentTrainer,
+        tuning: Examples | None,
+        labels: list[int],
+        *,
+        preempted: Callable[[], bool],
+        report: Callable[[dict[str, Any]], None],
+        seconds_between: float,
+    ) -> None:
+        self.trainer, self.tuning, self.labels = trainer, tuning, labels
+        self.preempted, self.report, self.seconds_between = preempted, report, seconds_between
+        self.leaving = False
+        self.asked_at, self.asked_step, self.ask_next = time.monotonic(), 0, 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps per epoch."""
+        return self.trainer.data.batches.steps
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start the clock."""
+        self.asked_at, self.asked_step, self.ask_next = time.monotonic(), state.global_step, state.global_step + 1
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Shuffle. The step count knows the epoch exactly, also in the middle of one."""
+        self.trainer.data.epoch = state.global_step // self.steps_per_epoch
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        """Ask and report when it is time; save every checkpoint_steps and at a preemption."""
+        step = state.global_step
+        wanted = step % self.trainer.student.checkpoint_steps == 0
+        if step >= self.ask_next:
+            wanted |= self._ask(step)
+        # The end of an epoch saves by itself, after scoring: a checkpoint before it would skip the score on resume.
+        control.should_save = wanted and step % self.steps_per_epoch != 0
+        return control
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        """Score the tuning visits, decide whether to stop, and save."""
+        selection, epoch = self.trainer.selection, state.global_step // self.steps_per_epoch
+        value = 0.0
+        if self.tuning is not None and selection.metric != "last_epoch":
+            logits_nl, hard_nl = self.trainer.predict_logits(self.tuning)
+            value = self.trainer.ranks.broadcast(score(selection.metric, self.labels, logits_nl, hard_nl))
+        selection.update(epoch, state.global_step, value)
+        control.should_save = True
+        control.should_training_stop = selection.finished
+        self.report(
+            {"epoch": epoch, "step": state.global_step, "metric": selection.metric, "tuning_score": value, "best_epoch": selection.best_epoch}
+        )
+        return control
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Say that a checkpoint is whole."""
+        self.report({"checkpoint": state.global_step, "step": state.global_step, "preempted": self.leaving})
+
+    def _ask(self, step: int) -> bool:
+        """One question to all ranks; True when this step must be saved because the machine is about to go."""
+        loss, visits = self.trainer.take_recent()
+        if not math.isfinite(loss):
+            raise ConfigError(f"student.learning_rate={self.trainer.student.learning_rate}: the loss is no longer finite at step {step}; lower it")
+        seconds = max(time.monotonic() - self.asked_at, 1e-6)
+        pace = math.ceil(self.seconds_between * (step - self.asked_step) / seconds)
+        self.ask_next = step + self.trainer.ranks.broadcast(min(max(pace, 1), MOST_STEPS_BETWEEN))
+        self.report(
+            {"step": step, "steps": self.steps_per_epoch * self.trainer.selection.epochs, "loss": loss, "visits_per_s": round(visits / seconds, 1)}
+        )
+        before, self.leaving = self.leaving, self.preempted()
+        self.asked_at, self.asked_step = time.monotonic(), step
+        return self.leaving and not before

@@ -1,0 +1,80 @@
+"""The student network: any AutoModelForSequenceClassification with 25 labels, as trained and as exported."""
+
+import math
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers.utils import logging
+
+from ckd.config import Config
+from ckd.errors import ConfigError
+from ckd.labels import DISEASES
+from ckd.pretrained import revision
+
+_DROPOUTS = ("dropout", "pdrop", "dropout_prob", "dropout_p")  # how configurations end the names of their dropout probabilities
+
+
+def new_student(config: Config) -> Any:
+    """The base model with a fresh 25-label head, in float32; the head's random values depend on `seed` alone.
+
+    Raises ConfigError when student.base_model cannot be loaded.
+    """
+    _quiet()
+    s = config.student
+    commit = revision("student.base_model", s.base_model)
+    try:
+        settings = AutoConfig.from_pretrained(
+            s.base_model,
+            revision=commit,
+            num_labels=len(DISEASES),
+            id2label=dict(enumerate(DISEASES)),
+            label2id={name: i for i, name in enumerate(DISEASES)},
+            problem_type="multi_label_classification",
+        )
+        if s.dropout is not None:
+            set_dropout(settings, s.dropout)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            return AutoModelForSequenceClassification.from_pretrained(s.base_model, revision=commit, config=settings, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"student.base_model={s.base_model}: cannot be loaded ({type(error).__name__}); "
+            "expected a folder or Hub id that AutoModelForSequenceClassification loads"
+        ) from error
+
+
+def load_student(folder: str) -> Any:
+    """A trained student from an exported folder or a checkpoint, in float32."""
+    _quiet()
+    return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+
+
+def set_dropout(settings: Any, share: float) -> None:
+    """Set every dropout probability that a model's configuration has."""
+    for name, value in settings.to_dict().items():
+        if name.endswith(_DROPOUTS) and (value is None or isinstance(value, int | float)) and not isinstance(value, bool):
+            setattr(settings, name, share)
+
+
+def device_of(gpus_per_worker: float) -> torch.device:
+    """CUDA where the configuration asks for a GPU, else the CPU: never what happens to be there. Raises ConfigError when it is not there."""
+    if gpus_per_worker > 0 and not torch.cuda.is_available():
+        raise ConfigError(f"student.gpus_per_worker={gpus_per_worker:g}: this worker sees no CUDA device; set it to 0 or run on a GPU machine")
+    return torch.device("cuda" if gpus_per_worker > 0 else "cpu")
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether bf16 is fast and exact enough there: CUDA devices that support it."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def rows_per_micro_batch(batch_size: int, world: int, accumulation: int) -> int:
+    """The most visits in one micro-batch."""
+    return math.ceil(batch_size / (world * accumulation))
+
+
+def _quiet() -> None:
+    """No bars and no notes of a fresh head from transformers: what a run says is jobs' business."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

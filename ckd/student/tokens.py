@@ -1,0 +1,75 @@
+"""Stage `tokens`: the student's token ids of each visit's `input`, one part per visits shard. The instruction is the same for every visit
+and is left out; joining with labels belongs to examples."""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from ckd.cohort import Cohort
+from ckd.config import Config
+from ckd.errors import ConfigError
+from ckd.pretrained import revision
+from ckd.store import Fields, Stage
+from ckd.visits import Shard
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+STAGE = "tokens"
+
+
+class TokenWorker:
+    """Tokenises shards: `worker(shard)` commits one part (visit_id, input_ids list<int32>, truncated bool). Safe to run twice.
+
+    Raises ConfigError when student.max_length exceeds the positions that the base model knows.
+    """
+
+    def __init__(self, config: Config, fields: Fields) -> None:
+        root, base_model, self.max_length = config.run.artifacts_root, config.student.base_model, config.student.max_length
+        self.tokenizer = load_tokenizer(base_model)
+        known = min(self.tokenizer.model_max_length, _positions(base_model))
+        if self.max_length > known:
+            raise ConfigError(f"student.max_length={self.max_length}: {base_model} knows {known} positions; set student.max_length to at most that")
+        self.cohort = Cohort.open(root)
+        self.stage = Stage(root, STAGE, fields)
+
+    def __call__(self, shard: Shard) -> dict[str, Any]:
+        """Returns the figures of one shard: index, rows, seconds, tokens, truncated."""
+        started = time.monotonic()
+        table = tokenize(self.tokenizer, self.cohort.read(shard, ["visit_id", "input"]), self.max_length)
+        self.stage.write(shard.index, table, rows=shard.rows, input_hash=shard.text_hash)
+        tokens = sum(map(len, table["input_ids"].to_pylist()))
+        truncated = sum(table["truncated"].to_pylist())
+        return {"index": shard.index, "rows": shard.rows, "seconds": time.monotonic() - started, "tokens": tokens, "truncated": truncated}
+
+
+def load_tokenizer(base_model: str) -> Any:
+    """The tokenizer of student.base_model."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(base_model, revision=revision("student.base_model", base_model))
+
+
+def tokenize(tokenizer: Any, visits: "pa.Table", max_length: int) -> "pa.Table":
+    """Token ids with the special tokens; text beyond `max_length` tokens is dropped from its end, the special tokens stay."""
+    import pyarrow as pa
+
+    texts = visits["input"].to_pylist()
+    ids = tokenizer(texts, truncation=True, max_length=max_length, return_attention_mask=False)["input_ids"]
+    # Only a visit that fills max_length can have lost anything: count those again in full length.
+    full = [i for i, row in enumerate(ids) if len(row) == max_length]
+    whole = tokenizer([texts[i] for i in full], truncation=False, verbose=False, return_attention_mask=False)["input_ids"] if full else []
+    lost = {i for i, row in zip(full, whole, strict=True) if len(row) > max_length}
+    return pa.table(
+        {
+            "visit_id": visits["visit_id"],
+            "input_ids": pa.array(ids, pa.list_(pa.int32())),
+            "truncated": pa.array([i in lost for i in range(len(ids))], pa.bool_()),
+        }
+    )
+
+
+def _positions(base_model: str) -> int:
+    from transformers import AutoConfig
+
+    settings = AutoConfig.from_pretrained(base_model, revision=revision("student.base_model", base_model))
+    return int(getattr(settings, "max_position_embeddings", None) or 1 << 30)

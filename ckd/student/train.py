@@ -1,0 +1,156 @@
+"""One rank of the student's training: put together data, model and trainer, continue from the newest checkpoint, train to the end.
+Starting the ranks is not its business, nor is exporting the best epoch. Imports torch only when training starts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ckd.cohort import Cohort
+from ckd.config import Config
+from ckd.errors import ArtifactError, CkdError, DataError
+from ckd.student.checkpoint import Checkpoint, Checkpoints
+from ckd.student.examples import Examples
+from ckd.student.fingerprint import needs_soft_labels, student_fields, token_fields, training_shards
+from ckd.student.ranks import Ranks
+from ckd.student.tuning import Selection, all_labels, choose_metric
+
+if TYPE_CHECKING:
+    import torch
+
+    from ckd.student.trainer import StudentTrainer
+
+SECONDS_BETWEEN_QUESTIONS = 5.0
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how this rank computes."""
+
+    ranks: Ranks
+    device: "torch.device"
+    bf16: bool
+    deepspeed: bool
+
+
+def train(
+    config: Config,
+    *,
+    world: int,
+    rank: int,
+    preempted: Callable[[], bool],
+    report: Report,
+    deepspeed: bool,
+    seconds_between: float = SECONDS_BETWEEN_QUESTIONS,
+) -> None:
+    """Train until the epochs or the patience end; `best_checkpoint` then names the winner. Stopping anywhere and calling again continues.
+
+    Every rank calls `preempted` and `report` equally often. A report is {"line": …} for a person, {"step", "loss", "visits_per_s"} every few
+    seconds, {"epoch", "tuning_score", …} after an epoch, {"checkpoint", "preempted"} after a save. `deepspeed` needs torch.distributed to be set up.
+    Raises DataError without training visits, ArtifactError naming the field when the checkpoints belong to another configuration.
+    """
+    place = _place(config, Ranks(world, rank), deepspeed)
+    cohort = Cohort.open(config.run.artifacts_root)
+    examples, tuning = _examples(config, cohort)
+    metric, labels, why = choose_metric(all_labels(tuning))
+    checkpoints = _same_for_all(place.ranks, lambda: open_checkpoints(config, cohort, place))
+    start: Checkpoint | None = _same_for_all(place.ranks, lambda: checkpoints.newest(lambda line: report({"line": line})))
+    selection = Selection.from_json(start.extra["selection"]) if start else Selection(metric, config.student.patience, config.student.epochs)
+    report({"line": f"train-student: continuing after step {start.step}" if start else f"train-student: {why}"})
+    if not selection.finished:
+        trainer = _trainer(config, place, examples, checkpoints, selection)
+        _drive(trainer, tuning, labels, preempted, report, seconds_between)
+        trainer.train(resume_from_checkpoint=start.folder if start else None)
+
+
+def open_checkpoints(config: Config, cohort: Cohort, place: Place) -> Checkpoints:
+    """The checkpoints of this student. What decides only how their files are cut must be the same on resume too."""
+    layout = {
+        "student.workers": place.ranks.world if place.deepspeed else 0,
+        "student.zero_stage": config.student.zero_stage if place.deepspeed else None,
+        "dtype": "bfloat16" if place.bf16 else "float32",
+    }
+    return Checkpoints(config.run.artifacts_root, student_fields(config, cohort), layout)
+
+
+def best_checkpoint(config: Config, say: Callable[[str], None]) -> Checkpoint:
+    """The winning epoch's checkpoint of a finished training. Raises ArtifactError when training has not finished or it is damaged."""
+    checkpoints = Checkpoints(config.run.artifacts_root, student_fields(config, Cohort.open(config.run.artifacts_root)), None)
+    newest = checkpoints.newest(say)
+    selection = Selection.from_json(newest.extra["selection"]) if newest else None
+    if selection is None or not selection.finished or selection.best_step is None:
+        raise ArtifactError(f"{checkpoints.root}: training has not finished; run 'ckd train-student' again")
+    best = checkpoints.load(selection.best_step, say)
+    if best is None:
+        raise ArtifactError(f"{checkpoints.folder(selection.best_step)}: the best epoch is damaged; delete {checkpoints.root} and train again")
+    return Checkpoint(best.step, best.folder, {"selection": selection.to_json()})
+
+
+def _place(config: Config, ranks: Ranks, deepspeed: bool) -> Place:
+    from ckd.student.model import device_of, has_bf16
+    from ckd.student.zero import choose_device, uses_bf16, without_compiler
+
+    device = device_of(config.student.gpus_per_worker)
+    choose_device(device.type)
+    if deepspeed:
+        without_compiler()
+    return Place(ranks, device, uses_bf16(config.student.zero_stage if deepspeed else None, has_bf16(device)), deepspeed)
+
+
+def _examples(config: Config, cohort: Cohort) -> tuple[Examples, Examples | None]:
+    fields = token_fields(config)
+    shards, tuning = training_shards(config, cohort), cohort.select("tuning")
+    if not shards:
+        raise DataError(f"{cohort.root}: no training visits with labels; give data.train, or rows with split=train")
+    root, weight = config.run.artifacts_root, config.student.hard_weight
+    examples = Examples(root, shards, fields, hard_weight=weight, soft=needs_soft_labels(config))
+    return examples, Examples(root, tuning, fields, hard_weight=1.0, soft=False) if tuning else None
+
+
+def _trainer(config: Config, place: Place, examples: Examples, checkpoints: Checkpoints, selection: Selection) -> "StudentTrainer":
+    from ckd.student.batches import Batches
+    from ckd.student.model import new_student
+    from ckd.student.trainer import MicroBatches, StudentTrainer, training_arguments
+
+    # Before the arguments: they switch ZeRO-3's partitioned loading on, which a BERT does not need and which skips our seed.
+    model = new_student(config)
+    batches = Batches(
+        examples,
+        seed=config.seed,
+        batch_size=config.student.batch_size,
+        pad_id=model.config.pad_token_id or 0,
+        world=place.ranks.world,
+        rank=place.ranks.rank,
+        accumulation=config.student.gradient_accumulation,
+    )
+    arguments = training_arguments(
+        config, world=place.ranks.world, steps_per_epoch=batches.steps, device=place.device, bf16=place.bf16, deepspeed=place.deepspeed
+    )
+    return StudentTrainer(model, arguments, MicroBatches(batches), config=config, ranks=place.ranks, checkpoints=checkpoints, selection=selection)
+
+
+def _drive(
+    trainer: "StudentTrainer",
+    tuning: Examples | None,
+    labels: list[int],
+    preempted: Callable[[], bool],
+    report: Report,
+    seconds_between: float,
+) -> None:
+    from ckd.student.callback import Course
+
+    trainer.add_callback(Course(trainer, tuning, labels, preempted=preempted, report=report, seconds_between=seconds_between))
+
+
+def _same_for_all(ranks: Ranks, find: Callable[[], Any]) -> Any:
+    """What rank 0 finds, on every rank; also its error, so that no rank waits for one that has stopped."""
+    found: Any = None
+    if ranks.first:
+        try:
+            found = find()
+        except CkdError as error:
+            found = error
+    found = ranks.broadcast(found)
+    if isinstance(found, CkdError):
+        raise found
+    return found

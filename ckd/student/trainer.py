@@ -1,0 +1,167 @@
+"""The HF Trainer on ready micro-batches: its loss, its data loader, its checkpoints. When to score, stop and save belongs to callback."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from ckd.config import Config
+from ckd.student.batches import Batches, pad
+from ckd.student.checkpoint import Checkpoints
+from ckd.student.examples import Examples
+from ckd.student.loss import micro_batch_loss, visit_loss
+from ckd.student.model import rows_per_micro_batch
+from ckd.student.order import by_budget
+from ckd.student.ranks import Ranks
+from ckd.student.tuning import Selection
+from ckd.student.zero import GRADIENT_NORM, zero_config
+
+TOKEN_BUDGET = 16384  # padded tokens per forward pass without gradients
+
+
+class MicroBatches(Dataset[dict[str, torch.Tensor]]):
+    """Item k of an epoch is micro-batch k % accumulation of global batch k // accumulation: a resume skips without reading."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches, self.epoch = batches, 0
+
+    def __len__(self) -> int:
+        return self.batches.steps * self.batches.accumulation
+
+    def __getitem__(self, k: int) -> dict[str, torch.Tensor]:
+        step, slot = divmod(k, self.batches.accumulation)
+        return {name: torch.from_numpy(array) for name, array in self.batches.micro_batch(self.epoch, step, slot).arrays().items()}
+
+
+class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
+    """Trains on MicroBatches with the distillation loss and keeps its checkpoints in `checkpoints`."""
+
+    def __init__(
+        self,
+        model: Any,
+        arguments: TrainingArguments,
+        data: MicroBatches,
+        *,
+        config: Config,
+        ranks: Ranks,
+        checkpoints: Checkpoints,
+        selection: Selection,
+    ) -> None:
+        super().__init__(model=model, args=arguments, train_dataset=data)
+        self.remove_callback(PrinterCallback)
+        # BERT's forward takes **kwargs, from which the Trainer concludes that its loss is already divided by the accumulation.
+        self.model_accepts_loss_kwargs = False
+        self.data, self.student, self.ranks, self.checkpoints, self.selection = data, config.student, ranks, checkpoints, selection
+        self.recent_loss, self.recent_micro_batches, self.recent_visits = torch.zeros((), device=self.args.device), 0, 0
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """This rank's micro-batches. Not handed to accelerate, which would deal them out again."""
+        return DataLoader(self.data, batch_size=1, shuffle=False, collate_fn=_first)
+
+    def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        """The micro-batch's share of the global batch's loss; see ckd.student.loss."""
+        output = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        losses_r = visit_loss(output.logits, inputs["hard"], inputs["soft_logits"], inputs["hard_weight"], self.student.temperature)
+        micro_batches = self.ranks.world * self.student.gradient_accumulation
+        loss = micro_batch_loss(losses_r, inputs["weight"], micro_batches=micro_batches, batch_size=self.student.batch_size)
+        self.recent_loss += loss.detach()
+        self.recent_micro_batches += 1
+        self.recent_visits += len(losses_r)
+        return (loss, output) if return_outputs else loss
+
+    def take_recent(self) -> tuple[float, int]:
+        """Mean loss per step (Σ over visits / batch_size) and visits over all ranks since the last call. A barrier."""
+        loss = self.ranks.mean(self.recent_loss.item() / max(self.recent_micro_batches, 1))
+        visits = sum(self.ranks.gather(self.recent_visits))
+        self.recent_loss.zero_()
+        self.recent_micro_batches = self.recent_visits = 0
+        return loss, visits
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Every rank writes its files; rank 0 commits after all have."""
+        step = self.state.global_step
+        folder = str(self.checkpoints.folder(step))
+        if self.ranks.first:
+            self.checkpoints.clear(step)
+        self.ranks.barrier()
+        self.save_model(folder, _internal_call=True)
+        self._save_optimizer_and_scheduler(folder)
+        self._save_rng_state(folder)
+        if self.ranks.first:
+            self.state.save_to_json(str(Path(folder) / "trainer_state.json"))
+            (Path(folder) / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody reads
+        self.ranks.barrier()
+        if self.ranks.first:
+            self.checkpoints.commit(step, {"step": step, "selection": self.selection.to_json()})
+            self.checkpoints.prune(self.selection.best_step)
+        self.ranks.barrier()
+
+    def predict_logits(self, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+        """Logits and true labels [n, 25] of all examples, shard after shard, the work dealt to the ranks. Every rank gets both."""
+        batches = [
+            (shard, chosen)
+            for shard in range(len(examples.shards))
+            for chosen in by_budget([examples[shard].length(row) for row in range(examples.sizes[shard])], TOKEN_BUDGET)
+        ]
+        mine = batches[self.ranks.rank :: self.ranks.world]
+        # ZeRO-3 gathers weights in every forward pass, so all ranks need the same number of them.
+        extra = -(-len(batches) // self.ranks.world) - len(mine)
+        network = self.model_wrapped
+        network.eval()
+        found = [(shard, chosen, self._forward(network, examples, shard, chosen)) for shard, chosen in mine]
+        for shard, chosen in batches[:1] * extra:
+            self._forward(network, examples, shard, chosen)
+        network.train()
+        starts = np.concatenate([[0], np.cumsum(examples.sizes, dtype=np.int64)])
+        logits_nl = np.empty((int(starts[-1]), self.model.config.num_labels), np.float32)
+        for shard, chosen, part in (row for rows in self.ranks.gather(found) for row in rows):
+            logits_nl[starts[shard] + np.asarray(chosen)] = part
+        return logits_nl, np.concatenate([examples[shard].hard for shard in range(len(examples.shards))])
+
+    @torch.no_grad()
+    def _forward(self, network: Any, examples: Examples, shard: int, chosen: list[int]) -> np.ndarray:
+        ids, mask = pad([examples[shard].ids(row) for row in chosen], self.data.batches.pad_id)
+        with self.compute_loss_context_manager():
+            logits = network(input_ids=self._prepare_input(torch.from_numpy(ids)), attention_mask=self._prepare_input(torch.from_numpy(mask))).logits
+        rows: np.ndarray = logits.float().cpu().numpy()
+        return rows
+
+
+def training_arguments(config: Config, *, world: int, steps_per_epoch: int, device: torch.device, bf16: bool, deepspeed: bool) -> TrainingArguments:
+    """The Trainer's settings: linear decay after `warmup_share`, no logging, scoring or saving of its own."""
+    s = config.student
+    rows = rows_per_micro_batch(s.batch_size, world, s.gradient_accumulation)
+    arguments = TrainingArguments(
+        output_dir=str(Path(config.run.artifacts_root) / "checkpoints"),
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=s.gradient_accumulation,
+        num_train_epochs=s.epochs,
+        learning_rate=s.learning_rate,
+        weight_decay=s.weight_decay,
+        max_grad_norm=GRADIENT_NORM,
+        lr_scheduler_type="linear",
+        warmup_steps=int(s.warmup_share * s.epochs * steps_per_epoch),
+        optim="adamw_torch",
+        bf16=bf16,
+        seed=config.seed,
+        use_cpu=device.type == "cpu",
+        save_strategy="no",
+        logging_strategy="no",
+        eval_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        average_tokens_across_devices=False,
+        log_level="error",
+        deepspeed=zero_config(s, rows=rows, bf16=bf16) if deepspeed else None,
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # one process drives one GPU; the Trainer would wrap all it sees into DataParallel
+    return arguments
+
+
+def _first(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return items[0]

@@ -1,0 +1,89 @@
+"""Which epoch's weights win: the tuning score and early stopping. numpy only; running the model over the tuning visits is trainer's."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from ckd.labels import NUM_LABELS
+from ckd.student.examples import Examples
+
+MIN_VISITS = 50  # fewer tuning visits choose nothing
+MIN_POSITIVES = 5  # a label with fewer tuning positives does not count
+MIN_LABELS = 10  # with fewer such labels the score is the tuning loss
+Metric = Literal["macro_auprc", "bce", "last_epoch"]
+
+
+def all_labels(tuning: Examples | None) -> np.ndarray:
+    """The true labels [n, 25] of all tuning visits (n may be 0)."""
+    shards = range(len(tuning.shards)) if tuning else range(0)
+    return np.concatenate([np.zeros((0, NUM_LABELS), np.float32), *(tuning[shard].hard for shard in shards if tuning)])
+
+
+def choose_metric(hard_nl: np.ndarray) -> tuple[Metric, list[int], str]:
+    """The score that these tuning labels [n, 25] can bear, the labels it runs over, and why, in words. Fixed before training."""
+    visits = len(hard_nl)
+    labels = [int(i) for i in np.flatnonzero(hard_nl.sum(0) >= MIN_POSITIVES)] if visits else []
+    if visits < MIN_VISITS:
+        return "last_epoch", [], f"{visits} tuning visits (fewer than {MIN_VISITS}): all epochs are trained and the last one is kept"
+    counted = f"{len(labels)} labels with at least {MIN_POSITIVES} tuning positives"
+    if len(labels) < MIN_LABELS:
+        return "bce", list(range(hard_nl.shape[1])), f"{counted} (fewer than {MIN_LABELS}): the best epoch is that of the lowest tuning BCE"
+    return "macro_auprc", labels, f"the best epoch is that of the highest macro AUPRC over {counted}"
+
+
+def score(metric: Metric, labels: list[int], logits_nl: np.ndarray, hard_nl: np.ndarray) -> float:
+    """Higher is better: macro average precision over `labels`, or minus the mean BCE; 0 where the last epoch wins anyway."""
+    if metric == "last_epoch":
+        return 0.0
+    z, y = logits_nl.astype(np.float64), hard_nl
+    if metric == "bce":
+        return -float((np.logaddexp(0, z) - y * z).mean())
+    return float(np.mean([average_precision(y[:, label], z[:, label]) for label in labels]))
+
+
+def average_precision(truth_n: np.ndarray, score_n: np.ndarray) -> float:
+    """Σ (R_k - R_{k-1}) · P_k over the distinct scores from high to low, as sklearn.metrics.average_precision_score defines it.
+
+    Written out here because importing scikit-learn takes longer than training an epoch of a small cohort. NaN without positives.
+    """
+    order = np.argsort(-score_n, kind="stable")
+    hits, sorted_scores = np.cumsum(truth_n[order]), score_n[order]
+    last_of_tie = np.append(np.flatnonzero(np.diff(sorted_scores)), len(order) - 1)
+    positives = hits[last_of_tie]
+    if positives[-1] == 0:
+        return float("nan")
+    precision = positives / (last_of_tie + 1)
+    recall = positives / positives[-1]
+    return float(np.sum(np.diff(recall, prepend=0.0) * precision))
+
+
+@dataclass
+class Selection:
+    """Early stopping: the best epoch so far and how long ago it was. Stored in every checkpoint."""
+
+    metric: Metric
+    patience: int
+    epochs: int
+    best_score: float | None = None
+    best_step: int | None = None
+    best_epoch: int | None = None
+    finished: bool = False
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def update(self, epoch: int, step: int, value: float) -> None:
+        """Take in the score after `epoch` (counted from 1). Of equal scores the first wins, but the last epoch where nothing chooses."""
+        self.history.append({"epoch": epoch, "step": step, "score": value})
+        if self.metric == "last_epoch" or self.best_score is None or value > self.best_score:
+            self.best_score, self.best_step, self.best_epoch = value, step, epoch
+        waited = epoch - (self.best_epoch or 0)
+        self.finished = epoch >= self.epochs or (self.metric != "last_epoch" and waited >= self.patience)
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored in a checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Inverse of to_json."""
+        return cls(**values)

@@ -1,0 +1,168 @@
+"""Job: tokenise, train the student (in this process, or on Ray ranks with DeepSpeed), export the best epoch. Continues where it stopped."""
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import current_thread, main_thread
+from typing import Any
+
+from ckd import errors
+from ckd.cohort import Cohort
+from ckd.config import Config
+from ckd.errors import CkdError, IncompleteError
+from ckd.store import Fields, Stage, digest, is_local
+from ckd.student.fingerprint import student_artifact, student_fields, token_fields, training_shards
+from ckd.student.tokens import STAGE as TOKENS
+from ckd.student.tokens import TokenWorker
+from ckd.visits import Shard
+from jobs.cli import main
+from jobs.console import SECONDS_BETWEEN_LINES, Console
+from jobs.shards import map_worker
+
+
+def run(config: Config, console: Console) -> None:
+    """Train and export unless that is done. Raises ArtifactError when soft labels are missing or a setting changed, IncompleteError when stopped."""
+    config = absolute(config)
+    cohort = Cohort.open(config.run.artifacts_root)
+    fields = student_fields(config, cohort)
+    artifact = student_artifact(config, fields)
+    if artifact.is_done():
+        console.say(f"train-student: {artifact.folder} is done")
+        return
+    tokenize(config, console, [*training_shards(config, cohort), *cohort.select("tuning")])
+    reports = Reports(console)
+    if config.student.workers.in_process:
+        _train_here(config, reports)
+    else:
+        _train_on_ray(config, fields, reports)
+    from ckd.student.export import export
+
+    folder = export(config, fields, console.say)
+    console.say(f"train-student: wrote {folder}")
+    console.event("student_done", folder=folder)
+
+
+def tokenize(config: Config, console: Console, shards: list[Shard]) -> None:
+    """Make the parts of stage `tokens` that are missing."""
+    stage = Stage(config.run.artifacts_root, TOKENS, token_fields(config))
+    missing = [s for s in shards if not stage.is_done(s.index, rows=s.rows, input_hash=s.text_hash)]
+    if not missing:
+        return
+    kwargs = {"config": config, "fields": stage.fields}
+    rows = map_worker(console, "tokens", TokenWorker, kwargs, missing, workers=config.student.workers)
+    truncated, visits = sum(row["truncated"] for row in rows), sum(row["rows"] for row in rows)
+    if truncated:
+        console.say(
+            f"tokens: {truncated:,} of {visits:,} visits exceeded student.max_length={config.student.max_length} and lost text from their end"
+        )
+    console.event("tokens_done", visits=visits, truncated=truncated)
+
+
+class Reports:
+    """What training says on the way, as lines and events. `stop_when_saved`: leave at the checkpoint that a preemption caused."""
+
+    def __init__(self, console: Console, stop_when_saved: bool = False) -> None:
+        self.console, self.stop_when_saved, self.said = console, stop_when_saved, time.monotonic()
+        self.refusal: CkdError | None = None
+
+    def __call__(self, figures: dict[str, Any]) -> None:
+        """Take one report of ckd.student.train, or {"refused", "kind"} of a rank."""
+        if "line" in figures:
+            self.console.say(figures["line"])
+        elif "refused" in figures:
+            self.refusal = getattr(errors, figures["kind"])(figures["refused"])
+        elif "epoch" in figures:
+            self.console.event("student_epoch", **figures)
+            self.console.say(
+                f"train-student: epoch {figures['epoch']}, {figures['metric']} {figures['tuning_score']:.4f}, best epoch {figures['best_epoch']}"
+            )
+        elif "checkpoint" in figures:
+            self.console.event("student_checkpoint", **figures)
+            if figures["preempted"] and self.stop_when_saved:
+                raise IncompleteError(
+                    f"train-student: stopped after step {figures['checkpoint']}, which is saved; run the same command again to continue"
+                )
+        else:
+            self._step(figures)
+
+    def _step(self, figures: dict[str, Any]) -> None:
+        self.console.event("student_step", **figures)
+        if time.monotonic() - self.said >= SECONDS_BETWEEN_LINES:
+            self.said = time.monotonic()
+            left = f"step {figures['step']:,}/{figures['steps']:,}"
+            self.console.say(f"train-student: {left}, loss {figures['loss']:.4f}, {figures['visits_per_s']:,.1f} visits/s")
+
+
+def _train_here(config: Config, reports: Reports) -> None:
+    from ckd.student.train import train
+
+    reports.stop_when_saved = True
+    with _termination() as asked:
+        train(config, world=1, rank=0, preempted=lambda: bool(asked), report=reports, deepspeed=False)
+
+
+@contextmanager
+def _termination() -> Iterator[list[int]]:
+    """Collects SIGTERM instead of dying of it, so that the step in progress can be saved."""
+    received: list[int] = []
+    if current_thread() is not main_thread():
+        yield received
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _train_on_ray(config: Config, fields: Fields, reports: Reports) -> None:
+    from ckd.student.checkpoint import Checkpoints
+    from cluster.fit import FitError, fit
+    from cluster.session import session
+
+    Checkpoints(config.run.artifacts_root, fields, None).newest(lambda _: None)  # refuse a changed setting before any rank starts
+    workers = config.student.workers.max
+    with session(cpus=workers):
+        try:
+            fit(
+                rank_main,
+                {"config": config.model_dump()},
+                workers=workers,
+                gpus_per_worker=config.student.gpus_per_worker,
+                name=f"student-{digest(dict(fields))}",
+                storage=f"{config.run.artifacts_root}/ray_train",
+                on_report=reports,
+            )
+        except FitError as error:
+            raise IncompleteError(
+                f"train-student: the training group failed again and again ({error}); its checkpoints are kept, run the same command again"
+            ) from error
+    if reports.refusal:
+        raise reports.refusal
+
+
+def rank_main(payload: dict[str, Any], *, world: int, rank: int, preempted: Any, report: Any) -> None:
+    """One rank, on whatever machine Ray put it. A user error becomes a report: Ray would retry it as if the machine were lost."""
+    from ckd.student.train import train
+
+    config = Config.model_validate(payload["config"])
+    try:
+        train(config, world=world, rank=rank, preempted=preempted, report=report, deepspeed=True)
+    except CkdError as error:
+        report({"refused": str(error), "kind": type(error).__name__})
+
+
+def absolute(config: Config) -> Config:
+    """The configuration with local folders as absolute paths, since a rank may run in another folder than this command."""
+    paths = {name: value for name, value in config.run.model_dump().items() if name in ("artifacts", "results") and value and is_local(value)}
+    run = config.run.model_copy(update={name: str(Path(value).absolute()) for name, value in paths.items()})
+    base = Path(config.student.base_model)
+    student = config.student.model_copy(update={"base_model": str(base.absolute())} if base.is_dir() else {})
+    return config.model_copy(update={"run": run, "student": student})
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(["train-student", *sys.argv[1:]]))

@@ -1,0 +1,81 @@
+"""A tiny cohort with soft labels, and a tiny BERT with its tokenizer, for the student's tests."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from ckd import cohort
+from ckd.cohort import Cohort
+from ckd.config import Config
+from ckd.labels import INSTRUCTION, NUM_LABELS
+from ckd.store import Stage
+from ckd.visits import Split, Visit
+
+WORDS = [f"w{i:02d}" for i in range(80)]
+
+
+def make_base(folder: Path, *, dropout: float = 0.1, hidden: int = 16) -> str:
+    """Save a one-layer BERT and its word-level tokenizer."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*special, *WORDS])}, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    raw.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", model_max_length=64
+    )
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    settings = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=2 * hidden,
+        max_position_embeddings=64,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        pad_token_id=0,
+    )
+    BertModel(settings).save_pretrained(folder)
+    return str(folder)
+
+
+def make_visits(split: Split, count: int, *, seed: int = 0, labeled: bool = True) -> list[Visit]:
+    """Visits whose labels follow from their words: word i stands for label i % 25."""
+    rng = random.Random(f"{split}{seed}{labeled}")
+    visits = []
+    for i in range(count):
+        words = rng.choices(WORDS, k=rng.randint(3, 40))
+        labels = tuple(f"w{label:02d}" in words or f"w{label + 25:02d}" in words for label in range(NUM_LABELS)) if labeled else None
+        name = f"{split}-{'l' if labeled else 'u'}-{i}"
+        visits.append(Visit(name, INSTRUCTION, " ".join(words), labels, subject_id=name, split=split))
+    return visits
+
+
+def make_cohort(root: Path, visits: list[Visit], *, shard_rows: int = 16, soft_seed: int = 0) -> Cohort:
+    """Commit the visits, and soft labels for every training shard and labelled shard."""
+    made = cohort.commit(str(root), visits, fields={}, shard_rows=shard_rows, facts={})
+    stage = Stage(str(root), "soft_labels", {"head": f"made up {soft_seed}"})
+    rng = np.random.default_rng(soft_seed)
+    for shard in made.shards:
+        logits = rng.normal(size=(shard.rows, NUM_LABELS)).astype(np.float32)
+        columns = {
+            "visit_id": made.read(shard, ["visit_id"])["visit_id"],
+            "probabilities": pa.FixedSizeListArray.from_arrays(pa.array((1 / (1 + np.exp(-logits))).ravel()), NUM_LABELS),
+            "logits": pa.FixedSizeListArray.from_arrays(pa.array(logits.ravel()), NUM_LABELS),
+            "out_of_fold": pa.array([shard.split == "train"] * shard.rows),
+        }
+        stage.write(shard.index, pa.table(columns), rows=shard.rows, input_hash=shard.text_hash)
+    return made
+
+
+def make_config(folder: Path, base: str, **student: object) -> Config:
+    """A configuration whose files all lie below `folder`."""
+    settings = {"base_model": base, "max_length": 32, "batch_size": 8, "epochs": 2, "learning_rate": 1e-3, "checkpoint_steps": 3, **student}
+    return Config.model_validate({"run": {"name": "t", "artifacts": str(folder / "artifacts"), "results": str(folder / "results")}, "student": settings})
