@@ -4,8 +4,7 @@ import sys
 from collections.abc import Iterator
 
 from ckd.audit import audit_stage
-from ckd.cohort import STAGE as VISITS
-from ckd.cohort import Cohort
+from ckd.cohort import Cohort, cohort_artifact
 from ckd.config import Config
 from ckd.store import FolderArtifact, exists, join
 from ckd.visits import SPLITS
@@ -24,7 +23,7 @@ def plan(config: Config) -> Iterator[str]:
     """One line per stage: done, missing; and what will run it."""
     root = config.run.artifacts_root
     yield f"artifacts    {root}"
-    if FolderArtifact(join(root, VISITS), {}).load() is None:
+    if cohort_artifact(root, {}).load() is None:
         inputs = [path for path in (config.data.train, config.data.tuning, config.data.held_out) if path]
         yield f"visits       to do: read {', '.join(inputs) or 'nothing: data.train is empty'}; the shards of the later stages follow from it"
     else:
