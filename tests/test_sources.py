@@ -157,7 +157,7 @@ def test_a_folder_of_parts_is_read_in_order_and_rows_are_located_in_their_part(t
     assert [r.location for r in found if isinstance(r, BadRow)] == [f"{tmp_path}/part-0.parquet:3", f"{tmp_path}/part-1.parquet:2"]
     assert [r.line for r in found if isinstance(r, Visit)] == [1, 2, 4]
     assert {r.subject_id for r in found if isinstance(r, Visit)} == {"7"}
-    assert source.locate(4) == f"{tmp_path}/part-1.parquet:1"
+    assert [source.locate(line) for line in (3, 4)] == [f"{tmp_path}/part-0.parquet:3", f"{tmp_path}/part-1.parquet:1"]
 
 
 def test_timestamps_categories_and_missing_numbers_of_parquet_become_text(tmp_path):
