@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
-from ckd.cohort import Cohort, cohort_artifact, commit
+from ckd.cohort import STAGE, Cohort, cohort_artifact, commit
 from ckd.config import Config
 from ckd.errors import DataError
 from ckd.intake import Counts, Intake, configured_inputs
@@ -68,7 +68,7 @@ def _stored(config: Config, fields: Fields) -> Cohort | None:
     if not cohort_artifact(root, fields).is_done():
         return None
     cohort = Cohort.open(root)
-    there = set(Stage(root, "visits", {}).indices())
+    there = set(Stage(root, STAGE, {}).indices())
     return cohort if all(shard.index in there for shard in cohort.shards) else None
 
 
