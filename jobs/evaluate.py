@@ -22,7 +22,7 @@ CEILINGS_FILE = "oracles.parquet"  # a synthetic cohort's true probabilities lie
 def run(config: Config, console: Console) -> None:
     """Score everything on held_out. Raises ArtifactError when soft labels or the student are missing."""
     from ckd.teacher.soft_labels import soft_label_stage
-    from jobs.train_student import predict_splits
+    from jobs.predict_student import predict_splits
 
     root = config.run.artifacts_root
     require_parts(soft_label_stage(config), Cohort.open(root).select("tuning", "held_out"), "ckd soft-labels")

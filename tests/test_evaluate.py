@@ -104,9 +104,10 @@ def test_a_good_student_beats_the_strongest_baseline(metrics):
 
 def test_a_student_that_knows_nothing_loses_aloud(tmp_path, visits):
     write_all(tmp_path, visits, student_noise=100)
-    found = run(tmp_path)["headline"]
+    metrics = run(tmp_path)
+    found = metrics["headline"]
     assert found["difference"] < 0 and found["interval"][1] < 0
-    assert "loses to" in found["sentence"] and found["sentence"] in render(run(tmp_path))
+    assert "loses to" in found["sentence"] and found["sentence"] in render(metrics)
 
 
 def test_an_interval_around_zero_decides_nothing():
