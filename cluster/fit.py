@@ -37,7 +37,7 @@ def fit(
     """Run `train_fn(payload, world=…, rank=…, preempted=…, report=…)` on `workers` ranks with torch.distributed set up (nccl on GPUs, else gloo).
 
     Rank 0's reports reach `on_report` in this process. A lost machine restarts all ranks, preempted ones without limit, others `failures` times; then
-    FitError. `preempted()` and `report()` are barriers: every rank calls them equally often. Needs a Ray session.
+    FitError. `preempted()` is a barrier: every rank calls it equally often. Needs a Ray session.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     mailbox = ray.remote(num_cpus=0)(_Mailbox).options(scheduling_strategy=here).remote()
@@ -70,9 +70,9 @@ def _rank(loop: dict[str, Any]) -> None:
         return ray.train.get_preemption_info() is not None
 
     def report(figures: Figures) -> None:
+        # Not through ray.train.report: each one waits for the controller's 2 s poll, and the state it would carry is kept by the ranks themselves.
         if first:
             ray.get(loop["mailbox"].put.remote(figures))
-        ray.train.report(figures)
 
     loop["train_fn"](loop["payload"], world=context.get_world_size(), rank=context.get_world_rank(), preempted=preempted, report=report)
 

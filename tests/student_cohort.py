@@ -78,4 +78,23 @@ def make_cohort(root: Path, visits: list[Visit], *, shard_rows: int = 16, soft_s
 def make_config(folder: Path, base: str, **student: object) -> Config:
     """A configuration whose files all lie below `folder`."""
     settings = {"base_model": base, "max_length": 32, "batch_size": 8, "epochs": 2, "learning_rate": 1e-3, "checkpoint_steps": 3, **student}
-    return Config.model_validate({"run": {"name": "t", "artifacts": str(folder / "artifacts"), "results": str(folder / "results")}, "student": settings})
+    return Config.model_validate(
+        {"run": {"name": "t", "artifacts": str(folder / "artifacts"), "results": str(folder / "results")}, "student": settings}
+    )
+
+
+def make_tokens(config: Config) -> None:
+    """Tokenise every shard."""
+    from ckd.student.fingerprint import token_fields
+    from ckd.student.tokens import TokenWorker
+
+    worker = TokenWorker(config, token_fields(config))
+    for shard in Cohort.open(config.run.artifacts_root).select(labeled=None):
+        worker(shard)
+
+
+def train_rank(payload: dict, **ranks: object) -> None:
+    """A rank for cluster.fit that reports after every step."""
+    from ckd.student.train import train
+
+    train(Config.model_validate(payload), deepspeed=True, seconds_between=0, **ranks)

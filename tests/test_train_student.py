@@ -1,0 +1,295 @@
+"""The student's training in this process: exact resume, division into micro-batches, refusals, outputs."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from ckd import compat
+from ckd.cohort import Cohort
+from ckd.config import Config
+from ckd.errors import ArtifactError, ConfigError, DataError, IncompleteError
+from ckd.labels import DISEASES
+from ckd.store import Stage
+from ckd.student.predict import STAGE as PREDICTIONS
+from ckd.student.train import best_checkpoint, train
+from jobs import train_student
+from jobs.console import Console
+from jobs.predict_student import predict_splits
+from tests.student_cohort import make_base, make_cohort, make_config, make_tokens, make_visits
+
+VISITS = [*make_visits("train", 30), *make_visits("tuning", 55), *make_visits("held_out", 10)]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> str:
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+class Stopped(Exception):
+    """The machine went away."""
+
+
+class Ear:
+    """Collects reports; raises Stopped at the first checkpoint at or after a step, as a lost machine would end the process."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.stop_at, self.reports = stop_at, []
+
+    def __call__(self, figures) -> None:
+        self.reports.append(figures)
+        if self.stop_at is not None and figures.get("checkpoint", -1) >= self.stop_at:
+            raise Stopped
+
+    def losses(self) -> dict[int, float]:
+        return {r["step"]: r["loss"] for r in self.reports if "loss" in r}
+
+
+def run_train(config: Config, ear: Ear | None = None, preempted=lambda: False) -> Ear:
+    ear = ear or Ear()
+    train(config, world=1, rank=0, preempted=preempted, report=ear, deepspeed=False, seconds_between=0)
+    return ear
+
+
+def prepared(folder: Path, base: str, visits=VISITS, **student) -> Config:
+    config = make_config(folder, base, **student)
+    make_cohort(folder / "artifacts", visits)
+    make_tokens(config)
+    return config
+
+
+def weights(config: Config) -> dict[str, torch.Tensor]:
+    return load_file(Path(best_checkpoint(config, print).folder) / "model.safetensors")
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, base) -> tuple[Config, Ear]:
+    """A whole training with dropout: 2 epochs of 4 steps, checkpoints at 3, 4, 6, 8."""
+    config = prepared(tmp_path_factory.mktemp("undisturbed"), base)
+    return config, run_train(config)
+
+
+@pytest.mark.parametrize("stops", [(3,), (4,), (3, 4, 6, 8)])
+def test_a_run_stopped_at_checkpoints_continues_exactly_dropout_included(tmp_path, base, undisturbed, stops):
+    config = prepared(tmp_path, base)
+    losses: dict[int, float] = {}
+    for stop in stops:
+        ear = Ear(stop)
+        with pytest.raises(Stopped):
+            run_train(config, ear)
+        losses |= ear.losses()
+    losses |= run_train(config).losses()
+    assert losses == undisturbed[1].losses()
+    assert best_checkpoint(config, print).extra == best_checkpoint(undisturbed[0], print).extra
+    assert_same(weights(config), weights(undisturbed[0]))
+
+
+def test_a_preemption_saves_at_once_and_training_goes_on_to_the_same_end(tmp_path, base, undisturbed):
+    config = prepared(tmp_path, base)
+    answers = iter([False, True, True])
+    ear = run_train(config, preempted=lambda: next(answers, False))
+    saved = [r["checkpoint"] for r in ear.reports if "checkpoint" in r]
+    assert saved == [2, 3, 4, 6, 8], "step 2 by the preemption, once"
+    assert_same(weights(config), weights(undisturbed[0]))
+
+
+def test_gradient_accumulation_changes_no_loss(tmp_path, base):
+    losses = [run_train(prepared(tmp_path / str(n), base, dropout=0.0, gradient_accumulation=n, temperature=2.0)).losses() for n in (1, 2)]
+    assert list(losses[0]) == list(losses[1]) == list(range(1, 9))
+    assert list(losses[1].values()) == pytest.approx(list(losses[0].values()), abs=1e-5)
+
+
+def test_no_held_out_label_reaches_the_student(tmp_path, base, undisturbed):
+    poisoned = [replace(v, labels=tuple(not flag for flag in v.labels)) if v.split == "held_out" else v for v in VISITS]
+    config = prepared(tmp_path, base, poisoned)
+    held_out = Cohort.open(config.run.artifacts_root).select("held_out")
+    for shard in held_out:
+        Path(Stage(config.run.artifacts_root, "visits", {}).path(shard.index)).unlink()
+    run_train(config)
+    assert_same(weights(config), weights(undisturbed[0]))
+
+
+@pytest.mark.parametrize(("setting", "value"), [("hard_weight", 0.5), ("epochs", 3), ("learning_rate", 2e-3), ("temperature", 2.0)])
+def test_a_changed_setting_is_refused_by_name(tmp_path, base, setting, value):
+    config = prepared(tmp_path, base)
+    with pytest.raises(Stopped):
+        run_train(config, Ear(3))
+    other = make_config(tmp_path, base, **{setting: value})
+    with pytest.raises(ArtifactError, match=f"this run has {setting}={value}"):
+        run_train(other)
+
+
+def test_other_soft_labels_and_another_base_model_are_refused_by_name(tmp_path, base):
+    config = prepared(tmp_path, base)
+    with pytest.raises(Stopped):
+        run_train(config, Ear(3))
+    wider = make_config(tmp_path, make_base(tmp_path / "wider", hidden=32))
+    with pytest.raises(ArtifactError, match="this run has base_model="):
+        run_train(wider)
+    make_cohort(tmp_path / "artifacts", VISITS, soft_seed=1)
+    with pytest.raises(ArtifactError, match="this run has soft_labels="):
+        run_train(config)
+
+
+def test_few_tuning_visits_train_all_epochs_and_say_so(tmp_path, base):
+    config = prepared(tmp_path, base, VISITS[:40])
+    ear = run_train(config)
+    assert "10 tuning visits" in ear.reports[0]["line"] and "last one is kept" in ear.reports[0]["line"]
+    assert best_checkpoint(config, print).step == 8
+
+
+def test_no_tuning_visits_train_all_epochs(tmp_path, base):
+    config = prepared(tmp_path, base, VISITS[:30])
+    run_train(config)
+    assert best_checkpoint(config, print).step == 8
+
+
+def test_patience_stops_training_early(tmp_path, base):
+    config = prepared(tmp_path, base, epochs=8, patience=1, learning_rate=1e-9)
+    ear = run_train(config)
+    epochs = [r["epoch"] for r in ear.reports if "epoch" in r]
+    assert len(epochs) < 8 and epochs[-1] == best_checkpoint(config, print).extra["selection"]["best_epoch"] + 1
+
+
+def test_unlabeled_visits_teach_by_their_soft_labels_alone(tmp_path, base):
+    visits = [*VISITS, *make_visits("train", 10, labeled=False)]
+    ear = run_train(prepared(tmp_path / "a", base, visits, use_unlabeled=True, epochs=1))
+    assert max(ear.losses()) == 5
+    ear = run_train(prepared(tmp_path / "b", base, visits, epochs=1))
+    assert max(ear.losses()) == 4
+
+
+def test_without_labelled_training_visits_the_remedy_is_named(tmp_path, base):
+    with pytest.raises(DataError, match=r"data\.train"):
+        run_train(prepared(tmp_path, base, VISITS[30:]))
+
+
+def test_a_loss_that_explodes_names_the_setting(tmp_path, base):
+    with pytest.raises(ConfigError, match=r"student\.learning_rate"):
+        run_train(prepared(tmp_path, base, learning_rate=1e30, warmup_share=0))
+
+
+def test_more_tokens_than_positions_are_refused(tmp_path, base):
+    with pytest.raises(ConfigError, match=r"student.max_length=65: .* knows 64 positions"):
+        prepared(tmp_path, base, max_length=65)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, base) -> tuple[Config, str]:
+    """The whole job and its predictions; what it printed."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = make_config(folder, base)
+    make_cohort(folder / "artifacts", VISITS)
+    stream = io.StringIO()
+    console = Console(stream, config.run.folder)
+    train_student.run(config, console)
+    predict_splits(config, console, ("tuning", "held_out"))
+    return config, stream.getvalue()
+
+
+def test_the_job_trains_the_same_student_and_says_what_it_did(finished, undisturbed):
+    config, printed = finished
+    assert_same(weights(config), weights(undisturbed[0]))
+    assert "lost text" in printed and "epoch 2, macro_auprc" in printed and f"wrote {config.run.folder}/student" in printed
+
+
+def test_the_exported_folder_loads_by_name_and_gives_the_stored_predictions(finished):
+    config, _ = finished
+    folder = f"{config.run.folder}/student"
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert [model.config.id2label[i] for i in range(25)] == list(DISEASES)
+    assert model.config.problem_type == "multi_label_classification"
+    cohort = Cohort.open(config.run.artifacts_root)
+    for shard in cohort.select("tuning", "held_out"):
+        rows = Stage(config.run.artifacts_root, PREDICTIONS, {}).read(shard.index).to_pylist()
+        texts = cohort.read(shard, ["visit_id", "input"]).to_pylist()
+        assert [r["visit_id"] for r in rows] == [t["visit_id"] for t in texts]
+        for row, text in zip(rows, texts, strict=True):
+            with torch.no_grad():
+                logits = model(**tokenizer(text["input"], truncation=True, return_tensors="pt")).logits[0].numpy()
+            assert np.allclose(row["logits"], logits, atol=1e-5)
+            assert np.allclose(row["probabilities"], 1 / (1 + np.exp(-logits)), atol=1e-6)
+
+
+def test_the_public_best_model_is_a_plain_state_dict(finished):
+    config, _ = finished
+    state = torch.load(compat.student_file(config.run.results, 0.9), weights_only=True)
+    assert Path(compat.student_file(config.run.results, 0.9)).parent.name == "heads_results0.9"
+    assert_same(state, load_file(f"{config.run.folder}/student/model.safetensors"))
+
+
+def test_public_test_results_and_one_line_per_evaluation(tmp_path):
+    path = compat.write_test_results(str(tmp_path), 0.9, torch.ones(2, 25), torch.zeros(2, 25), torch.rand(2, 25))
+    assert set(torch.load(path, weights_only=True)) == {"all_preds", "all_labels_hard", "all_labels_soft"}
+    for f1 in (0.5, 0.5, 0.6):
+        path = compat.append_test_metrics(str(tmp_path), 0.9, f1=f1, accuracy=0.9, aupr=0.4, auc=0.7)
+    lines = Path(path).read_text().splitlines()
+    assert lines == [f"alpha：0.9，Test F1: {f1:.4f}, Accuracy: 0.9000, AUPR: 0.4000, AUC: 0.7000" for f1 in (0.5, 0.6)]
+
+
+def test_a_finished_student_answers_without_torch_and_a_changed_one_is_refused(finished):
+    config, _ = finished
+    code = (
+        "import sys, io; from jobs import train_student; from jobs.console import Console; from ckd.config import Config\n"
+        "config = Config.model_validate_json(sys.argv[1]); stream = io.StringIO(); train_student.run(config, Console(stream))\n"
+        "assert 'is done' in stream.getvalue(); assert not {'torch', 'transformers', 'ray'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, config.model_dump_json()], check=True)
+    other = config.model_copy(update={"student": config.student.model_copy(update={"hard_weight": 0.5})})
+    with pytest.raises(ArtifactError, match=r"hard_weight=0.9, this run has hard_weight=0.5"):
+        train_student.run(other, Console(io.StringIO()))
+
+
+def test_termination_saves_the_step_and_ends_with_the_way_on(tmp_path, base):
+    config = make_config(tmp_path, base)
+    make_cohort(tmp_path / "artifacts", VISITS)
+    os_kill = Killer(io.StringIO())
+    with pytest.raises(IncompleteError, match="run the same command again"):
+        train_student.run(config, os_kill)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+class Killer(Console):
+    """A console that sends SIGTERM to its process when the first line of training is said."""
+
+    def say(self, line: str) -> None:
+        if line.startswith("train-student: the best epoch"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("seconds", [0.05, 0.3, 0.6])
+def test_a_killed_process_continues_to_the_same_weights(tmp_path, base, seconds):
+    """SIGKILL at some moment after the first checkpoint, then the same command again."""
+    code = "import sys; from jobs import train_student; from jobs.console import Console; from ckd.config import Config\n"
+    code += "train_student.run(Config.model_validate_json(sys.argv[1]), Console(sys.stdout))"
+    configs = [make_config(tmp_path / name, base, epochs=12) for name in ("killed", "whole")]
+    for config in configs:
+        make_cohort(Path(config.run.artifacts_root), VISITS)
+    command = [sys.executable, "-c", code, configs[0].model_dump_json()]
+    process = subprocess.Popen(command)
+    first = Path(configs[0].run.artifacts_root) / "checkpoints" / "step-0000003" / "artifact.json"
+    while not first.exists():
+        time.sleep(0.01)
+    time.sleep(seconds)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    subprocess.run(command, check=True)
+    subprocess.run([*command[:3], configs[1].model_dump_json()], check=True)
+    assert_same(weights(configs[0]), weights(configs[1]))
