@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 from ckd import __version__
@@ -28,6 +29,7 @@ EXIT_CODES = "exit codes: 0 done, 1 bug, 2 config or input, 3 incomplete (some s
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. User errors are one line on standard error."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|torch|peft|ray)\b")  # nothing a user can act on
     arguments = _parser().parse_args(sys.argv[1:] if argv is None else argv)
     overrides = [word for word in arguments.words if "=" in word]
     files = [word for word in arguments.words if "=" not in word]

@@ -8,6 +8,7 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from peft.utils import load_peft_weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from ckd.config import TeacherConfig
 from ckd.errors import ConfigError
@@ -62,6 +63,7 @@ def _device(gpus: float) -> torch.device:
 
 def _load(config: TeacherConfig) -> tuple[Any, Any]:
     commit = revision("teacher.base_model", config.base_model)
+    transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.base_model, revision=commit)
         model = AutoModelForCausalLM.from_pretrained(

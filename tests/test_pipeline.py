@@ -1,0 +1,167 @@
+"""The whole pipeline through the command: on open MIMIC demo rows, killed and continued, on Ray and in process, without a trace of the text."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mimic_rows import write_rows
+from student_cohort import make_base, make_visits
+
+from ckd.labels import render_output
+from ckd.store import list_files, read_bytes
+
+MARKER = "ZQMARKERPATIENTQZ"
+STAGES = ("visits", "embeddings", "soft_labels", "tokens", "predictions")
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    return make_base(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """Public JSONL files of a synthetic cohort; every input ends in a marker."""
+    folder = tmp_path_factory.mktemp("rows")
+    for split, count in (("train", 120), ("tuning", 60), ("held_out", 60)):
+        with (folder / f"{split}.json").open("w") as file:
+            for visit in make_visits(split, count):
+                row = {"instruction": visit.instruction, "input": f"{visit.input} {MARKER}", "output": render_output(visit.labels)}
+                file.write(json.dumps(row | {"subject_id": visit.subject_id}) + "\n")
+    return folder
+
+
+def words(folder, rows, teacher_folder, bert, *more):
+    """The command line of a run below `folder`."""
+    return [
+        "run",
+        *(f"data.{split}={rows}/{split}.json" for split in ("train", "tuning", "held_out")),
+        *(f"run.name=t run.results={folder}/results run.public_files={folder} data.shard_rows=32 seed=7".split()),
+        *(f"teacher.base_model={teacher_folder}/base teacher.adapter={teacher_folder}/adapter teacher.dtype=float32".split()),
+        *(f"student.base_model={bert} student.max_length=64 student.epochs=2 student.learning_rate=1e-2 student.checkpoint_steps=2".split()),
+        *("head.epochs=3", "head.folds=3", *more),
+    ]
+
+
+def command(folder, arguments):
+    """Start `ckd` in `folder` with its output in a file."""
+    folder.mkdir(exist_ok=True)
+    log = (folder / "output.txt").open("a")
+    return subprocess.Popen([sys.executable, "-m", "jobs.cli", *arguments], stdout=log, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True)
+
+
+def finish(folder, arguments):
+    """Run to the end; returns everything printed so far."""
+    code = command(folder, arguments).wait(timeout=280)
+    output = (folder / "output.txt").read_text()
+    assert code == 0, output[-3000:]
+    return output
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, rows, teacher_folder, bert):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder, finish(folder, words(folder, rows, teacher_folder, bert))
+
+
+def parts(folder):
+    """Every part's bytes of every stage."""
+    root = folder / "results/t/artifacts"
+    return {f"{stage}/{name}": read_bytes(f"{root}/{stage}/{name}") for stage in STAGES for name in list_files(f"{root}/{stage}", ".parquet")}
+
+
+def test_the_pipeline_ends_with_metrics_public_files_and_a_clean_audit(undisturbed, rows, teacher_folder, bert):
+    folder, output = undisturbed
+    metrics = json.loads((folder / "results/t/metrics.json").read_text())
+    for model in ("student", "teacher"):
+        for average in ("macro", "micro"):
+            assert set(metrics["held_out"][model][average]) >= {"auroc", "auprc", "brier", "f1", "f1_at_05"}
+    assert metrics["held_out"]["student"]["macro"]["auroc"] is not None
+    assert "visits: read 240 = kept 240 + quarantined 0" in output
+    written = ("data/hands_name_train.json", "data/hands_name_val.json", "lora/teacher_classification_head.pt", "results/test_metrics.txt")
+    assert all((folder / name).is_file() for name in written)
+    assert {p.name for p in (folder / "results/heads_results0.9").iterdir()} == {"best_model.pt", "test_results.pt"}
+    assert len(json.loads((folder / "data/hands_name_train.json").read_text())) == 120
+    verify = words(folder, rows, teacher_folder, bert)[1:]
+    assert subprocess.run([sys.executable, "-m", "jobs.cli", "verify", *verify], capture_output=True).returncode == 0
+
+
+def test_no_patient_text_reaches_a_log_an_error_or_a_metric(undisturbed):
+    folder, output = undisturbed
+    assert MARKER not in output
+    assert "w01" not in output
+    for path in (folder / "results").rglob("*"):
+        if path.is_file() and path.suffix in {".json", ".jsonl", ".txt"} and path.name != "tokenizer.json":
+            assert MARKER not in path.read_text(), path
+
+
+def test_a_finished_run_answers_quickly_and_changes_nothing(undisturbed, rows, teacher_folder, bert):
+    folder, _ = undisturbed
+    before = parts(folder), (folder / "results/t/metrics.json").read_bytes()
+    again = finish(folder, words(folder, rows, teacher_folder, bert))
+    assert "embed: 8 of 8 shards done, 0 to do" in again
+    assert (parts(folder), (folder / "results/t/metrics.json").read_bytes()) == before
+    assert (folder / "results/test_metrics.txt").read_text().count("\n") == 1
+
+
+def test_a_changed_setting_is_refused_with_the_field_named(undisturbed, rows, teacher_folder, bert):
+    folder, _ = undisturbed
+    for change, field in (("teacher.max_length=900", "max_length=1536, this run has max_length=900"), ("teacher.adapter=", "adapter=")):
+        done = subprocess.run(
+            [sys.executable, "-m", "jobs.cli", *words(folder, rows, teacher_folder, bert, change)], capture_output=True, text=True, cwd=folder
+        )
+        assert done.returncode == 2
+        assert field in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+KILLS = ("embeddings/part-00001.parquet", "head", "soft_labels/part-00001.parquet", "checkpoints/step-0000002", "predictions")
+
+
+def kill_when(process, path):
+    """SIGKILL the whole process group as soon as `path` is there; False when the command ended first."""
+    deadline = time.monotonic() + 200
+    while not path.exists():
+        if process.poll() is not None:
+            return False
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return True
+
+
+@pytest.mark.parametrize("moments", [KILLS[:1] + KILLS[3:4], pytest.param(KILLS, marks=pytest.mark.faults)])
+def test_a_killed_run_continues_and_ends_with_the_same_artifacts(tmp_path, undisturbed, rows, teacher_folder, bert, moments):
+    arguments = words(tmp_path, rows, teacher_folder, bert)
+    for moment in moments:
+        assert kill_when(command(tmp_path, arguments), tmp_path / "results/t/artifacts" / moment), moment
+    finished = {name for name in parts(tmp_path) if name.startswith("embeddings")}
+    times = {name: (tmp_path / "results/t/artifacts" / name).stat().st_mtime_ns for name in finished}
+    finish(tmp_path, arguments)
+    assert {name: (tmp_path / "results/t/artifacts" / name).stat().st_mtime_ns for name in finished} == times, "a finished shard was computed again"
+    whole, _ = undisturbed
+    assert parts(tmp_path) == parts(whole)
+    assert (tmp_path / "results/t/metrics.json").read_bytes() == (whole / "results/t/metrics.json").read_bytes()
+
+
+def test_the_same_embeddings_come_from_ray_actors(tmp_path, undisturbed, rows, teacher_folder, bert):
+    arguments = ["embed", *words(tmp_path, rows, teacher_folder, bert, "teacher.workers=1..2")[1:]]
+    finish(tmp_path, arguments)
+    whole = {name: part for name, part in parts(undisturbed[0]).items() if name.startswith(("visits", "embeddings"))}
+    assert parts(tmp_path) == whole
+
+
+def test_open_mimic_rows_run_to_metrics(tmp_path, teacher_folder, bert):
+    """It runs on real codes and dates; 100 patients show nothing about performance."""
+    assert write_rows(tmp_path) == 29
+    arguments = words(tmp_path, tmp_path, teacher_folder, bert)
+    finish(tmp_path, [a for a in arguments if not a.startswith("data.tuning")])
+    metrics = json.loads((tmp_path / "results/t/metrics.json").read_text())
+    assert metrics["held_out"]["student"]["micro"]["brier"] is not None
+    assert Path(tmp_path / "results/t/student/model.safetensors").is_file()
