@@ -93,7 +93,7 @@ def assemble(
         "thresholds": {name: _thresholds(_choose(tuning, p[0])) for name, p in models.items()},
         "train_prevalence": dict(zip(DISEASES, map(float, rates), strict=True)),
         "teacher_saw_held_out": bool(facts.get("teacher_saw_held_out", False)),
-        "warnings": _warnings(facts, tuning, held_out, views, fitted),
+        "warnings": [*_warnings(facts, tuning, held_out, views, fitted), *_untuned(models)],
     }
 
 
@@ -164,6 +164,11 @@ def _thresholds(thresholds: Thresholds) -> Metrics:
     return {"values": dict(zip(DISEASES, map(float, thresholds.values), strict=True)), "kept_at_05": thresholds.reasons}
 
 
+def _untuned(models: Models) -> list[str]:
+    names = [name for name, (on_tuning, _) in models.items() if on_tuning is None]
+    return [f"no tuning probabilities of {', '.join(names)}: macro F1 is at 0.5 there"] if names else []
+
+
 def _warnings(facts: Mapping[str, Any], tuning: Rows, held_out: Rows, views: list[View], fitted: Mapping[str, baselines.Result]) -> list[str]:
     lines = []
     if facts.get("teacher_saw_held_out"):
@@ -173,6 +178,8 @@ def _warnings(facts: Mapping[str, Any], tuning: Rows, held_out: Rows, views: lis
         lines.append(f"small sample: {left_out} of {len(DISEASES)} labels have fewer than {MIN_COUNT} positive or negative held_out visits")
     if not held_out.has_subjects:
         lines.append("visits without subject_id: patients may be on both sides of a split, and intervals are too narrow")
+    if held_out.from_clause.any():
+        lines.append(f"current labels of {int(held_out.from_clause.sum())} held_out visits are those that the treatment clause names, maybe not all")
     one_class = len(choose_thresholds(tuning.labels, np.zeros(tuning.labels.shape)).reasons)
     if one_class:
         lines.append(f"thresholds stay at 0.5 for {one_class} labels: tuning has {len(tuning)} visits and not both classes of them")

@@ -28,9 +28,8 @@ def render(metrics: Mapping[str, Any]) -> str:
     lines.insert(1, "-" * len(lines[0]))
     lines += ["", _basis(metrics, counts), _macro_basis(metrics)]
     lines.append(f"teacher_saw_held_out: {'yes' if metrics['teacher_saw_held_out'] else 'no'}")
-    lines += [
-        f"the student reaches {c['share_of_gain']:.0%} of {name}'s gain over .5" for name, c in metrics["ceilings"].items() if c["share_of_gain"]
-    ]
+    shares = {name: ceiling["share_of_gain"] for name, ceiling in metrics["ceilings"].items()}
+    lines += [f"the student reaches {share:.0%} of {name}'s AUROC gain over .5" for name, share in shares.items() if share is not None]
     lines += [f"warning: {line}" for line in metrics["warnings"]]
     return "\n".join([*lines, metrics["headline"]["sentence"]])
 
