@@ -1,0 +1,36 @@
+"""docs/configuration.md is what the configuration says of itself. UPDATE_DOCS=1 writes it anew."""
+
+import os
+from pathlib import Path
+
+from ckd.config import Config, Section, Workers
+
+DOC = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
+
+
+def rendered():
+    lines = [
+        "# Configuration",
+        "One YAML file, `--config jobs/default.yaml`, and dotted overrides on every command: `ckd run --config … teacher.workers=0..8`.",
+        "Unknown keys are refused. `ckd run --dry-run …` prints the resolved configuration and the plan. This page is made from `ckd/config.py`.",
+    ]
+    for name, field in Config.model_fields.items():
+        section = field.annotation
+        if not (isinstance(section, type) and issubclass(section, Section)):
+            lines += ["", f"`{name}` = `{field.default}`: {field.description}"]
+            continue
+        lines += ["", f"## {name}", f"{section.__doc__}", "", "| key | default | meaning |", "|---|---|---|"]
+        for key, entry in section.model_fields.items():
+            default = str(entry.default) if isinstance(entry.default, Workers) else repr(entry.default)
+            lines.append(f"| `{name}.{key}` | `{default}` | {entry.description} |")
+    return "\n".join(lines) + "\n"
+
+
+def test_the_configuration_page_is_up_to_date():
+    if os.environ.get("UPDATE_DOCS"):
+        DOC.write_text(rendered())
+    assert DOC.read_text() == rendered(), "run: UPDATE_DOCS=1 .venv/bin/python -m pytest tests/test_docs.py"
+
+
+def test_every_key_has_a_meaning():
+    assert "| None |" not in rendered()
