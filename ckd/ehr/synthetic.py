@@ -35,20 +35,20 @@ class Parameters:
 
     raw: dict[str, Any]
     conditions: tuple[Condition, ...]
-    base_C: Array
-    first_C: Array
-    stay_C: Array
-    age_C: Array
-    severity_C: Array
-    men_only_C: Array
-    load_KC: Array
-    link_CC: Array  # [now, next]
+    base: Array
+    first: Array
+    stay: Array
+    age: Array
+    severity: Array
+    men_only: Array
+    load: Array
+    link: Array  # [now, next]
     drugs: tuple[tuple[str, ...], ...]  # names of one drug each; drugs 2k and 2k+1 are label k's effective and inert one
-    drug_for_G: Array  # index of the condition it is given for
+    drug_for: Array  # index of the condition it is given for
     procedures: tuple[str, ...]
-    procedure_base_P: Array
-    procedure_severity_P: Array
-    called_CP: Array
+    procedure_base: Array
+    procedure_severity: Array
+    called: Array
 
 
 @dataclass(frozen=True)
@@ -95,20 +95,20 @@ def parameters() -> Parameters:
     return Parameters(
         raw=raw,
         conditions=tuple(Condition(r["key"], r["code"], r["title"], r.get("label")) for r in rows),
-        base_C=_column(rows, "base"),
-        first_C=np.array([raw["kinds"][r["kind"]]["first"] for r in rows]),
-        stay_C=np.array([raw["kinds"][r["kind"]]["stay"] for r in rows]),
-        age_C=_column(rows, "age"),
-        severity_C=_column(rows, "severity"),
-        men_only_C=np.array([r.get("only") == "M" for r in rows]),
-        load_KC=np.array([[r["in"].get(k, 0.0) if "in" in r else 0.0 for r in rows] for k in raw["clusters"]]),
-        link_CC=link,
+        base=_column(rows, "base"),
+        first=np.array([raw["kinds"][r["kind"]]["first"] for r in rows]),
+        stay=np.array([raw["kinds"][r["kind"]]["stay"] for r in rows]),
+        age=_column(rows, "age"),
+        severity=_column(rows, "severity"),
+        men_only=np.array([r.get("only") == "M" for r in rows]),
+        load=np.array([[r["in"].get(k, 0.0) if "in" in r else 0.0 for r in rows] for k in raw["clusters"]]),
+        link=link,
         drugs=tuple(tuple(names) for _, names in drugs),
-        drug_for_G=np.array([condition for condition, _ in drugs]),
+        drug_for=np.array([condition for condition, _ in drugs]),
         procedures=tuple(p["name"] for p in raw["procedures"]),
-        procedure_base_P=_column(raw["procedures"], "base"),
-        procedure_severity_P=_column(raw["procedures"], "severity"),
-        called_CP=called,
+        procedure_base=_column(raw["procedures"], "base"),
+        procedure_severity=_column(raw["procedures"], "severity"),
+        called=called,
     )
 
 
@@ -139,7 +139,7 @@ def generate(patients: int, seed: int) -> Encounters:
 class _People:
     """The hidden part of the patients still coming."""
 
-    load_NK: Array
+    load: Array
     age: Array
     male: Array
     day: Array
@@ -150,7 +150,7 @@ class _People:
     def draw(cls, rng: np.random.Generator, n: int, raw: dict[str, Any]) -> "_People":
         ages, shares = raw["ages"], list(raw["subjects"].values())
         return cls(
-            load_NK=rng.standard_normal((n, len(raw["clusters"]))),
+            load=rng.standard_normal((n, len(raw["clusters"]))),
             age=np.clip(rng.normal(ages["mean"], ages["sd"], n), ages["least"], ages["most"]),
             male=rng.random(n) >= raw["women"],
             day=rng.integers(0, 3650, n),
@@ -162,7 +162,7 @@ class _People:
         days = 1 + rng.exponential(200, int(back.sum())).astype(int)
         noise = rng.standard_normal(int(back.sum()))
         return _People(
-            load_NK=self.load_NK[back],
+            load=self.load[back],
             age=self.age[back] + days / 365.25,
             male=self.male[back],
             day=self.day[back] + days,
@@ -177,8 +177,8 @@ def _visit(rng: np.random.Generator, model: Parameters, life: _People, probabili
     true = rng.random(probability_NC.shape) < probability_NC
     recorded = rng.random(true.shape) < _as_recorded(true.astype(float), raw["coding"])
     use = raw["drug_use"]
-    wanted = np.where(true[:, model.drug_for_G], use["given"] + use["severity"] * severity_N1, use["otherwise"])
-    done = model.procedure_base_P + severity_N1 * model.procedure_severity_P + true @ model.called_CP
+    wanted = np.where(true[:, model.drug_for], use["given"] + use["severity"] * severity_N1, use["otherwise"])
+    done = model.procedure_base + severity_N1 * model.procedure_severity + true @ model.called
     return {
         "patient": patient,
         "day": life.day,
@@ -196,18 +196,18 @@ def _visit(rng: np.random.Generator, model: Parameters, life: _People, probabili
 
 def _person_logit(model: Parameters, life: _People) -> Array:
     age = (life.age[:, None] - model.raw["ages"]["mean"]) / 10
-    logit = model.base_C + life.load_NK @ model.load_KC + age * model.age_C + life.severity[:, None] * model.severity_C
-    return np.where(model.men_only_C & ~life.male[:, None], -np.inf, logit)
+    logit = model.base + life.load @ model.load + age * model.age + life.severity[:, None] * model.severity
+    return np.where(model.men_only & ~life.male[:, None], -np.inf, logit)
 
 
 def _first_probability(model: Parameters, life: _People) -> Array:
-    return _sigmoid(_person_logit(model, life) + model.first_C)
+    return _sigmoid(_person_logit(model, life) + model.first)
 
 
 def _next_probability(model: Parameters, life: _People, true_NC: Array, given_NG: Array) -> Array:
     """P(condition in the next visit | hidden state of this one), [N, C]."""
     now = true_NC.astype(float)
-    logit = _person_logit(model, life) + now * model.stay_C + now @ model.link_CC
+    logit = _person_logit(model, life) + now * model.stay + now @ model.link
     effective = given_NG[:, 0 : 2 * NUM_LABELS : 2] & true_NC[:, :NUM_LABELS]
     logit[:, :NUM_LABELS] += model.raw["drug_use"]["effect"] * effective
     return _sigmoid(logit)
@@ -215,7 +215,7 @@ def _next_probability(model: Parameters, life: _People, true_NC: Array, given_NG
 
 def _as_recorded(p: Array, coding: dict[str, float]) -> Array:
     """P(coded) from P(there): some true codes are missed, some false ones written."""
-    return (p * (1 - coding["missed"]) + (1 - p) * coding["invented"]).astype(np.float32)
+    return np.asarray(p * (1 - coding["missed"]) + (1 - p) * coding["invented"], np.float32)
 
 
 def _logistic(weights: dict[str, float], severity: Array) -> Array:
@@ -224,7 +224,7 @@ def _logistic(weights: dict[str, float], severity: Array) -> Array:
 
 def _sigmoid(x: Array) -> Array:
     with np.errstate(over="ignore"):
-        return 1 / (1 + np.exp(-x))
+        return np.asarray(1 / (1 + np.exp(-x)))
 
 
 def _column(rows: list[dict[str, Any]], name: str) -> Array:

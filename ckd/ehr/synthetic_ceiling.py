@@ -55,5 +55,5 @@ def oracle_observed(encounters: Encounters, patients: int, seed: int) -> np.ndar
         raise ValueError(f"the ceiling must be fitted on other patients than seed {seed}")
     net = fit(generate(patients, seed), seed)
     with torch.inference_mode():
-        logits: np.ndarray = net(torch.from_numpy(features(encounters))).numpy()
-    return (1 / (1 + np.exp(-logits))).astype(np.float32)
+        probabilities: np.ndarray = net(torch.from_numpy(features(encounters))).sigmoid().numpy()
+    return probabilities

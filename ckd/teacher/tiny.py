@@ -4,6 +4,8 @@ and a real LoRA adapter tuned on labels. Which texts it learns from is the calle
 It stands in for a 7B model in shape only. The base reads text (next token), the adapter learns the labels through a throw-away head.
 """
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,23 +14,25 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from tokenizers import AddedToken
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+from transformers.utils import logging
 
 from ckd.labels import INSTRUCTION, NUM_LABELS
 from ckd.prompts import Prompter
 from ckd.store import FolderArtifact, digest
 
-# Names and phrases stay whole up to these marks, so that a visit is a few dozen tokens. The next phrase carries its mark: nothing is lost.
-_MARKS = r", |; |: |\. |\.$|\.(?=<)| are | is |\n"
+# Phrases end before these marks, which open the next one: a visit becomes a few dozen tokens and nothing is lost.
+_MARKS = r"(?=, |; |: |\. |\.$| are | is )"
 _SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+_SYSTEM = "system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 _TEMPLATE = (
-    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\n"
-    "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n{% endif %}"
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>" + _SYSTEM + "<|im_end|>\n{% endif %}"
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 _MAX_LENGTH = 512
+_POSITIONS = 512  # next-token losses per batch: the vocabulary is the dearest part of a model this small
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class TeacherSize:
 
     hidden: int = 128
     layers: int = 2
-    vocabulary: int = 4000
+    vocabulary: int = 1000
+    phrases: int = 3000
     rank: int = 16
     batch: int = 64
     base_steps: int = 300
@@ -46,7 +51,7 @@ class TeacherSize:
     adapter_step_size: float = 4e-3
 
 
-UNTRAINED = TeacherSize(hidden=32, vocabulary=1200, rank=4, base_steps=0, adapter_steps=0)
+UNTRAINED = TeacherSize(hidden=32, vocabulary=600, phrases=100, rank=4, base_steps=0, adapter_steps=0)
 
 
 def make_teacher(folder: str, inputs: Sequence[str], labels: np.ndarray, seed: int, size: TeacherSize = TeacherSize()) -> FolderArtifact:
@@ -58,10 +63,11 @@ def make_teacher(folder: str, inputs: Sequence[str], labels: np.ndarray, seed: i
     artifact = FolderArtifact(folder, fields)
     if artifact.is_done():
         return artifact
+    logging.disable_progress_bar()
     base, adapter = Path(folder) / "base", Path(folder) / "adapter"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tokenizer = _tokenizer(inputs, size.vocabulary)
+        tokenizer = _tokenizer(inputs, size)
         model = Qwen2ForCausalLM(_config(tokenizer, size))
         prompts = _Prompts(tokenizer, inputs, labels, size.batch, seed)
         _train_base(model, prompts, size)
@@ -74,17 +80,15 @@ def make_teacher(folder: str, inputs: Sequence[str], labels: np.ndarray, seed: i
     return artifact
 
 
-def _tokenizer(inputs: Sequence[str], vocabulary: int) -> Any:
-    raw = Tokenizer(models.BPE())
-    bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    raw.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(_MARKS), "merged_with_next"), bytewise])
-    raw.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, min_frequency=2, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=_SPECIAL, show_progress=False
-    )
-    fixed = [INSTRUCTION, *_TEMPLATE.splitlines(), "system", "user", "assistant"]
-    raw.train_from_iterator([*inputs, *fixed * (1 + len(inputs) // 10)], trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=_SPECIAL[2], pad_token=_SPECIAL[0], model_max_length=32768)
+def _tokenizer(inputs: Sequence[str], size: TeacherSize) -> Any:
+    """Qwen's own pre-tokenizer with a small vocabulary of byte pairs; the phrases seen most often become whole tokens of their own."""
+    empty = Qwen2Tokenizer(eos_token=_SPECIAL[2], model_max_length=32768)
+    tokenizer = empty.train_new_from_iterator([*inputs, INSTRUCTION, _SYSTEM], size.vocabulary)
+    counted = Counter(piece for text in [*inputs, INSTRUCTION, INSTRUCTION] for piece in re.split(_MARKS, text) if len(piece) > 1)
+    phrases = [phrase for phrase, count in counted.most_common(size.phrases) if count > 1]
+    phrases += [_SYSTEM, "user\n", "assistant\n"]
+    tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in phrases])
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in _SPECIAL])
     tokenizer.chat_template = _TEMPLATE
     return tokenizer
 
@@ -149,9 +153,11 @@ def _train_base(model: Any, prompts: _Prompts, size: TeacherSize) -> None:
     """Next-token prediction; padding lies to the right, so causal attention needs no mask."""
     optimizer, schedule = _optimizer(model.parameters(), size.base_step_size, size.base_steps)
     for ids_BT, lengths_B, _ in prompts.batches(size.base_steps):
-        logits_BTV = model(input_ids=ids_BT, use_cache=False).logits[:, :-1]
-        seen_BT = torch.arange(1, ids_BT.shape[1]) < lengths_B[:, None]
-        loss = torch.nn.functional.cross_entropy(logits_BTV[seen_BT], ids_BT[:, 1:][seen_BT])
+        states_BTH = model.model(input_ids=ids_BT, use_cache=False).last_hidden_state[:, :-1]
+        real = (torch.arange(1, ids_BT.shape[1]) < lengths_B[:, None]).flatten().nonzero().squeeze(1)
+        some = real[torch.randperm(len(real))[:_POSITIONS]]
+        logits_NV = model.lm_head(states_BTH.flatten(0, 1)[some])
+        loss = torch.nn.functional.cross_entropy(logits_NV, ids_BT[:, 1:].flatten()[some])
         _step(loss, optimizer, schedule)
     model.eval().requires_grad_(False)
 
