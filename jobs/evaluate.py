@@ -55,21 +55,20 @@ def report(config: Config, console: Console, metrics: dict[str, Any]) -> None:
 
 
 def write_public_results(config: Config, console: Console, metrics: dict[str, Any]) -> None:
-    """Write test_results.pt and the line of test_metrics.txt as the public code does: 0/1 predictions, hard and soft labels of held_out."""
+    """Write test_results.pt and the line of test_metrics.txt as the public code does: the student's probabilities, hard and soft labels."""
     import torch
 
     from ckd.compat import append_test_metrics, write_test_results
     from ckd.evaluation.evaluate import MODELS
-    from ckd.evaluation.public_code import CUT
     from ckd.evaluation.scores import read_split
 
     rows = read_split(Cohort.open(config.run.artifacts_root), "held_out", list(MODELS.values()))
-    predicted = torch.from_numpy(rows.scores[MODELS["student"]] > CUT).float()
+    predicted = torch.from_numpy(rows.scores[MODELS["student"]])
     hard, soft = torch.from_numpy(rows.labels).float(), torch.from_numpy(rows.scores[MODELS["teacher"]])
     path = write_test_results(config.run.results, config.student.hard_weight, predicted, hard, soft)
     figures = {name: math.nan if value is None else value for name, value in metrics["public_code_metrics"]["student"].items()}
     line = append_test_metrics(config.run.results, config.student.hard_weight, **figures)
-    console.say(f"evaluate: wrote {path} and a line of {line} (the public code's figures, of 0/1 predictions)")
+    console.say(f"evaluate: wrote {path} and a line of {line} (the public code's figures, of 0/1 predictions at .5)")
 
 
 def adapter_optimism(root: str) -> float | None:
