@@ -1,5 +1,6 @@
 """A tiny cohort with soft labels, and a tiny BERT with its tokenizer, for the student's tests."""
 
+import os
 import random
 from pathlib import Path
 
@@ -94,7 +95,22 @@ def make_tokens(config: Config) -> None:
 
 
 def train_rank(payload: dict, **ranks: object) -> None:
-    """A rank for cluster.fit that reports after every step."""
+    """A rank for cluster.fit that reports after every step. What torch or DeepSpeed compile would lie in <artifacts>/compiled."""
     from ckd.student.train import train
 
-    train(Config.model_validate(payload), deepspeed=True, seconds_between=0, **ranks)
+    config = Config.model_validate(payload)
+    os.environ["TORCH_EXTENSIONS_DIR"] = f"{config.run.artifacts_root}/compiled"
+    train(config, deepspeed=True, seconds_between=0, **ranks)
+
+
+def train_rank_killed_once(payload: dict, *, rank: int, report, **ranks: object) -> None:
+    """The same, but rank 1's process dies right after the checkpoint of step 3, the first time."""
+    marker = Path(payload["run"]["artifacts"]) / "died"
+
+    def dying_report(figures: dict) -> None:
+        report(figures)
+        if rank == 1 and figures.get("checkpoint") == 3 and not marker.exists():
+            marker.touch()
+            os._exit(9)
+
+    train_rank(payload, rank=rank, report=dying_report, **ranks)

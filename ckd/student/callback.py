@@ -88,7 +88,13 @@ class Course(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
         pace = math.ceil(self.seconds_between * (step - self.asked_step) / seconds)
         self.ask_next = step + self.trainer.ranks.broadcast(min(max(pace, 1), MOST_STEPS_BETWEEN))
         self.report(
-            {"step": step, "steps": self.steps_per_epoch * self.trainer.selection.epochs, "loss": loss, "visits_per_s": round(visits / seconds, 1)}
+            {
+                "step": step,
+                "steps": self.steps_per_epoch * self.trainer.selection.epochs,
+                "loss": loss,
+                "gradient_norm": self.trainer.gradient_norm,
+                "visits_per_s": round(visits / seconds, 1),
+            }
         )
         before, self.leaving = self.leaving, self.preempted()
         self.asked_at, self.asked_step = time.monotonic(), step

@@ -1,5 +1,6 @@
 """The HF Trainer on ready micro-batches: its loss, its data loader, its checkpoints. When to score, stop and save belongs to callback."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
         # BERT's forward takes **kwargs, from which the Trainer concludes that its loss is already divided by the accumulation.
         self.model_accepts_loss_kwargs = False
         self.data, self.student, self.ranks, self.checkpoints, self.selection = data, config.student, ranks, checkpoints, selection
+        self.gradient_norm = math.nan
         self.recent_loss, self.recent_micro_batches, self.recent_visits = torch.zeros((), device=self.args.device), 0, 0
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -71,6 +73,12 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
         self.recent_micro_batches += 1
         self.recent_visits += len(losses_r)
         return (loss, output) if return_outputs else loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Keep the last step's gradient norm (L2, before clipping), the one figure that shows a wrong scale: Adam hides it."""
+        found = super()._get_grad_norm(model, grad_norm=grad_norm)
+        self.gradient_norm = float(found) if found is not None else math.nan
+        return found
 
     def take_recent(self) -> tuple[float, int]:
         """Mean loss per step (Σ over visits / batch_size) and visits over all ranks since the last call. A barrier."""

@@ -1,0 +1,109 @@
+"""Ray Train ranks: what they are told, how they fail, and that DeepSpeed's losses are those of one plain process."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ckd.errors import ArtifactError
+from ckd.student.train import best_checkpoint, train
+from cluster.fit import FitError, fit
+from tests.student_cohort import make_base, make_cohort, make_config, make_tokens, make_visits, train_rank, train_rank_killed_once
+
+
+def introduce(payload, *, world, rank, preempted, report):
+    report({"world": world, "rank": rank, "payload": payload, "preempted": preempted(), "folder": os.getcwd()})
+
+
+def fail(payload, *, world, rank, preempted, report):
+    report({"attempt": 1})
+    raise ArithmeticError("a secret of the data")
+
+
+def figures(reports) -> dict[int, tuple[float, float]]:
+    return {r["step"]: (r["loss"], r["gradient_norm"]) for r in reports if "loss" in r}
+
+
+def test_rank_zero_reports_and_every_rank_knows_its_place(local_ray, tmp_path):
+    heard = []
+    fit(introduce, {"a": 1}, workers=2, gpus_per_worker=0, name="hello", storage=str(tmp_path), on_report=heard.append)
+    assert [(r["world"], r["rank"], r["payload"], r["preempted"]) for r in heard] == [(2, 0, {"a": 1}, False)]
+
+
+def test_a_group_that_keeps_failing_ends_without_quoting_the_data(local_ray, tmp_path):
+    heard = []
+    with pytest.raises(FitError) as caught:
+        fit(fail, {}, workers=1, gpus_per_worker=0, name="fail", storage=str(tmp_path), on_report=heard.append, failures=0)
+    assert "ArithmeticError" in str(caught.value) and "secret" not in str(caught.value)
+    assert heard == [{"attempt": 1}]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> str:
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+def prepared(folder: Path, base: str, **student):
+    visits = [*make_visits("train", 22), *make_visits("tuning", 55), *make_visits("held_out", 4)]
+    config = make_config(folder, base, **{"dropout": 0.0, "epochs": 1, **student})
+    make_cohort(folder / "artifacts", visits)
+    make_tokens(config)
+    return config
+
+
+def on_ray(config, rank=train_rank, failures=0) -> list[dict]:
+    heard = []
+    storage, workers = f"{config.run.artifacts_root}/ray_train", config.student.workers.max
+    fit(rank, config.model_dump(), workers=workers, gpus_per_worker=0, name="t", storage=storage, on_report=heard.append, failures=failures)
+    assert not (Path(config.run.artifacts_root) / "compiled").exists(), "something was compiled at start"
+    return heard
+
+
+def alone(config) -> list[dict]:
+    heard = []
+    train(config, world=1, rank=0, preempted=lambda: False, report=heard.append, deepspeed=False, seconds_between=0)
+    return heard
+
+
+def assert_agree(heard, wanted) -> None:
+    assert figures(heard).keys() == figures(wanted).keys() == {1, 2, 3}
+    for step, (loss, norm) in figures(wanted).items():
+        assert figures(heard)[step] == (pytest.approx(loss, abs=1e-3), pytest.approx(norm, rel=1e-2)), step
+    scores = [[r["tuning_score"] for r in reports if "epoch" in r] for reports in (heard, wanted)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-2)
+
+
+def test_losses_and_gradients_agree_between_one_process_and_one_and_two_ray_workers(local_ray, tmp_path, base):
+    wanted = alone(prepared(tmp_path / "alone", base))
+    for workers in (1, 2):
+        config = prepared(tmp_path / str(workers), base, workers=workers, gradient_accumulation=workers)
+        assert_agree(on_ray(config), wanted)
+        checkpoint = Path(config.run.artifacts_root) / "checkpoints" / "step-0000003"
+        assert len(list(checkpoint.glob("global_step*/*optim_states.pt"))) == workers, "ZeRO cuts the optimizer among the ranks"
+    with pytest.raises(ArtifactError, match=r"student\.workers=2, this run has student\.workers=0"):
+        alone(config)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_the_other_zero_stages_agree_too(local_ray, tmp_path, base, stage):
+    wanted = alone(prepared(tmp_path / "alone", base))
+    config = prepared(tmp_path / "ray", base, workers=2, zero_stage=stage)
+    assert_agree(on_ray(config), wanted)
+    best_weights(config)
+
+
+@pytest.mark.faults
+def test_a_rank_that_dies_is_replaced_and_the_group_continues_exactly(local_ray, tmp_path, base):
+    configs = [prepared(tmp_path / name, base, workers=2, dropout=0.1, epochs=2) for name in ("whole", "died")]
+    whole, died = on_ray(configs[0]), on_ray(configs[1], train_rank_killed_once, failures=1)
+    assert (Path(configs[1].run.artifacts_root) / "died").exists()
+    assert figures(died) == figures(whole)
+    one, other = map(best_weights, configs)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def best_weights(config) -> dict[str, torch.Tensor]:
+    return load_file(Path(best_checkpoint(config, print).folder) / "model.safetensors")
