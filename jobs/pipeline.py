@@ -3,6 +3,9 @@
 import sys
 
 from ckd.config import Config
+from ckd.intake import configured_inputs
+from ckd.student.fingerprint import token_fields
+from ckd.teacher.embed import teacher_fields
 from jobs import embed, evaluate, soft_labels, train_head, train_student
 from jobs.cli import main
 from jobs.console import Console
@@ -11,7 +14,10 @@ STAGES = (embed, train_head, soft_labels, train_student, evaluate)
 
 
 def run(config: Config, console: Console) -> None:
-    """Visits to metrics."""
+    """Visits to metrics. Inputs and models are looked for before the first stage: a missing student is found before the teacher's pass."""
+    configured_inputs(config.data)
+    teacher_fields(config.teacher)
+    token_fields(config)
     for stage in STAGES:
         stage.run(config, console)
 
