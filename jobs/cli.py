@@ -5,6 +5,7 @@ import importlib
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from ckd import __version__
 from ckd.config import Config, dump, load
@@ -23,6 +24,7 @@ COMMANDS = {
     "status": ("status", "shards done and missing of every stage"),
     "demo": ("demo", "make a synthetic cohort and tiny models, run everything on them"),
 }
+CONFIGS = {"demo": str(Path(__file__).with_name("demo.yaml"))}  # what a command reads without --config; the others: defaults alone
 FILES = {"validate"}  # commands that take input files before the overrides
 EXIT_CODES = "exit codes: 0 done, 1 bug, 2 config or input, 3 incomplete (some shards failed; run again)"
 
@@ -36,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if files and arguments.command not in FILES:
             raise CkdError(f"'{files[0]}': expected key=value, such as data.train=data/name_train.json; see 'ckd {arguments.command} --help'")
-        config = load(arguments.config, overrides)
+        config = load(arguments.config or CONFIGS.get(arguments.command), overrides)
         console = terminal_console(config.run.folder)
         _job(arguments)(config, console, *([files] if arguments.command in FILES else []))
     except CkdError as error:
