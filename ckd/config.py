@@ -76,9 +76,7 @@ class DataConfig(Section):
     train: str = Field("", description="JSONL (.json, .jsonl, .gz), Parquet file, or a folder of Parquet parts")
     tuning: str = Field("", description="rows for early stopping and thresholds; halved with held_out when data.held_out is empty")
     held_out: str = Field("", description="rows that only evaluation sees")
-    split: Literal["files", "public"] = Field(
-        "files", description="files: rows own split wins, else the file decides; public: re-split 72/8/20"
-    )
+    split: Literal["files", "public"] = Field("files", description="files: rows own split wins, else the file decides; public: re-split 72/8/20")
     max_bad_rows: int = Field(0, ge=0, description="stop (exit 2) when more rows than this are quarantined")
     shard_rows: int = Field(4096, ge=1, description="visits per shard: the unit of work and of loss")
 
@@ -145,7 +143,7 @@ class Config(Section):
         return {} if value is None else value
 
 
-def load(path: str | None, overrides: Sequence[str] = ()) -> Config:
+def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file (None: only defaults) and apply dotted `key=value` overrides.
 
     Raises ConfigError with file:line (or the override) of the first wrong key or value.
@@ -175,7 +173,7 @@ def dump(config: Config) -> str:
     return yaml.safe_dump(values, sort_keys=False)
 
 
-def _read(path: str) -> str:
+def _read(path: str | Path) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -204,7 +202,7 @@ def _apply(values: dict[str, Any], override: str, given: dict[tuple[str, ...], s
     given[parts] = override
 
 
-def _describe(error: ValidationError, path: str | None, text: str, given: dict[tuple[str, ...], str]) -> str:
+def _describe(error: ValidationError, path: str | Path | None, text: str, given: dict[tuple[str, ...], str]) -> str:
     first = error.errors(include_url=False)[0]
     where_path = tuple(str(part) for part in first["loc"])
     origin = next((f"override '{o}'" for parts, o in given.items() if where_path[: len(parts)] == parts), None)

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from pathlib import Path
 
 from ckd import __version__
 from ckd.config import Config, dump, load
@@ -26,6 +27,7 @@ COMMANDS = {
 }
 CONFIGS = {"demo": str(Path(__file__).with_name("demo.yaml"))}  # what a command reads without --config; the others: defaults alone
 FILES = {"validate"}  # commands that take input files before the overrides
+CONFIGS = {"demo": Path(__file__).parent / "demo.yaml"}  # what a command runs with when no --config is given
 EXIT_CODES = "exit codes: 0 done, 1 bug, 2 config or input, 3 incomplete (some shards failed; run again)"
 
 
@@ -73,7 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, (_, text) in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text, epilog=EXIT_CODES)
-        command.add_argument("--config", metavar="YAML", help="configuration file, such as jobs/default.yaml; without it the defaults hold")
+        command.add_argument(
+            "--config",
+            metavar="YAML",
+            help=f"configuration file, such as jobs/default.yaml; without it {'jobs/demo.yaml' if name in CONFIGS else 'the defaults hold'}",
+        )
         command.add_argument("--dry-run", action="store_true", help="print the resolved configuration and the plan, start nothing")
         takes = "FILE | key=value" if name in FILES else "key=value"
         command.add_argument("words", nargs="*", metavar=takes, help="dotted overrides, such as data.train=data/name_train.json teacher.workers=0..8")
