@@ -92,8 +92,8 @@ class Reports:
         self.console.event("student_step", **figures)
         if time.monotonic() - self.said >= SECONDS_BETWEEN_LINES:
             self.said = time.monotonic()
-            left = f"step {figures['step']:,}/{figures['steps']:,}"
-            self.console.say(f"train-student: {left}, loss {figures['loss']:.4f}, {figures['visits_per_s']:,.1f} visits/s")
+            where = f"step {figures['step']:,}/{figures['steps']:,}, loss {figures['loss']:.4f}"
+            self.console.say(f"train-student: {where}, {figures['visits_per_s']:,.1f} visits/s, at most {figures['seconds_left']} s left")
 
 
 def _train_here(config: Config, reports: Reports) -> None:

@@ -24,10 +24,6 @@ class Ranks:
         """Rank 0's value."""
         return self.gather(value if self.first else None)[0]
 
-    def mean(self, value: float) -> float:
-        """The mean over the ranks, added up in rank order so that every rank gets the same bits."""
-        return float(sum(self.gather(value))) / self.world
-
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value, in rank order."""
         if self.world == 1:

@@ -45,7 +45,7 @@ def train(
 ) -> None:
     """Train until the epochs or the patience end; `best_checkpoint` then names the winner. Stopping anywhere and calling again continues.
 
-    Every rank calls `preempted` and `report` equally often. A report is {"line": …} for a person, {"step", "loss", "visits_per_s"} every few
+    Every rank calls `preempted` equally often. A report is {"line": …} for a person, {"step", "loss" (mean per visit), "visits_per_s", …} every few
     seconds, {"epoch", "tuning_score", …} after an epoch, {"checkpoint", "preempted"} after a save. `deepspeed` needs torch.distributed to be set up.
     Raises DataError without training visits, ArtifactError naming the field when the checkpoints belong to another configuration.
     """

@@ -1,6 +1,5 @@
 """The HF Trainer on ready micro-batches: its loss, its data loader, its checkpoints. When to score, stop and save belongs to callback."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +55,8 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
         # BERT's forward takes **kwargs, from which the Trainer concludes that its loss is already divided by the accumulation.
         self.model_accepts_loss_kwargs = False
         self.data, self.student, self.ranks, self.checkpoints, self.selection = data, config.student, ranks, checkpoints, selection
-        self.gradient_norm = math.nan
-        self.recent_loss, self.recent_micro_batches, self.recent_visits = torch.zeros((), device=self.args.device), 0, 0
+        self.gradient_norm: float | None = None
+        self.recent = torch.zeros(2, device=self.args.device)  # loss summed over visits, visits: fetched only when asked for
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """This rank's micro-batches. Not handed to accelerate, which would deal them out again."""
@@ -69,24 +68,28 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
         losses_r = visit_loss(output.logits, inputs["hard"], inputs["soft_logits"], inputs["hard_weight"], self.student.temperature)
         micro_batches = self.ranks.world * self.student.gradient_accumulation
         loss = micro_batch_loss(losses_r, inputs["weight"], micro_batches=micro_batches, batch_size=self.student.batch_size)
-        self.recent_loss += loss.detach()
-        self.recent_micro_batches += 1
-        self.recent_visits += len(losses_r)
+        self.recent += torch.stack([(losses_r.detach() * inputs["weight"]).sum(), inputs["weight"].sum()])
         return (loss, output) if return_outputs else loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        """Keep the last step's gradient norm (L2, before clipping), the one figure that shows a wrong scale: Adam hides it."""
+        """Keep the last step's gradient norm (L2, before clipping), the one figure that shows a wrong scale: Adam hides it.
+
+        None with ZeRO stage 0, which does not tell it.
+        """
         found = super()._get_grad_norm(model, grad_norm=grad_norm)
-        self.gradient_norm = float(found) if found is not None else math.nan
+        self.gradient_norm = None if found is None else float(found)
         return found
 
+    def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Only move them: the Trainer would round labels and weights to DeepSpeed's bf16 (a hard weight of 0.9 would become 0.8984)."""
+        return {name: tensor.to(self.args.device) for name, tensor in inputs.items()}
+
     def take_recent(self) -> tuple[float, int]:
-        """Mean loss per step (Σ over visits / batch_size) and visits over all ranks since the last call. A barrier."""
-        loss = self.ranks.mean(self.recent_loss.item() / max(self.recent_micro_batches, 1))
-        visits = sum(self.ranks.gather(self.recent_visits))
-        self.recent_loss.zero_()
-        self.recent_micro_batches = self.recent_visits = 0
-        return loss, visits
+        """Mean loss per visit, and visits, over all ranks since the last call. A barrier."""
+        shares = self.ranks.gather(self.recent.tolist())
+        self.recent.zero_()
+        visits = int(sum(count for _, count in shares))
+        return sum(loss for loss, _ in shares) / max(visits, 1), visits
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Every rank writes its files; rank 0 commits after all have."""
@@ -131,9 +134,10 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
 
     @torch.no_grad()
     def _forward(self, network: Any, examples: Examples, shard: int, chosen: list[int]) -> np.ndarray:
-        ids, mask = pad([examples[shard].ids(row) for row in chosen], self.data.batches.pad_id)
+        arrays = pad([examples[shard].ids(row) for row in chosen], self.data.batches.pad_id)
+        ids, mask = (torch.from_numpy(array).to(self.args.device) for array in arrays)
         with self.compute_loss_context_manager():
-            logits = network(input_ids=self._prepare_input(torch.from_numpy(ids)), attention_mask=self._prepare_input(torch.from_numpy(mask))).logits
+            logits = network(input_ids=ids, attention_mask=mask).logits
         rows: np.ndarray = logits.float().cpu().numpy()
         return rows
 
@@ -158,6 +162,7 @@ def training_arguments(config: Config, *, world: int, steps_per_epoch: int, devi
         use_cpu=device.type == "cpu",
         save_strategy="no",
         logging_strategy="no",
+        logging_nan_inf_filter=False,  # it would wait for the GPU after every micro-batch; callback looks at the loss
         eval_strategy="no",
         report_to=[],
         disable_tqdm=True,
