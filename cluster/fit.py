@@ -1,9 +1,11 @@
 """A training group on Ray Train: starts the ranks, restarts them after a loss, carries their reports to the driver. What a rank does is
 handed over by jobs; where its state is kept is its own business, so a restart continues from there."""
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -41,6 +43,7 @@ def fit(
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     mailbox = ray.remote(num_cpus=0)(_Mailbox).options(scheduling_strategy=here).remote()
+    unique = f"{name}-{uuid4().hex[:8]}"
     trainer = TorchTrainer(
         _rank,
         train_loop_config={"train_fn": train_fn, "payload": payload, "mailbox": mailbox},
@@ -50,7 +53,7 @@ def fit(
         torch_config=TorchConfig(backend="nccl" if gpus_per_worker else "gloo"),
         # A run of the same name would continue the old one in silence: what is done is for the ranks' own checkpoints to say.
         run_config=RunConfig(
-            name=f"{name}-{uuid4().hex[:8]}",
+            name=unique,
             storage_path=storage,
             failure_config=FailureConfig(max_failures=failures, max_preemption_failures=-1),
         ),
@@ -60,6 +63,9 @@ def fit(
             trainer.fit()
     except TrainingFailedError as error:
         raise FitError(_kind(error)) from None
+    finally:
+        if "://" not in storage:
+            shutil.rmtree(Path(storage) / unique, ignore_errors=True)  # Ray's notes on a run that nobody continues by name
 
 
 def _rank(loop: dict[str, Any]) -> None:

@@ -137,7 +137,7 @@ def _train_on_ray(config: Config, fields: Fields, reports: Reports) -> None:
                 on_report=reports,
             )
         except FitError as error:
-            raise IncompleteError(
+            raise reports.refusal or IncompleteError(
                 f"train-student: the training group failed again and again ({error}); its checkpoints are kept, run the same command again"
             ) from error
     if reports.refusal:

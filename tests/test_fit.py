@@ -1,20 +1,20 @@
 """Ray Train ranks: what they are told, how they fail, and that DeepSpeed's losses are those of one plain process."""
 
-import os
+import io
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 from safetensors.torch import load_file
 
 from ckd.errors import ArtifactError
 from ckd.student.train import best_checkpoint, train
 from cluster.fit import FitError, fit
+from cluster.session import session
+from jobs import train_student
+from jobs.console import Console
 from tests.student_cohort import make_base, make_cohort, make_config, make_tokens, make_visits, train_rank, train_rank_killed_once
-
-
-def introduce(payload, *, world, rank, preempted, report):
-    report({"world": world, "rank": rank, "payload": payload, "preempted": preempted(), "folder": os.getcwd()})
 
 
 def fail(payload, *, world, rank, preempted, report):
@@ -26,10 +26,17 @@ def figures(reports) -> dict[int, tuple[float, float]]:
     return {r["step"]: (r["loss"], r["gradient_norm"]) for r in reports if "loss" in r}
 
 
-def test_rank_zero_reports_and_every_rank_knows_its_place(local_ray, tmp_path):
-    heard = []
-    fit(introduce, {"a": 1}, workers=2, gpus_per_worker=0, name="hello", storage=str(tmp_path), on_report=heard.append)
-    assert [(r["world"], r["rank"], r["payload"], r["preempted"]) for r in heard] == [(2, 0, {"a": 1}, False)]
+def test_workers_import_the_project_and_a_nested_session_leaves_the_outer_one_open(local_ray):
+    @ray.remote
+    def imported() -> list[str]:
+        import ckd
+        import jobs
+
+        return [str(Path(module.__file__).parents[1]) for module in (ckd, jobs)]
+
+    with session():
+        assert ray.get(imported.remote()) == [str(Path(__file__).resolve().parents[1])] * 2
+    assert ray.is_initialized()
 
 
 def test_a_group_that_keeps_failing_ends_without_quoting_the_data(local_ray, tmp_path):
@@ -85,6 +92,19 @@ def test_losses_and_gradients_agree_between_one_process_and_one_and_two_ray_work
         assert len(list(checkpoint.glob("global_step*/*optim_states.pt"))) == workers, "ZeRO cuts the optimizer among the ranks"
     with pytest.raises(ArtifactError, match=r"student\.workers=2, this run has student\.workers=0"):
         alone(config)
+
+
+@pytest.mark.faults
+def test_the_job_trains_on_ray_and_refuses_a_changed_setting_before_it_starts_ranks(local_ray, tmp_path, base):
+    config = prepared(tmp_path, base, workers=2)
+    stream = io.StringIO()
+    train_student.run(config, Console(stream))
+    assert "epoch 1, macro_auprc" in stream.getvalue() and "student" in stream.getvalue().splitlines()[-1]
+    assert not list((Path(config.run.artifacts_root) / "ray_train").glob("student-*"))
+    (Path(config.run.folder) / "student" / "artifact.json").unlink()
+    changed = config.model_copy(update={"student": config.student.model_copy(update={"hard_weight": 0.5})})
+    with pytest.raises(ArtifactError, match=r"hard_weight=0.9, this run has hard_weight=0.5"):
+        train_student.run(changed, Console(io.StringIO()))
 
 
 @pytest.mark.faults
