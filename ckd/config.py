@@ -143,7 +143,7 @@ class Config(Section):
         return {} if value is None else value
 
 
-def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+def load(path: str | None, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file (None: only defaults) and apply dotted `key=value` overrides.
 
     Raises ConfigError with file:line (or the override) of the first wrong key or value.
@@ -173,7 +173,7 @@ def dump(config: Config) -> str:
     return yaml.safe_dump(values, sort_keys=False)
 
 
-def _read(path: str | Path) -> str:
+def _read(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -202,7 +202,7 @@ def _apply(values: dict[str, Any], override: str, given: dict[tuple[str, ...], s
     given[parts] = override
 
 
-def _describe(error: ValidationError, path: str | Path | None, text: str, given: dict[tuple[str, ...], str]) -> str:
+def _describe(error: ValidationError, path: str | None, text: str, given: dict[tuple[str, ...], str]) -> str:
     first = error.errors(include_url=False)[0]
     where_path = tuple(str(part) for part in first["loc"])
     origin = next((f"override '{o}'" for parts, o in given.items() if where_path[: len(parts)] == parts), None)

@@ -6,7 +6,6 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from pathlib import Path
 
 from ckd import __version__
 from ckd.config import Config, dump, load
@@ -27,7 +26,6 @@ COMMANDS = {
 }
 CONFIGS = {"demo": str(Path(__file__).with_name("demo.yaml"))}  # what a command reads without --config; the others: defaults alone
 FILES = {"validate"}  # commands that take input files before the overrides
-CONFIGS = {"demo": Path(__file__).parent / "demo.yaml"}  # what a command runs with when no --config is given
 EXIT_CODES = "exit codes: 0 done, 1 bug, 2 config or input, 3 incomplete (some shards failed; run again)"
 
 
