@@ -10,7 +10,7 @@ from ckd.cohort import STAGE as VISITS
 from ckd.cohort import Cohort
 from ckd.errors import ArtifactError
 from ckd.store import Footer, Stage, digest
-from ckd.visits import Shard
+from ckd.visits import Shard, hash64
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,9 @@ def audit_values(cohort: Cohort, audit: StageAudit) -> Iterator[str]:
 
 def audit_ids(cohort: Cohort) -> Iterator[str]:
     """A visit_id that stands more than once in the cohort, as 64-bit hashes: 8 bytes per visit."""
-    from ckd.visits import hash64
-
-    ids = [hash64(v) for shard in cohort.shards for v in cohort.read(shard, ["visit_id"])["visit_id"].to_pylist()]
-    repeated = len(ids) - len(np.unique(np.array(ids, np.uint64)))
+    hashed = [np.fromiter(map(hash64, cohort.read(shard, ["visit_id"])["visit_id"].to_pylist()), np.uint64) for shard in cohort.shards]
+    ids = np.concatenate(hashed)
+    repeated = len(ids) - len(np.unique(ids))
     if repeated:
         yield f"{Stage(cohort.root, VISITS, {}).folder}: {repeated} visit_ids stand more than once"
 

@@ -2,9 +2,8 @@
 
 import sys
 
-from ckd.prepare import prepare
-
 from ckd.config import Config
+from ckd.prepare import prepare
 from ckd.teacher.embed import EmbedWorker, embedding_stage, shards_to_embed
 from jobs.cli import main
 from jobs.console import Console
