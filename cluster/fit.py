@@ -47,9 +47,7 @@ def fit(
     trainer = TorchTrainer(
         _rank,
         train_loop_config={"train_fn": train_fn, "payload": payload, "mailbox": mailbox},
-        scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=gpus_per_worker > 0, resources_per_worker={"CPU": 1, **({"GPU": gpus_per_worker} if gpus_per_worker else {})}
-        ),
+        scaling_config=_scaling(workers, gpus_per_worker),
         torch_config=TorchConfig(backend="nccl" if gpus_per_worker else "gloo"),
         # A run of the same name would continue the old one in silence: what is done is for the ranks' own checkpoints to say.
         run_config=RunConfig(
@@ -66,6 +64,11 @@ def fit(
     finally:
         if "://" not in storage:
             shutil.rmtree(Path(storage) / unique, ignore_errors=True)  # Ray's notes on a run that nobody continues by name
+
+
+def _scaling(workers: int, gpus_per_worker: float) -> ScalingConfig:
+    gpus = {"GPU": gpus_per_worker} if gpus_per_worker else {}
+    return ScalingConfig(num_workers=workers, use_gpu=bool(gpus), resources_per_worker={"CPU": 1, **gpus})
 
 
 def _rank(loop: dict[str, Any]) -> None:
