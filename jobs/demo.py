@@ -34,7 +34,7 @@ def run(config: Config, console: Console) -> None:
 def make(config: Config, console: Console, sizes: Mapping[str, Mapping[str, int]], *, trained: bool = True) -> None:
     """Cohort, teacher and student base at the places that the config names; what is there already is kept.
 
-    `sizes` gives patients and generator seed of demo, teacher, student, ceiling. Untrained models take a second.
+    `sizes` gives patients and generator seed of demo, teacher, student, ceiling. `trained=False`: smaller models that take a second.
     """
     import pyarrow.parquet as pq
 
@@ -79,12 +79,12 @@ def _make_teacher(folder: Path, size: Mapping[str, int], console: Console, train
 
 
 def _make_student(folder: Path, size: Mapping[str, int], console: Console, trained: bool) -> None:
-    from ckd.student.tiny import UNTRAINED, StudentSize, make_student
+    from ckd.student.tiny import SMALLEST, StudentSize, make_student
 
     started = time.monotonic()
     inputs, _ = _other_patients(size)
-    make_student(str(folder), inputs, size["seed"], StudentSize() if trained else UNTRAINED)
-    console.say(f"demo: student base from the text of {len(inputs):,} visits of other patients ({time.monotonic() - started:.0f} s)")
+    make_student(str(folder), inputs, size["seed"], StudentSize() if trained else SMALLEST)
+    console.say(f"demo: student base, vocabulary from the text of {len(inputs):,} visits of other patients ({time.monotonic() - started:.0f} s)")
 
 
 def _other_patients(size: Mapping[str, int]) -> tuple[list[str], Any]:

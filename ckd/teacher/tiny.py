@@ -45,10 +45,10 @@ class TeacherSize:
     phrases: int = 3000
     rank: int = 16
     batch: int = 64
-    base_steps: int = 300
-    adapter_steps: int = 600
+    base_steps: int = 200
+    adapter_steps: int = 700
     base_step_size: float = 3e-3
-    adapter_step_size: float = 4e-3
+    adapter_step_size: float = 3e-3
 
 
 UNTRAINED = TeacherSize(hidden=32, vocabulary=600, phrases=100, rank=4, base_steps=0, adapter_steps=0)
@@ -183,5 +183,6 @@ def _optimizer(weights: Any, peak: float, steps: int) -> tuple[Any, Any]:
 def _step(loss: torch.Tensor, optimizer: Any, schedule: Any) -> None:
     optimizer.zero_grad()
     loss.backward()
+    torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
     optimizer.step()
     schedule.step()
