@@ -1,4 +1,4 @@
-"""The order in which a shard's visits go through the teacher: windows by text length (so that one window can be tokenised while another
+"""The order in which visits go through a model that only reads: windows by text length (so that one window can be tokenised while another
 is in the forward pass), then batches of similar token counts under a padded-token budget. Longest first: an out-of-memory shows at once."""
 
 from collections.abc import Iterator, Sequence

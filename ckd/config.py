@@ -173,6 +173,25 @@ def dump(config: Config) -> str:
     return yaml.safe_dump(values, sort_keys=False)
 
 
+def absolute(config: Config) -> Config:
+    """The configuration with local folders as absolute paths, for a worker that may run in another folder than the command."""
+
+    def folder(path: str) -> str:
+        return path if "://" in path or not path else str(Path(path).absolute())
+
+    def model(name: str) -> str:
+        return folder(name) if Path(name).is_dir() else name  # else a Hub id
+
+    run, teacher, student = config.run, config.teacher, config.student
+    return config.model_copy(
+        update={
+            "run": run.model_copy(update={"artifacts": folder(run.artifacts), "results": folder(run.results)}),
+            "teacher": teacher.model_copy(update={"base_model": model(teacher.base_model), "adapter": model(teacher.adapter)}),
+            "student": student.model_copy(update={"base_model": model(student.base_model)}),
+        }
+    )
+
+
 def _read(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")

@@ -2,7 +2,7 @@
 
 import sys
 
-from ckd.config import Config
+from ckd.config import Config, absolute
 from ckd.prepare import prepare
 from ckd.teacher.embed import EmbedWorker, embedding_stage, shards_to_embed
 from jobs.cli import main
@@ -21,7 +21,7 @@ def run(config: Config, console: Console) -> None:
         console,
         "embed",
         EmbedWorker,
-        {"config": config, "fields": stage.fields},
+        {"config": absolute(config), "fields": stage.fields},
         missing,
         workers=config.teacher.workers,
         gpus_per_worker=config.teacher.gpus_per_worker,

@@ -1,12 +1,12 @@
 """The student's predictions, for the evaluate job: tokens and predictions of the asked splits, only what is missing."""
 
 from ckd.cohort import Cohort
-from ckd.config import Config
+from ckd.config import Config, absolute
 from ckd.student.predict import PredictWorker, prediction_stage
 from ckd.visits import Split
 from jobs.console import Console
 from jobs.shards import map_worker
-from jobs.train_student import absolute, tokenize
+from jobs.train_student import tokenize
 
 
 def predict_splits(config: Config, console: Console, splits: tuple[Split, ...]) -> None:

@@ -5,15 +5,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from threading import current_thread, main_thread
 from typing import Any
 
 from ckd import errors
 from ckd.cohort import Cohort
-from ckd.config import Config
+from ckd.config import Config, absolute
 from ckd.errors import CkdError, IncompleteError
-from ckd.store import Fields, Stage, digest, is_local
+from ckd.store import Fields, Stage, digest
 from ckd.student.fingerprint import student_artifact, student_fields, token_fields, training_shards
 from ckd.student.tokens import STAGE as TOKENS
 from ckd.student.tokens import TokenWorker
@@ -153,15 +152,6 @@ def rank_main(payload: dict[str, Any], *, world: int, rank: int, preempted: Any,
         train(config, world=world, rank=rank, preempted=preempted, report=report, deepspeed=True)
     except CkdError as error:
         report({"refused": str(error), "kind": type(error).__name__})
-
-
-def absolute(config: Config) -> Config:
-    """The configuration with local folders as absolute paths, since a rank may run in another folder than this command."""
-    paths = {name: value for name, value in config.run.model_dump().items() if name in ("artifacts", "results") and value and is_local(value)}
-    run = config.run.model_copy(update={name: str(Path(value).absolute()) for name, value in paths.items()})
-    base = Path(config.student.base_model)
-    student = config.student.model_copy(update={"base_model": str(base.absolute())} if base.is_dir() else {})
-    return config.model_copy(update={"run": run, "student": student})
 
 
 if __name__ == "__main__":

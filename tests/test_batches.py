@@ -15,7 +15,7 @@ from ckd.labels import NUM_LABELS
 from ckd.store import Stage
 from ckd.student.batches import Batches, pad
 from ckd.student.examples import Examples, ShardExamples, align
-from ckd.student.order import Order, by_budget, deal, steps_per_epoch
+from ckd.student.order import Order, deal, steps_per_epoch
 from ckd.student.tokens import tokenize
 from tests.student_cohort import make_base, make_cohort, make_visits
 
@@ -101,13 +101,6 @@ def test_dealing_by_length_shares_visits_evenly(lengths, world, accumulation):
     assert max(map(len, micro)) - min(map(len, micro)) <= 1
     ranges = sorted((min(lengths[i] for i in part), max(lengths[i] for i in part)) for part in micro if part)
     assert all(before[1] <= after[0] for before, after in pairwise(ranges))
-
-
-@given(lengths, st.integers(1, 200))
-def test_batches_under_a_budget_hold_every_row_once(lengths, budget):
-    made = by_budget(lengths, budget)
-    assert sorted(i for batch in made for i in batch) == list(range(len(lengths)))
-    assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget for batch in made)
 
 
 def test_a_short_last_batch_gives_the_idle_ranks_a_row_of_weight_zero():

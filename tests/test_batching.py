@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ckd.teacher.batching import token_batches, windows
+from ckd.batching import token_batches, windows
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=80)
 

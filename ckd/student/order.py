@@ -64,15 +64,3 @@ def deal(lengths: Sequence[int], world: int, accumulation: int) -> list[list[lis
     cuts = np.cumsum([0] + [small + (part >= parts - longer) for part in range(parts)])
     micro = [ordered[cuts[part] : cuts[part + 1]] for part in range(parts)]
     return [[micro[slot * world + (rank if slot % 2 == 0 else world - 1 - rank)] for slot in range(accumulation)] for rank in range(world)]
-
-
-def by_budget(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Positions in batches of similar length whose padded size stays under `token_budget` (a longer visit stands alone)."""
-    batches: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        # The first of a batch is its longest.
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= token_budget:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    return batches

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ckd.batching import token_batches
 from ckd.cohort import Cohort
 from ckd.config import Config
 from ckd.labels import NUM_LABELS
 from ckd.store import Fields, FolderArtifact, Stage, join
 from ckd.student.batches import pad
 from ckd.student.fingerprint import token_fields
-from ckd.student.order import by_budget
 from ckd.student.tokens import STAGE as TOKENS
 from ckd.visits import Shard
 
@@ -65,7 +65,7 @@ def predict_logits(model: Any, device: Any, sequences: Sequence[np.ndarray], pad
 
     logits = np.empty((len(sequences), NUM_LABELS), np.float32)
     with torch.inference_mode():
-        for chosen in by_budget([len(s) for s in sequences], TOKEN_BUDGET):
+        for chosen in token_batches([len(s) for s in sequences], TOKEN_BUDGET):
             ids, mask = (torch.from_numpy(a).to(device) for a in pad([sequences[i] for i in chosen], pad_id))
             logits[chosen] = model(input_ids=ids, attention_mask=mask).logits.float().cpu().numpy()
     return logits

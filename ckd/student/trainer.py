@@ -8,13 +8,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from ckd.batching import token_batches
 from ckd.config import Config
 from ckd.student.batches import Batches, pad
 from ckd.student.checkpoint import Checkpoints
 from ckd.student.examples import Examples
 from ckd.student.loss import micro_batch_loss, visit_loss
 from ckd.student.model import rows_per_micro_batch
-from ckd.student.order import by_budget
 from ckd.student.ranks import Ranks
 from ckd.student.tuning import Selection
 from ckd.student.zero import GRADIENT_NORM, zero_config
@@ -115,7 +115,7 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
         batches = [
             (shard, chosen)
             for shard in range(len(examples.shards))
-            for chosen in by_budget([examples[shard].length(row) for row in range(examples.sizes[shard])], TOKEN_BUDGET)
+            for chosen in token_batches([examples[shard].length(row) for row in range(examples.sizes[shard])], TOKEN_BUDGET)
         ]
         mine = batches[self.ranks.rank :: self.ranks.world]
         # ZeRO-3 gathers weights in every forward pass, so all ranks need the same number of them.

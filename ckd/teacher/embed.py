@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ckd.batching import windows
 from ckd.cohort import Cohort
 from ckd.config import Config, TeacherConfig
 from ckd.pretrained import adapter_hash, model_fields
 from ckd.prompts import PROMPT_VERSION
 from ckd.store import Fields, Stage, require_equal
-from ckd.teacher.batching import windows
 from ckd.teacher.engine import Engine, load_engine
 from ckd.visits import Shard
 

@@ -10,11 +10,11 @@ from peft.utils import load_peft_weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from ckd.batching import token_batches
 from ckd.config import TeacherConfig
 from ckd.errors import ConfigError
 from ckd.pretrained import revision
 from ckd.prompts import Prompter
-from ckd.teacher.batching import token_batches
 from ckd.teacher.pooling import last_token
 
 

@@ -83,9 +83,7 @@ class EmbeddingReader:
         """embeddings float32 [n, hidden] in the shard's order. Raises ArtifactError when ids differ."""
         part = self.stage.read(shard.index, ["visit_id", "embedding"])
         if self.cohort.read(shard, ["visit_id"])["visit_id"] != part["visit_id"]:
-            raise ArtifactError(
-                f"{self.stage.path(shard.index)}: its visit_ids are not those of its visits shard; delete it and embed again"
-            )
+            raise ArtifactError(f"{self.stage.path(shard.index)}: its visit_ids are not those of its visits shard; delete it and embed again")
         return column_matrix(part["embedding"])
 
     def labeled(self, shard: Shard) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
