@@ -54,7 +54,7 @@ class Prompter:
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         # The template already holds every special token; adding them again would double a begin-of-text token.
-        return [list(ids) for ids in self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
+        return [list(ids) for ids in self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]]
 
 
 def content(instruction: str, text: str) -> str:
