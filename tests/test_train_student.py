@@ -264,10 +264,10 @@ def test_a_finished_student_answers_without_torch_and_a_changed_one_is_refused(f
 def test_termination_saves_the_step_and_ends_with_the_way_on(tmp_path, base):
     config = make_config(tmp_path, base)
     make_cohort(tmp_path / "artifacts", VISITS)
-    os_kill = Killer(io.StringIO())
+    os_kill, before = Killer(io.StringIO()), signal.getsignal(signal.SIGTERM)
     with pytest.raises(IncompleteError, match="run the same command again"):
         train_student.run(config, os_kill)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 class Killer(Console):
