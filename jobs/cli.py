@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ EXIT_CODES = "exit codes: 0 done, 1 bug, 2 config or input, 3 incomplete (some s
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. User errors are one line on standard error."""
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|torch|peft|ray)\b")  # nothing a user can act on
+    _hush_libraries()
     arguments = _parser().parse_args(sys.argv[1:] if argv is None else argv)
     overrides = [word for word in arguments.words if "=" in word]
     files = [word for word in arguments.words if "=" not in word]
@@ -48,6 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write("ckd: stopped; finished shards are kept, run the same command again to continue\n")
         return 130
     return 0
+
+
+def _hush_libraries() -> None:
+    """Drop the libraries' notes that a user can do nothing about, such as the guess of a device that the configuration names."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|torch|peft|ray)\b")
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 def _job(arguments: argparse.Namespace) -> Callable[..., None]:
