@@ -58,6 +58,12 @@ def test_held_out_labels_change_nothing_and_tuning_labels_only_the_chosen_epoch(
     assert last.report["adapter_optimism"] is None
 
 
+def test_tuning_visits_of_one_class_choose_no_epoch(tmp_path):
+    config, cohort, stage = embedded(tmp_path, visits(SPLITS))
+    heads = train_heads(config, replace(cohort, facts={**cohort.facts, "tuning": "one_class"}), stage, quiet)
+    assert heads.report["best_epochs"] == [config.head.epochs] * 6
+
+
 def test_the_final_head_is_as_good_as_scikit_learns(tmp_path):
     rng = np.random.default_rng(0)
     rows = list(visits(["train"] * 600 + ["tuning"] * 200, per_subject=1))

@@ -37,6 +37,13 @@ def test_few_positives_or_few_visits_change_the_score(hard, metric, counted):
     assert (found, len(chosen)) == (metric, counted) and why
 
 
+@pytest.mark.parametrize("flag", [0.0, 1.0])
+def test_tuning_visits_of_one_class_choose_nothing(flag):
+    found, chosen, why = choose_metric(np.full((60, 25), flag))
+    assert (found, chosen) == ("last_epoch", [])
+    assert "no label has both classes" in why
+
+
 def test_scores_are_macro_auprc_and_minus_bce():
     rng = np.random.default_rng(0)
     logits, hard = rng.normal(size=(60, 25)), (rng.random((60, 25)) < 0.3).astype(float)

@@ -23,18 +23,19 @@ PATIENCE = 5  # epochs without a better tuning loss after which a head keeps its
 
 
 def train_heads(config: Config, cohort: Cohort, stage: Stage, say: Callable[[str], None]) -> Heads:
-    """Fit all heads on the labelled training shards; the tuning shards choose each head's epoch (none: the last epoch)."""
+    """Fit all heads on the labelled training shards; the tuning shards choose each head's epoch (none, or of one class: the last epoch)."""
     read = EmbeddingReader(cohort, stage)
     folds = Folds.of(cohort, config.head.folds, config.seed)
     if folds.count < config.head.folds:
         say(f"head: {folds.count} folds instead of {config.head.folds}, one per training subject")
     fit = _Fit(config.head, folds, *_moments(cohort, read, folds), device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    chooses = cohort.facts.get("tuning") != "one_class"
     for epoch in range(config.head.epochs):
         order = np.random.default_rng([config.seed, epoch])
         shards = cohort.select("train")
         for n in order.permutation(len(shards)):
             fit.shard(*read.labeled(shards[n]), order, epoch / config.head.epochs)
-        tuning = fit.losses(_stream(cohort, read, "tuning"))
+        tuning = fit.losses(_stream(cohort, read, "tuning")) if chooses else None
         fit.keep_best(epoch, tuning)
         say(f"head: epoch {epoch + 1}/{config.head.epochs}" + (f", tuning loss {tuning[-1]:.4f}" if tuning is not None else ""))
         if fit.finished:
