@@ -1,6 +1,7 @@
 """Job: the whole pipeline, stage after stage. Every stage does only what is missing, so running it again continues."""
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 
 from ckd.config import Config
 from ckd.intake import configured_inputs
@@ -18,8 +19,19 @@ def run(config: Config, console: Console) -> None:
     configured_inputs(config.data)
     teacher_fields(config.teacher)
     token_fields(config)
-    for stage in STAGES:
-        stage.run(config, console)
+    with _ray(config):
+        for stage in STAGES:
+            stage.run(config, console)
+
+
+def _ray(config: Config) -> AbstractContextManager[None]:
+    """One Ray session for all stages that ask for workers; none, and no import of Ray, where all run in this process."""
+    workers = max(config.teacher.workers.max, config.student.workers.max)
+    if not workers:
+        return nullcontext()
+    from cluster.session import session
+
+    return session(cpus=workers + 1)
 
 
 if __name__ == "__main__":
