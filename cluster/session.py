@@ -34,6 +34,7 @@ def session(cpus: int = 0) -> Iterator[None]:
 
 def _start_local(cpus: int) -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's C++ notes; its errors still arrive as exceptions
     ray.init(
         address="local",
         num_cpus=max(cpus, os.cpu_count() or 1),

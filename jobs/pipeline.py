@@ -16,9 +16,9 @@ STAGES = (embed, train_head, soft_labels, train_student, evaluate)
 
 def run(config: Config, console: Console) -> None:
     """Visits to metrics. Inputs and models are looked for before the first stage: a missing student is found before the teacher's pass."""
-    configured_inputs(config.data)
-    teacher_fields(config.teacher)
-    token_fields(config)
+    if configured_inputs(config.data):  # without any, the first stage says what is missing
+        teacher_fields(config.teacher)
+        token_fields(config)
     with _ray(config):
         for stage in STAGES:
             stage.run(config, console)
