@@ -34,3 +34,11 @@ def test_the_configuration_page_is_up_to_date():
 
 def test_every_key_has_a_meaning():
     assert "| None |" not in rendered()
+
+
+def test_the_readme_ends_in_a_tree_that_names_every_module_of_ckd():
+    root = DOC.parents[1]
+    tree = (root / "README.md").read_text().rpartition("## The tree")[2]
+    for path in (root / "ckd").iterdir():
+        name = f"{path.name}/" if path.is_dir() else path.name
+        assert name.startswith("__") or name in tree, name
