@@ -11,6 +11,7 @@ import pyarrow as pa
 from ckd.batching import windows
 from ckd.cohort import Cohort
 from ckd.config import Config, TeacherConfig
+from ckd.errors import ConfigError
 from ckd.pretrained import adapter_hash, model_fields
 from ckd.prompts import PROMPT_VERSION
 from ckd.store import Fields, Stage, require_equal
@@ -62,7 +63,7 @@ class EmbedWorker:
         started = time.monotonic()
         table = Cohort.open(self.config.run.artifacts_root).read(shard, ["visit_id", "instruction", "input"])
         vectors, tokens, truncated = encode_texts(engine, table["instruction"].to_pylist(), table["input"].to_pylist())
-        part = pa.table({"visit_id": table["visit_id"], "embedding": _column(vectors, self.config.teacher.store_dtype)})
+        part = pa.table({"visit_id": table["visit_id"], "embedding": column(vectors, self.config.teacher)})
         stage = Stage(self.config.run.artifacts_root, STAGE, self.fields)
         stage.write(shard.index, part, rows=shard.rows, input_hash=shard.text_hash)
         return {"index": shard.index, "rows": shard.rows, "seconds": time.monotonic() - started, "tokens": tokens, "truncated": truncated}
@@ -82,8 +83,6 @@ def encode_texts(engine: Engine, instructions: list[str], inputs: list[str]) -> 
         vectors[rows] = engine.encode(prompts)
         tokens += sum(map(len, prompts))
         truncated += cut
-    if not np.isfinite(vectors).all():
-        raise FloatingPointError(f"{int((~np.isfinite(vectors).all(1)).sum())} embeddings are not finite")
     return vectors, tokens, truncated
 
 
@@ -101,9 +100,13 @@ def _tokenised_ahead(engine: Engine, instructions: list[str], inputs: list[str])
             yield rows, prompts, cut
 
 
-def _column(vectors: np.ndarray, dtype: str) -> pa.Array:
-    """The vectors as a fixed-size list column; raises FloatingPointError when float16 cannot hold them."""
-    stored = vectors.astype(dtype)
+def column(vectors: np.ndarray, config: TeacherConfig) -> pa.Array:
+    """The vectors [n, hidden] as a fixed-size list column of teacher.store_dtype; raises ConfigError when one is not finite there."""
+    lost = int((~np.isfinite(vectors).all(1)).sum())
+    if lost:
+        raise ConfigError(f"teacher.dtype={config.dtype}: {lost} of {len(vectors)} embeddings are not finite; use bfloat16 or float32")
+    with np.errstate(over="ignore"):
+        stored = vectors.astype(config.store_dtype)
     if not np.isfinite(stored).all():
-        raise FloatingPointError("an embedding exceeds the range of float16; set teacher.store_dtype=float32")
+        raise ConfigError(f"teacher.store_dtype={config.store_dtype}: an embedding exceeds its range; use float32")
     return pa.FixedSizeListArray.from_arrays(pa.array(stored.reshape(-1)), vectors.shape[1])
