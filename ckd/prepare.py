@@ -17,8 +17,9 @@ from ckd.splits import Splitter
 from ckd.store import Fields, Stage, join, write_file
 from ckd.visits import Split, Visit
 
-VISITS_VERSION = 1  # raise it when the same input gives other rows, ids or splits
+VISITS_VERSION = 2  # raise it when the same input gives other rows, ids or splits
 FEW_TUNING = 50
+MANY_GROUPS = 100  # so many are told apart; beyond it the rules and messages below need no exact number
 Say = Callable[[str], None]
 
 
@@ -74,14 +75,21 @@ def _stored(config: Config, fields: Fields) -> Cohort | None:
 
 @dataclass
 class _Placed:
-    """Visits per split, as far as the rules below need them."""
+    """Visits per split, as far as the rules below need them. Memory does not grow with the cohort."""
 
     counts: Counter[tuple[Split, bool]] = field(default_factory=Counter)  # by (split, labelled)
+    train_groups: set[int] = field(default_factory=set)  # of labelled visits: the first two
+    seeded_groups: set[int] = field(default_factory=set)  # of labelled visits that the seed placed: the first MANY_GROUPS
     first_tuning: tuple[bool, ...] | None = None
     tuning_differs: bool = False
 
-    def add(self, split: Split, labels: tuple[bool, ...] | None) -> None:
+    def add(self, split: Split, visit: Visit, *, seeded: bool) -> None:
+        labels = visit.labels
         self.counts[split, labels is not None] += 1
+        if split == "train" and labels is not None and len(self.train_groups) < 2:
+            self.train_groups.add(visit.group)
+        if seeded and labels is not None and len(self.seeded_groups) < MANY_GROUPS:
+            self.seeded_groups.add(visit.group)
         if split == "tuning" and labels is not None:
             self.first_tuning = self.first_tuning or labels
             # No label has both classes exactly when all tuning visits carry the same labels.
@@ -115,10 +123,15 @@ class _Preparation:
         intake, allowed = Intake(self.inputs, quarantine), self.config.data.max_bad_rows
         for visit, location in intake:
             split = self.splitter.place(visit, location)
-            self.placed.add(split, visit.labels)
+            self.placed.add(split, visit, seeded=self._seeded(visit, split))
             if intake.counts.quarantined <= allowed:  # beyond it the run stops: the rest is counted, not stored
                 yield visit if visit.split == split else replace(visit, split=split)
         self._finish(intake.counts, quarantine)
+
+    def _seeded(self, visit: Visit, split: Split) -> bool:
+        if self.config.data.split == "public":
+            return True
+        return _halves_tuning(self.config) and visit.source == "tuning" and visit.split is None and split != "train"
 
     def _finish(self, counts: Counts, quarantine: BinaryIO) -> None:
         if counts.read != counts.kept + counts.quarantined:
@@ -127,22 +140,42 @@ class _Preparation:
         write_file(quarantine_file(self.config), lambda stream: shutil.copyfileobj(quarantine, stream))
         counts.require_at_most(self.config.data.max_bad_rows, quarantine_file(self.config))
         self.splitter.check()
-        _require_both(self.placed, self.splitter.moved)
+        _require_both(self.placed, self.splitter.moved, self.config)
         self.facts.update(_facts(counts, self.placed, self.splitter, self.config))
 
 
-def _require_both(placed: _Placed, moved: int) -> None:
+def _require_both(placed: _Placed, moved: int, config: Config) -> None:
+    no_held_out = not placed.counts["held_out", True]
+    if placed.seeded_groups and (no_held_out or (config.data.split == "public" and len(placed.train_groups) < 2)):
+        raise DataError(_left_by_seed(placed, config))
     if not placed.counts["train", True]:
         raise DataError(
             "no labelled train visit; expected rows of data.train with 'output' (Parquet: labels) that their own split or the file puts "
             "into train: check data.train and the split column"
         )
-    if not placed.counts["held_out", True]:
-        why = f" ({moved:,} visits were moved to earlier splits, where their subject already was)" if moved else ""
+    if len(placed.train_groups) < 2:
         raise DataError(
-            f"no labelled held_out visit{why}; give data.held_out, or data.tuning alone (half of it is held out), or a 'split' column, "
-            f"or data.split=public"
+            "all labelled train visits have one subject (without subject_id: one input); expected at least 2, since the head is cross-fitted "
+            "by subject: give visits of more patients in data.train, or check subject_id"
         )
+    if no_held_out:
+        why = f" ({moved:,} visits were moved to earlier splits, where their subject already was)" if moved else ""
+        halves = "" if config.data.tuning else "or data.tuning alone (half of it is held out), "
+        raise DataError(f"no labelled held_out visit{why}; give data.held_out, {halves}or a 'split' column, or data.split=public")
+
+
+def _left_by_seed(placed: _Placed, config: Config) -> str:
+    public, groups = config.data.split == "public", len(placed.seeded_groups)
+    split = "data.split=public" if public else "halving data.tuning"
+    many = f"{groups} or more" if groups == MANY_GROUPS else str(groups)
+    empty = "no labelled train visit" if not placed.counts["train", True] else "labelled train visits of one subject only"
+    if not placed.counts["held_out", True]:
+        empty = "no labelled held_out visit"
+    remedy = "data.held_out with data.split=files" if public else "data.held_out"
+    return (
+        f"{empty}: so {split} with seed={config.seed} divides the labelled subjects (without subject_id: inputs), {many} in number; expected "
+        f"at least 2 subjects in train and 1 in held_out: give visits of more patients, another seed, or {remedy}"
+    )
 
 
 def _facts(counts: Counts, placed: _Placed, splitter: Splitter, config: Config) -> dict[str, Any]:

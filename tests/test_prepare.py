@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from ckd.config import Config
 from ckd.errors import ArtifactError, DataError
 from ckd.labels import DISEASES
-from ckd.prepare import FEW_TUNING, prepare, quarantine_file
+from ckd.prepare import FEW_TUNING, MANY_GROUPS, _Placed, _require_both, prepare, quarantine_file
+from ckd.visits import Visit
 from tests.rows import MARKER, row, rows, write_jsonl
 
 
@@ -133,6 +134,10 @@ def test_unlabeled_visits_have_shards_of_their_own(tmp_path):
         ({"train": rows(0, 4, output=None), "held_out": rows(4, 8)}, "no labelled train visit"),
         ({"train": rows(0, 4)}, "no labelled held_out visit; give data.held_out"),
         ({"train": rows(0, 4), "held_out": rows(0, 4)}, "4 visits were moved"),
+        ({"train": rows(0, 4), "tuning": rows(0, 4)}, "4 visits were moved .* give data.held_out, or a 'split' column"),
+        ({"train": rows(0, 2), "held_out": rows(4, 8)}, "one subject .* expected at least 2, .* give visits of more patients"),
+        ({"train": [row(1), row(1)], "held_out": rows(4, 8)}, "one input"),
+        ({"train": [*rows(0, 2), *rows(2, 4, output=None)], "held_out": rows(4, 8)}, "one subject"),
         ({}, "data.train is empty"),
     ],
 )
@@ -140,6 +145,48 @@ def test_an_empty_train_or_held_out_is_refused_with_the_remedy(tmp_path, found, 
     with pytest.raises(DataError, match=says) as caught:
         Case(tmp_path, **found).prepare()
     assert caught.value.exit_code == 2 and not list(tmp_path.rglob("artifact.json"))
+
+
+@pytest.mark.parametrize(
+    ("found", "split", "says"),
+    [
+        (
+            {"train": rows(0, 8), "tuning": rows(10, 12)},
+            "files",
+            "held_out visit: so halving data.tuning with seed={seed} divides the labelled subjects (without subject_id: inputs), 1 in number",
+        ),
+        (
+            {"train": rows(0, 8)},
+            "public",
+            "held_out visit: so data.split=public with seed={seed} divides the labelled subjects (without subject_id: inputs), 4 in number",
+        ),
+        (
+            {"train": rows(0, 4)},
+            "public",
+            "one subject only: so data.split=public with seed={seed} divides the labelled subjects (without subject_id: inputs), 2 in number",
+        ),
+    ],
+)
+def test_a_split_that_the_seed_left_empty_is_named_with_a_remedy_that_is_none_of_what_was_given(tmp_path, found, split, says):
+    refused = []
+    for seed in range(12):
+        (tmp_path / str(seed)).mkdir()
+        try:
+            Case(tmp_path / str(seed), **found).prepare(split=split, seed=seed)
+        except DataError as error:
+            refused.append((seed, str(error)))
+    named = [message for seed, message in refused if says.format(seed=seed) in message]
+    assert named and all("give visits of more patients, another seed, or data.held_out" in message for _, message in refused)
+    assert not any("data.tuning alone" in message or "or data.split=public" in message for _, message in refused)
+
+
+def test_groups_are_remembered_up_to_a_bound(tmp_path):
+    placed = _Placed()
+    for n in range(3 * MANY_GROUPS):
+        placed.add("train", Visit(str(n), "say", f"text {n}", (False,) * len(DISEASES)), seeded=True)
+    assert len(placed.train_groups) == 2 and len(placed.seeded_groups) == MANY_GROUPS
+    with pytest.raises(DataError, match=f"{MANY_GROUPS} or more in number"):
+        _require_both(placed, 0, Case(tmp_path).config(split="public"))
 
 
 @pytest.mark.parametrize(
@@ -237,11 +284,11 @@ lines = st.lists(st.binary(max_size=20) | st.builds(row, st.integers(0, 9)).map(
 @settings(max_examples=25)
 @given(lines)
 def test_read_is_kept_plus_quarantined_whatever_the_file_holds(tmp_path_factory, found):
-    case = Case(tmp_path_factory.mktemp("any"), train=rows(10, 12), held_out=rows(12, 14))
+    case = Case(tmp_path_factory.mktemp("any"), train=rows(10, 14), held_out=rows(14, 16))
     with open(case.files["train"], "ab") as file:
         file.write(b"\n".join(found))
     cohort = case.prepare(max_bad_rows=100)
     facts = cohort.facts
-    assert facts["read"] == facts["kept"] + facts["quarantined"] == 2 + sum(bool(line.strip()) for line in b"\n".join(found).split(b"\n")) + 2
+    assert facts["read"] == facts["kept"] + facts["quarantined"] == 4 + sum(bool(line.strip()) for line in b"\n".join(found).split(b"\n")) + 2
     assert len(Path(quarantine_file(case.config())).read_text().splitlines()) == facts["quarantined"]
     assert sum(pq.read_metadata(path).num_rows for path in (case.folder / "artifacts" / "visits").glob("*.parquet")) == facts["kept"]
