@@ -39,6 +39,10 @@ INSTRUCTION = "Determine that the patient has one or more of the following disea
 _INDEX = {name: i for i, name in enumerate(DISEASES)}
 
 
+class NoDiseaseNamedError(ValueError):
+    """An `output` ends where the names should follow: cut off, or never filled in. The empty set is written "None"."""
+
+
 class UnknownDiseaseError(ValueError):
     """An `output` names something that is none of the 25 diseases. Carries its position, never its text."""
 
@@ -48,12 +52,14 @@ class UnknownDiseaseError(ValueError):
 
 
 def parse_output(output: str) -> tuple[bool, ...]:
-    """Read the public `output` sentence into 25 booleans; "None" or nothing after the prefix is the empty set.
+    """Read the public `output` sentence into 25 booleans; "None", and nothing else, is the empty set.
 
-    Raises UnknownDiseaseError for a name that is none of the 25, or for "None" beside a disease.
+    Raises UnknownDiseaseError for a name that is none of the 25, or for "None" beside a disease; NoDiseaseNamedError when no name follows.
     """
     names = [name.strip() for name in output.strip().removeprefix(OUTPUT_PREFIX.strip()).split(",")]
     names = [name for name in names if name]
+    if not names:
+        raise NoDiseaseNamedError("the output names no disease")
     if names == [NO_DISEASE]:
         names = []
     present = [False] * NUM_LABELS

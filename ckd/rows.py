@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from ckd.labels import NUM_LABELS, UnknownDiseaseError, encode, parse_output
+from ckd.labels import NO_DISEASE, NUM_LABELS, NoDiseaseNamedError, UnknownDiseaseError, encode, parse_output
 from ckd.visits import SPLITS, SUBGROUP_FIELDS, Source, Visit
 
 Labels = tuple[bool, ...]
@@ -119,11 +119,10 @@ def _subgroup(row: Mapping[str, Any], name: str) -> str | None:
 def _output(row: Mapping[str, Any]) -> Labels | None:
     if "output" in row and row["output"] is None:
         return None
-    output = _text(row, "output")
-    if not output.strip():
-        raise RowError("field 'output' is empty")
     try:
-        return parse_output(output)
+        return parse_output(_text(row, "output"))
+    except NoDiseaseNamedError:
+        raise RowError(f"field 'output' names no disease; \"{NO_DISEASE}\" is the empty set") from None
     except UnknownDiseaseError:
         raise RowError("field 'output' names a disease that is none of the 25 labels") from None
 

@@ -4,7 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckd.labels import CCS_IDS, DISEASES, NUM_LABELS, OUTPUT_PREFIX, UnknownDiseaseError, encode, names, parse_output, render_output
+from ckd.labels import (
+    CCS_IDS,
+    DISEASES,
+    NUM_LABELS,
+    OUTPUT_PREFIX,
+    NoDiseaseNamedError,
+    UnknownDiseaseError,
+    encode,
+    names,
+    parse_output,
+    render_output,
+)
 
 label_sets = st.lists(st.booleans(), min_size=NUM_LABELS, max_size=NUM_LABELS).map(tuple)
 
@@ -29,7 +40,13 @@ def test_there_are_25_labels_in_the_public_order_with_ids_of_their_own():
 
 def test_none_is_the_empty_set():
     assert render_output((False,) * NUM_LABELS) == OUTPUT_PREFIX + "None"
-    assert parse_output(OUTPUT_PREFIX + "None") == parse_output(OUTPUT_PREFIX) == (False,) * NUM_LABELS
+    assert parse_output(OUTPUT_PREFIX + "None") == parse_output("None") == (False,) * NUM_LABELS
+
+
+@pytest.mark.parametrize("output", ["", " \n", OUTPUT_PREFIX, OUTPUT_PREFIX.strip(), OUTPUT_PREFIX + " , ,"])
+def test_a_sentence_that_ends_before_the_names_is_refused(output):
+    with pytest.raises(NoDiseaseNamedError):
+        parse_output(output)
 
 
 @pytest.mark.parametrize(("output", "position"), [("Shock, SECRET", 1), ("None, Shock", 0), ("shock", 0), ("Shock, None", 1)])

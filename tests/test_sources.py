@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ckd.errors import DataError
-from ckd.labels import DISEASES, NUM_LABELS
+from ckd.labels import DISEASES, NUM_LABELS, OUTPUT_PREFIX
 from ckd.rows import MAX_LINE, RowError, parse_line
 from ckd.sources import BadRow, Input
 from ckd.visits import Visit, to_table
@@ -91,7 +91,10 @@ BAD_LINES = {
     json.dumps({**GOOD, "input": None}).encode(): "field 'input' is not a string",
     json.dumps({**GOOD, "instruction": 7}).encode(): "field 'instruction' is not a string",
     json.dumps({**GOOD, "input": MARKER + "\ud800"}).encode(): "field 'input' is not valid Unicode",
-    json.dumps({**GOOD, "output": ""}).encode(): "field 'output' is empty",
+    **{
+        json.dumps({**GOOD, "output": output}).encode(): "field 'output' names no disease; \"None\" is the empty set"
+        for output in ("", " \n", OUTPUT_PREFIX, OUTPUT_PREFIX.strip(), OUTPUT_PREFIX + " ,")
+    },
     json.dumps({**GOOD, "output": MARKER}).encode(): "field 'output' names a disease that is none of the 25 labels",
     json.dumps({**GOOD, "output": "None, Shock"}).encode(): "field 'output' names a disease that is none of the 25 labels",
     json.dumps({**GOOD, "split": "test"}).encode(): "field 'split' is none of train, tuning, held_out",
