@@ -26,7 +26,7 @@ COMMANDS = {
     "demo": ("demo", "make a synthetic cohort and tiny models, run everything on them"),
 }
 CONFIGS = {"demo": str(Path(__file__).with_name("demo.yaml"))}  # what a command reads without --config; the others: defaults alone
-FILES = {"validate"}  # commands that take input files before the overrides
+FILES = {"validate"}  # commands that take input files before the overrides; they only read: no run, no events.jsonl
 EXIT_CODES = "exit codes: 0 done, 1 bug, 2 config or input, 3 incomplete (some shards failed; run again)"
 
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if files and arguments.command not in FILES:
             raise CkdError(f"'{files[0]}': expected key=value, such as data.train=data/name_train.json; see 'ckd {arguments.command} --help'")
         config = load(arguments.config or CONFIGS.get(arguments.command), overrides)
-        console = terminal_console(config.run.folder)
+        console = terminal_console("" if arguments.command in FILES else config.run.folder)
         _job(arguments)(config, console, *([files] if arguments.command in FILES else []))
     except CkdError as error:
         sys.stderr.write(f"ckd: {error}\n")

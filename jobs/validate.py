@@ -24,7 +24,6 @@ def run(config: Config, console: Console, files: Sequence[str] = ()) -> None:
         raise RuntimeError(f"read {counts.read} is not kept {counts.kept} + quarantined {counts.quarantined}")
     for line in counts.lines():
         console.say(f"validate: {line}")
-    console.event("validate", read=counts.read, kept=counts.kept, quarantined=counts.quarantined, echo_rate=counts.echo_rate)
     counts.require_at_most(config.data.max_bad_rows)
 
 

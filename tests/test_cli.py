@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from jobs.cli import COMMANDS, main
+from tests.rows import row, write_jsonl
 
 HEAVY = ("torch", "transformers", "peft", "deepspeed", "sklearn", "ray")
 
@@ -59,3 +60,11 @@ def test_a_dry_run_prints_the_resolved_config_and_the_plan_and_starts_nothing(tm
     assert "0..3 Ray workers, 1 GPU each" in out
     assert out.endswith("[]\n")
     assert not list(tmp_path.iterdir())
+
+
+def test_validate_writes_nothing(tmp_path):
+    path = write_jsonl(tmp_path / "rows.json", [row(1)])
+    code, out, _ = ckd("validate", path, f"run.results={tmp_path}/results", f"run.public_files={tmp_path}")
+    assert code == 0
+    assert "read 1 = kept 1" in out
+    assert [found.name for found in tmp_path.iterdir()] == ["rows.json"]
