@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 
 from ckd.cohort import STAGE as VISITS
-from ckd.cohort import Cohort
+from ckd.cohort import Cohort, describe
 from ckd.errors import ArtifactError
-from ckd.store import Footer, Stage, digest
-from ckd.visits import Shard, hash64
+from ckd.store import Footer, Stage, digest, list_files
+from ckd.visits import Shard, from_table, hash64, to_table, visit_schema
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,27 @@ def _fits(footer: Footer, shard: Shard, name: str) -> bool:
 
 
 def audit_values(cohort: Cohort, audit: StageAudit) -> Iterator[str]:
-    """Problems in the values of the parts that are there: ids against the visits, NaN, ranges. One line each."""
+    """Problems in the values of the parts that are there: visits against their hashes, ids against the visits, NaN, ranges. One line each."""
     stage = Stage(cohort.root, audit.name, {})
     for shard in audit.done:
         table = stage.read(shard.index)
+        if audit.name == VISITS and not _as_prepared(table, shard):
+            yield f"{stage.path(shard.index)}: its rows are not those that were prepared; delete it and run 'ckd run' again"
+            continue
         if table["visit_id"] != cohort.read(shard, ["visit_id"])["visit_id"]:
             yield f"{stage.path(shard.index)}: its visit_ids are not those of its visits shard"
         for column, check in _CHECKS.items():
-            if column in table.column_names and (problem := check(_matrix(table[column]))):
+            if column in table.column_names and (problem := check(table[column])):
                 yield f"{stage.path(shard.index)}: {column} {problem}"
+
+
+def audit_strays(cohort: Cohort, name: str) -> Iterator[str]:
+    """Parquet files in a stage's folder that no shard of the cohort owns: whoever reads the folder would meet their visits twice."""
+    stage = Stage(cohort.root, name, {})
+    owned = {stage.path(shard.index).rpartition("/")[2] for shard in cohort.shards}
+    for file in list_files(stage.folder, ".parquet"):
+        if file not in owned and not file.startswith("_"):  # readers of a folder pass over "_"
+            yield f"{stage.folder}/{file}: belongs to no shard of the visits; delete it"
 
 
 def audit_ids(cohort: Cohort) -> Iterator[str]:
@@ -78,18 +90,46 @@ def audit_ids(cohort: Cohort) -> Iterator[str]:
         yield f"{Stage(cohort.root, VISITS, {}).folder}: {repeated} visit_ids stand more than once"
 
 
-def _finite(values: np.ndarray) -> str:
-    return "" if np.isfinite(values).all() else f"has {int((~np.isfinite(values)).sum())} values that are not finite"
+def _as_prepared(table: pa.Table, shard: Shard) -> bool:
+    if not table.schema.equals(visit_schema()) or not table.num_rows:
+        return False
+    visits = list(from_table(table))
+    return describe(shard.index, visits) == shard and table["group"] == to_table(visits)["group"]
 
 
-def _probability(values: np.ndarray) -> str:
+def _finite(column: pa.ChunkedArray) -> str:
+    values = _flat(column)
+    return _nulls(column) or ("" if np.isfinite(values).all() else f"has {int((~np.isfinite(values)).sum())} values that are not finite")
+
+
+def _probability(column: pa.ChunkedArray) -> str:
+    values = _flat(column)
     inside = (values >= 0) & (values <= 1)  # false for NaN
-    return "" if inside.all() else f"has {int((~inside).sum())} values outside 0..1"
+    return _nulls(column) or ("" if inside.all() else f"has {int((~inside).sum())} values outside 0..1")
 
 
-_CHECKS: dict[str, Callable[[np.ndarray], str]] = {"embedding": _finite, "logits": _finite, "probabilities": _probability}
+def _token_ids(column: pa.ChunkedArray) -> str:
+    empty = int((column.combine_chunks().value_lengths().to_numpy(zero_copy_only=False) == 0).sum())
+    valid = _flat(column) >= 0  # false for null, which is NaN here
+    if problem := _nulls(column):
+        return problem
+    if empty:
+        return f"has {empty} visits without a token"
+    return "" if valid.all() else f"has {int((~valid).sum())} values below 0"
 
 
-def _matrix(column: pa.ChunkedArray) -> np.ndarray:
+_CHECKS: dict[str, Callable[[pa.ChunkedArray], str]] = {
+    "embedding": _finite,
+    "logits": _finite,
+    "probabilities": _probability,
+    "input_ids": _token_ids,
+}
+
+
+def _nulls(column: pa.ChunkedArray) -> str:
+    return f"has {column.null_count} visits without a value" if column.null_count else ""
+
+
+def _flat(column: pa.ChunkedArray) -> np.ndarray:
     values: np.ndarray = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return values

@@ -69,7 +69,7 @@ def commit(root: str, visits: Iterable[Visit], *, fields: Fields, shard_rows: in
 
     def flush(key: tuple[Split, bool]) -> None:
         rows = waiting.pop(key)
-        shard = Shard(len(shards), len(rows), key[0], key[1], text_hash(rows), _content_hash(rows))
+        shard = describe(len(shards), rows)
         stage.write(shard.index, to_table(rows), rows=shard.rows, input_hash=shard.content_hash)
         shards.append(shard)
 
@@ -88,6 +88,14 @@ def commit(root: str, visits: Iterable[Visit], *, fields: Fields, shard_rows: in
     extra = {"shards": [asdict(s) for s in shards], "facts": dict(facts)}
     cohort_artifact(root, fields).commit([], extra)
     return Cohort(root, tuple(shards), _identity(shards), dict(facts))
+
+
+def describe(index: int, visits: Sequence[Visit]) -> Shard:
+    """What the plan says of visits (at least one) that stand in part `index`: all of one split, all labelled or all not."""
+    first = visits[0]
+    if first.split is None:
+        raise ValueError(f"visit {first.visit_id} has no split")
+    return Shard(index, len(visits), first.split, first.labels is not None, text_hash(visits), _content_hash(visits))
 
 
 def text_hash(visits: Iterable[Visit]) -> str:

@@ -1,7 +1,7 @@
 """The visit: its record, its Parquet schema, the group that must stay in one split. Reading and splitting live in sources, splits, prepare."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -97,6 +97,16 @@ def to_table(visits: Iterable[Visit]) -> "pa.Table":
         for v in visits
     ]
     return pa.Table.from_pylist(rows, schema=visit_schema())
+
+
+def from_table(table: "pa.Table") -> Iterator[Visit]:
+    """The visits of a table of `visit_schema()` (inverse of to_table)."""
+    for row in table.to_pylist():
+        row.pop("group")
+        row["subgroups"] = {name: value for name in SUBGROUP_FIELDS if (value := row.pop(name)) is not None}
+        for name in ("labels", "current_labels"):
+            row[name] = None if row[name] is None else tuple(row[name])
+        yield Visit(**row)
 
 
 @dataclass(frozen=True, slots=True)

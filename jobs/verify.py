@@ -1,8 +1,10 @@
-"""Job: prove that every visit_id stands once in every artifact, that no value is NaN or out of range, and that no file changed."""
+"""Job: prove that the visits are those that were prepared, that every visit_id stands once in every artifact's parts, in the order of its
+visits, that embeddings, logits, probabilities and token ids are finite and in range, and that the files of head and student are those that
+were committed. Whether a model really computed those values is not provable from them."""
 
 import sys
 
-from ckd.audit import audit_ids, audit_stage, audit_values
+from ckd.audit import audit_ids, audit_stage, audit_strays, audit_values
 from ckd.cohort import Cohort
 from ckd.config import Config
 from ckd.errors import ArtifactError, IncompleteError
@@ -18,7 +20,7 @@ def run(config: Config, console: Console) -> None:
     problems, missing = list(audit_ids(cohort)), 0
     for name, shards in wanted_shards(config, cohort).items():
         audit = audit_stage(cohort.root, name, shards)
-        found = [*audit.damaged.values(), *audit_values(cohort, audit)]
+        found = [*audit.damaged.values(), *audit_strays(cohort, name), *audit_values(cohort, audit)]
         problems += found
         missing += len(audit.missing)
         rows = sum(s.rows for s in audit.done)
