@@ -92,10 +92,13 @@ def write_test_results(results: str, hard_weight: float, predicted: "torch.Tenso
     return path
 
 
-def append_test_metrics(results: str, hard_weight: float, *, f1: float, accuracy: float, aupr: float, auc: float) -> str:
-    """Append one line to `test_metrics.txt` as the public code does; returns its path. A line that is there already is not repeated."""
+def append_test_metrics(results: str, hard_weight: float, flag: str = "", *, f1: float, accuracy: float, aupr: float, auc: float) -> str:
+    """Append one line to `test_metrics.txt` as the public code does; returns its path. A line that is there already is not repeated.
+
+    `flag` ends the line where its figures need a warning.
+    """
     path = join(results, "test_metrics.txt")
-    line = f"alpha：{hard_weight:g}，Test F1: {f1:.4f}, Accuracy: {accuracy:.4f}, AUPR: {aupr:.4f}, AUC: {auc:.4f}"
+    line = f"alpha：{hard_weight:g}，Test F1: {f1:.4f}, Accuracy: {accuracy:.4f}, AUPR: {aupr:.4f}, AUC: {auc:.4f}{f', {flag}' if flag else ''}"
     lines = read_bytes(path).decode().splitlines() if exists(path) else []
     if line not in lines:
         write_bytes(path, ("\n".join([*lines, line]) + "\n").encode())

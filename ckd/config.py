@@ -17,7 +17,7 @@ _WORKERS = re.compile(r"(\d+)(?:\.\.(\d+))?")
 class Section(BaseModel):
     """A frozen part of the configuration that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), coerce_numbers_to_str=True)
 
 
 class Workers(Section):
@@ -56,8 +56,13 @@ class RunConfig(Section):
 
     name: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="folder name of this run's artifacts and results")
     artifacts: str = Field("", description="folder or URL for stage outputs; empty: <run.results>/<run.name>/artifacts")
-    results: str = Field("results", description="folder for results/<run>/… and the public heads_results*, test_metrics.txt")
-    public_files: str = Field(".", description="folder under which data/hands_name_*.json and lora/teacher_classification_head.pt are written")
+    results: str = Field("results", min_length=1, description="folder for results/<run>/… and the public heads_results*, test_metrics.txt")
+    public_files: str = Field(".", min_length=1, description="folder under which data/hands_name_*.json and lora/teacher_classification_head.pt go")
+
+    @field_validator("artifacts", "results", "public_files")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        return value.removeprefix("file://")
 
     @property
     def artifacts_root(self) -> str:

@@ -19,6 +19,10 @@ class ArtifactError(CkdError):
     """A stored artifact is damaged, or belongs to another configuration."""
 
 
+class MismatchError(ArtifactError):
+    """A stored artifact is whole but was made with another value of a field, which the message names."""
+
+
 class IncompleteError(CkdError):
     """Some shards failed; the finished ones are kept and the same command continues."""
 

@@ -1,6 +1,7 @@
 """Which weights and tokenizer a folder or Hub id stands for: fingerprint fields found without loading a model or torch."""
 
 import hashlib
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ _SAMPLES, _BLOCK = 256, 64 << 10  # of larger ones: size and evenly spaced block
 
 
 def model_fields(key: str, name: str) -> Fields:
-    """`{base_model, tokenizer}`: content hashes of a local folder, or the commit of a Hub id. `key` is the config key for messages.
+    """`{<key>, <key> tokenizer}`: content hashes of a local folder, or the commit of a Hub id. `key` is the config key.
 
     Raises ConfigError when `name` is neither.
     """
@@ -24,16 +25,26 @@ def model_fields(key: str, name: str) -> Fields:
         if not (folder / "config.json").is_file():
             raise ConfigError(f"{key}={name}: no config.json there; expected a model folder as save_pretrained writes it")
         return {
-            "base_model": folder_hash(folder, lambda f: f == "config.json" or f.endswith(_WEIGHTS)),
-            "tokenizer": folder_hash(folder, lambda f: f.startswith(_TOKENIZER)),
+            key: folder_hash(folder, lambda f: f == "config.json" or f.endswith(_WEIGHTS)),
+            f"{key} tokenizer": folder_hash(folder, lambda f: f.startswith(_TOKENIZER)),
         }
     commit = hub_commit(key, name)
-    return {"base_model": f"{name}@{commit}", "tokenizer": f"{name}@{commit}"}
+    return {key: f"{name}@{commit}", f"{key} tokenizer": f"{name}@{commit}"}
 
 
 def revision(key: str, name: str) -> str | None:
     """The `revision=` to load: None for a local folder, else the commit that `model_fields` names."""
     return None if Path(name).is_dir() else hub_commit(key, name)
+
+
+def known_positions(name: str) -> int | None:
+    """The most tokens that a local model folder's config.json allows; None where it does not say, and for a Hub id."""
+    try:
+        settings = json.loads((Path(name) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    known = settings.get("max_position_embeddings") if isinstance(settings, dict) else None
+    return known if isinstance(known, int) else None
 
 
 def adapter_hash(key: str, name: str) -> str:

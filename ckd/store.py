@@ -7,13 +7,15 @@ pyarrow.fs. What the values mean belongs to the stages.
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckd.errors import ArtifactError
+from ckd.errors import ArtifactError, ConfigError, MismatchError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,11 +55,15 @@ def write_file(path: str, write: Callable[[Any], None]) -> None:
     """Call `write` with a binary stream and commit the result whole: temp file, fsync, rename (or one upload)."""
     filesystem, inside = resolve(path)
     if not is_local(path):
-        with filesystem.open_output_stream(inside) as stream:
-            write(stream)
+        # Collected first: an upload stream commits what it has when an exception closes it.
+        with tempfile.TemporaryFile() as buffer:
+            write(buffer)
+            buffer.seek(0)
+            with filesystem.open_output_stream(inside) as stream:
+                shutil.copyfileobj(buffer, stream)
         return
     target = Path(inside)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as stream:
@@ -68,6 +74,16 @@ def write_file(path: str, write: Callable[[Any], None]) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(target.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a local folder and its parents; raises ConfigError when that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: cannot be made ({type(error).__name__}); give run.results, run.artifacts and run.public_files a writable place"
+        ) from None
 
 
 def write_bytes(path: str, data: bytes) -> None:
@@ -107,12 +123,13 @@ def delete(path: str) -> None:
 
 
 def require_equal(where: str, found: Fields, wanted: Fields) -> None:
-    """Raise ArtifactError naming the first field in which a stored fingerprint differs from this configuration's."""
+    """Raise MismatchError naming the first field in which a stored fingerprint differs from this configuration's."""
+    folder = where.rpartition("/")[0] if where.endswith(".parquet") else where
     for name in sorted({*found, *wanted}):
         if found.get(name) != wanted.get(name):
-            raise ArtifactError(
+            raise MismatchError(
                 f"{where}: made with {name}={found.get(name)!r}, this run has {name}={wanted.get(name)!r}; "
-                f"restore {name}, choose another run.name or run.artifacts, or delete that folder to make it anew"
+                f"restore it, give another run.artifacts (unset: another run.name), or delete {folder} to make that stage anew"
             )
 
 
@@ -208,7 +225,7 @@ class FolderArtifact:
 
     def commit(self, files: Iterable[str], extra: Mapping[str, Any] | None = None) -> None:
         """Write artifact.json over files that are already there: their sizes, SHA-256, the fingerprint and `extra` facts."""
-        listed = {name: _size_and_hash(join(self.folder, name)) for name in sorted(files)}
+        listed = {name: size_and_hash(join(self.folder, name)) for name in sorted(files)}
         content = {"fields": dict(self.fields), "files": listed, **({"extra": dict(extra)} if extra else {})}
         write_bytes(join(self.folder, ARTIFACT_FILE), (json.dumps(content, sort_keys=True, indent=1) + "\n").encode())
 
@@ -236,7 +253,7 @@ class FolderArtifact:
             raise ArtifactError(f"{self.folder}: not finished ({ARTIFACT_FILE} is missing); run the same command again")
         for name, recorded in content["files"].items():
             path = join(self.folder, name)
-            if not exists(path) or _size_and_hash(path) != recorded:
+            if not exists(path) or size_and_hash(path) != recorded:
                 raise ArtifactError(f"{path}: missing or changed since it was written; delete that folder and run the same command again")
 
     def identity(self) -> str:
@@ -247,7 +264,8 @@ class FolderArtifact:
         return digest({"fields": content["fields"], "files": content["files"]})
 
 
-def _size_and_hash(path: str) -> dict[str, Any]:
+def size_and_hash(path: str) -> dict[str, Any]:
+    """Size in bytes and SHA-256 of a file, as artifact.json records them."""
     filesystem, inside = resolve(path)
     sha, size = hashlib.sha256(), 0
     with filesystem.open_input_stream(inside) as stream:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from ckd.store import make_folder
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -26,7 +28,7 @@ class Console:
         """Append one machine-readable line to events.jsonl."""
         if not self.folder:
             return
-        Path(self.folder).mkdir(parents=True, exist_ok=True)
+        make_folder(Path(self.folder))
         line = json.dumps({"time": round(time.time(), 3), "event": kind, **figures}, default=str)
         with (Path(self.folder) / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")

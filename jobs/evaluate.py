@@ -11,6 +11,7 @@ from ckd.store import FolderArtifact, exists, join, resolve, write_bytes
 from jobs.cli import main
 from jobs.console import Console
 from jobs.shards import require_parts
+from jobs.stages import open_cohort
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,11 +22,14 @@ CEILINGS_FILE = "oracles.parquet"  # a synthetic cohort's true probabilities lie
 
 def run(config: Config, console: Console) -> None:
     """Score everything on held_out. Raises ArtifactError when soft labels or the student are missing."""
+    from ckd.teacher.embed import embedding_stage
     from ckd.teacher.soft_labels import soft_label_stage
     from jobs.predict_student import predict_splits
 
     root = config.run.artifacts_root
-    require_parts(soft_label_stage(config), Cohort.open(root).select("tuning", "held_out"), "ckd soft-labels")
+    shards = open_cohort(config).select("tuning", "held_out")
+    require_parts(embedding_stage(config), shards, "ckd embed")
+    require_parts(soft_label_stage(config), shards, "ckd soft-labels")
     predict_splits(config, console, ("tuning", "held_out"))
     console.say("evaluate: scoring the held_out visits")
     from ckd.evaluation.evaluate import evaluate
@@ -47,7 +51,11 @@ def report(config: Config, console: Console, metrics: dict[str, Any]) -> None:
 
     path = join(config.run.folder, METRICS_FILE)
     write_bytes(path, (json.dumps(metrics, indent=1, allow_nan=False) + "\n").encode())
-    console.event("evaluate", **{key: value for key, value in metrics["headline"].items() if key != "against_persistence"})
+    console.event(
+        "evaluate",
+        teacher_saw_held_out=metrics["teacher_saw_held_out"],
+        **{key: value for key, value in metrics["headline"].items() if key != "against_persistence"},
+    )
     console.say("")
     for line in render(metrics).split("\n"):
         console.say(line)
@@ -67,7 +75,8 @@ def write_public_results(config: Config, console: Console, metrics: dict[str, An
     hard, soft = torch.from_numpy(rows.labels).float(), torch.from_numpy(rows.scores[MODELS["teacher"]])
     path = write_test_results(config.run.results, config.student.hard_weight, predicted, hard, soft)
     figures = {name: math.nan if value is None else value for name, value in metrics["public_code_metrics"]["student"].items()}
-    line = append_test_metrics(config.run.results, config.student.hard_weight, **figures)
+    flag = "teacher_saw_held_out" if metrics["teacher_saw_held_out"] else ""
+    line = append_test_metrics(config.run.results, config.student.hard_weight, flag, **figures)
     console.say(f"evaluate: wrote {path} and a line of {line} (the public code's figures, of 0/1 predictions at .5)")
 
 

@@ -4,7 +4,9 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 
 from ckd.config import Config
+from ckd.errors import ConfigError
 from ckd.intake import configured_inputs
+from ckd.store import is_local
 from ckd.student.fingerprint import token_fields
 from ckd.teacher.embed import teacher_fields
 from jobs import embed, evaluate, soft_labels, train_head, train_student
@@ -19,6 +21,9 @@ def run(config: Config, console: Console) -> None:
     if configured_inputs(config.data):  # without any, the first stage says what is missing
         teacher_fields(config.teacher)
         token_fields(config)
+    for key, path in (("run.artifacts", config.run.artifacts_root), ("run.results", config.run.results)):
+        if not is_local(path):
+            raise ConfigError(f"{key}={path}: the student's checkpoints and results need a local or shared folder; set it to one")
     with _ray(config):
         for stage in STAGES:
             stage.run(config, console)

@@ -5,18 +5,19 @@ import sys
 from ckd.cohort import Cohort
 from ckd.compat import clean_file, soft_label_file, write_rows, write_soft_labels
 from ckd.config import Config, Workers
-from ckd.store import Stage
+from ckd.store import Stage, delete
 from ckd.teacher.embed import embedding_stage, shards_to_embed
 from ckd.teacher.soft_labels import SoftLabelWorker, public_rows, soft_label_stage
 from ckd.visits import Split
 from jobs.cli import main
 from jobs.console import Console
 from jobs.shards import map_worker, require_parts
+from jobs.stages import open_cohort
 
 
 def run(config: Config, console: Console) -> None:
     """Label what is missing, then write the public files. Raises ArtifactError when head or embeddings are missing."""
-    cohort = Cohort.open(config.run.artifacts_root)
+    cohort = open_cohort(config)
     shards = shards_to_embed(config, cohort)
     require_parts(embedding_stage(config), shards, "ckd embed")
     stage = soft_label_stage(config)
@@ -33,8 +34,9 @@ def _write_public(config: Config, console: Console, cohort: Cohort, stage: Stage
         path = soft_label_file(config.run.public_files, name)
         count = write_soft_labels(path, (row["probabilities"] for row in public_rows(config, cohort, stage, split)))
         console.say(f"soft-labels: wrote {path}, {count:,} visits")
+        clean = clean_file(config.run.public_files, name)
+        delete(clean)  # an earlier run's would stand beside soft labels that it does not belong to
         if lost or not config.data.tuning:
-            clean = clean_file(config.run.public_files, name)
             write_rows(clean, public_rows(config, cohort, stage, split))
             console.say(f"soft-labels: {path} is aligned with {clean} (the labelled visits that were kept), not with the input file")
 

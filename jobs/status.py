@@ -10,7 +10,7 @@ from ckd.store import FolderArtifact, exists, join
 from ckd.visits import SPLITS
 from jobs.cli import main
 from jobs.console import Console
-from jobs.stages import wanted_shards
+from jobs.stages import refusals, wanted_shards
 
 
 def run(config: Config, console: Console) -> None:
@@ -35,6 +35,10 @@ def plan(config: Config) -> Iterator[str]:
             missing = f"missing {_ranges(audit.missing)}" if audit.missing else "done"
             damaged = f", {len(audit.damaged)} damaged (ckd verify)" if audit.damaged else ""
             yield f"{name:<12} {len(audit.done)}/{len(shards)} shards, {missing}{damaged}"
+        unknown: list[str] = []
+        refused = refusals(config, cohort, unknown.append)
+        yield from unknown
+        yield from (f"{'refused':<12} {line}" for line in refused)
     yield f"{'head':<12} {_folder(join(root, 'head'))}"
     yield f"{'student':<12} {_folder(join(config.run.folder, 'student'))}"
     yield f"{'metrics':<12} {'done' if exists(join(config.run.folder, 'metrics.json')) else 'missing'}"

@@ -11,11 +11,12 @@ from ckd.teacher.head import head_artifact, head_fields, save_heads
 from jobs.cli import main
 from jobs.console import Console
 from jobs.shards import require_parts
+from jobs.stages import open_cohort
 
 
 def run(config: Config, console: Console) -> None:
     """Fit the heads unless they are there. Raises ArtifactError when embeddings are missing."""
-    cohort = Cohort.open(config.run.artifacts_root)
+    cohort = open_cohort(config)
     stage = embedding_stage(config)
     require_parts(stage, cohort.select("train", "tuning"), "ckd embed")
     artifact = head_artifact(config, head_fields(config, cohort, stage.fields))

@@ -9,10 +9,10 @@ from threading import current_thread, main_thread
 from typing import Any
 
 from ckd import errors
-from ckd.cohort import Cohort
+from ckd.compat import student_file
 from ckd.config import Config, absolute
 from ckd.errors import CkdError, IncompleteError
-from ckd.store import Fields, Stage, digest
+from ckd.store import Fields, FolderArtifact, Stage, digest, exists, size_and_hash
 from ckd.student.fingerprint import student_artifact, student_fields, token_fields, training_shards
 from ckd.student.tokens import STAGE as TOKENS
 from ckd.student.tokens import TokenWorker
@@ -20,16 +20,18 @@ from ckd.visits import Shard
 from jobs.cli import main
 from jobs.console import SECONDS_BETWEEN_LINES, Console
 from jobs.shards import map_worker
+from jobs.stages import open_cohort
 
 
 def run(config: Config, console: Console) -> None:
     """Train and export unless that is done. Raises ArtifactError when soft labels are missing or a setting changed, IncompleteError when stopped."""
     config = absolute(config)
-    cohort = Cohort.open(config.run.artifacts_root)
+    cohort = open_cohort(config)
     fields = student_fields(config, cohort)
     artifact = student_artifact(config, fields)
     if artifact.is_done():
         console.say(f"train-student: {artifact.folder} is done")
+        _restore_public(config, console, artifact)
         return
     tokenize(config, console, [*training_shards(config, cohort), *cohort.select("tuning")])
     reports = Reports(console)
@@ -42,6 +44,17 @@ def run(config: Config, console: Console) -> None:
     folder = export(config, fields, console.say)
     console.say(f"train-student: wrote {folder}")
     console.event("student_done", folder=folder)
+
+
+def _restore_public(config: Config, console: Console, artifact: FolderArtifact) -> None:
+    """Another run with the same run.results and hard_weight may have written its best_model.pt since."""
+    path = student_file(config.run.results, config.student.hard_weight)
+    recorded = (artifact.load() or {})["extra"]["best_model"]
+    if not exists(path) or size_and_hash(path) != recorded:
+        from ckd.student.export import write_public
+
+        write_public(config)
+        console.say(f"train-student: wrote {path} again, it was missing or another run's")
 
 
 def tokenize(config: Config, console: Console, shards: list[Shard]) -> None:

@@ -11,13 +11,13 @@ from ckd.errors import ArtifactError, IncompleteError
 from ckd.store import FolderArtifact, join
 from jobs.cli import main
 from jobs.console import Console
-from jobs.stages import wanted_shards
+from jobs.stages import refusals, wanted_shards
 
 
 def run(config: Config, console: Console) -> None:
     """Raises ArtifactError when something is damaged, IncompleteError when only shards are missing."""
     cohort = Cohort.open(config.run.artifacts_root)
-    problems, missing = list(audit_ids(cohort)), 0
+    problems, missing = [*audit_ids(cohort), *refusals(config, cohort, console.say)], 0
     for name, shards in wanted_shards(config, cohort).items():
         audit = audit_stage(cohort.root, name, shards)
         found = [*audit.damaged.values(), *audit_strays(cohort, name), *audit_values(cohort, audit)]

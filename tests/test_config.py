@@ -63,6 +63,11 @@ def test_workers_are_a_number_or_a_range(a, b):
             Workers.model_validate(f"{high}..{low}")
 
 
+def test_a_file_url_is_a_local_folder_and_a_number_is_a_name():
+    run = load(None, ["run.artifacts=file:///tmp/a", "run.name=20240101"]).run
+    assert (run.artifacts_root, run.name) == ("/tmp/a", "20240101")
+
+
 def test_sections_are_frozen_and_empty_ones_hold_defaults(tmp_path):
     config = load(write(tmp_path, "teacher:\nhead:\n"))
     assert config == Config()

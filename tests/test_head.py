@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from ckd.errors import ArtifactError, DataError
+from ckd.errors import ArtifactError, ConfigError, DataError
 from ckd.labels import NUM_LABELS
 from ckd.store import Stage
 from ckd.teacher.folds import Folds
@@ -62,6 +62,12 @@ def test_tuning_visits_of_one_class_choose_no_epoch(tmp_path):
     config, cohort, stage = embedded(tmp_path, visits(SPLITS))
     heads = train_heads(config, replace(cohort, facts={**cohort.facts, "tuning": "one_class"}), stage, quiet)
     assert heads.report["best_epochs"] == [config.head.epochs] * 6
+
+
+def test_a_step_size_that_ends_in_nan_is_refused_by_its_name(tmp_path):
+    config, cohort, stage = embedded(tmp_path, visits(SPLITS), overrides=["head.learning_rate=1e30", "head.l2=1"])
+    with pytest.raises(ConfigError, match="head.learning_rate=1e\\+30: the heads are no longer finite"):
+        train_heads(config, cohort, stage, quiet)
 
 
 def test_the_final_head_is_as_good_as_scikit_learns(tmp_path):

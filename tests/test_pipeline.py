@@ -109,15 +109,65 @@ def test_a_finished_run_answers_quickly_and_changes_nothing(undisturbed, rows, t
     assert (folder / "results/test_metrics.txt").read_text().count("\n") == 1
 
 
-def test_a_changed_setting_is_refused_with_the_field_named(undisturbed, rows, teacher_folder, bert):
+@pytest.mark.parametrize(
+    ("stage", "change", "field"),
+    [
+        ("run", "teacher.max_length=900", "teacher.max_length=1536, this run has teacher.max_length=900"),
+        ("run", "teacher.adapter=", "teacher.adapter="),
+        ("train-head", "head.epochs=9", "head.epochs=3, this run has head.epochs=9"),
+        ("soft-labels", "head.epochs=9", "head.epochs=3, this run has head.epochs=9"),
+        ("train-student", "student.epochs=9", "student.epochs=2, this run has student.epochs=9"),
+        ("evaluate", "student.hard_weight=0.5", "student.hard_weight=0.9, this run has student.hard_weight=0.5"),
+        ("evaluate", "teacher.adapter=", "teacher.adapter="),
+        ("evaluate", "data.tuning=", "data.tuning="),
+        ("verify", "teacher.max_length=900", "problems (listed above)"),
+    ],
+)
+def test_every_stage_refuses_a_changed_setting_with_the_field_named(undisturbed, rows, teacher_folder, bert, stage, change, field):
     folder, _ = undisturbed
-    for change, field in (("teacher.max_length=900", "max_length=1536, this run has max_length=900"), ("teacher.adapter=", "adapter=")):
-        done = subprocess.run(
-            [sys.executable, "-m", "jobs.cli", *words(folder, rows, teacher_folder, bert, change)], capture_output=True, text=True, cwd=folder
-        )
-        assert done.returncode == 2
-        assert field in done.stderr
-        assert done.stderr.count("\n") == 1
+    before = sorted((p, p.stat().st_mtime_ns) for p in (folder / "results").rglob("*") if p.is_file() and p.name != "events.jsonl")
+    arguments = [stage, *words(folder, rows, teacher_folder, bert, change)[1:]]
+    done = subprocess.run([sys.executable, "-m", "jobs.cli", *arguments], capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert field in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert sorted((p, p.stat().st_mtime_ns) for p in (folder / "results").rglob("*") if p.is_file() and p.name != "events.jsonl") == before
+
+
+def test_status_names_what_a_changed_setting_would_be_refused_for(undisturbed, rows, teacher_folder, bert):
+    folder, _ = undisturbed
+    arguments = ["status", *words(folder, rows, teacher_folder, bert)[1:]]
+    assert "refused" not in subprocess.run([sys.executable, "-m", "jobs.cli", *arguments], capture_output=True, text=True, cwd=folder).stdout
+    changed = subprocess.run([sys.executable, "-m", "jobs.cli", *arguments, "student.hard_weight=0.3"], capture_output=True, text=True, cwd=folder)
+    assert "student.hard_weight=0.9, this run has student.hard_weight=0.3" in changed.stdout
+
+
+def test_a_best_model_that_another_run_wrote_over_is_written_again(undisturbed, rows, teacher_folder, bert):
+    folder, _ = undisturbed
+    path = folder / "results/heads_results0.9/best_model.pt"
+    before = path.read_bytes()
+    path.write_bytes(b"of another run")
+    arguments = ["train-student", *words(folder, rows, teacher_folder, bert)[1:]]
+    assert subprocess.run([sys.executable, "-m", "jobs.cli", *arguments], capture_output=True, cwd=folder).returncode == 0
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("run.results=/proc/nowhere", "cannot be made"),
+        ("run.artifacts=s3://bucket/x", "need a local or shared folder"),
+        ("student.max_length=512", "knows 64 positions"),
+        ("student.base_model=nowhere/at/all", "no such folder"),
+        ("run.results=", "at least 1 character"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_teacher_runs(tmp_path, rows, teacher_folder, bert, change, message):
+    arguments = words(tmp_path, rows, teacher_folder, bert, change)
+    done = subprocess.run([sys.executable, "-m", "jobs.cli", *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert not list(tmp_path.rglob("embeddings/*"))
 
 
 KILLS = ("embeddings/part-00001.parquet", "head", "soft_labels/part-00001.parquet", "checkpoints/step-0000002", "predictions")

@@ -12,7 +12,7 @@ from ckd.labels import DISEASES, NUM_LABELS
 from ckd.store import Stage
 from ckd.teacher.head import column_matrix, head_artifact, save_heads
 from ckd.teacher.head_fit import train_heads
-from ckd.teacher.soft_labels import SoftLabelWorker, public_rows, soft_label_stage
+from ckd.teacher.soft_labels import SoftLabelWorker, public_rows
 from ckd.visits import Visit
 
 
@@ -22,7 +22,7 @@ def labelled(tmp_path, rows, overrides=()):
     artifact = head_artifact(config, {})
     write_head(f"{artifact.folder}/h.pt", heads.weight[heads.final], heads.bias[heads.final])
     save_heads(artifact, heads, "h.pt")
-    soft = soft_label_stage(config)
+    soft = Stage(cohort.root, "soft_labels", {"head": artifact.identity()})
     worker = SoftLabelWorker(config, soft.fields)
     for shard in cohort.shards:
         worker(shard)

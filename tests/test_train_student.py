@@ -135,7 +135,7 @@ def test_a_changed_setting_is_refused_by_name(tmp_path, base, setting, value):
     with pytest.raises(MachineLostError):
         run_train(config, Ear(3))
     other = make_config(tmp_path, base, **{setting: value})
-    with pytest.raises(ArtifactError, match=f"this run has {setting}={value}"):
+    with pytest.raises(ArtifactError, match=f"this run has student.{setting}={value}"):
         run_train(other)
 
 
@@ -144,7 +144,7 @@ def test_other_soft_labels_and_another_base_model_are_refused_by_name(tmp_path, 
     with pytest.raises(MachineLostError):
         run_train(config, Ear(3))
     wider = make_config(tmp_path, make_base(tmp_path / "wider", hidden=32))
-    with pytest.raises(ArtifactError, match="this run has base_model="):
+    with pytest.raises(ArtifactError, match="this run has student.base_model="):
         run_train(wider)
     make_cohort(tmp_path / "artifacts", VISITS, soft_seed=1)
     with pytest.raises(ArtifactError, match="this run has soft_labels="):
@@ -257,7 +257,7 @@ def test_a_finished_student_answers_without_torch_and_a_changed_one_is_refused(f
     )
     subprocess.run([sys.executable, "-c", code, config.model_dump_json()], check=True)
     other = config.model_copy(update={"student": config.student.model_copy(update={"hard_weight": 0.5})})
-    with pytest.raises(ArtifactError, match=r"hard_weight=0.9, this run has hard_weight=0.5"):
+    with pytest.raises(ArtifactError, match=r"student\.hard_weight=0\.9, this run has student\.hard_weight=0\.5"):
         train_student.run(other, Console(io.StringIO()))
 
 

@@ -11,9 +11,9 @@ from ckd.batching import token_batches
 from ckd.cohort import Cohort
 from ckd.config import Config
 from ckd.labels import NUM_LABELS
-from ckd.store import Fields, FolderArtifact, Stage, join
+from ckd.store import Fields, Stage, join
 from ckd.student.batches import pad
-from ckd.student.fingerprint import token_fields
+from ckd.student.fingerprint import finished_student, token_fields
 from ckd.student.tokens import STAGE as TOKENS
 from ckd.visits import Shard
 
@@ -22,8 +22,8 @@ TOKEN_BUDGET = 16384  # padded tokens per forward pass
 
 
 def prediction_fields(config: Config) -> Fields:
-    """The fingerprint of stage `predictions`: what the student's folder holds. Raises ArtifactError before there is one."""
-    return {"student": FolderArtifact(join(config.run.folder, "student"), {}).identity(), **token_fields(config)}
+    """The fingerprint of stage `predictions`: what the student's folder holds. Raises ArtifactError unless it is this configuration's."""
+    return {"student": finished_student(config).identity(), **token_fields(config)}
 
 
 def prediction_stage(config: Config) -> Stage:

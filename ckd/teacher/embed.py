@@ -26,12 +26,12 @@ def teacher_fields(config: TeacherConfig) -> Fields:
     """Everything that changes an embedding's value and nothing that doesn't. Raises ConfigError when a model is not there."""
     return {
         **model_fields("teacher.base_model", config.base_model),
-        "adapter": adapter_hash("teacher.adapter", config.adapter) if config.adapter else None,
-        "engine": config.engine,
+        "teacher.adapter": adapter_hash("teacher.adapter", config.adapter) if config.adapter else None,
+        "teacher.engine": config.engine,
         "prompt": PROMPT_VERSION,
-        "max_length": config.max_length,
-        "dtype": config.dtype,
-        "store_dtype": config.store_dtype,
+        "teacher.max_length": config.max_length,
+        "teacher.dtype": config.dtype,
+        "teacher.store_dtype": config.store_dtype,
     }
 
 

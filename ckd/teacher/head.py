@@ -51,7 +51,12 @@ def head_artifact(config: Config, fields: Fields) -> FolderArtifact:
 
 def head_fields(config: Config, cohort: Cohort, embedding_fields: Fields) -> Fields:
     """The head's fingerprint: what it was fitted on and how."""
-    return {"visits": cohort.identity, "embeddings": digest(dict(embedding_fields)), "seed": config.seed, **config.head.model_dump()}
+    return {
+        "visits": cohort.identity,
+        "embeddings": digest(dict(embedding_fields)),
+        "seed": config.seed,
+        **{f"head.{k}": v for k, v in config.head.model_dump().items()},
+    }
 
 
 def save_heads(artifact: FolderArtifact, heads: Heads, public_file: str) -> None:

@@ -13,6 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
 from ckd.cohort import Cohort
 from ckd.config import Config, HeadConfig
+from ckd.errors import ConfigError
 from ckd.labels import NUM_LABELS
 from ckd.store import Stage
 from ckd.teacher.folds import Folds
@@ -28,7 +29,7 @@ def train_heads(config: Config, cohort: Cohort, stage: Stage, say: Callable[[str
     folds = Folds.of(cohort, config.head.folds, config.seed)
     if folds.count < config.head.folds:
         say(f"head: {folds.count} folds instead of {config.head.folds}, one per training subject")
-    fit = _Fit(config.head, folds, *_moments(cohort, read, folds), device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    fit = _Fit(config.head, folds, *_moments(cohort, read, folds), device=_device(config))
     chooses = cohort.facts.get("tuning") != "one_class"
     for epoch in range(config.head.epochs):
         order = np.random.default_rng([config.seed, epoch])
@@ -36,13 +37,21 @@ def train_heads(config: Config, cohort: Cohort, stage: Stage, say: Callable[[str
         for n in order.permutation(len(shards)):
             fit.shard(*read.labeled(shards[n]), order, epoch / config.head.epochs)
         tuning = fit.losses(_stream(cohort, read, "tuning")) if chooses else None
+        if not fit.finite or (tuning is not None and not np.isfinite(tuning).all()):
+            raise ConfigError(f"head.learning_rate={config.head.learning_rate:g}: the heads are no longer finite; lower it")
         fit.keep_best(epoch, tuning)
         say(f"head: epoch {epoch + 1}/{config.head.epochs}" + (f", tuning loss {tuning[-1]:.4f}" if tuning is not None else ""))
         if fit.finished:
             break
     heads = fit.heads()
-    heads.report = fit.report() | _optimism(heads, cohort, read)
+    saw = {"teacher_saw_held_out": cohort.facts.get("teacher_saw_held_out", False)}
+    heads.report = fit.report() | _optimism(heads, cohort, read) | saw
     return heads
+
+
+def _device(config: Config) -> torch.device:
+    """A GPU where the teacher's workers have one and this process sees it: the head is small enough for either."""
+    return torch.device("cuda" if config.teacher.gpus_per_worker > 0 and torch.cuda.is_available() else "cpu")
 
 
 def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -121,6 +130,11 @@ class _Fit:
             self.adam.zero_grad()
             loss.backward()
             self.adam.step()
+
+    @property
+    def finite(self) -> bool:
+        """Whether all weights are numbers."""
+        return bool(self.weight.isfinite().all() and self.bias.isfinite().all())
 
     def _standardise(self, x: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(((x - self.mean) / self.deviation).astype(np.float32)).to(self.device)

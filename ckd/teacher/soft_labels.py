@@ -12,18 +12,25 @@ import pyarrow as pa
 
 from ckd.cohort import Cohort
 from ckd.config import Config
+from ckd.errors import ArtifactError
 from ckd.labels import NUM_LABELS
 from ckd.store import Fields, Stage
 from ckd.teacher import embed
-from ckd.teacher.head import EmbeddingReader, column_matrix, head_artifact, load_heads
+from ckd.teacher.head import EmbeddingReader, column_matrix, head_artifact, head_fields, load_heads
 from ckd.visits import Shard, Source, Split
 
 STAGE = "soft_labels"
 
 
 def soft_label_stage(config: Config) -> Stage:
-    """The stage; its fingerprint is the head's identity, which covers embeddings, labels and seed."""
-    head = head_artifact(config, {})
+    """The stage; its fingerprint is the head's identity, which covers embeddings, labels and seed.
+
+    Raises ArtifactError when the head is missing, or naming the field when it belongs to another configuration.
+    """
+    cohort = Cohort.open(config.run.artifacts_root)
+    head = head_artifact(config, head_fields(config, cohort, embed.teacher_fields(config.teacher)))
+    if not head.is_done():
+        raise ArtifactError(f"{head.folder}: no head has been trained there; run 'ckd train-head' first")
     return Stage(config.run.artifacts_root, STAGE, {"head": head.identity()})
 
 
