@@ -70,6 +70,11 @@ class RunConfig(Section):
         return self.artifacts or f"{self.folder}/artifacts"
 
     @property
+    def checkpoints_root(self) -> str:
+        """The folder below which the student's checkpoints lie: many small files that libraries write, so never a URL."""
+        return self.folder if "://" in self.artifacts_root else self.artifacts_root
+
+    @property
     def folder(self) -> str:
         """results/<run>: metrics.json, student/, events.jsonl."""
         return f"{self.results.rstrip('/')}/{self.name}"

@@ -21,9 +21,8 @@ def run(config: Config, console: Console) -> None:
     if configured_inputs(config.data):  # without any, the first stage says what is missing
         teacher_fields(config.teacher)
         token_fields(config)
-    for key, path in (("run.artifacts", config.run.artifacts_root), ("run.results", config.run.results)):
-        if not is_local(path):
-            raise ConfigError(f"{key}={path}: the student's checkpoints and results need a local or shared folder; set it to one")
+    if not is_local(config.run.results):
+        raise ConfigError(f"run.results={config.run.results}: checkpoints, student and metrics need a local or shared folder; set it to one")
     with _ray(config):
         for stage in STAGES:
             stage.run(config, console)

@@ -135,7 +135,7 @@ def _train_on_ray(config: Config, fields: Fields, reports: Reports) -> None:
     from cluster.fit import FitError, fit
     from cluster.session import session
 
-    Checkpoints(config.run.artifacts_root, fields, None).newest(lambda _: None)  # refuse a changed setting before any rank starts
+    Checkpoints(config.run.checkpoints_root, fields, None).newest(lambda _: None)  # refuse a changed setting before any rank starts
     workers = config.student.workers.max
     with session(cpus=workers):
         try:
@@ -145,7 +145,7 @@ def _train_on_ray(config: Config, fields: Fields, reports: Reports) -> None:
                 workers=workers,
                 gpus_per_worker=config.student.gpus_per_worker,
                 name=f"student-{digest(dict(fields))}",
-                storage=f"{config.run.artifacts_root}/ray_train",
+                storage=f"{config.run.checkpoints_root}/ray_train",
                 on_report=reports,
             )
         except FitError as error:

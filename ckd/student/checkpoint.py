@@ -32,7 +32,7 @@ class Checkpoints:
 
     def __init__(self, root: str, fields: Fields, layout: Fields | None) -> None:
         if not is_local(root):
-            raise ConfigError(f"run.artifacts={root}: the student's checkpoints need a local or shared folder; set run.artifacts to one")
+            raise ConfigError(f"run.results={root}: the student's checkpoints need a local or shared folder; set run.results to one")
         self.root = Path(root) / "checkpoints"
         self.fields = {**fields, **(layout or {})}
         self.ignored = LAYOUT if layout is None else ()

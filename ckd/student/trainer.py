@@ -147,7 +147,7 @@ def training_arguments(config: Config, *, world: int, steps_per_epoch: int, devi
     s = config.student
     rows = rows_per_micro_batch(s.batch_size, world, s.gradient_accumulation)
     arguments = TrainingArguments(
-        output_dir=str(Path(config.run.artifacts_root) / "checkpoints"),
+        output_dir=str(Path(config.run.checkpoints_root) / "checkpoints"),
         per_device_train_batch_size=rows,
         gradient_accumulation_steps=s.gradient_accumulation,
         num_train_epochs=s.epochs,
