@@ -137,6 +137,24 @@ class StudentConfig(Section):
     use_unlabeled: bool = Field(False, description="embed unlabeled train visits too and learn from their soft labels alone")
 
 
+class IngestConfig(Section):
+    """From hospital tables to a cohort of next-visit pairs (`ckd ingest`)."""
+
+    coding_delay_days: float = Field(3, ge=0, description="days from discharge until a visit's codes are complete: the prediction time")
+    newborns: bool = Field(False, description="keep admissions of type NEWBORN")
+    treatment: Literal["lift", "count", "placebo", "none"] = Field("lift", description="how drugs are chosen for the treatment clause")
+    min_support: int = Field(20, ge=1, description="subjects that a drug needs beside a disease before it may stand in the clause")
+    top_drugs: int = Field(5, ge=1, description="drugs per disease in the clause")
+    folds: int = Field(5, ge=2, description="subject folds: a train visit's clause comes from the other folds' subjects")
+    tuning_share: float = Field(0.1, ge=0, lt=1, description="share of the subjects in tuning, by hash")
+    held_out_share: float = Field(0.2, ge=0, lt=1, description="share of the subjects in held_out, by hash")
+    split_column: str = Field("", description="column of the visits or patients (site, year group) that decides the split instead of the hash")
+    tuning_values: tuple[str, ...] = Field((), description="values of split_column in tuning; none: by hash from the other subjects")
+    held_out_values: tuple[str, ...] = Field((), description="values of split_column in held_out")
+    partitions: int = Field(0, ge=0, description="independent parts of the tables; 0: by their size, about 1 GB of memory each")
+    workers: Workers = Field(Workers(min=0, max=0), description="Ray actors: N or min..max; 0: in this process, without Ray")
+
+
 class Config(Section):
     """The whole configuration of one run."""
 
@@ -145,9 +163,10 @@ class Config(Section):
     teacher: TeacherConfig = TeacherConfig()
     head: HeadConfig = HeadConfig()
     student: StudentConfig = StudentConfig()
+    ingest: IngestConfig = IngestConfig()
     seed: int = Field(42, ge=0, description="seed of splits, folds, head and student")
 
-    @field_validator("run", "data", "teacher", "head", "student", mode="before")
+    @field_validator("run", "data", "teacher", "head", "student", "ingest", mode="before")
     @classmethod
     def _empty_section(cls, value: Any) -> Any:
         return {} if value is None else value
@@ -178,7 +197,7 @@ def load(path: str | None, overrides: Sequence[str] = ()) -> Config:
 def dump(config: Config) -> str:
     """The resolved configuration as YAML that `load` reads back."""
     values = config.model_dump()
-    for section in ("teacher", "student"):
+    for section in ("teacher", "student", "ingest"):
         values[section]["workers"] = str(getattr(config, section).workers)
     return yaml.safe_dump(values, sort_keys=False)
 
