@@ -1,7 +1,7 @@
 """Which split a visit belongs to, so that no subject (without one: no identical input) is in two. Also the set of 64-bit hashes that
 such bookkeeping rests on. Reading rows belongs to sources, counting and refusing empty splits to prepare."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -15,12 +15,36 @@ PUBLIC_SHARES: Mapping[Split, float] = {"train": 0.72, "tuning": 0.08, "held_out
 
 def choose(group: int, seed: int, shares: Mapping[Split, float]) -> Split:
     """The split of a group (Visit.group) by seeded hash: `shares` are fractions that add up to 1. Order and other groups do not matter."""
-    point, edge = hash64("split", seed, group) / 2**64, 0.0
+    place, edge = point(group, seed), 0.0
     for split, share in shares.items():
         edge += share
-        if point < edge:
+        if place < edge:
             return split
     return list(shares)[-1]  # rounding: the edges end just below 1
+
+
+def point(group: int, seed: int) -> float:
+    """Where a group stands between 0 and 1: what `choose` compares with the shares."""
+    return hash64("split", seed, group) / 2**64
+
+
+def edges(labeled: Sequence[float], shares: Mapping[Split, float]) -> dict[Split, float]:
+    """The point at which each split ends: the running sum of the shares, moved by rank only as far as no split stays without a labelled group.
+
+    `labeled` holds the points of the groups with a labelled visit, in any order. With as many groups as splits each gets one; with more,
+    train keeps two, which cross-fitting needs; with fewer nothing is moved. Adding groups moves no edge once every split has one.
+    """
+    ranked, splits = np.sort(np.asarray(labeled, float)), list(shares)
+    ends = np.cumsum(list(shares.values()))[:-1]
+    least, spare = len(splits), len(ranked) - len(splits)
+    if spare >= 0:
+        for k in range(least - 1):
+            below = int(np.searchsorted(ranked, ends[k]))
+            low = (int(np.searchsorted(ranked, ends[k - 1])) if k else min(spare, 1)) + 1
+            wanted = min(max(below, low), len(ranked) - (least - 1 - k))
+            if wanted != below:
+                ends[k] = ranked[wanted]
+    return dict(zip(splits, [*ends.tolist(), 1.0], strict=True))
 
 
 class HashSet:
