@@ -38,10 +38,10 @@ NEXT_TOO_SOON = "next admission before the codes are complete"
 REASONS: dict[str, str] = {
     NO_SUBJECT: "The admission names no subject, so it has no earlier or later one.",
     NEWBORN: "The subject was born in this admission (option ingest.newborns keeps it).",
-    NO_START: "Without its admission time the admission has no place in the order.",
     BAD_START: "The admission time is no time, so the admission has no place in the order.",
-    NO_END: "Without its discharge time nobody knows when the codes were complete.",
+    NO_START: "Without its admission time the admission has no place in the order.",
     BAD_END: "The discharge time is no time, so nobody knows when the codes were complete.",
+    NO_END: "Without its discharge time nobody knows when the codes were complete.",
     END_FIRST: "The discharge time lies before the admission time; one of them is wrong.",
     MERGED: "The admission overlaps an earlier one or follows it on the day of discharge: one stay, kept under the first admission's id.",
     DIED: "The patient died in this stay; there is no next visit to predict. It may be the next visit of the stay before.",
@@ -109,8 +109,10 @@ def _own_reason(rules: Rules) -> pl.Expr:
 
 def _begins_a_stay() -> pl.Expr:
     """In usable, ordered admissions: does this one begin after the last day of all the subject's earlier ones?"""
-    last_day = pl.col("end").cum_max().shift(1).over("subject_id").dt.date()
-    return (pl.col("start").dt.date() > last_day).fill_null(True)
+    # Days counted on from subject to subject, 2^32 apart: one running maximum serves all subjects and is much faster than a window over each.
+    subject = (pl.col("subject_id") != pl.col("subject_id").shift(1)).fill_null(True).cum_sum().cast(pl.Int64)
+    first_day, last_day = (subject * 2**32 + pl.col(time).dt.date().to_physical() for time in ("start", "end"))
+    return (first_day > last_day.cum_max().shift(1)).fill_null(True)
 
 
 def _judge(places: pl.DataFrame, rules: Rules) -> pl.DataFrame:
