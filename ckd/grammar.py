@@ -10,6 +10,9 @@ DISEASE = "The patient-acquired disease is "
 MEDICATION = "The patient had used the following medication: "
 OPERATION = "The surgical operation performed by the patient: "
 TREATMENT = "The medications that maybe have therapeutic effect on "
+INPUT = f"{DISEASE}{{}}. {MEDICATION}{{}}. {OPERATION}{{}}. {{}}."  # the three lists and the clause, each NO_DISEASE where empty
+BETWEEN_NAMES = ", "
+BETWEEN_TREATMENTS = "; "
 
 _TREATED = re.compile(re.escape(TREATMENT) + "(" + "|".join(map(re.escape, DISEASES)) + ") (?:are|is) ")
 _NO_CLAUSE = re.compile(re.escape(OPERATION.strip()) + r".*\.\s*" + NO_DISEASE + r"\s*\.?\s*\Z", re.DOTALL)
@@ -17,9 +20,12 @@ _NO_CLAUSE = re.compile(re.escape(OPERATION.strip()) + r".*\.\s*" + NO_DISEASE +
 
 def render_input(diseases: Sequence[str], drugs: Sequence[str], operations: Sequence[str], treatments: Mapping[str, Sequence[str]]) -> str:
     """One visit's `input`. `treatments` maps a disease to the drugs associated with it; whatever is empty reads "None"."""
-    clause = "; ".join(f"{TREATMENT}{disease} are {', '.join(names)}" for disease, names in treatments.items())
-    parts = [DISEASE + _listed(diseases), MEDICATION + _listed(drugs), OPERATION + _listed(operations), clause or NO_DISEASE]
-    return " ".join(f"{part}." for part in parts)
+    return INPUT.format(_listed(diseases), _listed(drugs), _listed(operations), treatment_clause(treatments) or NO_DISEASE)
+
+
+def treatment_clause(treatments: Mapping[str, Sequence[str]]) -> str:
+    """The treatment clause of these diseases and drugs, without the final point; "" for no disease."""
+    return BETWEEN_TREATMENTS.join(f"{TREATMENT}{disease} are {BETWEEN_NAMES.join(names)}" for disease, names in treatments.items())
 
 
 def diseases_in_treatment_clause(text: str) -> tuple[bool, ...] | None:
@@ -33,4 +39,4 @@ def diseases_in_treatment_clause(text: str) -> tuple[bool, ...] | None:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) or NO_DISEASE
+    return BETWEEN_NAMES.join(names) or NO_DISEASE
