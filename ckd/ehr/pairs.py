@@ -2,7 +2,7 @@
 
 1. An admission without subject_id is excluded. So are, as though they were not there, a newborn's own admission (unless asked for) and an
    admission without a usable admission time: nothing tells where it belongs.
-2. An admission whose discharge time is missing, unparseable or before its admission is excluded but keeps its place, at its admission time.
+2. An admission without visit_id, or whose discharge time is missing, unparseable or before its admission, is excluded but keeps its place.
 3. What is left is ordered per subject by admission time; ties by visit_id as text. An admission that begins before the latest discharge so far, or on
    the same calendar day as it, continues that stay. A stay keeps the id and the attributes of its first admission and ends with its latest discharge;
    it has died or has codes if any of its admissions has. The admissions after the first are excluded: they are in the stay.
@@ -24,6 +24,7 @@ NO_SUBJECT = "no subject_id"
 NEWBORN = "newborn"
 NO_START = "no admission time"
 BAD_START = "unparseable admission time"
+NO_VISIT = "no visit_id"
 NO_END = "no discharge time"
 BAD_END = "unparseable discharge time"
 END_FIRST = "discharge before admission"
@@ -40,13 +41,14 @@ REASONS: dict[str, str] = {
     NEWBORN: "The subject was born in this admission (option ingest.newborns keeps it).",
     BAD_START: "The admission time is no time, so the admission has no place in the order.",
     NO_START: "Without its admission time the admission has no place in the order.",
+    NO_VISIT: "Without its visit_id no code or drug belongs to the admission.",
     BAD_END: "The discharge time is no time, so nobody knows when the codes were complete.",
     NO_END: "Without its discharge time nobody knows when the codes were complete.",
     END_FIRST: "The discharge time lies before the admission time; one of them is wrong.",
     MERGED: "The admission overlaps an earlier one or follows it on the day of discharge: one stay, kept under the first admission's id.",
     DIED: "The patient died in this stay; there is no next visit to predict. It may be the next visit of the stay before.",
     NOT_CODED: "The stay has no usable diagnosis code, so nothing is known of its diseases.",
-    NEXT_UNUSABLE: "The admission that follows has no usable discharge time, so what the next visit is cannot be told.",
+    NEXT_UNUSABLE: "The admission that follows has no visit_id or no usable discharge time, so what the next visit is cannot be told.",
     NEXT_NOT_CODED: "The stay that follows has no usable diagnosis code: its labels are unknown, not empty.",
     NEXT_TOO_SOON: "The next stay began before the coding delay after discharge (option ingest.coding_delay_days) was over.",
 }
@@ -101,6 +103,7 @@ def _own_reason(rules: Rules) -> pl.Expr:
         .when(newborn).then(pl.lit(NEWBORN))
         .when(pl.col("start_bad")).then(pl.lit(BAD_START))
         .when(pl.col("start").is_null()).then(pl.lit(NO_START))
+        .when(pl.col("visit_id").is_null()).then(pl.lit(NO_VISIT))
         .when(pl.col("end_bad")).then(pl.lit(BAD_END))
         .when(pl.col("end").is_null()).then(pl.lit(NO_END))
         .when(pl.col("end") < pl.col("start")).then(pl.lit(END_FIRST))
