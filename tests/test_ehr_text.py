@@ -50,6 +50,14 @@ def test_names_stand_once_in_order_of_first_use_with_the_undated_last(rows, dtyp
     assert ordered(pl.DataFrame(rows, schema=schema, orient="row"), ["start", "place"]).rows() == expected
 
 
+def test_thousands_of_rows_are_ordered_by_the_first_column_first_and_equal_ones_stay():
+    rows = [(i % 7, f"name {i % 900}", i % 5, i // 2000) for i in range(6000)]
+    schema = {"visit": pl.UInt32, "name": pl.String, "start": pl.Int64, "place": pl.UInt64}
+    by_hand = sorted(rows, key=lambda row: (row[0], *row[2:]))
+    expected = list(dict.fromkeys(row[:2] for row in by_hand))
+    assert ordered(pl.DataFrame(rows, schema=schema, orient="row"), ["start", "place"]).rows() == expected
+
+
 @given(st.text(st.one_of(st.sampled_from(SPACES), st.sampled_from("ab,\u200b\ufeff"), st.characters(exclude_categories=["Cs"])), max_size=12))
 @example(SPACES)
 @example(f"{SPACES}a{SPACES}b{SPACES}")
