@@ -1,7 +1,7 @@
 """Which drugs go with a disease's absence at the next visit: additive sums over training visits, and the names per disease made from them. An
 association, never an effect. The artifact for people is association_table's; which visits are training visits, and their folds, the caller's."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from ckd.visits import hash64
 
 Method = Literal["lift", "count", "placebo", "none"]
 Table = dict[str, list[str]]  # disease -> drugs, best first; diseases in label order, those without a drug left out
+FRAMES = ("totals", "drugs")  # of Stats
 Array = npt.NDArray[Any]
 
 # Per subject s and disease: n = its visits with the disease present now, a = those of them with it absent next; with the drug: n1, a1.
@@ -128,11 +129,25 @@ def _schema(keys: dict[str, Any], sums: Sequence[str]) -> dict[str, Any]:
     return {**keys, **dict.fromkeys(sums, pl.Int64)}
 
 
-def merge(parts: Sequence[Stats]) -> Stats:
-    """The sums of all partitions together, in whatever order they come; of none, empty frames."""
-    totals = pl.concat([pl.DataFrame(schema=_schema(_TOTAL_KEYS, TOTAL_SUMS)), *(part.totals for part in parts)])
-    drugs = pl.concat([pl.DataFrame(schema=_schema(_DRUG_KEYS, DRUG_SUMS)), *(part.drugs for part in parts)])
-    return Stats(_added(totals, list(_TOTAL_KEYS)), _added(drugs, list(_DRUG_KEYS)))
+def merge(parts: Iterable[Stats]) -> Stats:
+    """The sums of all partitions together, in whatever order they come; of none, empty frames.
+
+    Adds up whenever as many rows wait as are merged, so that an iterator of stored parts needs memory for the distinct drugs, not for all parts.
+    """
+    merged = Stats(pl.DataFrame(schema=_schema(_TOTAL_KEYS, TOTAL_SUMS)), pl.DataFrame(schema=_schema(_DRUG_KEYS, DRUG_SUMS)))
+    waiting: list[Stats] = []
+    for part in parts:
+        waiting.append(part)
+        if sum(each.drugs.height for each in waiting) > merged.drugs.height:
+            merged, waiting = _sum([merged, *waiting]), []
+    return _sum([merged, *waiting])
+
+
+def _sum(parts: Sequence[Stats]) -> Stats:
+    return Stats(
+        _added(pl.concat([part.totals for part in parts]), list(_TOTAL_KEYS)),
+        _added(pl.concat([part.drugs for part in parts]), list(_DRUG_KEYS)),
+    )
 
 
 def _added(frame: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
