@@ -6,14 +6,16 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ckd.labels import DISEASES, render_output
+from ckd.labels import DISEASES, names, render_output
 from ckd.store import exists, join, read_bytes, write_bytes, write_file
+from ckd.visits import SUBGROUP_FIELDS, Split, Visit
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
 HEAD_FILE = "teacher_classification_head.pt"
+VISIT_FILES: dict[Split, str] = {"train": "train", "tuning": "val", "held_out": "test"}
 
 
 def head_file(root: str) -> str:
@@ -50,6 +52,26 @@ def clean_file(root: str, split: str) -> str:
 def write_soft_labels(path: str, rows: Iterable[Sequence[float]]) -> int:
     """Stream 25 probabilities per visit as the public JSON array of {disease: probability}; returns the number of rows."""
     return _write_lines(path, (json.dumps(dict(zip(DISEASES, map(float, row), strict=True)), indent=4) for row in rows), "[\n", ",\n", "\n]")
+
+
+def visit_file(folder: str, split: Split) -> str:
+    """`name_train.json`, `name_val.json` or `name_test.json`: the labelled visits of one split."""
+    return join(folder, f"name_{VISIT_FILES[split]}.json")
+
+
+def visit_line(visit: Visit, fields: Sequence[str]) -> bytes:
+    """One labelled visit as a line of public JSONL, which ckd.sources reads back; `fields` name what it holds beside instruction, input, output.
+
+    A field that the visit lacks is null. A line that names its split keeps it, whichever file it gets into.
+    """
+    if visit.labels is None:
+        raise ValueError("an unlabelled visit has no output")
+    row: dict[str, Any] = {"instruction": visit.instruction, "input": visit.input, "output": render_output(visit.labels)}
+    for name in fields:
+        row[name] = visit.subgroups.get(name) if name in SUBGROUP_FIELDS else getattr(visit, name)
+    if row.get("current_labels") is not None:
+        row["current_labels"] = names(row["current_labels"])
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
 
 
 def write_rows(path: str, rows: Iterable[Mapping[str, Any]]) -> int:

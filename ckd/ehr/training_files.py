@@ -1,0 +1,170 @@
+"""A cohort as files to train with: name_train, name_val and name_test.json, and what LLaMA-Factory needs to tune the teacher on them. What a
+line looks like belongs to compat; making cohorts to ingest."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ckd.compat import VISIT_FILES, visit_file, visit_line
+from ckd.errors import ConfigError, DataError
+from ckd.sources import PARQUET_SUFFIX, BadRow, Input
+from ckd.store import exists, is_local, join, read_bytes, resolve, write_bytes, write_file
+from ckd.visits import SPLITS, SUBGROUP_FIELDS, Split
+
+CARD_FILE, DATASETS_FILE, RECIPE_FILE = "card.json", "dataset_info.json", "qwen25_7b_lora_sft.yaml"
+OPTIONAL_FIELDS = ("subject_id", "split", "current_labels", "prediction_time", *SUBGROUP_FIELDS)
+_AGAIN = "expected a cohort as `ckd ingest` makes it; make it again"
+_COLUMNS = {"prompt": "instruction", "query": "input", "response": "output"}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written. `visits` per split, without the splits that have no labelled visit; `recipe_kept`: another YAML was there already."""
+
+    visits: Mapping[Split, int]
+    unlabeled: int
+    recipe: str
+    recipe_kept: bool
+    data_license: str
+    credentialed: bool
+
+
+def export(cohort: str, out: str) -> Exported:
+    """Write the labelled visits of a cohort (a folder of Parquet parts, or one file), one JSONL file per split, streaming and all or none of them.
+
+    Also `dataset_info.json` with name_train and name_val, other entries kept, never name_test; and the YAML for LLaMA-Factory in the folder
+    `lora` beside `out`, unless another one is there. Raises DataError for a cohort that cannot be used, or for a file in `out` that would
+    mix with another cohort's or give the test visits away; then nothing has been written.
+    """
+    source, beside = Input(cohort, "train"), _split_path(out)
+    labeled, unlabeled, fields = _survey(source)
+    card = _card(cohort)
+    for split in SPLITS:
+        if not labeled[split] and exists(visit_file(out, split)):
+            raise DataError(
+                f"{visit_file(out, split)}: of another cohort, as this one has no labelled {split} visit; delete it or give another --out"
+            )
+    datasets = _datasets(out, labeled)
+    present = [split for split in SPLITS if labeled[split]]
+    _write_together({split: visit_file(out, split) for split in present}, lambda streams: _pump(source, streams, fields))
+    write_bytes(join(out, DATASETS_FILE), (json.dumps(datasets, indent=2, ensure_ascii=False) + "\n").encode())
+    recipe, kept = _write_recipe(*beside)
+    return Exported(
+        visits={split: labeled[split] for split in present},
+        unlabeled=unlabeled,
+        recipe=recipe,
+        recipe_kept=kept,
+        data_license=str(card.get("data_license", "")),
+        credentialed=bool(card.get("credentialed", False)),
+    )
+
+
+def _survey(source: Input) -> tuple[Counter[str], int, list[str]]:
+    """Labelled visits per split, visits without labels, and the optional fields that any visit has, from the columns alone."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    labeled: Counter[str] = Counter()
+    unlabeled, used = 0, set[str]()
+    for part in source.parts:
+        if not part.endswith(PARQUET_SUFFIX):
+            raise DataError(f"{part}: not Parquet; {_AGAIN}")
+        filesystem, inside = resolve(part)
+        try:
+            with filesystem.open_input_file(inside) as stream:
+                file = pq.ParquetFile(stream)
+                missing = [name for name in ("visit_id", "split", "labels") if name not in file.schema_arrow.names]
+                if missing:
+                    raise DataError(f"{part}: no column {', '.join(missing)}; {_AGAIN}")
+                names = [name for name in OPTIONAL_FIELDS if name in file.schema_arrow.names]
+                for batch in file.iter_batches(1 << 16, columns=["labels", *names]):
+                    has_labels = batch["labels"].is_valid()
+                    labeled.update(batch["split"].filter(has_labels).to_pylist())
+                    unlabeled += batch["labels"].null_count
+                    used |= {name for name in names if batch[name].null_count < batch.num_rows}
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{part}: cannot be read ({type(error).__name__}); {_AGAIN}") from None
+    if not labeled:
+        raise DataError(f"{source.path}: no visit has labels; {_AGAIN}")
+    if not set(labeled) <= set(SPLITS):
+        raise DataError(f"{source.path}: column split holds something other than {', '.join(SPLITS)}; {_AGAIN}")
+    return labeled, unlabeled, [name for name in OPTIONAL_FIELDS if name in used]
+
+
+def _pump(source: Input, streams: Mapping[Split, Any], fields: list[str]) -> None:
+    for visit in source.rows():
+        if isinstance(visit, BadRow):
+            raise DataError(f"{visit.location}: {visit.reason}; {_AGAIN}")
+        if visit.labels is not None and visit.split is not None:
+            streams[visit.split].write(visit_line(visit, ["visit_id", *fields]))
+
+
+def _write_together(paths: Mapping[Split, str], work: Callable[[Mapping[Split, Any]], None]) -> None:
+    """Call `work` with a stream per path; the files appear when it has returned, none of them when it raises."""
+
+    def open_next(left: list[Split], streams: dict[Split, Any]) -> None:
+        if not left:
+            work(streams)
+            return
+        write_file(paths[left[0]], lambda stream: open_next(left[1:], {**streams, left[0]: stream}))
+
+    open_next(list(paths), {})
+
+
+def _card(cohort: str) -> dict[str, Any]:
+    return _json_object(join(cohort, CARD_FILE)) if not cohort.endswith(PARQUET_SUFFIX) else {}
+
+
+def _datasets(out: str, labeled: Mapping[str, int]) -> dict[str, Any]:
+    """The content of dataset_info.json: what is there, and name_train and name_val. Raises DataError when it offers name_test for training."""
+    path = join(out, DATASETS_FILE)
+    entries = _json_object(path)
+    test = visit_file("", "held_out").lstrip("/")
+    if any(name == "name_test" or (isinstance(entry, dict) and entry.get("file_name") == test) for name, entry in entries.items()):
+        raise DataError(f"{path}: lists {test}, which nothing may be trained on; take that entry out")
+    for split in ("train", "tuning"):
+        name = f"name_{VISIT_FILES[split]}"
+        entries.pop(name, None)
+        if labeled[split]:
+            entries[name] = {"file_name": f"{name}.json", "columns": dict(_COLUMNS)}
+    return entries
+
+
+def _json_object(path: str) -> dict[str, Any]:
+    """The object in a JSON file; empty when there is no file. Raises DataError for anything else."""
+    if not exists(path):
+        return {}
+    try:
+        found = json.loads(read_bytes(path))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: not a JSON object; repair or delete it")
+    return found
+
+
+def _write_recipe(parent: str, name: str) -> tuple[str, bool]:
+    """Write the YAML for the data folder `name` into `<parent>/lora`; returns its path, and whether another one is there and was kept."""
+    path = join(parent, "lora", RECIPE_FILE)
+    text = files("ckd.ehr").joinpath(RECIPE_FILE).read_text(encoding="utf-8")
+    content = text.replace("dataset_dir: data\n", f"dataset_dir: {name if name.isidentifier() else json.dumps(name)}\n").encode()
+    if exists(path):
+        return path, read_bytes(path) != content
+    write_bytes(path, content)
+    return path, False
+
+
+def _split_path(out: str) -> tuple[str, str]:
+    """The folder beside which `out` lies, and its name."""
+    if is_local(out):
+        whole = Path(out).absolute()
+        parent, name = str(whole.parent), whole.name
+    else:
+        parent, _, name = out.rstrip("/").rpartition("/")
+    if not name:
+        raise ConfigError(f"--out {out}: expected a folder of its own, such as data")
+    return parent, name
