@@ -1,0 +1,140 @@
+"""Every table split into partitions by a hash of the subject, in one streaming pass each, and read back partition by partition. What a row
+means belongs to scan; which rows are usable, to the steps that read a partition."""
+
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from ckd.ehr.layouts import PLACE_BITS, SCHEMAS, TABLE_NAMES
+from ckd.ehr.scan import LAST_EMPTY, Source
+from ckd.errors import ConfigError, DataError
+from ckd.store import Fields, FolderArtifact, is_local
+
+FORMAT = 1  # raise it when the same tables give other frames
+_PARTITION_BYTES = 200_000_000  # of CSV text: about 50,000 visits of 32 rows, about 1 GB of memory in a worker
+_PACKED = {".gz": 6, ".parquet": 8}  # CSV text per byte of such a file, about
+_MOST = 4096
+_KEY = "partition"
+
+
+def partition(source: Source, folder: str, partitions: int) -> list[int]:
+    """Write all tables of `source` into `folder` (local), whole subjects together; returns the admissions in each partition.
+
+    `partitions` 0: by the size of the files. Done before with the same fields: nothing is read. Left unfinished: made anew. Raises DataError for
+    damaged files, a visit id that is missing or there twice, a patient there twice; MismatchError when the folder holds other tables.
+    """
+    if not is_local(folder):
+        raise ConfigError(f"{folder}: the tables are partitioned on a local disk; give a local --out")
+    count = partitions or _partitions_for(source)
+    fields: Fields = {"format": FORMAT, "input": source.content_hash(), "kind": source.kind, "split_column": source.split_column}
+    # polars promises its hash for one version only.
+    artifact = FolderArtifact(folder, {**fields, "partitions": count, "polars": pl.__version__})
+    if not artifact.is_done():
+        shutil.rmtree(folder, ignore_errors=True)
+        for table in TABLE_NAMES:
+            _write(source, table, folder, count)
+        _require_ids(source, folder)
+        artifact.commit([], {"tables": {table: _check(source, table, folder) for table in TABLE_NAMES}, **_counts(folder, count)})
+    return list(facts(folder)["admissions"])
+
+
+def facts(folder: str) -> Mapping[str, Any]:
+    """What `partition` counted: tables {table: {rows, blank_rows}}, admissions [per partition], without_subject {rows, place of the first}."""
+    content = FolderArtifact(folder, {}).load()
+    if content is None:
+        raise DataError(f"{folder}: the tables are not partitioned; run the same ingest again")
+    return dict(content["extra"])
+
+
+def read(folder: str, table: str, index: int) -> pl.DataFrame:
+    """Partition `index` of a table, columns and types of layouts.SCHEMAS, in the source's order. No row: an empty frame."""
+    files = _files(folder, table, index)
+    if not files:
+        return pl.DataFrame(schema=SCHEMAS[table])
+    return pl.concat([pl.read_ipc(file, columns=list(SCHEMAS[table])) for file in files], rechunk=True)
+
+
+def _write(source: Source, table: str, folder: str, count: int) -> None:
+    target = Path(folder) / table
+    target.mkdir(parents=True)
+    key = (pl.col("subject_id").hash() % count).cast(pl.UInt32).alias(_KEY)
+    rows = source.rows(table).with_columns(key).select(*SCHEMAS[table], LAST_EMPTY, _KEY)
+    with source.explained(table):
+        rows.sink_ipc(pl.PartitionBy(target, key=_KEY, include_key=False), mkdir=True, compression="lz4")
+
+
+def _files(folder: str, table: str, index: int | None = None) -> list[Path]:
+    return sorted((Path(folder) / table).glob(f"{_KEY}={'*' if index is None else index}/*.ipc"))
+
+
+def _scan(folder: str, table: str) -> pl.LazyFrame:
+    files = _files(folder, table)
+    if not files:
+        return pl.LazyFrame(schema={**SCHEMAS[table], LAST_EMPTY: pl.Boolean()})
+    return pl.scan_ipc(files, hive_partitioning=False, glob=False)
+
+
+def _check(source: Source, table: str, folder: str) -> dict[str, int]:
+    """Rows of a table and how many more there are that are all empty. Raises DataError for lines that polars read wrongly in silence."""
+    record = pl.col("place") & (1 << PLACE_BITS) - 1
+    by_file = _scan(folder, table).group_by(file=pl.col("place") // (1 << PLACE_BITS))
+    found = by_file.agg(rows=pl.len(), records=record.max(), last_empty=pl.col(LAST_EMPTY).sum()).collect(engine="streaming")
+    read_by_file = {row["file"]: row for row in found.to_dicts()}
+    blank = 0
+    for index in source.tables.get(table, ()):
+        row = read_by_file.get(index, {"rows": 0, "records": 0, "last_empty": 0})
+        with source.explained(table):
+            blank += source.check_lines(index, row["rows"], row["records"], row["last_empty"])
+    return {"rows": sum(row["rows"] for row in read_by_file.values()), "blank_rows": blank}
+
+
+def _require_ids(source: Source, folder: str) -> None:
+    """Raise DataError if there is no admission, or one without its id, with a flag that is neither true nor false, or there twice."""
+    visits = _scan(folder, "visits")
+    first = pl.col("place").min()
+    bad = visits.select(
+        rows=pl.len(),
+        no_id=pl.col("visit_id").is_null().sum(),
+        no_id_place=pl.col("place").filter(pl.col("visit_id").is_null()).min(),
+        flag_place=pl.col("place").filter(pl.any_horizontal(pl.col("died", "newborn").is_null())).min(),
+        place=first,
+    )
+    found = bad.collect(engine="streaming").row(0, named=True)
+    if not found["rows"]:
+        raise DataError(f"{source.folder}: there is no admission in it; give a folder of tables with rows")
+    if found["no_id"]:
+        where = source.locate("visits", found["no_id_place"])
+        raise DataError(f"{where}: {found['no_id']} of {found['rows']} admissions have no visit id, so no next visit can be told; give each its own")
+    if found["flag_place"] is not None:
+        raise DataError(f"{source.locate('visits', found['flag_place'])}: the flag for death or newborn is neither 0/1 nor true/false; mend it")
+    _require_unique(source, folder, "visits", "visit_id", "visit ids")
+    _require_unique(source, folder, "patients", "subject_id", "patients")
+
+
+def _require_unique(source: Source, folder: str, table: str, column: str, called: str) -> None:
+    rows = _scan(folder, table).filter(pl.col(column).is_not_null())
+    hashes = rows.select(pl.col(column).hash()).collect(engine="streaming").to_series()
+    if hashes.n_unique() == hashes.len():
+        return
+    suspects = hashes.filter(hashes.is_duplicated()).unique()
+    again = rows.filter(pl.col(column).hash().is_in(suspects.implode())).group_by(column).agg(pl.col("place").sort())
+    # Sorted by place, so that the message is the same in every run.
+    repeated = again.filter(pl.col("place").list.len() > 1).sort(pl.col("place").list.first()).collect()
+    if repeated.height:
+        first, second = (source.locate(table, place) for place in repeated["place"][0][:2])
+        raise DataError(f"{first}: {repeated.height} {called} are there more than once, the first one here and at {second}; keep one row for each")
+
+
+def _counts(folder: str, count: int) -> dict[str, Any]:
+    heights = [sum(pl.scan_ipc(file).select(pl.len()).collect().item() for file in _files(folder, "visits", index)) for index in range(count)]
+    nobody = _scan(folder, "visits").filter(pl.col("subject_id").is_null()).select(rows=pl.len(), place=pl.col("place").min()).collect()
+    return {"admissions": heights, "without_subject": nobody.row(0, named=True)}
+
+
+def _partitions_for(source: Source) -> int:
+    text = sum(path.stat().st_size * _PACKED.get(path.suffix, 1) for path in source.paths)
+    return min(_MOST, max(1, math.ceil(text / _PARTITION_BYTES)))
