@@ -154,6 +154,16 @@ class IngestConfig(Section):
     partitions: int = Field(0, ge=0, description="independent parts of the tables; 0: by their size, about 1 GB of memory each")
     workers: Workers = Field(Workers(min=0, max=0), description="Ray actors: N or min..max; 0: in this process, without Ray")
 
+    @model_validator(mode="after")
+    def _splits(self) -> Self:
+        if self.tuning_share + self.held_out_share >= 1:
+            raise ValueError("tuning_share and held_out_share leave no subject to train")
+        if bool(self.split_column) != bool(self.held_out_values or self.tuning_values):
+            raise ValueError("split_column needs held_out_values (or tuning_values) and they need it")
+        if set(self.held_out_values) & set(self.tuning_values):
+            raise ValueError("a value stands in both held_out_values and tuning_values")
+        return self
+
 
 class Config(Section):
     """The whole configuration of one run."""

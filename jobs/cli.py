@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ckd import __version__
 from ckd.config import Config, dump, load
@@ -25,6 +26,12 @@ COMMANDS = {
     "status": ("status", "shards done and missing of every stage"),
     "demo": ("demo", "make a synthetic cohort and tiny models, run everything on them"),
 }
+SOURCES = {
+    "mimic3": "MIMIC-III tables, CSV or CSV.gz",
+    "mimic4": "MIMIC-IV tables (DIR/hosp), ICD-9 and ICD-10",
+    "tables": "the generic tables of docs/tables.md, Parquet or CSV",
+    "meds": "MEDS shards with hadm_id",
+}
 CONFIGS = {"demo": str(Path(__file__).with_name("demo.yaml"))}  # what a command reads without --config; the others: defaults alone
 FILES = {"validate"}  # commands that take input files before the overrides; they only read: no run, no events.jsonl
 EXIT_CODES = "exit codes: 0 done, 1 bug, 2 config or input, 3 incomplete (some shards failed; run again)"
@@ -33,15 +40,9 @@ EXIT_CODES = "exit codes: 0 done, 1 bug, 2 config or input, 3 incomplete (some s
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. User errors are one line on standard error."""
     _hush_libraries()
-    arguments = _parser().parse_args(sys.argv[1:] if argv is None else argv)
-    overrides = [word for word in arguments.words if "=" in word]
-    files = [word for word in arguments.words if "=" not in word]
+    arguments = _parse(sys.argv[1:] if argv is None else argv)
     try:
-        if files and arguments.command not in FILES:
-            raise CkdError(f"'{files[0]}': expected key=value, such as data.train=data/name_train.json; see 'ckd {arguments.command} --help'")
-        config = load(arguments.config or CONFIGS.get(arguments.command), overrides)
-        console = terminal_console("" if arguments.command in FILES else config.run.folder)
-        _job(arguments)(config, console, *([files] if arguments.command in FILES else []))
+        arguments.start(arguments)
     except CkdError as error:
         sys.stderr.write(f"ckd: {error}\n")
         return error.exit_code
@@ -49,6 +50,48 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write("ckd: stopped; finished shards are kept, run the same command again to continue\n")
         return 130
     return 0
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if any(word.startswith("-") or "=" not in word or "words" not in arguments for word in rest):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # argparse leaves overrides that stand behind an option
+        arguments.words = [*arguments.words, *rest]
+    return arguments
+
+
+def _stage(arguments: argparse.Namespace) -> None:
+    files = [word for word in arguments.words if "=" not in word]
+    if files and arguments.command not in FILES:
+        raise CkdError(f"'{files[0]}': expected key=value, such as data.train=data/name_train.json; see 'ckd {arguments.command} --help'")
+    config = _config(arguments)
+    console = terminal_console("" if arguments.command in FILES else config.run.folder)
+    _job(arguments)(config, console, *([files] if arguments.command in FILES else []))
+
+
+def _ingest(arguments: argparse.Namespace) -> None:
+    from jobs import ingest
+
+    ingest.run(_config(arguments), terminal_console(), arguments.source, arguments.folder, arguments.out)
+
+
+def _synth(arguments: argparse.Namespace) -> None:
+    from jobs import synth
+
+    synth.run(arguments.out, arguments.patients, arguments.seed, terminal_console())
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from jobs import export
+
+    export.run(arguments.cohort, arguments.out, terminal_console())
+
+
+def _config(arguments: argparse.Namespace) -> Config:
+    overrides = [word for word in arguments.words if "=" in word]
+    return load(arguments.config or CONFIGS.get(arguments.command), overrides)
 
 
 def _hush_libraries() -> None:
@@ -79,16 +122,47 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ckd {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, (_, text) in COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text, epilog=EXIT_CODES)
-        command.add_argument(
-            "--config",
-            metavar="YAML",
-            help=f"configuration file, such as jobs/default.yaml; without it {'jobs/demo.yaml' if name in CONFIGS else 'the defaults hold'}",
-        )
+        command = _command(commands, name, text, _stage)
+        _add_config(command, takes="FILE | key=value" if name in FILES else "key=value", example="data.train=data/name_train.json teacher.workers=0..8")
         command.add_argument("--dry-run", action="store_true", help="print the resolved configuration and the plan, start nothing")
-        takes = "FILE | key=value" if name in FILES else "key=value"
-        command.add_argument("words", nargs="*", metavar=takes, help="dotted overrides, such as data.train=data/name_train.json teacher.workers=0..8")
+    _add_data_commands(commands)
     return parser
+
+
+def _add_data_commands(commands: Any) -> None:
+    ingest = _command(commands, "ingest", "hospital tables to a cohort of next-visit pairs, which is a valid data.train with its own splits", _ingest)
+    ingest.add_argument("source", choices=SOURCES, help="; ".join(f"{name}: {text}" for name, text in SOURCES.items()))
+    ingest.add_argument("folder", metavar="DIR", help="folder of the tables")
+    ingest.add_argument("--out", required=True, metavar="DIR", help="the cohort: Parquet parts, card.json, association.csv")
+    _add_config(ingest, takes="key=value", example="ingest.coding_delay_days=5 ingest.treatment=none (docs/configuration.md, section ingest)")
+    synth = _command(commands, "synth", "MIMIC-III-shaped tables of synthetic patients, any number, equal for equal seeds", _synth)
+    synth.add_argument("--patients", type=_positive, required=True, metavar="N", help="number of patients; about 4.3 visits each")
+    synth.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the generator (default 1)")
+    synth.add_argument("--out", required=True, metavar="DIR", help="folder of the tables")
+    export = _command(commands, "export", "a cohort in other formats", None)
+    formats = export.add_subparsers(dest="format", required=True, metavar="format")
+    jsonl = _command(formats, "jsonl", "the public JSONL files of a cohort, with the files that LLaMA-Factory needs to tune the teacher", _export)
+    jsonl.add_argument("cohort", metavar="COHORT", help="folder that 'ckd ingest' made")
+    jsonl.add_argument("--out", default="data", metavar="DIR", help="folder of name_train.json, name_val.json, name_test.json (default data)")
+
+
+def _command(commands: Any, name: str, text: str, start: Callable[[argparse.Namespace], None] | None) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, epilog=EXIT_CODES)
+    command.set_defaults(start=start)
+    return command
+
+
+def _add_config(command: argparse.ArgumentParser, takes: str, example: str) -> None:
+    without = "jobs/demo.yaml" if command.prog.split()[-1] in CONFIGS else "the defaults hold"
+    command.add_argument("--config", metavar="YAML", help=f"configuration file, such as jobs/default.yaml; without it {without}")
+    command.add_argument("words", nargs="*", metavar=takes, help=f"dotted overrides, such as {example}")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number of patients; expected 1 or more")
+    return number
 
 
 if __name__ == "__main__":

@@ -68,3 +68,16 @@ def test_validate_writes_nothing(tmp_path):
     assert code == 0
     assert "read 1 = kept 1" in out
     assert [found.name for found in tmp_path.iterdir()] == ["rows.json"]
+
+
+def test_overrides_may_stand_behind_options(capsys, tmp_path):
+    assert main(["run", "--dry-run", "seed=7", "--config", "jobs/demo.yaml", f"run.results={tmp_path}"]) == 0
+    out = capsys.readouterr().out
+    assert "seed: 7" in out
+    assert str(tmp_path) in out
+
+
+def test_a_command_that_takes_no_override_refuses_one(capsys):
+    with pytest.raises(SystemExit):
+        main(["synth", "--patients", "1", "--out", "x", "seed=3"])
+    assert "unrecognized" in capsys.readouterr().err

@@ -37,7 +37,7 @@ def admission(visit_id, first_day=0.0, last_day=0.0, **other):
 
 
 def run(rows, rules=DEFAULT):
-    return chain(pl.DataFrame(rows, schema=SCHEMA), rules)
+    return chain(pl.DataFrame(rows, schema=SCHEMA).with_row_index("place"), rules).drop("place")
 
 
 def told(rows, rules=DEFAULT):
@@ -185,7 +185,7 @@ DEMOS = {
 @pytest.mark.parametrize("folder", DEMOS)
 def test_the_demos_have_the_known_numbers_of_admissions_and_what_the_rules_exclude_adds_up(folder):
     admissions, diagnoses, (count, consecutive, returning), expected = DEMOS[folder]
-    visits = demo(open_data() / folder, admissions, diagnoses)
+    visits = demo(open_data() / folder, admissions, diagnoses).with_row_index("place")
     per_subject = Counter(visits["subject_id"])
     assert visits.height == count == sum(expected.values())
     assert sum(n - 1 for n in per_subject.values()) == consecutive

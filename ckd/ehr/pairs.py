@@ -54,7 +54,7 @@ REASONS: dict[str, str] = {
 }
 _OUT_OF_ORDER = (NO_SUBJECT, NEWBORN, NO_START, BAD_START)
 _ORDER = ("subject_id", "start", "visit_id")
-_COLUMNS = ("visit_id", "subject_id", "stay_id", "role", "reason", "next_id", "start", "end", "prediction_time")
+_COLUMNS = ("place", "visit_id", "subject_id", "stay_id", "role", "reason", "next_id", "start", "end", "prediction_time")
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ def chain(visits: pl.DataFrame, rules: Rules) -> pl.DataFrame:
     """What became of each admission: one row per row of `visits`, ordered by subject_id, admission time and visit_id.
 
     `visits` holds whole subjects: visit_id and subject_id (text), start and end (Datetime), start_bad, end_bad, died, newborn and coded (Bool: the
-    admission has a usable diagnosis row); a null flag is false. The result has visit_id, subject_id, stay_id (visit_id of the stay's first
+    admission has a usable diagnosis row); a null flag is false. The result has place, visit_id, subject_id, stay_id (visit_id of the stay's first
     admission), role ("pair", "last" or "excluded"), reason (one of REASONS; null unless excluded), next_id (stay_id of a pair's next stay), start
     and end of the stay, prediction_time (null if excluded). stay_id, start and end are null for an admission that is in no stay.
     """
-    columns = visits.select(*_ORDER, "end", pl.col("died", "coded").fill_null(False), own=_own_reason(rules))
+    columns = visits.select("place", *_ORDER, "end", pl.col("died", "coded").fill_null(False), own=_own_reason(rules))
     admissions = columns.sort(_ORDER, nulls_last=True).with_row_index("row")
     usable = admissions.filter(pl.col("own").is_null()).with_columns(stay=pl.when(_begins_a_stay()).then("row").forward_fill())
     stays = usable.group_by("stay", maintain_order=True).agg(
@@ -82,7 +82,7 @@ def chain(visits: pl.DataFrame, rules: Rules) -> pl.DataFrame:
     keeps_place = admissions.filter(pl.col("own").is_not_null() & ~pl.col("own").is_in(_OUT_OF_ORDER))
     judged = _judge(pl.concat([stays, keeps_place.select("subject_id", stay="row")], how="diagonal").sort("stay"), rules)
     rows = (
-        admissions.select("row", "visit_id", "subject_id", "own")
+        admissions.select("row", "place", "visit_id", "subject_id", "own")
         .join(usable.select("row", "stay"), on="row", how="left", maintain_order="left")
         .join(judged, on="stay", how="left", maintain_order="left")
     )

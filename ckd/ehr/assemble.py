@@ -1,0 +1,200 @@
+"""One partition of the tables -> its next-visit rows: which visits there are, what they are labelled, what their text will name. Knows no
+split and no treatment clause: these need all partitions."""
+
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from ckd.ehr import usable
+from ckd.ehr.codes import Codes
+from ckd.ehr.pairs import Rules, chain
+from ckd.ehr.partition import read
+from ckd.ehr.text import ordered
+from ckd.labels import DISEASES
+from ckd.splits import point
+from ckd.store import Fields, FolderArtifact, join, read_bytes, write_bytes, write_file
+from ckd.visits import SUBGROUP_FIELDS, group_key, hash64
+
+NAMED = ("diagnoses", "medications", "procedures")
+OLDEST = 90  # years; a greater age is told as 90, since the sources shift or cap such ages
+FACTS_FILE = "facts.json"
+_FRAMES = ("visits", "subjects", *NAMED, "codes")
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """What one partition holds. `visits`: one row per pair or last visit, sorted by subject and time; its row number is the key `visit` of
+    `diagnoses`, `medications`, `procedures`, which hold (visit, name): distinct names in the order of the text.
+    """
+
+    visits: pl.DataFrame  # visit, visit_id, subject_id, role, prediction_time, current, next (bit masks of the labels), subgroup fields
+    subjects: pl.DataFrame  # subject_id, group, point, fold, cuts (its values of ingest.split_column), labeled
+    diagnoses: pl.DataFrame
+    medications: pl.DataFrame
+    procedures: pl.DataFrame
+    codes: pl.DataFrame  # kind, code, version, rows, place: every distinct code
+    facts: dict[str, Any]
+
+    def save(self, folder: str, fields: Fields) -> None:
+        """Commit to a folder artifact."""
+        for name in _FRAMES:
+            save_frame(folder, name, getattr(self, name))
+        write_bytes(join(folder, FACTS_FILE), json.dumps(self.facts).encode())
+        FolderArtifact(folder, fields).commit([])
+
+
+def save_frame(folder: str, name: str, frame: pl.DataFrame) -> None:
+    """Write one frame of a folder artifact."""
+    write_file(join(folder, f"{name}.arrow"), lambda stream: frame.write_ipc(stream, compression="lz4"))
+
+
+def load_frame(folder: str, name: str) -> pl.DataFrame:
+    """Read one frame of a folder artifact."""
+    return pl.read_ipc(io.BytesIO(read_bytes(join(folder, f"{name}.arrow"))))
+
+
+def load_facts(folder: str) -> dict[str, Any]:
+    """What an Assembled counted."""
+    return dict(json.loads(read_bytes(join(folder, FACTS_FILE))))
+
+
+def assemble(tables: str, index: int, rules: Rules, codes: Codes, *, seed: int, folds: int) -> Assembled:
+    """Read partition `index` below the folder of the tables and make its rows."""
+    raw = {name: read(tables, name, index) for name in ("visits", "patients", *NAMED)}
+    admissions = raw["visits"].with_row_index("admission")
+    numbers = admissions.select("visit_id", "admission").filter(pl.col("visit_id").is_not_null())
+    judged = {
+        "diagnoses": usable.coded(raw["diagnoses"], codes.diagnoses, numbers),
+        "medications": usable.drugs(raw["medications"], numbers),
+        "procedures": usable.coded(raw["procedures"], codes.procedures, numbers),
+    }
+    rows = {name: frame.filter(pl.col("reason").is_null()) if frame["reason"].count() else frame for name, frame in judged.items()}
+    chained = chain(admissions.with_columns(coded=pl.col("admission").is_in(rows["diagnoses"]["admission"].unique().implode())), rules)
+    chained = chained.join(admissions.select("place", "admission"), on="place", how="left", maintain_order="left")
+    visits = _visits(chained, _masks(rows["diagnoses"], chained), raw["visits"], raw["patients"])
+    keys = _keys(chained, visits)
+    named = {name: _named(frame, keys, name) for name, frame in rows.items()}
+    facts = {
+        "admissions": _roles(chained),
+        "rows": {name: usable.rejected(frame) for name, frame in judged.items()},
+        "visits": {role: _summary(visits, named, role) for role in ("pair", "last")},
+        "echoes": visits.filter(pl.col("role") == "pair").select((pl.col("current") == pl.col("next")).sum()).item(),
+    }
+    return Assembled(visits.drop("cut"), _subjects(visits, seed, folds), **named, codes=_distinct_codes(raw), facts=facts)
+
+
+def _masks(diagnoses: pl.DataFrame, chained: pl.DataFrame) -> pl.DataFrame:
+    """stay_id, mask: the labels that a stay's codes stand for, bit k = label k."""
+    labeled = diagnoses.filter(pl.col("mask") > 0).group_by("admission").agg(pl.col("mask").bitwise_or())
+    stays = chained.filter(pl.col("stay_id").is_not_null()).select("admission", "stay_id")
+    return labeled.join(stays, on="admission").group_by("stay_id").agg(pl.col("mask").bitwise_or())
+
+
+def _keys(chained: pl.DataFrame, visits: pl.DataFrame) -> pl.DataFrame:
+    """Row `admission` says which visit it is part of (null: none), when that began, and which place it has among all admissions in order."""
+    return (
+        chained.with_row_index("order")
+        .join(visits.select("visit", stay_id="visit_id"), on="stay_id", how="left")
+        .select("admission", "visit", "order", "start")
+        .sort("admission")
+    )
+
+
+def _visits(chained: pl.DataFrame, masks: pl.DataFrame, admissions: pl.DataFrame, patients: pl.DataFrame) -> pl.DataFrame:
+    kept = chained.filter(pl.col("role").is_in(["pair", "last"])).sort("subject_id", "start", "stay_id")
+    first = admissions.select("visit_id", "age", "cut", *SUBGROUP_FIELDS[1:], "start")
+    person = patients.unique("subject_id", keep="first", maintain_order=True).select(
+        "subject_id", "birth", "anchor_age", "anchor_year", person_sex="sex", person_cut="cut"
+    )
+    return (
+        kept.select("stay_id", "subject_id", "role", "next_id", "prediction_time")
+        .join(first, left_on="stay_id", right_on="visit_id", how="left", maintain_order="left")
+        .join(person, on="subject_id", how="left", maintain_order="left")
+        .join(masks.rename({"mask": "current"}), on="stay_id", how="left", maintain_order="left")
+        .join(masks.rename({"mask": "next", "stay_id": "next_id"}), on="next_id", how="left", maintain_order="left")
+        .select(
+            pl.int_range(pl.len(), dtype=pl.UInt32).alias("visit"),
+            pl.col("stay_id").alias("visit_id"),
+            "subject_id",
+            "role",
+            pl.col("prediction_time").dt.strftime("%Y-%m-%dT%H:%M:%S"),
+            pl.col("current").fill_null(0),
+            pl.when(pl.col("role") == "pair").then(pl.col("next").fill_null(0)).alias("next"),
+            _age().alias("age"),
+            pl.coalesce("sex", "person_sex").alias("sex"),
+            *SUBGROUP_FIELDS[2:],
+            pl.coalesce("cut", "person_cut").alias("cut"),
+        )
+    )
+
+
+def _age() -> pl.Expr:
+    """Whole years at admission: as the source says, from the birth date, or from the anchor year; 90 stands for 90 and more."""
+    stated = pl.col("age").cast(pl.Float64, strict=False).floor().cast(pl.Int32)
+    lived = ((pl.col("start") - pl.col("birth")).dt.total_days() / 365.2425).floor().cast(pl.Int32)
+    anchored = pl.col("anchor_age") + pl.col("start").dt.year() - pl.col("anchor_year")
+    age = pl.coalesce(stated, lived, anchored)
+    return pl.when(age >= 0).then(age.clip(upper_bound=OLDEST)).cast(pl.String)
+
+
+def _named(rows: pl.DataFrame, keys: pl.DataFrame, table: str) -> pl.DataFrame:
+    """Distinct names per visit: drugs by first use, codes by sequence number, those of an earlier admission of a merged stay first."""
+    at = rows["admission"]
+    rows = rows.with_columns(visit=keys["visit"].gather(at)).filter(pl.col("visit").is_not_null() & pl.col("name").is_not_null())
+    at = rows["admission"]
+    if table == "medications":
+        begin = pl.lit(keys["start"].gather(at))
+        return ordered(rows.select("visit", "name", "place", within=(pl.col("start") - begin).dt.total_seconds()), ["within", "place"])
+    return ordered(rows.select("visit", "name", "place", "seq", order=keys["order"].gather(at)), ["order", "seq", "place"])
+
+
+def _subjects(visits: pl.DataFrame, seed: int, folds: int) -> pl.DataFrame:
+    found = visits.group_by("subject_id", maintain_order=True).agg(
+        cuts=pl.col("cut").drop_nulls().unique().sort(), labeled=(pl.col("role") == "pair").any()
+    )
+    groups = [group_key(subject, "") for subject in found["subject_id"]]
+    return found.with_columns(
+        group=pl.Series(groups, dtype=pl.UInt64),
+        point=pl.Series([point(group, seed) for group in groups], dtype=pl.Float64),
+        fold=pl.Series([hash64("association", seed, group) % folds for group in groups], dtype=pl.UInt8),
+    )
+
+
+def _distinct_codes(raw: dict[str, pl.DataFrame]) -> pl.DataFrame:
+    return pl.concat(
+        raw[table]
+        .filter(pl.col("code").is_not_null())
+        .group_by("code", "version")
+        .agg(rows=pl.len().cast(pl.UInt32), place=pl.col("place").min())
+        .select(pl.lit(kind).alias("kind"), "code", "version", "rows", "place")
+        for table, kind in (("diagnoses", "diagnosis"), ("procedures", "procedure"))
+    )
+
+
+def _roles(chained: pl.DataFrame) -> dict[str, Any]:
+    """Admissions by what became of them: pairs, last visits, and per reason of exclusion how many and the place of the first."""
+    excluded = chained.filter(pl.col("role") == "excluded").group_by("reason").agg(rows=pl.len(), place=pl.col("place").min())
+    return {
+        "in": chained.height,
+        "pair": chained.filter(pl.col("role") == "pair").height,
+        "last": chained.filter(pl.col("role") == "last").height,
+        "excluded": {r["reason"]: {"rows": r["rows"], "place": r["place"]} for r in excluded.sort("reason").to_dicts()},
+    }
+
+
+def _summary(visits: pl.DataFrame, named: dict[str, pl.DataFrame], role: str) -> dict[str, Any]:
+    """Sums over the visits of one role: what the card compares between patients who return and those who do not."""
+    rows = visits.filter(pl.col("role") == role)
+    age = rows["age"].cast(pl.Int32)
+    return {
+        "visits": rows.height,
+        "age_known": age.len() - age.null_count(),
+        "age_sum": int(age.sum()),
+        "sex_known": rows.height - rows["sex"].null_count(),
+        "women": rows.filter(pl.col("sex").str.to_uppercase().str.starts_with("F")).height,
+        "labels": {name: rows.filter(pl.col("current") & (1 << k) > 0).height for k, name in enumerate(DISEASES)},
+        **{table: frame.join(rows.select("visit"), on="visit", how="semi").height for table, frame in named.items()},
+    }

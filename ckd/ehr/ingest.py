@@ -1,0 +1,248 @@
+"""The steps of an ingest that run on one partition each, what they leave in the work folder, and how the partitions' results become one
+split rule and one association table. Their order and where they run belong to jobs.ingest."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from ckd.config import IngestConfig
+from ckd.ehr import association, text
+from ckd.ehr.association_table import published
+from ckd.ehr.assemble import NAMED, assemble, load_facts, load_frame, save_frame
+from ckd.ehr.codes import Codes
+from ckd.ehr.pairs import Rules
+from ckd.ehr.subject_splits import SubjectSplits, decide
+from ckd.labels import INSTRUCTION, NUM_LABELS
+from ckd.store import Fields, FolderArtifact, Stage, digest, join, read_bytes, write_bytes
+from ckd.visits import SUBGROUP_FIELDS, visit_schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+COHORT_VERSION = 1  # raise it when the same tables give other rows
+LENGTH_STEP = 50  # characters: text lengths are counted in steps of it
+Clauses = Mapping[str, Mapping[str, Sequence[str]]]  # table ("all" or a fold's number) -> disease -> drugs
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One independent part of the tables; `rows` are its admissions."""
+
+    index: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """Where an ingest keeps what, and the settings that decide every value. Picklable: each worker holds one."""
+
+    out: str
+    config: IngestConfig
+    seed: int
+    fields: Fields  # fingerprint of the input and of these settings
+
+    @property
+    def folder(self) -> str:
+        """Removed when the cohort is finished."""
+        return join(self.out, "_work")
+
+    @property
+    def tables(self) -> str:
+        """The partitioned tables."""
+        return join(self.folder, "tables")
+
+    def assembled(self, index: int) -> FolderArtifact:
+        """The rows of one partition before splits and clauses."""
+        return FolderArtifact(join(self.folder, f"assembled-{index:05d}"), self.fields)
+
+    def associated(self, index: int, splits: SubjectSplits) -> FolderArtifact:
+        """The association statistics of one partition's train pairs."""
+        return FolderArtifact(join(self.folder, f"associated-{index:05d}"), {**self.fields, "splits": digest(dict(splits.ends))})
+
+    def summary(self, index: int) -> str:
+        """What the card tells of one finished part."""
+        return join(self.folder, f"summary-{index:05d}.json")
+
+    def parts(self, splits: SubjectSplits, clauses: Clauses) -> Stage:
+        """The finished parts, in `out` itself."""
+        root, _, name = self.out.rstrip("/").rpartition("/")
+        made_of = {"splits": digest(dict(splits.ends)), "association": digest(clauses)}
+        return Stage(root or ".", name, {**self.fields, **made_of})
+
+
+def fingerprint(config: IngestConfig, seed: int, kind: str, content: str) -> Fields:
+    """What decides a cohort's values: the input's content, every setting but where it runs, and the version of these rules."""
+    settings = config.model_dump(exclude={"workers"})
+    return {
+        "source": kind,
+        "input": content,
+        "seed": seed,
+        "cohort_version": COHORT_VERSION,
+        **{f"ingest.{k}": v if isinstance(v, str | int | float | bool) else json.dumps(v) for k, v in settings.items()},
+    }
+
+
+class Assemble:
+    """Tables of one partition -> its rows."""
+
+    def __init__(self, work: Work, titles: pl.DataFrame) -> None:
+        self.work, self.codes = work, Codes(titles)
+        self.rules = Rules(coding_delay_days=work.config.coding_delay_days, newborns=work.config.newborns)
+
+    def __call__(self, partition: Partition) -> dict[str, Any]:
+        """Save the assembled partition; the row says how many admissions it had."""
+        work, artifact = self.work, self.work.assembled(partition.index)
+        assembled = assemble(work.tables, partition.index, self.rules, self.codes, seed=work.seed, folds=work.config.folds)
+        assembled.save(artifact.folder, artifact.fields)
+        return {"index": partition.index, "rows": partition.rows}
+
+
+class Associate:
+    """Train pairs of one partition -> their association statistics."""
+
+    def __init__(self, work: Work, splits: SubjectSplits) -> None:
+        self.work, self.splits = work, splits
+
+    def __call__(self, partition: Partition) -> dict[str, Any]:
+        """Save the statistics."""
+        source, target = self.work.assembled(partition.index).folder, self.work.associated(partition.index, self.splits)
+        visits = _with_split(source, self.splits).filter((pl.col("split") == "train") & (pl.col("role") == "pair"))
+        pairs = visits.select("visit", pl.col("subject_id").alias("subject"), "fold", "current", "next")
+        stats = association.statistics(pairs, load_frame(source, "medications").rename({"name": "drug"}))
+        for name in association.FRAMES:
+            save_frame(target.folder, name, getattr(stats, name))
+        target.commit([])
+        return {"index": partition.index, "rows": partition.rows}
+
+
+class Render:
+    """Rows of one partition, with their split and clause -> the finished part."""
+
+    def __init__(self, work: Work, splits: SubjectSplits, clauses: Clauses) -> None:
+        self.work, self.splits, self.clauses = work, splits, clauses
+        self.stage = work.parts(splits, clauses)
+
+    def __call__(self, partition: Partition) -> dict[str, Any]:
+        """Write the part, and before it what the card tells of it."""
+        folder = self.work.assembled(partition.index).folder
+        visits = _with_split(folder, self.splits)
+        named = [load_frame(folder, name) for name in NAMED]
+        inputs = text.inputs(visits.height, *named, clause=self._clause(visits))
+        write_bytes(self.work.summary(partition.index), json.dumps(summary(visits, inputs)).encode())
+        self.stage.write(partition.index, part_table(visits, inputs), rows=visits.height, input_hash="")
+        return {"index": partition.index, "rows": partition.rows}
+
+    def _clause(self, visits: pl.DataFrame) -> pl.Series:
+        """Each visit's clause: of a train visit from the table of the other folds' subjects, else from that of all train subjects."""
+        table = pl.when(pl.col("split") == "train").then(pl.col("fold").cast(pl.String)).otherwise(pl.lit("all"))
+        keyed = visits.select("visit", "current", table=table)
+        found = [
+            rows.select("visit", clause=text.clauses(rows["current"], self.clauses[str(key)]))
+            for (key,), rows in keyed.partition_by("table", as_dict=True).items()
+        ]
+        return pl.concat(found).sort("visit")["clause"] if found else pl.Series("clause", [], pl.String)
+
+
+def part_table(visits: pl.DataFrame, inputs: pl.Series) -> "pa.Table":
+    """A finished part: the columns of `visit_schema()` that an input needs."""
+    import pyarrow as pa
+
+    given = visits.select("visit_id", "subject_id", "split", "prediction_time", *SUBGROUP_FIELDS)
+    columns = {name: given[name].to_arrow() for name in given.columns}
+    columns["instruction"] = pa.array([INSTRUCTION] * visits.height, pa.string())
+    columns["input"] = inputs.to_arrow()
+    columns["labels"] = _flags(visits["next"])
+    columns["current_labels"] = _flags(visits["current"])
+    schema = pa.schema([field for field in visit_schema() if field.name in columns])
+    return pa.table([columns[field.name].cast(field.type) for field in schema], schema=schema)
+
+
+def summary(visits: pl.DataFrame, inputs: pl.Series) -> dict[str, Any]:
+    """Sums that add up over partitions: per split its visits, subjects and positives per label; characters of the texts in steps."""
+    steps = inputs.str.len_chars() // LENGTH_STEP * LENGTH_STEP
+    splits = visits.group_by("split").agg(
+        labeled=pl.col("next").count(),
+        unlabeled=pl.col("next").null_count(),
+        subjects=pl.col("subject_id").n_unique(),
+        positives=pl.concat_list((pl.col("next") & (1 << k) > 0).sum() for k in range(NUM_LABELS)),
+    )
+    lengths = steps.alias("step").value_counts(name="visits")
+    return {"splits": {row.pop("split"): row for row in splits.to_dicts()}, "lengths": {str(k): n for k, n in lengths.iter_rows()}}
+
+
+def _flags(masks: pl.Series) -> "pa.Array":
+    """Bit masks as lists of 25 booleans; null stays null."""
+    import pyarrow as pa
+
+    bits = masks.fill_null(0).to_numpy()[:, None] >> np.arange(NUM_LABELS, dtype=np.uint32) & 1
+    flat = pa.array(bits.astype(bool).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, NUM_LABELS, mask=masks.is_null().to_arrow())
+
+
+def _with_split(folder: str, splits: SubjectSplits) -> pl.DataFrame:
+    subjects = load_frame(folder, "subjects")
+    subjects = subjects.select("subject_id", "fold", split=splits.of(subjects))
+    return load_frame(folder, "visits").join(subjects, on="subject_id", how="left", maintain_order="left")
+
+
+def decide_splits(work: Work, partitions: Sequence[Partition]) -> SubjectSplits:
+    """One split rule from the subjects of all partitions."""
+    return decide((load_frame(work.assembled(p.index).folder, "subjects") for p in partitions), work.config)
+
+
+def merged_statistics(work: Work, partitions: Sequence[Partition], splits: SubjectSplits) -> association.Stats:
+    """The association statistics of all train pairs."""
+    folders = [work.associated(p.index, splits).folder for p in partitions]
+    return association.merge([association.Stats(**{name: load_frame(folder, name) for name in association.FRAMES}) for folder in folders])
+
+
+def clauses_and_table(stats: association.Stats, work: Work) -> tuple[Clauses, pl.DataFrame]:
+    """What the clauses name, per fold of the train subjects and for everyone else; and the table for people."""
+    config = work.config
+    made = association.tables(stats, method=config.treatment, min_support=config.min_support, top=config.top_drugs, folds=config.folds, seed=work.seed)
+    clauses = {"all": made.all_train, **{str(fold): table for fold, table in enumerate(made.by_fold)}}
+    return clauses, published(stats, min_support=config.min_support, chosen=made.all_train)
+
+
+def unfinished(work: Work, partitions: Sequence[Partition], splits: SubjectSplits, clauses: Clauses) -> list[Partition]:
+    """The partitions whose part is not there yet. Raises MismatchError when one was made with other settings."""
+    stage, missing = work.parts(splits, clauses), []
+    for partition in partitions:
+        admissions = load_facts(work.assembled(partition.index).folder)["admissions"]
+        if not stage.is_done(partition.index, rows=admissions["pair"] + admissions["last"], input_hash=""):
+            missing.append(partition)
+    return missing
+
+
+def merged_codes(work: Work, partitions: Sequence[Partition]) -> pl.DataFrame:
+    """kind, code, version, rows, place: every distinct code of all partitions."""
+    frames = [load_frame(work.assembled(p.index).folder, "codes") for p in partitions]
+    return pl.concat(frames).group_by("kind", "code", "version").agg(pl.col("rows").sum(), pl.col("place").min())
+
+
+def merged_facts(work: Work, partitions: Sequence[Partition]) -> dict[str, Any]:
+    """The sums of what the partitions counted."""
+    facts: dict[str, Any] = add([load_facts(work.assembled(p.index).folder) for p in partitions])
+    return facts
+
+
+def merged_summary(work: Work, partitions: Sequence[Partition]) -> dict[str, Any]:
+    """The sums of `summary` over all finished parts."""
+    return add([json.loads(read_bytes(work.summary(p.index))) for p in partitions])
+
+
+def add(values: Sequence[Any]) -> Any:
+    """Add up nested dicts and lists of numbers; `place` is the least, since it says where the first row of a kind stands."""
+    if not values:
+        return {}
+    if isinstance(values[0], Mapping):
+        names = dict.fromkeys(name for value in values for name in value)
+        found = {name: [value[name] for value in values if name in value] for name in names}
+        return {name: min(rest) if name == "place" else add(rest) for name, rest in found.items()}
+    if isinstance(values[0], list):
+        return [sum(column) for column in zip(*values, strict=True)]
+    return sum(values)

@@ -1,0 +1,80 @@
+"""The split of every subject of a cohort: by hash, or by the values of a column. Decided here, once all subjects are known; how hashes become
+shares and when edges move is splits' business."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from ckd.config import IngestConfig
+from ckd.errors import DataError
+from ckd.splits import edges
+from ckd.visits import SPLITS, Split
+
+
+@dataclass(frozen=True)
+class SubjectSplits:
+    """`ends`: where each split that the hash fills ends, between 0 and 1. `moved`: labelled subjects that moved edges took from their share's split."""
+
+    config: IngestConfig
+    ends: Mapping[Split, float]
+    moved: int = 0
+
+    def of(self, subjects: pl.DataFrame) -> pl.Series:
+        """The split of each subject: the column's, where one of its values is named (held_out before tuning), else the hash's."""
+        return subjects.select(split=pl.coalesce(by_column(self.config), by_hash(self.ends)))["split"]
+
+
+def by_column(config: IngestConfig) -> pl.Expr:
+    """The split that a subject's values (`cuts`) of ingest.split_column name, null where none does."""
+
+    def named(values: tuple[str, ...]) -> pl.Expr:
+        return pl.col("cuts").list.eval(pl.element().is_in(list(values))).list.any().fill_null(False)
+
+    return pl.when(named(config.held_out_values)).then(pl.lit("held_out")).when(named(config.tuning_values)).then(pl.lit("tuning"))
+
+
+def by_hash(ends: Mapping[Split, float]) -> pl.Expr:
+    """The first split whose end lies above the subject's point."""
+    return pl.coalesce(pl.when(pl.col("point") < end).then(pl.lit(split)) for split, end in ends.items())
+
+
+def decide(subjects: Iterable[pl.DataFrame], config: IngestConfig) -> SubjectSplits:
+    """Choose the edges from the subjects of all partitions: 8 bytes per subject with a labelled visit.
+
+    Raises DataError when no labelled subject has one of the values that ingest.split_column should find.
+    """
+    placed: dict[str, int] = {}
+    points = []
+    for frame in subjects:
+        labeled = frame.filter(pl.col("labeled")).select("point", split=by_column(config))
+        points.append(labeled.filter(pl.col("split").is_null())["point"].to_numpy())
+        for split, count in labeled.drop_nulls("split").group_by("split").len().iter_rows():
+            placed[split] = placed.get(split, 0) + count
+    for split, values in (("held_out", config.held_out_values), ("tuning", config.tuning_values)):
+        if values and not placed.get(split):
+            raise DataError(
+                f"ingest.{split}_values: no patient who returns has one of these {len(values)} values in '{config.split_column}'; "
+                "expected values as they stand in that column"
+            )
+    shares = _shares(config)
+    labeled_points = np.concatenate([*points, np.empty(0)])
+    ends, plain = edges(labeled_points.tolist(), shares), edges([], shares)
+    return SubjectSplits(config, ends, int((_rank(labeled_points, ends) != _rank(labeled_points, plain)).sum()))
+
+
+def _shares(config: IngestConfig) -> dict[Split, float]:
+    """What the hash fills: a split that the column names values for is not among it."""
+    shares: dict[Split, float] = {"train": 0.0, "tuning": config.tuning_share, "held_out": config.held_out_share}
+    if config.held_out_values:
+        del shares["held_out"]
+    if config.tuning_values:
+        del shares["tuning"]
+    shares = {split: share for split, share in shares.items() if share or split == "train"}
+    shares["train"] = 1 - sum(shares.values())
+    return {split: shares[split] for split in SPLITS if split in shares}
+
+
+def _rank(points: np.ndarray, ends: Mapping[Split, float]) -> np.ndarray:
+    return np.searchsorted(np.array(list(ends.values())), points, side="right")

@@ -1,0 +1,109 @@
+"""Job: hospital tables -> a cohort of next-visit pairs in Parquet parts, with its card and association table. Partition, assemble, decide the
+splits, associate, render; every step does only what is missing, so the same command continues."""
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ckd.config import Config
+from ckd.ehr.card import cohort_card, lines, unmapped_codes
+from ckd.ehr.codes import Codes, refuse_damaged
+from ckd.ehr.ingest import (
+    Assemble,
+    Associate,
+    Partition,
+    Render,
+    Work,
+    clauses_and_table,
+    decide_splits,
+    fingerprint,
+    merged_codes,
+    merged_facts,
+    merged_statistics,
+    merged_summary,
+    unfinished,
+)
+from ckd.ehr.partition import partition
+from ckd.ehr.scan import Source
+from ckd.ehr.subject_splits import SubjectSplits
+from ckd.store import FolderArtifact, is_local, join, read_bytes, write_bytes, write_file
+from jobs.cli import main
+from jobs.console import Console
+from jobs.shards import map_worker
+
+CARD_FILE, ASSOCIATION_FILE = "card.json", "association.csv"
+ASSOCIATION_READING = (
+    "How often a disease that is present now is absent at the next visit, with the drug against without it. An association among patients who "
+    "return, confounded by why a drug is given; not efficacy."
+)
+
+
+def run(config: Config, console: Console, kind: str, folder: str, out: str) -> None:
+    """Make the cohort `out` from the tables in `folder`, or say that it is there. Raises DataError for tables that cannot be used, ArtifactError
+    when `out` holds a cohort of other tables or settings.
+    """
+    source = Source.open(kind, folder, config.ingest.split_column)
+    work = Work(out, config.ingest, config.seed, fingerprint(config.ingest, config.seed, kind, source.content_hash()))
+    artifact = FolderArtifact(out, work.fields)
+    if artifact.is_done():
+        console.say(f"ingest: {out} is finished already, nothing to do")
+    else:
+        _Ingest(console, source, work).run(artifact)
+    for line in lines(json.loads(read_bytes(join(out, CARD_FILE)))):
+        console.say(f"ingest: {line}")
+    console.say(f"ingest: {out} is a cohort: ckd run data.train={out}; the card is {join(out, CARD_FILE)}, the associations {ASSOCIATION_FILE} beside it")
+
+
+class _Ingest:
+    """The steps of one unfinished cohort."""
+
+    def __init__(self, console: Console, source: Source, work: Work) -> None:
+        self.console, self.source, self.work = console, source, work
+        self.titles = source.titles()
+        self.partitions: Sequence[Partition] = ()
+
+    def run(self, artifact: FolderArtifact) -> None:
+        """Do what is missing, step after step; `artifact` is committed last."""
+        work = self.work
+        self.partitions = self._partition()
+        self._map("assemble", Assemble, [p for p in self.partitions if not work.assembled(p.index).is_done()], titles=self.titles)
+        codes = merged_codes(work, self.partitions)
+        refuse_damaged(codes, self.source.locate)
+        splits = decide_splits(work, self.partitions)
+        self._map("associate", Associate, [p for p in self.partitions if not work.associated(p.index, splits).is_done()], splits=splits)
+        stats = merged_statistics(work, self.partitions, splits)
+        clauses, table = clauses_and_table(stats, work)
+        self._map("render", Render, unfinished(work, self.partitions, splits, clauses), splits=splits, clauses=clauses)
+        write_file(join(work.out, ASSOCIATION_FILE), table.write_csv)
+        card = self._card(splits, unmapped_codes(codes, Codes(self.titles), self.source.locate))
+        write_bytes(join(work.out, CARD_FILE), (json.dumps(card, indent=1, ensure_ascii=False) + "\n").encode())
+        artifact.commit([CARD_FILE, ASSOCIATION_FILE])
+        if is_local(work.folder):
+            shutil.rmtree(work.folder)
+
+    def _partition(self) -> Sequence[Partition]:
+        self.console.say(f"ingest: {len(self.source.files)} files, {sum(f.size for f in self.source.files) / 1e6:,.0f} MB, are partitioned by patient")
+        return [Partition(index, rows) for index, rows in enumerate(partition(self.source, self.work.tables, self.work.config.partitions))]
+
+    def _map(self, step: str, factory: Any, partitions: Sequence[Partition], **kwargs: Any) -> None:
+        map_worker(self.console, f"ingest, {step}", factory, {"work": self.work, **kwargs}, partitions, workers=self.work.config.workers)
+
+    def _card(self, splits: SubjectSplits, unmapped: Mapping[str, Any]) -> dict[str, Any]:
+        work, source = self.work, self.source
+        described = {"kind": source.kind, "files": [asdict(f) for f in source.files], "data_license": source.license, "credentialed": source.credentialed}
+        card = cohort_card(described, work.fields, merged_facts(work, self.partitions), merged_summary(work, self.partitions), source.locate)
+        method = work.config.treatment
+        return {
+            **card,
+            "moved_subjects": splits.moved,
+            "split_ends": dict(splits.ends),
+            "treatment_association": {"method": method, "file": ASSOCIATION_FILE, "reading": ASSOCIATION_READING},
+            "unmapped_codes": unmapped,
+        }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(["ingest", *sys.argv[1:]]))
