@@ -155,7 +155,7 @@ def test_codes_that_a_spreadsheet_made_numbers_are_refused(kind, codes):
 
 def test_the_refusal_counts_codes_and_rows_and_names_the_first_place_of_what_shows_the_loss():
     message = _refused(_counts(["4019", "389", "845", "V5867"], rows=7))
-    assert message.startswith("diagnoses.csv:3: ") and "2 distinct ICD-9 diagnosis codes in 14 rows" in message
+    assert message.startswith("diagnoses.csv:3: ") and "2 distinct ICD-9 diagnosis codes (14 rows)" in message
 
 
 @pytest.mark.parametrize("codes", [["4019", "V5867"], ["584.9", "486"], ["40190"], ["584.0"], ["E8859", "E000"], [], [None, " "]])

@@ -98,17 +98,15 @@ def refuse_damaged(counts: pl.DataFrame, locate: Callable[[str, int], str]) -> N
         if any(_keeps_zero(found.code, width) for found in codes):
             continue
         losses = [found for found in codes if _shows_loss(found.code, width, _known_icd9(kind))]
+        reason = "are decimals, too short, or codes only with a zero in front"
+        if not losses and sum(found.rows for found in codes) >= ROWS_WITHOUT_ZERO:
+            losses, reason = codes, f"stand in {ROWS_WITHOUT_ZERO:,} rows or more"
         if losses:
-            reason = "written as decimal numbers, too short, or codes only with a zero in front"
-        elif sum(found.rows for found in codes) >= ROWS_WITHOUT_ZERO:
-            losses, reason = codes, f"and none in {ROWS_WITHOUT_ZERO:,} rows or more begins with a zero"
-        else:
-            continue
-        first = locate(table, min(found.place for found in losses))
-        raise DataError(
-            f"{first}: leading zeros lost in a spreadsheet: {len(losses):,} distinct ICD-9 {kind} codes in {sum(f.rows for f in losses):,} rows are "
-            f"numbers, {reason}, and no other has kept one; export the column as text again (pandas: dtype=str) and ingest the new file"
-        )
+            first = locate(table, min(found.place for found in losses))
+            raise DataError(
+                f"{first}: leading zeros lost in a spreadsheet: {len(losses):,} distinct ICD-9 {kind} codes ({sum(f.rows for f in losses):,} rows) "
+                f"{reason}, and no numeric one begins with 0; export the column as text again (pandas: dtype=str) and ingest the new file"
+            )
 
 
 class _Numeric(NamedTuple):
