@@ -21,8 +21,8 @@ from ckd.store import Fields, FolderArtifact, digest, make_folder
 CHUNK = 5000  # patients, about 25,000 visits: what is in memory at once
 LICENSE_FILE = "LICENSE.txt"
 LICENSE = (
-    "Synthetic data, made by `ckd synth`: no row describes a real person. Only names and shapes of the tables are those of MIMIC-III.\n"
-    "Released under CC0 1.0 Universal (CC0-1.0), https://creativecommons.org/publicdomain/zero/1.0/\n"
+    "CC0-1.0: synthetic data made by `ckd synth`; no row describes a real person\n"
+    "Only names and shapes of the tables are those of MIMIC-III. https://creativecommons.org/publicdomain/zero/1.0/\n"
 )
 _FIRST_DAY = np.datetime64("2100-01-01", "ms")
 _DAY, _HOUR, _MINUTE = 86_400, 3600, 60  # seconds
