@@ -132,22 +132,22 @@ def _schema(keys: dict[str, Any], sums: Sequence[str]) -> dict[str, Any]:
 def merge(parts: Iterable[Stats]) -> Stats:
     """The sums of all partitions together, in whatever order they come; of none, empty frames.
 
-    Adds up whenever as many rows wait as are merged, so that an iterator of stored parts needs memory for the distinct drugs, not for all parts.
+    Adds up when four times as many rows wait as are merged: an iterator of stored parts needs memory by the distinct drugs, not by the parts.
     """
     merged = Stats(pl.DataFrame(schema=_schema(_TOTAL_KEYS, TOTAL_SUMS)), pl.DataFrame(schema=_schema(_DRUG_KEYS, DRUG_SUMS)))
     waiting: list[Stats] = []
     for part in parts:
         waiting.append(part)
-        if sum(each.drugs.height for each in waiting) > merged.drugs.height:
+        if sum(each.drugs.height for each in waiting) > 4 * merged.drugs.height:
             merged, waiting = _sum([merged, *waiting]), []
     return _sum([merged, *waiting])
 
 
 def _sum(parts: Sequence[Stats]) -> Stats:
-    return Stats(
-        _added(pl.concat([part.totals for part in parts]), list(_TOTAL_KEYS)),
-        _added(pl.concat([part.drugs for part in parts]), list(_DRUG_KEYS)),
-    )
+    totals, drugs = pl.concat([part.totals for part in parts]), pl.concat([part.drugs for part in parts])
+    numbered = pl.col("drug").cast(pl.Enum(drugs["drug"].unique().sort()))  # grouping by numbers takes a third of the time of grouping by names
+    added = _added(drugs.with_columns(numbered), list(_DRUG_KEYS))
+    return Stats(_added(totals, list(_TOTAL_KEYS)), added.with_columns(pl.col("drug").cast(pl.String)))
 
 
 def _added(frame: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
