@@ -36,20 +36,22 @@ def read_header(path: Path) -> tuple[str, ...]:
         text = line.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:
         raise DataError(f"{path}:1: the header is not UTF-8; {_iconv(path)}") from None
-    names = [cell.strip().lower() for cell in next(csv.reader([text]))]
+    # An index column without a name, as some programs write it, may stay: nothing reads it.
+    names = [cell.strip().lower() or f"column_{number}" for number, cell in enumerate(next(csv.reader([text])), 1)]
     if not all(_COLUMN_NAME.fullmatch(name) for name in names):
         hint = "the cells must be separated by commas" if re.search(r"[;\t|]", text) else "add the line with the column names"
-        raise DataError(f"{path}:1: no header (a name is empty or not a word); {hint}")
+        raise DataError(f"{path}:1: no header (a cell is no column name); {hint}")
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise DataError(f"{path}:1: column '{repeated[0]}' is there twice; rename or remove one")
     return tuple(names)
 
 
-def count_lines(path: Path) -> int:
-    """Lines of the file, header and blank ones included."""
-    lines = pl.scan_csv(path, has_header=False, quote_char=None, infer_schema=False, glob=False, raise_if_empty=False)
-    return int(lines.select(pl.len()).collect(engine="streaming").item())
+def survey(path: Path) -> tuple[int, int]:
+    """How many lines the file has, header and blank ones included, and how many of them end in a comma. Cheap: no cell is looked at."""
+    lines = pl.scan_lines(path, name="line", glob=False)
+    counts = lines.select(pl.len(), commas=pl.col("line").str.ends_with(",").sum()).collect(engine="streaming").row(0)
+    return int(counts[0]), int(counts[1])
 
 
 def check_lines(path: Path, cells: int) -> None:
@@ -58,8 +60,8 @@ def check_lines(path: Path, cells: int) -> None:
     quoted = line.str.contains('"', literal=True)
     outside = line.filter(quoted).str.replace_all('"[^"]*"', "")
     counts = pl.scan_lines(path, name="line", glob=False).select(
-        plain=(line.filter(~quoted).str.strip_chars_end("\r").str.count_matches(",", literal=True) + 1 != cells).sum(),
-        blank=line.is_in(["", "\r"]).sum(),
+        plain=(line.filter(~quoted).str.count_matches(",", literal=True) + 1 != cells).sum(),
+        blank=(line == "").sum(),
         split=outside.str.contains('"', literal=True).sum(),  # a cell with a line end in it, or a stray quote
         quoted=(outside.str.count_matches(",", literal=True) + 1 != cells).sum(),
     )

@@ -1,10 +1,13 @@
 """What each source calls its files and columns, and the canonical tables they become. Finding and reading the files is scan's business,
 MEDS, which has events instead of tables, is read by meds."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import polars as pl
+
+from ckd.errors import DataError
 
 TIME = pl.Datetime("us")
 PLACE_BITS = 40  # place = (file index << 40) | 1-based record of that file (the header of a CSV file is record 1)
@@ -145,3 +148,9 @@ TABLES = Layout(
 
 LAYOUTS: Mapping[str, Layout] = {"mimic3": MIMIC3, "mimic4": MIMIC4, "tables": TABLES}
 KINDS = (*LAYOUTS, "meds")
+
+
+def missing_column(path: Path, column: str, found: Collection[str], wanted: Collection[str]) -> DataError:
+    """The error for a table without a column. Where none of the wanted ones is there, line 1 may be no header but a patient: nothing is quoted."""
+    what = f"among {', '.join(found)}" if any(name in found for name in wanted) else f"in its first line, nor any other of {', '.join(wanted)}"
+    return DataError(f"{path}: no column '{column}' {what}; it is needed, under that name")

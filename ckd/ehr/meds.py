@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from ckd.ehr import cells
-from ckd.ehr.layouts import NOT_STATED, PLACE_BITS, SCHEMAS
+from ckd.ehr.layouts import NOT_STATED, PLACE_BITS, SCHEMAS, missing_column
 from ckd.ehr.parquetfile import ROW, scan_rows
 from ckd.errors import DataError
 
@@ -35,7 +35,7 @@ def require_columns(path: Path, columns: Mapping[str, pl.DataType]) -> None:
     """Raise DataError when a shard lacks a column, above all a visit id."""
     for name in ("subject_id", "time", "code"):
         if name not in columns:
-            raise DataError(f"{path}: no column '{name}' among {', '.join(columns)}; MEDS needs it")
+            raise missing_column(path, name, columns, ("subject_id", "time", "code"))
     if not any(name in columns for name in _VISIT_IDS):
         raise DataError(
             f"{path}: no column 'hadm_id' or 'visit_id' among {', '.join(columns)}; without a visit id nobody can tell which codes belong to which "

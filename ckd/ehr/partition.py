@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from ckd.ehr.layouts import PLACE_BITS, SCHEMAS, TABLE_NAMES
-from ckd.ehr.scan import LAST_EMPTY, Source
+from ckd.ehr.scan import SUSPECT, Source
 from ckd.errors import ConfigError, DataError
 from ckd.store import Fields, FolderArtifact, is_local
 
@@ -62,8 +62,8 @@ def _write(source: Source, table: str, folder: str, count: int) -> None:
     target = Path(folder) / table
     target.mkdir(parents=True)
     key = (pl.col("subject_id").hash() % count).cast(pl.UInt32).alias(_KEY)
-    rows = source.rows(table).with_columns(key).select(*SCHEMAS[table], LAST_EMPTY, _KEY)
     with source.explained(table):
+        rows = source.rows(table).with_columns(key).select(*SCHEMAS[table], SUSPECT, _KEY)
         rows.sink_ipc(pl.PartitionBy(target, key=_KEY, include_key=False), mkdir=True, compression="lz4")
 
 
@@ -74,7 +74,7 @@ def _files(folder: str, table: str, index: int | None = None) -> list[Path]:
 def _scan(folder: str, table: str) -> pl.LazyFrame:
     files = _files(folder, table)
     if not files:
-        return pl.LazyFrame(schema={**SCHEMAS[table], LAST_EMPTY: pl.Boolean()})
+        return pl.LazyFrame(schema={**SCHEMAS[table], SUSPECT: pl.Boolean()})
     return pl.scan_ipc(files, hive_partitioning=False, glob=False)
 
 
@@ -82,13 +82,13 @@ def _check(source: Source, table: str, folder: str) -> dict[str, int]:
     """Rows of a table and how many more there are that are all empty. Raises DataError for lines that polars read wrongly in silence."""
     record = pl.col("place") & (1 << PLACE_BITS) - 1
     by_file = _scan(folder, table).group_by(file=pl.col("place") // (1 << PLACE_BITS))
-    found = by_file.agg(rows=pl.len(), records=record.max(), last_empty=pl.col(LAST_EMPTY).sum()).collect(engine="streaming")
+    found = by_file.agg(rows=pl.len(), records=record.max(), suspects=pl.col(SUSPECT).sum()).collect(engine="streaming")
     read_by_file = {row["file"]: row for row in found.to_dicts()}
     blank = 0
     for index in source.tables.get(table, ()):
-        row = read_by_file.get(index, {"rows": 0, "records": 0, "last_empty": 0})
+        row = read_by_file.get(index, {"rows": 0, "records": 0, "suspects": 0})
         with source.explained(table):
-            blank += source.check_lines(index, row["rows"], row["records"], row["last_empty"])
+            blank += source.check_lines(index, row["rows"], row["records"], row["suspects"])
     return {"rows": sum(row["rows"] for row in read_by_file.values()), "blank_rows": blank}
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import polars as pl
 
-from ckd.ehr import cells, csvfile, meds, parquetfile
+from ckd.ehr import cells, csvfile, layouts, meds, parquetfile
 from ckd.ehr.layouts import KINDS, LAYOUTS, NOT_STATED, PLACE_BITS, SCHEMAS, TABLE_NAMES, Layout, Table
 from ckd.ehr.parquetfile import ROW
 from ckd.errors import ConfigError, DataError
 
-LAST_EMPTY = "last_empty"  # extra column of Source.rows: the row's last cell is empty, so the row may be short
+SUSPECT = "suspect"  # extra column of Source.rows: the row may have too few cells, or has too many
 TITLES = {"kind": pl.String(), "version": pl.String(), "code": pl.String(), "title": pl.String()}
+_MORE = "\0more"  # a column after the last one: only lines with too many cells have it
 _ENDINGS = (".csv.gz", ".csv", ".parquet")
 
 
@@ -71,10 +72,10 @@ class Source:
         return self.rows(table).select(*subject, *SCHEMAS[table])
 
     def rows(self, table: str) -> pl.LazyFrame:
-        """Like scan, in any order, with LAST_EMPTY."""
+        """Like scan, in any order, with SUSPECT."""
         if self.kind == "meds":
-            return meds.scan(table, self.paths, self.columns, self.split_column).with_columns(pl.lit(False).alias(LAST_EMPTY))
-        names = {**SCHEMAS[table], "subject_id": pl.String(), LAST_EMPTY: pl.Boolean()}
+            return meds.scan(table, self.paths, self.columns, self.split_column).with_columns(pl.lit(False).alias(SUSPECT))
+        names = {**SCHEMAS[table], "subject_id": pl.String(), SUSPECT: pl.Boolean()}
         if not self.tables.get(table):
             return pl.LazyFrame(schema=names)
         return pl.concat([self._rows_of_file(table, index).select(*names) for index in self.tables[table]])
@@ -126,21 +127,21 @@ class Source:
         """Turn what polars raises while rows of `table` are read into a DataError that names file, line, damage and remedy, and no cell."""
         try:
             yield
-        except (pl.exceptions.ComputeError, pl.exceptions.NoDataError, OSError) as error:
+        except (pl.exceptions.ComputeError, pl.exceptions.SchemaError, OSError) as error:
             for index in self._indices(table):
                 self._find_damage(index)
             hint = "is there space left, may it be read?"
             raise DataError(f"{self.folder}: {table} could not be read or stored ({type(error).__name__}); {hint}") from None
 
-    def check_lines(self, index: int, rows: int, records: int, last_empty: int) -> int:
-        """Raise DataError if rows of file `index` are short or hidden inside a quote; returns how many rows are blank.
+    def check_lines(self, index: int, rows: int, records: int, suspects: int) -> int:
+        """Raise DataError if rows of file `index` have too few or too many cells or are hidden inside a quote; returns how many are blank.
 
-        `rows` were read, the last of them was record `records`, in `last_empty` of them the last cell is empty. Only if there are such, or more
-        lines than records, is every line looked at.
+        `rows` were read, the last of them was record `records`, `suspects` of them are SUSPECT. Every line is counted; only if that leaves a doubt
+        is every line's inside looked at.
         """
         path = self.paths[index]
         header = 0 if path.suffix == ".parquet" else 1
-        if header and (last_empty or max(records, header) != csvfile.count_lines(path)):
+        if header and (suspects or csvfile.survey(path) != (max(records, header), 0)):
             csvfile.check_lines(path, len(self.columns[index]))
         return max(records, header) - header - rows
 
@@ -169,7 +170,11 @@ class Source:
         path, columns = self.paths[index], self.columns[index]
         if path.suffix == ".parquet":
             return parquetfile.scan_rows(path, columns)
-        return pl.scan_csv(path, infer_schema=False, row_index_name=ROW, new_columns=list(columns), glob=False)
+        # Positional names: polars would mend a header that is there twice, and says nothing of cells beyond the last column it reads.
+        schema = dict.fromkeys([*columns, _MORE], pl.String)
+        return pl.scan_csv(
+            path, has_header=False, skip_lines=1, schema=schema, missing_columns="insert", row_index_name=ROW, glob=False, raise_if_empty=False
+        )
 
     def _rows_of_file(self, table: str, index: int) -> pl.LazyFrame:
         layout, columns = self._layout.tables[table], self.columns[index]
@@ -184,8 +189,8 @@ class Source:
         first = 1 if self.paths[index].suffix == ".parquet" else 2  # a CSV file's header is line 1
         cell["place"] = pl.col(ROW).cast(pl.UInt64) + (index << PLACE_BITS) + first
         last = list(columns)[-1]
-        # The last column is always read: only then does polars refuse a line with too many cells.
-        cell[LAST_EMPTY] = pl.col(last).is_null() if first == 2 else pl.lit(False)
+        # polars fills the cells of a short line with nulls, and does not look beyond the last column that it reads.
+        cell[SUSPECT] = pl.col(last).is_null() | pl.col(_MORE).is_not_null() if first == 2 else pl.lit(False)
         rows = self._raw(index).filter(pl.any_horizontal(pl.col(source).is_not_null() for source in (*used.values(), last)))
         return _derived(table, rows.select(**cell))
 
@@ -205,9 +210,10 @@ class Source:
             for index in self.tables.get(name, ()):
                 for source in table.required.values():
                     if source not in self.columns[index]:
-                        raise DataError(f"{self.paths[index]}: no column '{source}' among {', '.join(self.columns[index])}; {self.kind} needs it")
+                        raise layouts.missing_column(self.paths[index], source, self.columns[index], table.required.values())
                 if name in TABLE_NAMES:
-                    self._rows_of_file(name, index)  # raises DataError for a type that will not do
+                    with self.explained(name):
+                        self._rows_of_file(name, index)  # raises DataError for a type that will not do
 
     def _require_split_column(self) -> None:
         known = {table: {c for i in self._indices(table) for c in self.columns[i]} for table in ("visits", "patients")}
