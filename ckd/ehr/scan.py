@@ -141,9 +141,10 @@ class Source:
         """
         path = self.paths[index]
         header = 0 if path.suffix == ".parquet" else 1
-        if header and (suspects or csvfile.survey(path) != (max(records, header), 0)):
+        blank = max(records, header) - header - rows
+        if header and (blank or suspects or csvfile.survey(path) != (max(records, header), 0)):
             csvfile.check_lines(path, len(self.columns[index]))
-        return max(records, header) - header - rows
+        return blank
 
     @property
     def _layout(self) -> Layout:
