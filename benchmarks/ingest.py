@@ -19,7 +19,10 @@ from pathlib import Path
 
 VISITS_PER_PATIENT = 4.29
 NEEDED = {  # table -> key, columns that an ingest must read
-    "ADMISSIONS": ("HADM_ID", ["SUBJECT_ID", "ADMITTIME", "DISCHTIME", "DEATHTIME", "ADMISSION_TYPE", "INSURANCE", "ETHNICITY", "HOSPITAL_EXPIRE_FLAG"]),
+    "ADMISSIONS": (
+        "HADM_ID",
+        ["SUBJECT_ID", "ADMITTIME", "DISCHTIME", "DEATHTIME", "ADMISSION_TYPE", "INSURANCE", "ETHNICITY", "HOSPITAL_EXPIRE_FLAG"],
+    ),
     "PATIENTS": ("SUBJECT_ID", ["GENDER", "DOB"]),
     "DIAGNOSES_ICD": ("HADM_ID", ["SEQ_NUM", "ICD9_CODE"]),
     "PRESCRIPTIONS": ("HADM_ID", ["STARTDATE", "DRUG"]),
@@ -75,13 +78,14 @@ def measure(tables: Path, work: Path, visits: int) -> float:
     ckd = [sys.executable, "-m", "jobs.cli", "ingest", "mimic3", str(tables), "--out"]
     peer = timed([sys.executable, __file__, "--bare", str(tables)])
     print(peer.line("bare scan + group_by", visits))
-    cost = timed([*ckd, str(work / "whole")])
+    whole, stopped = work / "whole" / "cohort", work / "stopped" / "cohort"
+    cost = timed([*ckd, str(whole)])
     ratio = peer.cpu_s / cost.cpu_s
     print(cost.line("ckd ingest", visits) + f"  {ratio:.2f} x the bare scan (target 0.40)")
-    parts = len(list((work / "whole").glob("part-*.parquet")))
-    killed = timed([*ckd, str(work / "killed")], work / "killed" / "_work", max(parts // 2, 1))
-    again = timed([*ckd, str(work / "killed")])
-    same = content(work / "whole") == content(work / "killed")
+    parts = len(list(whole.glob("part-*.parquet")))
+    killed = timed([*ckd, str(stopped)], stopped / "_work", max(parts // 2, 1))
+    again = timed([*ckd, str(stopped)])
+    same = content(whole) == content(stopped)
     both = Cost(killed.wall_s + again.wall_s, killed.cpu_s + again.cpu_s, max(killed.peak_mib, again.peak_mib), again.code)
     print(both.line(f"killed at {max(parts // 2, 1)} of {parts}, run again", visits) + f"  byte-equal: {same}")
     if killed.code != signal.SIGKILL or cost.code or again.code or peer.code:

@@ -123,7 +123,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, (_, text) in COMMANDS.items():
         command = _command(commands, name, text, _stage)
-        _add_config(command, takes="FILE | key=value" if name in FILES else "key=value", example="data.train=data/name_train.json teacher.workers=0..8")
+        _add_config(
+            command, takes="FILE | key=value" if name in FILES else "key=value", example="data.train=data/name_train.json teacher.workers=0..8"
+        )
         command.add_argument("--dry-run", action="store_true", help="print the resolved configuration and the plan, start nothing")
     _add_data_commands(commands)
     return parser

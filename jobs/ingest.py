@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from ckd.config import Config
@@ -46,15 +47,19 @@ def run(config: Config, console: Console, kind: str, folder: str, out: str) -> N
     when `out` holds a cohort of other tables or settings.
     """
     source = Source.open(kind, folder, config.ingest.split_column)
-    work = Work(out, config.ingest, config.seed, fingerprint(config.ingest, config.seed, kind, source.content_hash()))
-    artifact = FolderArtifact(out, work.fields)
+    place = str(Path(out).absolute()) if is_local(out) else out  # a worker may run in another folder
+    work = Work(place, config.ingest, config.seed, fingerprint(config.ingest, config.seed, kind, source.content_hash()))
+    artifact = FolderArtifact(place, work.fields)
     if artifact.is_done():
         console.say(f"ingest: {out} is finished already, nothing to do")
     else:
         _Ingest(console, source, work).run(artifact)
+    shutil.rmtree(work.folder, ignore_errors=True)  # also what a kill just before this line left
     for line in lines(json.loads(read_bytes(join(out, CARD_FILE)))):
         console.say(f"ingest: {line}")
-    console.say(f"ingest: {out} is a cohort: ckd run data.train={out}; the card is {join(out, CARD_FILE)}, the associations {ASSOCIATION_FILE} beside it")
+    console.say(
+        f"ingest: {out} is a cohort: ckd run data.train={out}; the card is {join(out, CARD_FILE)}, the associations {ASSOCIATION_FILE} beside it"
+    )
 
 
 class _Ingest:
@@ -81,11 +86,11 @@ class _Ingest:
         card = self._card(splits, unmapped_codes(codes, Codes(self.titles), self.source.locate))
         write_bytes(join(work.out, CARD_FILE), (json.dumps(card, indent=1, ensure_ascii=False) + "\n").encode())
         artifact.commit([CARD_FILE, ASSOCIATION_FILE])
-        if is_local(work.folder):
-            shutil.rmtree(work.folder)
 
     def _partition(self) -> Sequence[Partition]:
-        self.console.say(f"ingest: {len(self.source.files)} files, {sum(f.size for f in self.source.files) / 1e6:,.0f} MB, are partitioned by patient")
+        self.console.say(
+            f"ingest: {len(self.source.files)} files, {sum(f.size for f in self.source.files) / 1e6:,.0f} MB, are partitioned by patient"
+        )
         return [Partition(index, rows) for index, rows in enumerate(partition(self.source, self.work.tables, self.work.config.partitions))]
 
     def _map(self, step: str, factory: Any, partitions: Sequence[Partition], **kwargs: Any) -> None:
@@ -93,7 +98,12 @@ class _Ingest:
 
     def _card(self, splits: SubjectSplits, unmapped: Mapping[str, Any]) -> dict[str, Any]:
         work, source = self.work, self.source
-        described = {"kind": source.kind, "files": [asdict(f) for f in source.files], "data_license": source.license, "credentialed": source.credentialed}
+        described = {
+            "kind": source.kind,
+            "files": [asdict(f) for f in source.files],
+            "data_license": source.license,
+            "credentialed": source.credentialed,
+        }
         card = cohort_card(described, work.fields, merged_facts(work, self.partitions), merged_summary(work, self.partitions), source.locate)
         method = work.config.treatment
         return {

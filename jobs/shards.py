@@ -4,7 +4,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ckd.config import Workers
 from ckd.errors import ArtifactError, CkdError, ConfigError, IncompleteError
@@ -12,7 +12,20 @@ from ckd.store import Stage
 from ckd.visits import Shard
 from jobs.console import Console
 
-Factory = Callable[..., Callable[[Shard], dict[str, Any]]]
+
+class Unit(Protocol):
+    """What a worker is given: a shard of visits, or a partition of tables."""
+
+    @property
+    def index(self) -> int:
+        """Its number."""
+
+    @property
+    def rows(self) -> int:
+        """What the progress counts."""
+
+
+Factory = Callable[..., Callable[[Any], dict[str, Any]]]
 
 
 @dataclass
@@ -24,9 +37,9 @@ class Guarded:
 
     factory: Factory
     kwargs: Mapping[str, Any]
-    worker: Callable[[Shard], dict[str, Any]] | None = None
+    worker: Callable[[Any], dict[str, Any]] | None = None
 
-    def __call__(self, shard: Shard) -> dict[str, Any]:
+    def __call__(self, shard: Unit) -> dict[str, Any]:
         """The worker's row, or {"index", "rows", "error"}."""
         try:
             self.worker = self.worker or self.factory(**self.kwargs)
@@ -42,7 +55,7 @@ def map_worker(
     label: str,
     factory: Factory,
     kwargs: Mapping[str, Any],
-    shards: Sequence[Shard],
+    shards: Sequence[Unit],
     *,
     workers: Workers,
     gpus_per_worker: float = 0,
@@ -72,7 +85,7 @@ def map_worker(
     return rows
 
 
-def _run(worker: Guarded, shards: Sequence[Shard], workers: Workers, gpus_per_worker: float) -> Iterator[dict[str, Any]]:
+def _run(worker: Guarded, shards: Sequence[Unit], workers: Workers, gpus_per_worker: float) -> Iterator[dict[str, Any]]:
     if workers.in_process:
         yield from map(worker, shards)
         return

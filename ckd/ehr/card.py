@@ -16,13 +16,15 @@ TABLE_OF = {"diagnosis": "diagnoses", "procedure": "procedures"}
 Locate = Callable[[str, int], str]  # table, place -> file:line
 
 
-def cohort_card(source: Mapping[str, Any], settings: Mapping[str, Any], facts: Mapping[str, Any], summary: Mapping[str, Any], locate: Locate) -> dict[str, Any]:
+def cohort_card(
+    source: Mapping[str, Any], settings: Mapping[str, Any], facts: Mapping[str, Any], summary: Mapping[str, Any], locate: Locate
+) -> dict[str, Any]:
     """The card as JSON values. `source` and `settings` stand in it as they are. Raises RuntimeError when admissions or visits do not add up."""
     admissions = facts["admissions"]
     excluded = _located(admissions["excluded"], "visits", locate)
     if admissions["in"] != admissions["pair"] + admissions["last"] + sum(e["rows"] for e in excluded.values()):
         raise RuntimeError(f"{admissions['in']} admissions in are not pairs + last visits + excluded")
-    splits = {split: summary["splits"].get(split, _NO_SPLIT) for split in SPLITS}
+    splits: dict[str, Any] = {split: summary["splits"].get(split, _NO_SPLIT) for split in SPLITS}
     if sum(s["labeled"] for s in splits.values()) != admissions["pair"] or sum(s["unlabeled"] for s in splits.values()) != admissions["last"]:
         raise RuntimeError("the parts do not hold every pair and every last visit once")
     return {
@@ -67,14 +69,21 @@ def lines(card: Mapping[str, Any]) -> list[str]:
     """What a person must be told when the cohort is finished, without any patient's text."""
     admissions = card["admissions"]
     out = sum(e["rows"] for e in admissions["excluded"].values())
-    said = [f"{admissions['in']:,} admissions = {admissions['pairs']:,} next-visit pairs + {admissions['last_visits']:,} last visits + {out:,} excluded"]
+    said = [
+        f"{admissions['in']:,} admissions = {admissions['pairs']:,} next-visit pairs + {admissions['last_visits']:,} last visits + {out:,} excluded"
+    ]
     said += [f"excluded {e['rows']:,}: {reason} (first: {e['first']})" for reason, e in _by_rows(admissions["excluded"])]
     for table, counts in card["rows"].items():
-        said += [f"{table}: {e['rows']:,} of {counts['read']:,} rows not used: {reason} (first: {e['first']})" for reason, e in _by_rows(counts["rejected"])]
+        said += [
+            f"{table}: {e['rows']:,} of {counts['read']:,} rows not used: {reason} (first: {e['first']})"
+            for reason, e in _by_rows(counts["rejected"])
+        ]
     for kind, missing in card["unmapped_codes"].items():
         if missing["codes"]:
             worst = ", ".join(f"{row['code']} ({row['rows']:,})" for row in missing["most_frequent"][:5])
-            said.append(f"{missing['codes']:,} {kind} codes ({missing['share']:.1%} of rows) have no {missing['without'][2:]}: {worst}; the card lists them")
+            said.append(
+                f"{missing['codes']:,} {kind} codes ({missing['share']:.1%} of rows) have no {missing['without'][2:]}: {worst}; the card lists them"
+            )
     said.append(", ".join(f"{split} {s['labeled']:,} pairs of {s['subjects']:,} patients" for split, s in card["splits"].items()))
     if card["moved_subjects"]:
         said.append(f"{card['moved_subjects']:,} patients moved by hash rank: a split would have been without a pair")

@@ -11,8 +11,8 @@ import polars as pl
 
 from ckd.config import IngestConfig
 from ckd.ehr import association, text
-from ckd.ehr.association_table import published
 from ckd.ehr.assemble import NAMED, assemble, load_facts, load_frame, save_frame
+from ckd.ehr.association_table import published
 from ckd.ehr.codes import Codes
 from ckd.ehr.pairs import Rules
 from ckd.ehr.subject_splits import SubjectSplits, decide
@@ -57,11 +57,16 @@ class Work:
 
     def assembled(self, index: int) -> FolderArtifact:
         """The rows of one partition before splits and clauses."""
-        return FolderArtifact(join(self.folder, f"assembled-{index:05d}"), self.fields)
+        return FolderArtifact(join(self.folder, f"assembled-{index:05d}"), self._scratch)
 
     def associated(self, index: int, splits: SubjectSplits) -> FolderArtifact:
         """The association statistics of one partition's train pairs."""
-        return FolderArtifact(join(self.folder, f"associated-{index:05d}"), {**self.fields, "splits": digest(dict(splits.ends))})
+        return FolderArtifact(join(self.folder, f"associated-{index:05d}"), {**self._scratch, "splits": digest(dict(splits.ends))})
+
+    @property
+    def _scratch(self) -> Fields:
+        """polars promises its hash, by which the tables are partitioned, for one version only."""
+        return {**self.fields, "polars": pl.__version__}
 
     def summary(self, index: int) -> str:
         """What the card tells of one finished part."""
@@ -130,8 +135,8 @@ class Render:
         """Write the part, and before it what the card tells of it."""
         folder = self.work.assembled(partition.index).folder
         visits = _with_split(folder, self.splits)
-        named = [load_frame(folder, name) for name in NAMED]
-        inputs = text.inputs(visits.height, *named, clause=self._clause(visits))
+        diseases, drugs, operations = (load_frame(folder, name) for name in NAMED)
+        inputs = text.inputs(visits.height, diseases, drugs, operations, self._clause(visits))
         write_bytes(self.work.summary(partition.index), json.dumps(summary(visits, inputs)).encode())
         self.stage.write(partition.index, part_table(visits, inputs), rows=visits.height, input_hash="")
         return {"index": partition.index, "rows": partition.rows}
@@ -153,12 +158,15 @@ def part_table(visits: pl.DataFrame, inputs: pl.Series) -> "pa.Table":
 
     given = visits.select("visit_id", "subject_id", "split", "prediction_time", *SUBGROUP_FIELDS)
     columns = {name: given[name].to_arrow() for name in given.columns}
-    columns["instruction"] = pa.array([INSTRUCTION] * visits.height, pa.string())
     columns["input"] = inputs.to_arrow()
     columns["labels"] = _flags(visits["next"])
     columns["current_labels"] = _flags(visits["current"])
-    schema = pa.schema([field for field in visit_schema() if field.name in columns])
-    return pa.table([columns[field.name].cast(field.type) for field in schema], schema=schema)
+    typed = {field.name: columns[field.name].cast(field.type) for field in visit_schema() if field.name in columns}
+    # One text in every row: as a dictionary it costs nothing to write.
+    once = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), visits.height), [INSTRUCTION])
+    return pa.table({**typed, "instruction": once}).select(
+        [field.name for field in visit_schema() if field.name in typed or field.name == "instruction"]
+    )
 
 
 def summary(visits: pl.DataFrame, inputs: pl.Series) -> dict[str, Any]:
@@ -197,13 +205,15 @@ def decide_splits(work: Work, partitions: Sequence[Partition]) -> SubjectSplits:
 def merged_statistics(work: Work, partitions: Sequence[Partition], splits: SubjectSplits) -> association.Stats:
     """The association statistics of all train pairs."""
     folders = [work.associated(p.index, splits).folder for p in partitions]
-    return association.merge([association.Stats(**{name: load_frame(folder, name) for name in association.FRAMES}) for folder in folders])
+    return association.merge(association.Stats(**{name: load_frame(folder, name) for name in association.FRAMES}) for folder in folders)
 
 
 def clauses_and_table(stats: association.Stats, work: Work) -> tuple[Clauses, pl.DataFrame]:
     """What the clauses name, per fold of the train subjects and for everyone else; and the table for people."""
     config = work.config
-    made = association.tables(stats, method=config.treatment, min_support=config.min_support, top=config.top_drugs, folds=config.folds, seed=work.seed)
+    made = association.tables(
+        stats, method=config.treatment, min_support=config.min_support, top=config.top_drugs, folds=config.folds, seed=work.seed
+    )
     clauses = {"all": made.all_train, **{str(fold): table for fold, table in enumerate(made.by_fold)}}
     return clauses, published(stats, min_support=config.min_support, chosen=made.all_train)
 
@@ -232,7 +242,8 @@ def merged_facts(work: Work, partitions: Sequence[Partition]) -> dict[str, Any]:
 
 def merged_summary(work: Work, partitions: Sequence[Partition]) -> dict[str, Any]:
     """The sums of `summary` over all finished parts."""
-    return add([json.loads(read_bytes(work.summary(p.index))) for p in partitions])
+    sums: dict[str, Any] = add([json.loads(read_bytes(work.summary(p.index))) for p in partitions])
+    return sums
 
 
 def add(values: Sequence[Any]) -> Any:

@@ -15,10 +15,11 @@ from ckd.errors import ConfigError, DataError
 from ckd.store import Fields, FolderArtifact, is_local
 
 FORMAT = 1  # raise it when the same tables give other frames
-_PARTITION_BYTES = 200_000_000  # of CSV text: about 50,000 visits of 32 rows, about 1 GB of memory in a worker
+_PARTITION_BYTES = 400_000_000  # of CSV text: about 110,000 visits of 32 rows, about 1 GB of memory in a worker
 _PACKED = {".gz": 6, ".parquet": 8}  # CSV text per byte of such a file, about
 _MOST = 4096
 _KEY = "partition"
+_REPEATED = ("code", "version", "drug")  # few distinct texts in many rows: stored and read as numbers of them
 
 
 def partition(source: Source, folder: str, partitions: int) -> list[int]:
@@ -51,11 +52,23 @@ def facts(folder: str) -> Mapping[str, Any]:
 
 
 def read(folder: str, table: str, index: int) -> pl.DataFrame:
-    """Partition `index` of a table, columns and types of layouts.SCHEMAS, in the source's order. No row: an empty frame."""
-    files = _files(folder, table, index)
+    """Partition `index` of a table in the source's order; columns and types as `stored` says."""
+    schema, files = stored(table), _files(folder, table, index)
     if not files:
-        return pl.DataFrame(schema=SCHEMAS[table])
-    return pl.concat([pl.read_ipc(file, columns=list(SCHEMAS[table])) for file in files], rechunk=True)
+        return pl.DataFrame(schema=schema)
+    return pl.concat([pl.read_ipc(file, columns=list(schema)) for file in files], rechunk=True)
+
+
+def stored(table: str) -> dict[str, pl.DataType]:
+    """The columns of a partitioned table: layouts.SCHEMAS, with repeated texts categorical and `visit`, the 64-bit hash of visit_id, as the key that
+    joins tables (no two admissions share one: that is checked). Only `visits` keeps visit_id itself.
+    """
+    schema = {name: pl.Categorical() if name in _REPEATED else dtype for name, dtype in SCHEMAS[table].items()}
+    if "visit_id" in schema:
+        schema["visit"] = pl.UInt64()
+    if table != "visits":
+        schema.pop("visit_id", None)
+    return schema
 
 
 def _write(source: Source, table: str, folder: str, count: int) -> None:
@@ -63,8 +76,12 @@ def _write(source: Source, table: str, folder: str, count: int) -> None:
     target.mkdir(parents=True)
     key = (pl.col("subject_id").hash() % count).cast(pl.UInt32).alias(_KEY)
     with source.explained(table):
-        rows = source.rows(table).with_columns(key).select(*SCHEMAS[table], SUSPECT, _KEY)
-        rows.sink_ipc(pl.PartitionBy(target, key=_KEY, include_key=False), mkdir=True, compression="lz4")
+        repeated = pl.col([name for name in _REPEATED if name in SCHEMAS[table]]).cast(pl.Categorical)
+        rows = source.rows(table).with_columns(key, repeated)
+        if "visit_id" in SCHEMAS[table]:
+            rows = rows.with_columns(pl.when(pl.col("visit_id").is_not_null()).then(pl.col("visit_id").hash()).alias("visit"))
+        rows = rows.select(*stored(table), SUSPECT, _KEY)
+        rows.sink_ipc(pl.PartitionBy(target, key=_KEY, include_key=False), mkdir=True)
 
 
 def _files(folder: str, table: str, index: int | None = None) -> list[Path]:
@@ -74,7 +91,7 @@ def _files(folder: str, table: str, index: int | None = None) -> list[Path]:
 def _scan(folder: str, table: str) -> pl.LazyFrame:
     files = _files(folder, table)
     if not files:
-        return pl.LazyFrame(schema={**SCHEMAS[table], SUSPECT: pl.Boolean()})
+        return pl.LazyFrame(schema={**stored(table), SUSPECT: pl.Boolean()})
     return pl.scan_ipc(files, hive_partitioning=False, glob=False)
 
 

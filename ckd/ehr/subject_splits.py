@@ -15,7 +15,7 @@ from ckd.visits import SPLITS, Split
 
 @dataclass(frozen=True)
 class SubjectSplits:
-    """`ends`: where each split that the hash fills ends, between 0 and 1. `moved`: labelled subjects that moved edges took from their share's split."""
+    """`ends`: where each split that the hash fills ends, between 0 and 1. `moved`: labelled subjects whose split moved edges changed."""
 
     config: IngestConfig
     ends: Mapping[Split, float]

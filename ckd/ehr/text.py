@@ -21,16 +21,15 @@ def clean(text: pl.Expr) -> pl.Expr:
     return pl.when(stripped != "").then(stripped)
 
 
-def ordered(rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
+def ordered(rows: pl.DataFrame) -> pl.DataFrame:
     """The distinct names of each visit in order of first use: (visit, name), sorted by visit.
 
-    `rows`: visit (UInt32), name (text or categorical, no nulls) and the columns `by` that order a visit's rows; nulls come last. Rows equal in all of
-    `by` stay in the order in which they stand.
+    `rows`: visit (UInt32), name (text or Enum, no nulls) and key (Int64): what sorts them, by visit first. Rows of equal key stay in the order in
+    which they stand.
     """
-    for column in ("visit", *by)[::-1]:
-        rows = rows.sort(column, maintain_order=True, nulls_last=True)
-    number = pl.col("name").cast(pl.Categorical).to_physical().cast(pl.UInt64)
-    return rows.select("visit", "name").filter((pl.col("visit").cast(pl.UInt64) * 2**32 + number).is_first_distinct())
+    name = pl.col("name") if rows.schema["name"] == pl.Enum else pl.col("name").cast(pl.Categorical)
+    pair = pl.col("visit").cast(pl.UInt64) * 2**32 + name.to_physical()
+    return rows.sort("key", maintain_order=True).select("visit", "name").filter(pair.is_first_distinct())
 
 
 def inputs(count: int, diseases: pl.DataFrame, drugs: pl.DataFrame, operations: pl.DataFrame, clause: pl.Series) -> pl.Series:

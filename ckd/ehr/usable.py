@@ -16,26 +16,38 @@ Describe = Callable[[pl.DataFrame], pl.DataFrame]
 
 def coded(rows: pl.DataFrame, describe: Describe, admissions: pl.DataFrame) -> pl.DataFrame:
     """Diagnoses or procedures with `admission` (its number), `name` (a given title wins over the code's), `mask` (bit of its label, 0: none) and
-    `reason`. `admissions`: visit_id, admission.
+    `reason`. `admissions`: visit, admission.
     """
-    described = describe(rows.select("code", "version").unique())
+    # Distinct codes are described once; rows find theirs by one integer, which is several times faster than by two texts.
+    version = pl.col("version").to_physical().cast(pl.UInt64).fill_null(2**32 - 1)
+    rows = rows.with_columns(key=pl.col("code").to_physical().cast(pl.UInt64) * 2**32 + version)
+    distinct = rows.select("key", "code", "version").filter(pl.col("key").is_not_null()).unique("key")
+    distinct = distinct.with_columns(pl.col("code", "version").cast(pl.String))
+    described = describe(distinct)
     if "label" not in described.columns:  # procedures have no label
         described = described.with_columns(label=pl.lit(None, pl.UInt8))
-    meanings = described.select(
-        "code", "version", "known_version", meaning="title", mask=pl.lit(2, pl.UInt32).pow(pl.col("label")).cast(pl.UInt32).fill_null(0)
-    )
-    rows = _join(_join(rows, meanings, "code", "version"), admissions, "visit_id")
+    mask = pl.lit(2, pl.UInt32).pow(pl.col("label")).cast(pl.UInt32).fill_null(0)
+    meanings = described.select("key", "known_version", meaning=_enum(described["title"]), mask=mask)
+    rows = _join(_join(rows, meanings, "key"), admissions, "visit")
     reason = (
-        _visit_reason().when(pl.col("code").is_null()).then(pl.lit(NO_CODE)).when(~pl.col("known_version")).then(pl.lit(UNKNOWN_VERSION)).otherwise(None)
+        _visit_reason()
+        .when(pl.col("code").is_null())
+        .then(pl.lit(NO_CODE))
+        .when(~pl.col("known_version"))
+        .then(pl.lit(UNKNOWN_VERSION))
+        .otherwise(None)
     )
-    given = pl.coalesce(clean(pl.col("title")), "meaning") if rows["title"].null_count() < rows.height else pl.col("meaning")
-    return rows.select("admission", "seq", "place", "mask", name=given, reason=reason)
+    given = rows["title"].null_count() < rows.height
+    name = pl.coalesce(clean(pl.col("title")), pl.col("meaning").cast(pl.String)) if given else pl.col("meaning")
+    return rows.select("admission", "seq", "place", "mask", name=name, reason=reason)
 
 
 def drugs(rows: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataFrame:
     """Medications with `admission`, `name` (the drug, white space cleaned) and `reason`. Cleans distinct names only: there are few thousands."""
-    names = rows.select("drug").unique().with_columns(name=clean(pl.col("drug")))
-    rows = _join(_join(rows, names, "drug"), admissions, "visit_id")
+    rows = rows.with_columns(key=pl.col("drug").to_physical())
+    distinct = rows.select("key", "drug").filter(pl.col("key").is_not_null()).unique("key")
+    names = distinct.select("key", name=_enum(distinct.select(clean(pl.col("drug").cast(pl.String))).to_series()))
+    rows = _join(_join(rows, names, "key"), admissions, "visit")
     reason = _visit_reason().when(pl.col("name").is_null()).then(pl.lit(NO_DRUG)).otherwise(None)
     return rows.select("admission", "start", "place", "name", reason=reason)
 
@@ -51,9 +63,14 @@ def rejected(rows: pl.DataFrame) -> dict[str, Any]:
     return facts
 
 
-def _join(rows: pl.DataFrame, other: pl.DataFrame, *keys: str) -> pl.DataFrame:
-    return rows.join(other, on=list(keys), how="left", nulls_equal=keys != ("visit_id",), maintain_order="left")
+def _enum(names: pl.Series) -> pl.Series:
+    """Text as numbers of its distinct values in order."""
+    return names.cast(pl.Enum(names.drop_nulls().unique().sort()))
+
+
+def _join(rows: pl.DataFrame, other: pl.DataFrame, key: str) -> pl.DataFrame:
+    return rows.join(other, on=key, how="left", maintain_order="left")
 
 
 def _visit_reason() -> Any:
-    return pl.when(pl.col("visit_id").is_null()).then(pl.lit(NO_VISIT)).when(pl.col("admission").is_null()).then(pl.lit(UNKNOWN_VISIT))
+    return pl.when(pl.col("visit").is_null()).then(pl.lit(NO_VISIT)).when(pl.col("admission").is_null()).then(pl.lit(UNKNOWN_VISIT))
