@@ -92,7 +92,7 @@ def test_admissions_without_a_subject_are_counted_with_the_first_place(tmp_path)
 
 def test_rows_of_empty_cells_are_no_rows_and_counted(tmp_path):
     tables = small_mimic3()
-    tables["diagnoses_icd"].insert(2, {"row_id": 7})
+    tables["diagnoses_icd"].insert(2, {})
     folder, source = made(tmp_path, tables)
     assert facts(folder)["tables"]["diagnoses"] == {"rows": 4, "blank_rows": 1}
     last = max(read(folder, "diagnoses", index)["place"].max() or 0 for index in range(3))

@@ -38,6 +38,10 @@ def partition(source: Source, folder: str, partitions: int) -> list[int]:
         shutil.rmtree(folder, ignore_errors=True)
         for table in TABLE_NAMES:
             _write(source, table, folder, count)
+            if quoted := source.misread(_found(folder, table)):
+                source = source.minding_quotes(quoted)
+                shutil.rmtree(Path(folder) / table)
+                _write(source, table, folder, count)
         _require_ids(source, folder)
         artifact.commit([], {"tables": {table: _check(source, table, folder) for table in TABLE_NAMES}, **_counts(folder, count)})
     return list(facts(folder)["admissions"])
@@ -95,18 +99,21 @@ def _scan(folder: str, table: str) -> pl.LazyFrame:
     return pl.scan_ipc(files, hive_partitioning=False, glob=False)
 
 
-def _check(source: Source, table: str, folder: str) -> dict[str, int]:
-    """Rows of a table and how many more there are that are all empty. Raises DataError for lines that polars read wrongly in silence."""
+def _found(folder: str, table: str) -> dict[int, dict[str, int]]:
+    """Per source file: rows read, number of the last record, rows that may have too few cells or have too many."""
     record = pl.col("place") & (1 << PLACE_BITS) - 1
     by_file = _scan(folder, table).group_by(file=pl.col("place") // (1 << PLACE_BITS))
     found = by_file.agg(rows=pl.len(), records=record.max(), suspects=pl.col(SUSPECT).sum()).collect(engine="streaming")
-    read_by_file = {row["file"]: row for row in found.to_dicts()}
-    blank = 0
-    for index in source.tables.get(table, ()):
-        row = read_by_file.get(index, {"rows": 0, "records": 0, "suspects": 0})
-        with source.explained(table):
-            blank += source.check_lines(index, row["rows"], row["records"], row["suspects"])
-    return {"rows": sum(row["rows"] for row in read_by_file.values()), "blank_rows": blank}
+    return {row.pop("file"): row for row in found.to_dicts()}
+
+
+def _check(source: Source, table: str, folder: str) -> dict[str, int]:
+    """Rows of a table and how many more there are that are all empty. Raises DataError for lines that polars read wrongly in silence."""
+    found = _found(folder, table)
+    with source.explained(table):
+        nothing = {"rows": 0, "records": 0, "suspects": 0}
+        blank = sum(source.check_lines(index, **found.get(index, nothing)) for index in source.tables.get(table, ()))
+    return {"rows": sum(row["rows"] for row in found.values()), "blank_rows": blank}
 
 
 def _require_ids(source: Source, folder: str) -> None:

@@ -5,7 +5,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class Source:
     paths: tuple[Path, ...]  # a place's upper bits are an index into these
     columns: tuple[Mapping[str, pl.DataType], ...]  # of each path, in the file's order, names lower case
     tables: Mapping[str, tuple[int, ...]]  # table, "diagnosis" or "procedure" (titles) -> indices of its files
+    plain: frozenset[int] = frozenset()  # CSV files that are read as if a quote were any character: each line is a record then, none can hide
 
     @classmethod
     def open(cls, kind: str, folder: str, split_column: str = "") -> "Source":
@@ -61,7 +62,9 @@ class Source:
             found = _find_tables(kind, root)
             paths = tuple(path for files in found.values() for path in files)
             indices = {name: tuple(paths.index(path) for path in files) for name, files in found.items()}
-            source = cls(kind, folder, split_column.lower(), paths, tuple(_columns(path) for path in paths), indices)
+            columns = tuple(_columns(path) for path in paths)
+            plain = frozenset(i for i, path in enumerate(paths) if path.suffix != ".parquet" and csvfile.starts_plain(path))
+            source = cls(kind, folder, split_column.lower(), paths, columns, indices, plain)
             source._require_columns()
         source._require_split_column()
         return source
@@ -133,16 +136,27 @@ class Source:
             hint = "is there space left, may it be read?"
             raise DataError(f"{self.folder}: {table} could not be read or stored ({type(error).__name__}); {hint}") from None
 
+    def misread(self, found: Mapping[int, Mapping[str, int]]) -> frozenset[int]:
+        """Which files were read as if they had no quotes, but left a doubt, and do have some. `found`: file -> rows, records, suspects."""
+        doubtful = [i for i, read in found.items() if i in self.plain and (read["suspects"] or read["records"] > read["rows"] + 1)]
+        return frozenset(i for i in doubtful if csvfile.has_quotes(self.paths[i]))
+
+    def minding_quotes(self, files: frozenset[int]) -> "Source":
+        """This source, with those files read as CSV with quotes."""
+        return replace(self, plain=self.plain - files)
+
     def check_lines(self, index: int, rows: int, records: int, suspects: int) -> int:
         """Raise DataError if rows of file `index` have too few or too many cells or are hidden inside a quote; returns how many are blank.
 
-        `rows` were read, the last of them was record `records`, `suspects` of them are SUSPECT. Every line is counted; only if that leaves a doubt
-        is every line's inside looked at.
+        `rows` were read, the last of them was record `records`, `suspects` of them are SUSPECT. In a file with quotes every line is counted, since
+        two stray quotes hide what lies between them; only if that leaves a doubt is every line's inside looked at. What escapes, in a file without
+        quotes: a line with a comma too many that ends in an empty cell, where no other line does.
         """
         path = self.paths[index]
         header = 0 if path.suffix == ".parquet" else 1
         blank = max(records, header) - header - rows
-        if header and (blank or suspects or csvfile.survey(path) != (max(records, header), 0)):
+        sure = index in self.plain or not header or csvfile.survey(path) == (max(records, header), 0)
+        if header and (blank or suspects or not sure):
             csvfile.check_lines(path, len(self.columns[index]))
         return blank
 
@@ -174,7 +188,15 @@ class Source:
         # Positional names: polars would mend a header that is there twice, and says nothing of cells beyond the last column it reads.
         schema = dict.fromkeys([*columns, _MORE], pl.String)
         return pl.scan_csv(
-            path, has_header=False, skip_lines=1, schema=schema, missing_columns="insert", row_index_name=ROW, glob=False, raise_if_empty=False
+            path,
+            has_header=False,
+            skip_lines=1,
+            schema=schema,
+            missing_columns="insert",
+            row_index_name=ROW,
+            glob=False,
+            raise_if_empty=False,
+            quote_char=None if index in self.plain else '"',
         )
 
     def _rows_of_file(self, table: str, index: int) -> pl.LazyFrame:
@@ -189,10 +211,13 @@ class Source:
                 cell[bad] = cells.is_given(used[name], columns[used[name]]) & cell[name].is_null()
         first = 1 if self.paths[index].suffix == ".parquet" else 2  # a CSV file's header is line 1
         cell["place"] = pl.col(ROW).cast(pl.UInt64) + (index << PLACE_BITS) + first
-        last = list(columns)[-1]
+        begin, last = next(iter(columns)), list(columns)[-1]
         # polars fills the cells of a short line with nulls, and does not look beyond the last column that it reads.
         cell[SUSPECT] = pl.col(last).is_null() | pl.col(_MORE).is_not_null() if first == 2 else pl.lit(False)
-        rows = self._raw(index).filter(pl.any_horizontal(pl.col(source).is_not_null() for source in (*used.values(), last)))
+        if index in self.plain:
+            cell[SUSPECT] |= pl.any_horizontal(pl.col(source).str.starts_with('"').fill_null(False) for source in used.values())
+        # The first cell is looked at too: it is what is left of a line that was cut off.
+        rows = self._raw(index).filter(pl.any_horizontal(pl.col(source).is_not_null() for source in {begin, *used.values(), last}))
         return _derived(table, rows.select(**cell))
 
     def _cell(self, name: str, source: str, index: int) -> pl.Expr:
