@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from ckd.config import Config, Section, Workers
+from ckd.ehr.pairs import REASONS
 
 DOC = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 
@@ -42,3 +43,12 @@ def test_the_readme_ends_in_a_tree_that_names_every_module_of_ckd():
     for path in (root / "ckd").iterdir():
         name = f"{path.name}/" if path.is_dir() else path.name
         assert name.startswith("__") or name in tree, name
+
+
+def test_the_ingest_page_lists_every_reason_for_which_an_admission_is_left_out():
+    page = DOC.with_name("ingest.md")
+    table = "\n".join(["| excluded | because |", "|---|---|", *(f"| {reason} | {sentence} |" for reason, sentence in REASONS.items())])
+    if os.environ.get("UPDATE_DOCS"):
+        before, _, rest = page.read_text().partition("| excluded | because |")
+        page.write_text(before + table + rest[rest.index("\n\n") :])
+    assert table in page.read_text(), "run: UPDATE_DOCS=1 .venv/bin/python -m pytest tests/test_docs.py"
