@@ -119,7 +119,7 @@ def judgeable(row, diagnoses):
 
 def time(text):
     try:
-        return datetime.strptime(text or "", "%Y-%m-%d %H:%M:%S")
+        return datetime.fromisoformat(text) if text and len(text) == 19 else None
     except ValueError:
         return None
 
@@ -154,7 +154,7 @@ def whole(text):
 
 def drug_names(rows, visit, stay_of, start):
     mine = [row for row in rows if stay_of.get(row["hadm_id"]) == visit]
-    mine.sort(key=lambda row: (time(row["startdate"]) or datetime.max) - start)
+    mine.sort(key=lambda row: (time(row["startdate"]) or datetime.fromisoformat("9999-01-01")) - start)
     return list(dict.fromkeys(" ".join(row["drug"].split()) for row in mine))
 
 
@@ -185,9 +185,9 @@ def random_tables(seed, subjects=12):
     rng = random.Random(seed)
     tables = defaultdict(list)
     for subject in rng.sample(range(1, 10_000), subjects):
-        born = datetime(rng.randint(2000, 2130), rng.randint(1, 12), rng.randint(1, 28))
+        born = datetime.fromisoformat("2000-05-06") + timedelta(days=rng.randint(0, 48_000))
         tables["patients"].append({"subject_id": subject, "gender": rng.choice(["F", "M", ""]), "dob": rng.choice([born, born, born, ""])})
-        now = datetime(2140, 1, 1) + timedelta(hours=rng.randint(0, 20_000))
+        now = datetime.fromisoformat("2140-01-01") + timedelta(hours=rng.randint(0, 20_000))
         for _ in range(rng.randint(1, 6)):
             now = one_admission(rng, tables, subject, now)
     rng.shuffle(tables["admissions"])
