@@ -159,7 +159,7 @@ class IngestConfig(Section):
         if self.tuning_share + self.held_out_share >= 1:
             raise ValueError("tuning_share and held_out_share leave no subject to train")
         if bool(self.split_column) != bool(self.held_out_values or self.tuning_values):
-            raise ValueError("split_column needs held_out_values (or tuning_values) and they need it")
+            raise ValueError("split_column goes with held_out_values or tuning_values; give both or neither")
         if set(self.held_out_values) & set(self.tuning_values):
             raise ValueError("a value stands in both held_out_values and tuning_values")
         return self
@@ -263,7 +263,10 @@ def _apply(values: dict[str, Any], override: str, given: dict[tuple[str, ...], s
 def _describe(error: ValidationError, path: str | None, text: str, given: dict[tuple[str, ...], str]) -> str:
     first = error.errors(include_url=False)[0]
     where_path = tuple(str(part) for part in first["loc"])
-    origin = next((f"override '{o}'" for parts, o in given.items() if where_path[: len(parts)] == parts), None)
+    # An error of a whole section is put down to the override that touched it.
+    origin = next(
+        (f"override '{o}'" for parts, o in given.items() if where_path[: len(parts)] == parts or parts[: len(where_path)] == where_path), None
+    )
     where = origin or f"{path or 'config'}:{_line(text, where_path)}"
     key = ".".join(where_path)
     if first["type"] == "extra_forbidden":

@@ -4,7 +4,8 @@ splits, associate, render; every step does only what is missing, so the same com
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from ckd.ehr.ingest import (
 from ckd.ehr.partition import partition
 from ckd.ehr.scan import Source
 from ckd.ehr.subject_splits import SubjectSplits
+from ckd.errors import DataError, MismatchError
 from ckd.store import FolderArtifact, is_local, join, read_bytes, write_bytes, write_file
 from jobs.cli import main
 from jobs.console import Console
@@ -50,16 +52,30 @@ def run(config: Config, console: Console, kind: str, folder: str, out: str) -> N
     place = str(Path(out).absolute()) if is_local(out) else out  # a worker may run in another folder
     work = Work(place, config.ingest, config.seed, fingerprint(config.ingest, config.seed, kind, source.content_hash()))
     artifact = FolderArtifact(place, work.fields)
-    if artifact.is_done():
-        console.say(f"ingest: {out} is finished already, nothing to do")
-    else:
-        _Ingest(console, source, work).run(artifact)
+    with _refusals(out, work):
+        if artifact.is_done():
+            console.say(f"ingest: {out} is finished already, nothing to do")
+        else:
+            _Ingest(console, source, work).run(artifact)
     shutil.rmtree(work.folder, ignore_errors=True)  # also what a kill just before this line left
     for line in lines(json.loads(read_bytes(join(out, CARD_FILE)))):
         console.say(f"ingest: {line}")
     console.say(
         f"ingest: {out} is a cohort: ckd run data.train={out}; the card is {join(out, CARD_FILE)}, the associations {ASSOCIATION_FILE} beside it"
     )
+
+
+@contextmanager
+def _refusals(out: str, work: Work) -> Iterator[None]:
+    """A mismatch names what this command offers instead. Refused tables or settings leave no work: it would stand in the way of the mended ones."""
+    try:
+        yield
+    except DataError:
+        shutil.rmtree(work.folder, ignore_errors=True)
+        raise
+    except MismatchError as error:
+        found = str(error).rpartition("; restore it")[0]
+        raise MismatchError(f"{found}; restore it, give another --out, or delete {out} to make the cohort anew") from None
 
 
 class _Ingest:

@@ -174,6 +174,7 @@ def _distinct_codes(raw: dict[str, pl.DataFrame]) -> pl.DataFrame:
         .group_by("code", "version")
         .agg(rows=pl.len().cast(pl.UInt32), place=pl.col("place").min())
         .select(pl.lit(kind).alias("kind"), pl.col("code", "version").cast(pl.String), "rows", "place")
+        .filter(pl.col("code").str.strip_chars() != "")
         for table, kind in (("diagnoses", "diagnosis"), ("procedures", "procedure"))
     )
 

@@ -1,6 +1,7 @@
 """The cohort card: what went in, what became of every admission and row, what the labels and texts are like, and what a claim on this cohort
 may say. Counting belongs to assemble and ingest; the association table to association."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from ckd.visits import SPLITS
 CLAIM = "given that the patient returns"
 MOST_CODES = 200  # unmapped codes in the card, most frequent first
 TABLE_OF = {"diagnosis": "diagnoses", "procedure": "procedures"}
+WITHHELD = "(not like a code)"
+_LIKE_A_CODE = re.compile(r"(?=.*\d)[A-Za-z0-9.]{1,8}")
 Locate = Callable[[str, int], str]  # table, place -> file:line
 
 
@@ -60,7 +63,10 @@ def unmapped_codes(codes: pl.DataFrame, described: Codes, locate: Locate) -> dic
             "codes": missing.height,
             "rows": int(missing["rows"].sum()),
             "share": _share(int(missing["rows"].sum()), int(rows["rows"].sum())),
-            "most_frequent": [{**row, "first": locate(TABLE_OF[kind], row.pop("place"))} for row in first],
+            "most_frequent": [
+                {**row, "code": _shown(row["code"]), "version": _shown(row["version"]), "first": locate(TABLE_OF[kind], row.pop("place"))}
+                for row in first
+            ],
         }
     return found
 
@@ -94,6 +100,11 @@ def lines(card: Mapping[str, Any]) -> list[str]:
 
 
 _NO_SPLIT: dict[str, Any] = {"labeled": 0, "unlabeled": 0, "subjects": 0, "positives": [0] * len(DISEASES)}
+
+
+def _shown(text: str | None) -> str | None:
+    """What stands in a column of codes may be anything, a patient's words too: only what looks like a code is told."""
+    return text if text is None or _LIKE_A_CODE.fullmatch(text) else WITHHELD
 
 
 def _by_rows(reasons: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -27,11 +27,12 @@ def coded(rows: pl.DataFrame, describe: Describe, admissions: pl.DataFrame) -> p
     if "label" not in described.columns:  # procedures have no label
         described = described.with_columns(label=pl.lit(None, pl.UInt8))
     mask = pl.lit(2, pl.UInt32).pow(pl.col("label")).cast(pl.UInt32).fill_null(0)
-    meanings = described.select("key", "known_version", meaning=_enum(described["title"]), mask=mask)
+    blank = pl.col("normal").is_null()  # a code of white space
+    meanings = described.select("key", "known_version", blank=blank, meaning=_enum(described["title"]), mask=mask)
     rows = _join(_join(rows, meanings, "key"), admissions, "visit")
     reason = (
         _visit_reason()
-        .when(pl.col("code").is_null())
+        .when(pl.col("code").is_null() | pl.col("blank"))
         .then(pl.lit(NO_CODE))
         .when(~pl.col("known_version"))
         .then(pl.lit(UNKNOWN_VERSION))
