@@ -57,15 +57,15 @@ def unmapped_codes(codes: pl.DataFrame, described: Codes, locate: Locate) -> dic
         table = rows.join(describe(rows.select("code", "version")), on=["code", "version"], how="left", nulls_equal=True)
         lost = ~pl.col("mapped") if flag == "mapped" else pl.col("title").is_null()
         missing = table.filter(lost).sort(["rows", "version", "code"], descending=[True, False, False])
-        first = missing.head(MOST_CODES).select("code", "version", "rows", "place").to_dicts()
+        first = missing.head(MOST_CODES).select("code", "version", "rows", "place").iter_rows()
         found[kind] = {
             "without": "a CCS category" if flag == "mapped" else "a title",
             "codes": missing.height,
             "rows": int(missing["rows"].sum()),
             "share": _share(int(missing["rows"].sum()), int(rows["rows"].sum())),
             "most_frequent": [
-                {**row, "code": _shown(row["code"]), "version": _shown(row["version"]), "first": locate(TABLE_OF[kind], row.pop("place"))}
-                for row in first
+                {"code": _shown(code), "version": _shown(version), "rows": count, "first": locate(TABLE_OF[kind], place)}
+                for code, version, count, place in first
             ],
         }
     return found
