@@ -41,8 +41,8 @@ def rows_of(out):
 
 
 def cohort_files(out):
-    """Name and bytes of all that a finished cohort holds."""
-    return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+    """Name and bytes of all that a finished cohort holds; what a kill in the middle of a write left has a hidden name and counts for nothing."""
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("[!.]*")) if path.is_file()}
 
 
 def read_tables(folder):
@@ -219,3 +219,23 @@ def one_admission(rng, tables, subject, now):
         tables["prescriptions"].append({**add, "startdate": day, "drug": rng.choice(DRUGS)})
     gap = rng.choice([-20, 3, 30, 70, 71, 72, 73, 100, 500, 4000])
     return max(start, end + timedelta(hours=gap))
+
+
+def returning(subjects=8):
+    """Subjects who return once, each visit with codes and a drug."""
+    tables = {"admissions": [], "patients": [], "diagnoses_icd": [], "prescriptions": []}
+    for subject in range(1, subjects + 1):
+        tables["patients"].append({"subject_id": subject, "gender": "F", "dob": "2080-02-03 00:00:00"})
+        for visit, year in ((10 * subject, 2150), (10 * subject + 1, 2151)):
+            tables["admissions"].append(admission(subject, visit, f"{year}-01-01 10:00:00", f"{year}-01-05 12:00:00"))
+            for sequence, code in enumerate(("0389", "5849"), 1):
+                tables["diagnoses_icd"].append({"subject_id": subject, "hadm_id": visit, "seq_num": sequence, "icd9_code": code})
+            tables["prescriptions"].append({"subject_id": subject, "hadm_id": visit, "startdate": f"{year}-01-01 00:00:00", "drug": "Zinc"})
+    return tables
+
+
+def replaced(tables, name, number, **cells):
+    """The tables with other cells in one row of one table."""
+    rows = [dict(row) for row in tables[name]]
+    rows[number] |= cells
+    return {**tables, name: rows}

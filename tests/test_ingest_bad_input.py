@@ -4,8 +4,8 @@ import gzip
 import json
 
 import pytest
-from ehr_tables import admission, as_mimic4, write_meds, write_mimic3, write_mimic4
-from ingest_reference import cohort_files, ingest
+from ehr_tables import as_mimic4, write_meds, write_mimic3, write_mimic4
+from ingest_reference import cohort_files, ingest, replaced, returning
 
 from jobs.cli import main
 
@@ -25,26 +25,6 @@ def refused(capsys, folder, out, *settings, kind="mimic3"):
 
 def card_of(out):
     return json.loads((out / "card.json").read_text())
-
-
-def returning(subjects=8):
-    """Subjects who return once, each visit with codes and a drug."""
-    tables = {"admissions": [], "patients": [], "diagnoses_icd": [], "prescriptions": []}
-    for subject in range(1, subjects + 1):
-        tables["patients"].append({"subject_id": subject, "gender": "F", "dob": "2080-02-03 00:00:00"})
-        for visit, year in ((10 * subject, 2150), (10 * subject + 1, 2151)):
-            tables["admissions"].append(admission(subject, visit, f"{year}-01-01 10:00:00", f"{year}-01-05 12:00:00"))
-            for sequence, code in enumerate(("0389", "5849"), 1):
-                tables["diagnoses_icd"].append({"subject_id": subject, "hadm_id": visit, "seq_num": sequence, "icd9_code": code})
-            tables["prescriptions"].append({"subject_id": subject, "hadm_id": visit, "startdate": f"{year}-01-01 00:00:00", "drug": "Zinc"})
-    return tables
-
-
-def replaced(tables, name, number, **cells):
-    """The tables with other cells in one row of one table."""
-    rows = [dict(row) for row in tables[name]]
-    rows[number] |= cells
-    return {**tables, name: rows}
 
 
 def bad_bytes(name, *edits):
