@@ -140,12 +140,12 @@ class StudentConfig(Section):
 class IngestConfig(Section):
     """From hospital tables to a cohort of next-visit pairs (`ckd ingest`)."""
 
-    coding_delay_days: float = Field(3, ge=0, description="days from discharge until a visit's codes are complete: the prediction time")
+    coding_delay_days: float = Field(3, ge=0, le=3650, description="days from discharge until a visit's codes are complete: the prediction time")
     newborns: bool = Field(False, description="keep admissions of type NEWBORN")
     treatment: Literal["lift", "count", "placebo", "none"] = Field("lift", description="how drugs are chosen for the treatment clause")
     min_support: int = Field(20, ge=1, description="subjects that a drug needs beside a disease before it may stand in the clause")
     top_drugs: int = Field(5, ge=1, description="drugs per disease in the clause")
-    folds: int = Field(5, ge=2, description="subject folds: a train visit's clause comes from the other folds' subjects")
+    folds: int = Field(5, ge=2, le=100, description="subject folds: a train visit's clause comes from the other folds' subjects")
     tuning_share: float = Field(0.1, ge=0, lt=1, description="share of the subjects in tuning, by hash")
     held_out_share: float = Field(0.2, ge=0, lt=1, description="share of the subjects in held_out, by hash")
     split_column: str = Field("", description="column of the visits or patients (site, year group) that decides the split instead of the hash")

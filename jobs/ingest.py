@@ -4,6 +4,7 @@ splits, associate, render; every step does only what is missing, so the same com
 import json
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -31,7 +32,7 @@ from ckd.ehr.ingest import (
 from ckd.ehr.partition import partition
 from ckd.ehr.scan import Source
 from ckd.ehr.subject_splits import SubjectSplits
-from ckd.errors import DataError, MismatchError
+from ckd.errors import ConfigError, DataError, MismatchError
 from ckd.store import FolderArtifact, is_local, join, read_bytes, write_bytes, write_file
 from jobs.cli import main
 from jobs.console import Console
@@ -51,6 +52,7 @@ def run(config: Config, console: Console, kind: str, folder: str, out: str) -> N
     source = Source.open(kind, folder, config.ingest.split_column)
     place = str(Path(out).absolute()) if is_local(out) else out  # a worker may run in another folder
     work = Work(place, config.ingest, config.seed, fingerprint(config.ingest, config.seed, kind, source.content_hash()))
+    _require_writable(place)
     artifact = FolderArtifact(place, work.fields)
     with _refusals(out, work):
         if artifact.is_done():
@@ -63,6 +65,16 @@ def run(config: Config, console: Console, kind: str, folder: str, out: str) -> N
     console.say(
         f"ingest: {out} is a cohort: ckd run data.train={out}; the card is {join(out, CARD_FILE)}, the associations {ASSOCIATION_FILE} beside it"
     )
+
+
+def _require_writable(place: str) -> None:
+    if not is_local(place):
+        raise ConfigError(f"--out {place}: the tables are partitioned on a local disk; give a local folder, and copy the finished cohort")
+    try:
+        Path(place).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        raise ConfigError(f"--out {place}: cannot be written ({type(error).__name__}); give a folder where files can be") from None
 
 
 @contextmanager

@@ -111,6 +111,8 @@ SETTINGS = {
     "one value in both": (("ingest.split_column=x", 'ingest.held_out_values=["B"]', 'ingest.tuning_values=["B"]'), ("both",)),
     "no subject to train": (("ingest.tuning_share=0.5", "ingest.held_out_share=0.5"), ("no subject to train",)),
     "unknown method": (("ingest.treatment=efficacy",), ("ingest.treatment",)),
+    "a delay beyond all time": (("ingest.coding_delay_days=1e12",), ("ingest.coding_delay_days", "3650")),
+    "more folds than patients": (("ingest.folds=1000",), ("ingest.folds", "100")),
     "unknown key": (("ingest.delay=3",), ("delay",)),
 }
 
@@ -122,6 +124,45 @@ def test_a_setting_that_cannot_be_is_refused_and_the_right_one_then_works(tmp_pa
     line = refused(capsys, folder, tmp_path / "out", *settings)
     assert all(word in line for word in words), line
     assert ingest(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("out", "words"), [("file", "FileExistsError"), ("file/cohort", "NotADirectoryError"), ("s3://bucket/cohort", "local folder")]
+)
+def test_a_place_that_cannot_be_written_is_refused(tmp_path, capsys, out, words):
+    folder = write_mimic3(tmp_path / "tables", returning())
+    (tmp_path / "file").write_text("of somebody")
+    assert main(["ingest", "mimic3", str(folder), "--out", out if "://" in out else str(tmp_path / out)]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("ckd: --out ") and words in line and line.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "of somebody"
+
+
+def test_a_part_of_somebody_else_is_named_and_stays(tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "part-00000.parquet").write_bytes(b"of somebody")
+    line = refused(capsys, write_mimic3(tmp_path / "tables", returning()), tmp_path / "out")
+    assert "part-00000.parquet: not a whole part of this project" in line
+    assert (tmp_path / "out" / "part-00000.parquet").read_bytes() == b"of somebody"
+
+
+WRITERS = {
+    "line ends of Windows": lambda data: data.replace(b"\n", b"\r\n"),
+    "a byte order mark": lambda data: b"\xef\xbb\xbf" + data,
+    "no last line end": lambda data: data.rstrip(b"\n"),
+    "blank lines": lambda data: data.replace(b"\n", b"\n\n", 3) + b"\n\n",
+    "commas at the end": lambda data: data.replace(b"\n", b",\n"),
+    "quotes around all": lambda data: b'"' + data.rstrip(b"\n").replace(b",", b'","').replace(b"\n", b'"\n"') + b'"\n',
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_what_other_programs_write_is_read_as_well(tmp_path, writer):
+    folder = write_mimic3(tmp_path / "tables", returning())
+    wanted = ingest(folder, tmp_path / "out")
+    for path in folder.iterdir():
+        path.write_bytes(WRITERS[writer](path.read_bytes()))
+    assert ingest(folder, tmp_path / "other") == wanted
 
 
 def test_a_folder_or_kind_that_is_not_there_is_refused(tmp_path, capsys):
