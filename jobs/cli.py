@@ -64,8 +64,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def _stage(arguments: argparse.Namespace) -> None:
     files = [word for word in arguments.words if "=" not in word]
-    if files and arguments.command not in FILES:
-        raise CkdError(f"'{files[0]}': expected key=value, such as data.train=data/name_train.json; see 'ckd {arguments.command} --help'")
     config = _config(arguments)
     console = terminal_console("" if arguments.command in FILES else config.run.folder)
     _job(arguments)(config, console, *([files] if arguments.command in FILES else []))
@@ -91,6 +89,10 @@ def _export(arguments: argparse.Namespace) -> None:
 
 def _config(arguments: argparse.Namespace) -> Config:
     overrides = [word for word in arguments.words if "=" in word]
+    stray = [word for word in arguments.words if "=" not in word]
+    if stray and arguments.command not in FILES:
+        example = "ingest.min_support=10" if arguments.command == "ingest" else "data.train=data/name_train.json"
+        raise CkdError(f"'{stray[0]}': expected key=value, such as {example}; see 'ckd {arguments.command} --help'")
     return load(arguments.config or CONFIGS.get(arguments.command), overrides)
 
 

@@ -113,6 +113,7 @@ SETTINGS = {
     "unknown method": (("ingest.treatment=efficacy",), ("ingest.treatment",)),
     "a delay beyond all time": (("ingest.coding_delay_days=1e12",), ("ingest.coding_delay_days", "3650")),
     "more folds than patients": (("ingest.folds=1000",), ("ingest.folds", "100")),
+    "a key without its value": (("ingest.min_support", "5"), ("'ingest.min_support'", "expected key=value")),
     "unknown key": (("ingest.delay=3",), ("delay",)),
 }
 
