@@ -113,9 +113,15 @@ SETTINGS = {
     "unknown method": (("ingest.treatment=efficacy",), ("ingest.treatment",)),
     "a delay beyond all time": (("ingest.coding_delay_days=1e12",), ("ingest.coding_delay_days", "3650")),
     "more folds than patients": (("ingest.folds=1000",), ("ingest.folds", "100")),
-    "a key without its value": (("ingest.min_support", "5"), ("'ingest.min_support'", "expected key=value")),
     "unknown key": (("ingest.delay=3",), ("delay",)),
 }
+
+
+def test_a_word_that_is_no_key_and_value_is_refused(tmp_path, capsys):
+    folder = write_mimic3(tmp_path / "tables", returning())
+    assert main(["ingest", "mimic3", str(folder), "ingest.min_support", "5", "--out", str(tmp_path / "out")]) == 2
+    assert "'ingest.min_support': expected key=value" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("what", SETTINGS)
