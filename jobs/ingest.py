@@ -60,6 +60,8 @@ def run(config: Config, console: Console, kind: str, folder: str, out: str) -> N
         else:
             _Ingest(console, source, work).run(artifact)
     shutil.rmtree(work.folder, ignore_errors=True)  # also what a kill just before this line left
+    for cut_off in Path(place).glob(".*.tmp"):  # what a kill in the middle of a write left
+        cut_off.unlink()
     for line in lines(json.loads(read_bytes(join(out, CARD_FILE)))):
         console.say(f"ingest: {line}")
     console.say(

@@ -93,6 +93,7 @@ def facts():
         "rows": {},
         "visits": {"pair": group, "last": group},
         "echoes": 1,
+        "subjects": {"all": 3, "with_two": 2, "consecutive_pairs": 2},
     }
 
 

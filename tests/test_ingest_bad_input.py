@@ -242,7 +242,6 @@ def test_an_unknown_time_or_number_of_a_detail_costs_that_detail_only(tmp_path):
     assert "medication: Zinc." in rows["10"]["input"]
 
 
-@pytest.mark.xfail(strict=True, reason="rows of a visit that name another subject are used or not by the partitions in which both happen to lie")
 @pytest.mark.parametrize("other", [2, 3, 4, 5])
 def test_a_row_that_names_another_subject_than_its_admission_is_of_an_unknown_admission(tmp_path, other):
     tables = replaced(returning(), "diagnoses_icd", 0, subject_id=other, icd9_code="4280")

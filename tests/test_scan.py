@@ -308,7 +308,7 @@ def test_the_same_table_twice_is_refused(tmp_path):
         (b"subject_id,hadm_id,drug,DRUG,startdate\n", ":1: column 'drug' is there twice"),
         (b"1,11,2150-01-01 00:00:00,Zebra\n", ":1: no header"),
         (b"subject_id;hadm_id;startdate;drug\n", "separated by commas"),
-        ("subject_id,Zebra\n".encode("utf-16"), ":1: the header is not UTF-8"),
+        ("subject_id,Zebra\n".encode("utf-16"), ":1: UTF-16"),
         (b"\x1f\x8bZebra", "the gzip file"),
         (b"PAR1Zebra", ": no column 'hadm_id' in its first line"),
     ],

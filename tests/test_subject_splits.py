@@ -52,6 +52,7 @@ _POINTS = st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=40, u
 @given(points=_POINTS, data=st.data())
 def test_no_split_stays_without_a_labelled_subject_where_there_are_enough_and_partitions_do_not_matter(points, data):
     labeled = data.draw(st.lists(st.booleans(), min_size=len(points), max_size=len(points)))
+    labeled[0] = True  # without any there is no cohort, see below
     frame = subjects(points, labeled)
     splits = decide([frame], IngestConfig())
     found = splits.of(frame)
@@ -123,3 +124,11 @@ def test_a_column_of_the_admissions_or_the_patients_splits_whole_subjects(tmp_pa
     rows = ingest(write_mimic3(tmp_path / "tables", tables), tmp_path / "out", *settings)
     assert {row["subject_id"] for row in rows.values() if row["split"] == "held_out"} == {"3", "7"}
     assert {row["split"] for row in rows.values()} == set(SPLITS)
+
+
+def test_no_pair_at_all_or_none_left_for_train_is_refused():
+    with pytest.raises(DataError, match="no next-visit pair for the train split: no patient has one"):
+        decide([subjects([0.1, 0.2], [False, False])], IngestConfig())
+    everyone = IngestConfig(split_column="site", held_out_values=("a",))
+    with pytest.raises(DataError, match="every patient with one has a value of ingest.held_out_values"):
+        decide([subjects([0.1, 0.2], cuts=[["a"], ["a", "b"]])], everyone)

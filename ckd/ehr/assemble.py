@@ -81,6 +81,7 @@ def assemble(tables: str, index: int, rules: Rules, codes: Codes, *, seed: int, 
         "admissions": _roles(chained),
         "rows": {name: usable.rejected(frame) for name, frame in judged.items()},
         "visits": {role: _summary(visits, named, role) for role in ("pair", "last")},
+        "subjects": _returning(admissions),
         "echoes": visits.filter(pl.col("role") == "pair").select((pl.col("current") == pl.col("next")).sum()).item(),
     }
     return Assembled(visits.drop("cut"), _subjects(visits, seed, folds), **named, codes=_distinct_codes(raw), facts=facts)
@@ -188,6 +189,12 @@ def _roles(chained: pl.DataFrame) -> dict[str, Any]:
         "last": chained.filter(pl.col("role") == "last").height,
         "excluded": {r["reason"]: {"rows": r["rows"], "place": r["place"]} for r in excluded.sort("reason").to_dicts()},
     }
+
+
+def _returning(admissions: pl.DataFrame) -> dict[str, int]:
+    """Patients, those with two admissions or more, and the consecutive pairs that there are before any rule leaves one out."""
+    each = admissions.filter(pl.col("subject_id").is_not_null()).group_by("subject_id").len()["len"]
+    return {"all": each.len(), "with_two": int((each > 1).sum()), "consecutive_pairs": int(each.sum()) - each.len()}
 
 
 def _summary(visits: pl.DataFrame, named: dict[str, pl.DataFrame], role: str) -> dict[str, Any]:

@@ -37,6 +37,7 @@ def cohort_card(
         "credentialed": source["credentialed"],
         "settings": dict(settings),
         "admissions": {"in": admissions["in"], "pairs": admissions["pair"], "last_visits": admissions["last"], "excluded": excluded},
+        "patients": facts["subjects"],
         "rows": {table: _rows(counts, table, locate) for table, counts in facts["rows"].items()},
         "splits": {split: {name: s[name] for name in ("labeled", "unlabeled", "subjects")} for split, s in splits.items()},
         "prevalence": _prevalence(splits),
@@ -78,6 +79,11 @@ def lines(card: Mapping[str, Any]) -> list[str]:
     said = [
         f"{admissions['in']:,} admissions = {admissions['pairs']:,} next-visit pairs + {admissions['last_visits']:,} last visits + {out:,} excluded"
     ]
+    patients = card["patients"]
+    said.append(
+        f"{patients['all']:,} patients, {patients['with_two']:,} with two admissions or more: "
+        f"{patients['consecutive_pairs']:,} consecutive pairs before exclusions"
+    )
     said += [f"excluded {e['rows']:,}: {reason} (first: {e['first']})" for reason, e in _by_rows(admissions["excluded"])]
     for table, counts in card["rows"].items():
         said += [

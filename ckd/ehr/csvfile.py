@@ -32,6 +32,10 @@ def read_header(path: Path) -> tuple[str, ...]:
         raise DataError(f"{path}:1: the file is empty, expected a line with the column names; get the file again")
     if line.lstrip(b"\xef\xbb\xbf \t").startswith(b"<"):
         raise DataError(f"{path}:1: an HTML or XML page, not a CSV table (a download that was refused?); get the file again")
+    if line[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DataError(f"{path}:1: UTF-16, as spreadsheets save 'Unicode text'; save it as CSV UTF-8, or convert it: iconv -f UTF-16 -t UTF-8")
+    if b"\r" in line.rstrip(b"\r\n"):
+        raise DataError(f"{path}:1: its lines end in CR alone; convert them: tr '\\r' '\\n'")
     try:
         text = line.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:

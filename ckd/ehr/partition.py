@@ -64,8 +64,8 @@ def read(folder: str, table: str, index: int) -> pl.DataFrame:
 
 
 def stored(table: str) -> dict[str, pl.DataType]:
-    """The columns of a partitioned table: layouts.SCHEMAS, with repeated texts categorical and `visit`, the 64-bit hash of visit_id, as the key that
-    joins tables (no two admissions share one: that is checked). Only `visits` keeps visit_id itself.
+    """The columns of a partitioned table: layouts.SCHEMAS, with repeated texts categorical and `visit` (visit_key), which joins tables. Only `visits`
+    keeps visit_id itself.
     """
     schema = {name: pl.Categorical() if name in _REPEATED else dtype for name, dtype in SCHEMAS[table].items()}
     if "visit_id" in schema:
@@ -83,9 +83,16 @@ def _write(source: Source, table: str, folder: str, count: int) -> None:
         repeated = pl.col([name for name in _REPEATED if name in SCHEMAS[table]]).cast(pl.Categorical)
         rows = source.rows(table).with_columns(key, repeated)
         if "visit_id" in SCHEMAS[table]:
-            rows = rows.with_columns(pl.when(pl.col("visit_id").is_not_null()).then(pl.col("visit_id").hash()).alias("visit"))
+            rows = rows.with_columns(visit=visit_key())
         rows = rows.select(*stored(table), SUSPECT, _KEY)
         rows.sink_ipc(pl.PartitionBy(target, key=_KEY, include_key=False), mkdir=True)
+
+
+def visit_key() -> pl.Expr:
+    """What joins tables: 64 bits of subject_id and visit_id together, so that a row which names another subject than its admission belongs to none,
+    whatever partitions both are in. The seeds differ, or an id that is both would be 0.
+    """
+    return pl.when(pl.col("visit_id").is_not_null()).then(pl.col("visit_id").hash(seed=1) ^ pl.col("subject_id").hash())
 
 
 def _files(folder: str, table: str, index: int | None = None) -> list[Path]:

@@ -55,14 +55,14 @@ class Source:
             raise DataError(f"{folder}: no such folder; give the folder that holds the {kind} tables")
         if kind == "meds":
             shards = meds.shards(root)
-            source = cls(kind, folder, split_column.lower(), shards, tuple(_columns(path) for path in shards), {"events": tuple(range(len(shards)))})
-            for path, columns in zip(shards, source.columns, strict=True):
-                meds.require_columns(path, columns)
+            source = cls(kind, folder, split_column.lower(), shards, tuple(map(_columns, shards)), {"events": tuple(range(len(shards)))})
+            for path, types in zip(shards, source.columns, strict=True):
+                meds.require_columns(path, types)
         else:
             found = _find_tables(kind, root)
             paths = tuple(path for files in found.values() for path in files)
             indices = {name: tuple(paths.index(path) for path in files) for name, files in found.items()}
-            columns = tuple(_columns(path) for path in paths)
+            columns = tuple(map(_columns, paths))
             plain = frozenset(i for i, path in enumerate(paths) if path.suffix != ".parquet" and csvfile.starts_plain(path))
             source = cls(kind, folder, split_column.lower(), paths, columns, indices, plain)
             source._require_columns()

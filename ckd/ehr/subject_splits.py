@@ -43,7 +43,7 @@ def by_hash(ends: Mapping[Split, float]) -> pl.Expr:
 def decide(subjects: Iterable[pl.DataFrame], config: IngestConfig) -> SubjectSplits:
     """Choose the edges from the subjects of all partitions: 8 bytes per subject with a labelled visit.
 
-    Raises DataError when no labelled subject has one of the values that ingest.split_column should find.
+    Raises DataError when no subject has a labelled visit, when none has one of the values that ingest.split_column should find, or all have.
     """
     placed: dict[str, int] = {}
     points = []
@@ -60,6 +60,11 @@ def decide(subjects: Iterable[pl.DataFrame], config: IngestConfig) -> SubjectSpl
             )
     shares = _shares(config)
     labeled_points = np.concatenate([*points, np.empty(0)])
+    if not len(labeled_points):
+        every = "every patient with one has a value of ingest.held_out_values or ingest.tuning_values" if placed else "no patient has one"
+        raise DataError(
+            f"no next-visit pair for the train split: {every}; expected patients with two admissions or more (docs/ingest.md: what is left out)"
+        )
     ends, plain = edges(labeled_points.tolist(), shares), edges([], shares)
     return SubjectSplits(config, ends, int((_rank(labeled_points, ends) != _rank(labeled_points, plain)).sum()))
 
