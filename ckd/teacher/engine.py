@@ -22,6 +22,7 @@ class Load:
     adapter: str | None  # content hash of the adapter folder; None without one
     engine: str  # teacher.engine
     device: str  # its name: the GPU's model, or "cpu"
+    note: str = ""  # what a user should know about how this model runs here, one line; empty: nothing
 
 
 class Engine(Protocol):
