@@ -10,16 +10,22 @@ from ckd.config import TeacherConfig
 from ckd.errors import ArtifactError, ConfigError
 from ckd.store import Stage
 from ckd.teacher.embed import WINDOW, EmbedWorker, column, encode_texts, teacher_fields
+from ckd.teacher.engine import Load
 from ckd.teacher.head import column_matrix
+from ckd.teacher.work import Work
 
 
 class LengthEngine:
     """An engine whose embedding tells the prompt: its length and its first id. Its prompts are the characters of the input."""
 
     hidden = 2
+    load = Load(seconds=1.0, revision=None, adapter=None, engine="transformers", device="cpu")
 
     def __init__(self):
         self.prompter = self
+
+    def take_work(self):
+        return Work()
 
     def encode(self, *texts):
         if len(texts) == 1:

@@ -14,7 +14,8 @@ from ckd.config import Config, TeacherConfig
 from ckd.errors import ConfigError
 from ckd.pretrained import adapter_hash, model_fields
 from ckd.prompts import PROMPT_VERSION
-from ckd.store import Fields, Stage, require_equal
+from ckd.store import Fields, Stage, is_local, require_equal
+from ckd.teacher.accounting import Meter
 from ckd.teacher.engine import Engine, load_engine
 from ckd.visits import Shard
 
@@ -27,6 +28,7 @@ def teacher_fields(config: TeacherConfig) -> Fields:
     return {
         **model_fields("teacher.base_model", config.base_model),
         "teacher.adapter": adapter_hash("teacher.adapter", config.adapter) if config.adapter else None,
+        "teacher.merge_adapter": config.merge_adapter,
         "teacher.engine": config.engine,
         "prompt": PROMPT_VERSION,
         "teacher.max_length": config.max_length,
@@ -56,23 +58,31 @@ class EmbedWorker:
 
     def __init__(self, config: Config, fields: Fields, engine: Engine | None = None) -> None:
         self.config, self.fields, self.engine = config, fields, engine
+        self.meter: Meter | None = None
 
     def __call__(self, shard: Shard) -> dict[str, Any]:
-        """Write part `shard.index`; returns index, rows, seconds, tokens, truncated."""
+        """Write part `shard.index`; returns index, rows, seconds, tokens, truncated, account (see accounting)."""
         engine = self._engine()
+        meter = self.meter = self.meter or Meter(engine, self.config.teacher)
         started = time.monotonic()
         table = Cohort.open(self.config.run.artifacts_root).read(shard, ["visit_id", "instruction", "input"])
         vectors, tokens, truncated = encode_texts(engine, table["instruction"].to_pylist(), table["input"].to_pylist())
         part = pa.table({"visit_id": table["visit_id"], "embedding": column(vectors, self.config.teacher)})
         stage = Stage(self.config.run.artifacts_root, STAGE, self.fields)
         stage.write(shard.index, part, rows=shard.rows, input_hash=shard.text_hash)
-        return {"index": shard.index, "rows": shard.rows, "seconds": time.monotonic() - started, "tokens": tokens, "truncated": truncated}
+        done = {"index": shard.index, "rows": shard.rows, "seconds": time.monotonic() - started, "tokens": tokens, "truncated": truncated}
+        return {**done, "account": meter.read(started, shard.rows, tokens)}
 
     def _engine(self) -> Engine:
         if self.engine is None:
-            require_equal(f"teacher.base_model={self.config.teacher.base_model} on this machine", teacher_fields(self.config.teacher), self.fields)
+            self._require_same_model()
             self.engine = load_engine(self.config.teacher, self.config.teacher.gpus_per_worker)
+            if not is_local(self.config.teacher.base_model):  # what was loaded is a copy: now it is the copy that is hashed
+                self._require_same_model()
         return self.engine
+
+    def _require_same_model(self) -> None:
+        require_equal(f"teacher.base_model={self.config.teacher.base_model} on this machine", teacher_fields(self.config.teacher), self.fields)
 
 
 def encode_texts(engine: Engine, instructions: list[str], inputs: list[str]) -> tuple[np.ndarray, int, int]:
