@@ -105,10 +105,22 @@ class FeelsItsNeighbours(Honest):
 
 
 class Remembers(Honest):
-    """Within the tolerance, but not the same bytes: what a prefix cache that outlives its call does."""
+    """Within the tolerance, but not the same bytes."""
 
     def embed(self, prompts):
         return self.plain(prompts) + np.float32(1e-5 * self.calls)
+
+
+class KeepsItsPrefix(Honest):
+    """What a prefix cache that outlives its call does where the bytes happen to be equal."""
+
+    seen = frozenset()
+
+    def count(self, prompts):
+        done = super().count(prompts)
+        kept = sum(tuple(prompt) in self.seen for prompt in prompts)
+        self.seen |= set(map(tuple, prompts))
+        return Work(**(vars(done) | {"computed": done.computed - kept, "prefix_saved": done.prefix_saved + kept}))
 
 
 class Truncates(Honest):
@@ -162,6 +174,7 @@ def test_an_engine_made_of_the_reference_keeps_the_contract(folder, plain):
         (PoolsTheTokenBefore, "mixed_lengths_equal_the_plain_forward"),
         (FeelsItsNeighbours, "a_prompt_does_not_feel_its_neighbours"),
         (Remembers, "the_same_call_gives_the_same_bytes_whatever_came_before"),
+        (KeepsItsPrefix, "the_same_call_gives_the_same_bytes_whatever_came_before"),
         (Truncates, "mixed_lengths_equal_the_plain_forward"),
         (CutsTheSharedPrefixAway, "a_shared_prefix_equals_the_plain_forward"),
         (RoundsToBfloat16, "real_prompts_equal_the_plain_forward"),

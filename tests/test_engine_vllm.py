@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 from embedded import visits
-from engine_contract import CONTRACT, MAX_LENGTH, ids, mixed, sharing
-from plain_teacher import PlainTeacher, contract_teacher
+from engine_contract import CONTRACT, MAX_LENGTH, WEAK, ids, mixed, sharing
+from plain_teacher import SIZE, PlainTeacher, contract_teacher
 from safetensors.numpy import load_file, save_file
 
 from ckd import cohort as cohorts
@@ -19,6 +19,7 @@ from ckd.teacher.embed import EmbedWorker, embedding_stage, teacher_fields
 from ckd.teacher.engine import load_engine
 from ckd.teacher.engine_vllm import VllmEngine
 from ckd.teacher.head import column_matrix
+from ckd.teacher.lora_file import shapes, weights_outside_embeddings
 
 HERE = importlib.util.find_spec("vllm") is not None
 needs_vllm = pytest.mark.skipif(not HERE, reason="vLLM is not installed in this environment: make test-vllm")
@@ -52,6 +53,18 @@ def refused(message, config, kind=VllmEngine):
         kind(config, 0)
     KEPT.append(error)
     assert "\n" not in str(error.value)
+
+
+def edited(folder, to, settings=(), tensors=None):
+    """A copy of the folder whose adapter has other settings, and tensors as `tensors(name, value)` gives them (None: left out)."""
+    shutil.copytree(folder, to)
+    path = to / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | dict(settings)))
+    if tensors:
+        path = to / "adapter" / "adapter_model.safetensors"
+        changed = {name: tensors(name, value) for name, value in load_file(path).items()}
+        save_file({name: value for name, value in changed.items() if value is not None}, path, {"format": "pt"})
+    return str(to)
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +119,27 @@ def test_an_adapter_that_reaches_no_forward_pass_is_refused(folder):
 
 @needs_vllm
 def test_an_adapter_that_was_never_trained_is_refused(folder, tmp_path):
-    changed = shutil.copytree(f"{folder}/adapter", tmp_path / "adapter")
-    tensors = load_file(changed / "adapter_model.safetensors")
-    save_file({name: value * ("lora_A" in name) for name, value in tensors.items()}, changed / "adapter_model.safetensors", {"format": "pt"})
-    refused("the same with and without it", config(folder, adapter=str(changed)))
+    untrained = edited(folder, tmp_path / "t", tensors=lambda name, value: value * ("lora_A" in name))
+    refused("the same with and without it", config(untrained))
+
+
+@needs_vllm
+@pytest.mark.parametrize(
+    ("settings", "tensors"),
+    [
+        ({"use_rslora": True}, None),
+        ({"lora_alpha": 3}, None),
+        ({"layers_to_transform": [1]}, lambda name, value: value if "layers.1." in name else None),
+        ({"target_modules": ["v_proj"]}, lambda name, value: value if "v_proj" in name else None),
+        ({"target_modules": ["down_proj"]}, lambda name, value: value if "down_proj" in name else None),
+    ],
+    ids=["rslora", "alpha", "one_layer", "inside_a_fused_projection", "down_proj"],
+)
+def test_plain_adapters_of_every_shape_are_applied_as_peft_does(settings, tensors, folder, tmp_path):
+    other = edited(folder, tmp_path / "t", settings, tensors)
+    wanted = PlainTeacher(other)
+    assert np.abs(wanted(sharing()) - wanted(sharing(), adapter=False)).max() > WEAK
+    np.testing.assert_allclose(loaded(config(other)).encode(sharing()), wanted(sharing()), atol=1e-4)
 
 
 @needs_vllm
@@ -165,22 +195,31 @@ def test_settings_that_vllm_would_ignore_are_refused_before_anything_loads(chang
     [("alpha_pattern", {"q_proj": 64}), ("rank_pattern", {"q_proj": 2}), ("use_dora", True), ("bias", "all"), ("init_lora_weights", "pissa")],
 )
 def test_an_adapter_that_vllm_would_apply_otherwise_than_peft_is_refused(setting, value, folder, tmp_path):
-    changed = shutil.copytree(f"{folder}/adapter", tmp_path / "adapter")
-    settings = json.loads((changed / "adapter_config.json").read_text())
-    (changed / "adapter_config.json").write_text(json.dumps(settings | {setting: value}))
-    refused(f"adapter_config.json sets {setting}, expected plain LoRA", config(folder, adapter=str(changed)))
+    refused(f"adapter_config.json sets {setting}, expected plain LoRA", config(edited(folder, tmp_path / "t", {setting: value})))
 
 
 def test_an_adapter_of_too_high_a_rank_is_refused(folder, tmp_path):
-    changed = shutil.copytree(f"{folder}/adapter", tmp_path / "adapter")
-    settings = json.loads((changed / "adapter_config.json").read_text())
-    (changed / "adapter_config.json").write_text(json.dumps(settings | {"r": 1024}))
-    refused("rank 1024, vLLM takes 512 at most", config(folder, adapter=str(changed)))
+    refused("rank 1024, vLLM takes 512 at most", config(edited(folder, tmp_path / "t", {"r": 1024})))
 
 
-def test_an_adapter_of_another_model_is_refused(folder, tmp_path):
-    changed = shutil.copytree(f"{folder}/adapter", tmp_path / "adapter")
-    tensors = load_file(changed / "adapter_model.safetensors")
-    deeper = {name.replace("layers.1.", "layers.7."): value for name, value in tensors.items()}
-    save_file(deeper, changed / "adapter_model.safetensors", {"format": "pt"})
-    refused(f"{len(tensors) // 2} of its {len(tensors)} tensors do not fit", config(folder, adapter=str(changed)))
+def test_an_adapter_for_layers_that_the_model_does_not_have_is_refused(folder, tmp_path):
+    path = tmp_path / "t" / "adapter" / "adapter_model.safetensors"
+    edited(folder, tmp_path / "t")
+    save_file({name.replace("layers.1.", "layers.7."): value for name, value in load_file(path).items()}, path, {"format": "pt"})
+    refused("14 of its 28 tensors do not fit teacher.base_model", config(tmp_path / "t"))
+
+
+def test_an_adapter_of_a_wider_model_is_refused(folder, tmp_path):
+    wider = edited(folder, tmp_path / "t", tensors=lambda name, value: np.concatenate([value, value], 1) if "q_proj.lora_A" in name else value)
+    refused("4 of its 28 tensors do not fit teacher.base_model", config(wider))
+
+
+def test_an_adapter_without_tensors_is_refused(folder, tmp_path):
+    refused("0 of its 0 tensors", config(edited(folder, tmp_path / "t", tensors=lambda name, value: None)))
+
+
+def test_the_weights_counted_are_those_that_multiply(folder):
+    tensors = shapes(f"{folder}/base")
+    hidden, wide, layers, heads = SIZE.hidden, 2 * SIZE.hidden, SIZE.layers, 2
+    projections = layers * (2 * hidden * hidden + 2 * hidden * hidden * heads // 4 + 3 * hidden * wide)
+    assert projections < weights_outside_embeddings(tensors.items()) < projections * 1.01  # biases and norms
