@@ -28,6 +28,7 @@ def run(config: Config, console: Console) -> None:
         missing,
         workers=config.teacher.workers,
         gpus_per_worker=config.teacher.gpus_per_worker,
+        threads=2 if config.teacher.gpus_per_worker else 1,  # a GPU computes one shard while the next is read or the last is written
     )
     truncated = sum(row["truncated"] for row in rows)
     if truncated:

@@ -67,16 +67,15 @@ class Meter:
     def __init__(self, engine: Engine, config: TeacherConfig) -> None:
         from ckd.teacher.matrix_rate import matrix_rate
 
-        self.engine, self.worker = engine, uuid.uuid4().hex
+        self.load, self.worker = engine.load, uuid.uuid4().hex
         self.rate = matrix_rate("cuda" if config.gpus_per_worker > 0 else "cpu", config.dtype)
 
-    def read(self, started: float, visits: int, tokens: int) -> dict[str, Any]:
-        """The account of the shard that began at time.monotonic() `started`, as JSON values.
+    def read(self, started: float, visits: int, tokens: int, work: Work) -> dict[str, Any]:
+        """The account, as JSON values, of a shard that began at time.monotonic() `started` and ends now.
 
-        The device's work of a shard that failed is in the next shard's: it was done and has to be paid; its visits and tokens are in none.
+        What the device did for a shard that failed is in the next one's `work`: it has to be paid. Its visits and tokens are in none.
         """
-        work = self.engine.take_work()
-        return asdict(Account(self.worker, self.engine.load, self.rate, started, time.monotonic(), 1, visits, tokens, work))
+        return asdict(Account(self.worker, self.load, self.rate, started, time.monotonic(), 1, visits, tokens, work))
 
 
 def per_worker(accounts: Iterable[Account]) -> list[Account]:
