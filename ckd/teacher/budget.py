@@ -24,7 +24,7 @@ def automatic_budget(facts: Fields, longest: int, filled_by: Callable[[int], flo
     """The remembered token budget for these facts, else a new one by `find_budget`, which is then remembered."""
     path = str(cache_folder() / "token_budgets" / f"{digest(dict(facts))}.json")
     known = _remembered(path, facts)
-    if known:
+    if longest <= known <= max(MOST, longest):
         return known
     budget = find_budget(longest, filled_by)
     with suppress(ConfigError, OSError):  # where nothing can be kept, the next start probes again
@@ -65,4 +65,4 @@ def _remembered(path: str, facts: Fields) -> int:
     except (OSError, ValueError):
         return 0
     budget = content.pop("token_budget", 0) if isinstance(content, dict) else 0
-    return budget if isinstance(budget, int) and budget > 0 and content == dict(facts) else 0
+    return budget if type(budget) is int and content == dict(facts) else 0
