@@ -10,12 +10,11 @@ first to last   results after the first, over the time from the first result to 
                 others have nearly finished at the first result counts as done in no time.
 with start      everything, from the start of Ray to the last row: what a job this short would see.
 
-    python benchmarks/scaling.py [--visits 3072] [--shard-rows 128] [--repeat 1]
+    python -m benchmarks.scaling [--visits 3072] [--shard-rows 128] [--repeat 1]
 """
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -23,8 +22,8 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from pipeline_overhead import HIDDEN, NullEngine, write_visits
 
+from benchmarks.pipeline_overhead import HIDDEN, NullEngine, write_visits
 from ckd.config import Config, Workers, load
 from ckd.labels import DISEASES, INSTRUCTION, OUTPUT_PREFIX
 from ckd.teacher.accounting import Account, figures
@@ -130,8 +129,6 @@ def main() -> None:
     parser.add_argument("--tokens-per-s", type=float, default=130 * 656)
     parser.add_argument("--repeat", type=int, default=1, help="alternating runs of each; medians are printed")
     arguments = parser.parse_args()
-    # Ray's workers import this file's neighbours.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
     with tempfile.TemporaryDirectory() as root:
         config = prepared(root, arguments.visits, arguments.shard_rows)
         found: dict[int, list[dict[str, float]]] = {1: [], 2: []}
