@@ -98,6 +98,7 @@ class Bench:
             "of_matrix_rate": work.flops / wall / self.report["matrix_rate_flops"],  # on the tokens really computed, padding among them
             "padding_share": work.padding / work.computed,
             "prefix_share": work.prefix_saved / work.tokens,
+            "busy_share": work.busy_s / wall or None,  # of the engine's device clock; the other ways keep none
             "least_cosine": cosine,
             "agrees": cosine >= AGREES,
             "wall_s": wall,
