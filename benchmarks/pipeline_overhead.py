@@ -22,6 +22,8 @@ from ckd.config import Config, load
 from ckd.grammar import render_input
 from ckd.labels import DISEASES, INSTRUCTION, OUTPUT_PREFIX
 from ckd.teacher.embed import EmbedWorker, embedding_stage, shards_to_embed
+from ckd.teacher.engine import Load
+from ckd.teacher.work import Work
 from jobs.console import Console
 from jobs.shards import map_worker
 
@@ -33,6 +35,7 @@ class NullEngine:
     """Tokenises with the model's real prompter; the forward pass is a constant."""
 
     hidden = HIDDEN
+    load = Load(seconds=0.0, revision=None, adapter=None, engine="transformers", device="cpu")
 
     def __init__(self, config: Config) -> None:
         from transformers import AutoTokenizer
@@ -43,6 +46,9 @@ class NullEngine:
 
     def encode(self, prompts: list[list[int]]) -> np.ndarray:
         return np.ones((len(prompts), HIDDEN), np.float32)
+
+    def take_work(self) -> Work:
+        return Work()
 
 
 class NullWorker:

@@ -11,12 +11,15 @@ def windows(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
         yield order[start : start + size]
 
 
-def token_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Positions by decreasing token count, cut so that longest × rows <= budget (a prompt above the budget stands alone)."""
+def token_batches(lengths: Sequence[int], budget: int, overhead: int = 0) -> list[list[int]]:
+    """Positions by decreasing token count, cut so that (longest + overhead) × rows <= budget (a prompt above the budget stands alone).
+
+    `overhead` is what a row costs beside its own padded tokens, in tokens.
+    """
     batches: list[list[int]] = []
     longest = 0
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if batches and longest * (len(batches[-1]) + 1) <= budget:
+        if batches and (longest + overhead) * (len(batches[-1]) + 1) <= budget:
             batches[-1].append(i)
         else:
             batches.append([i])

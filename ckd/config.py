@@ -94,13 +94,18 @@ class DataConfig(Section):
 class TeacherConfig(Section):
     """The frozen language model."""
 
-    base_model: str = Field("Qwen/Qwen2.5-7B-Instruct", description="folder or Hub id of the causal language model")
+    base_model: str = Field("Qwen/Qwen2.5-7B-Instruct", description="folder, s3:// or gs:// folder, or Hub id of the causal language model")
     adapter: str = Field("", description="LoRA adapter folder as PEFT or LLaMA-Factory write it; empty: none")
-    engine: Literal["transformers"] = Field("transformers", description="what runs the forward pass")
+    merge_adapter: bool = Field(False, description="add the adapter into the weights: faster, but in bfloat16 a weak one can get lost")
+    engine: Literal["transformers", "vllm"] = Field("transformers", description="what runs the forward pass; vllm: pip install '.[vllm]'")
     max_length: int = Field(1536, ge=8, description="tokens per prompt; longer visits lose visit text, never the template's tail")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="compute type")
     store_dtype: Literal["float32", "float16"] = Field("float16", description="type of the stored embeddings")
-    token_budget: int = Field(16384, ge=1, description="padded tokens per batch")
+    token_budget: int = Field(0, ge=0, description="padded tokens per batch; 0: found on the GPU and remembered there, 8192 on a CPU")
+    compile: bool = Field(False, description="torch.compile the decoder (transformers engine)")
+    device_map: Literal["", "auto"] = Field("", description="auto: spread the model over all GPUs of a worker (transformers engine)")
+    tensor_parallel: int = Field(1, ge=1, description="GPUs that share one model (vllm engine)")
+    price_per_hour: float = Field(0, ge=0, description="what one GPU costs per hour, in any currency, for the cost figure; 0: no such figure")
     workers: Workers = Field(Workers(min=0, max=0), description="Ray actors: N or min..max; 0: in this process, without Ray")
     gpus_per_worker: float = Field(0, ge=0, description="GPUs that each actor reserves; never detected")
 
@@ -280,20 +285,17 @@ def _describe(error: ValidationError, path: str | None, text: str, given: dict[t
 def _keys(section: tuple[str, ...]) -> list[str]:
     model: Any = Config
     for name in section:
-        field = model.model_fields.get(name)
-        model = field.annotation if field is not None else None
+        model = getattr(model.model_fields.get(name), "annotation", None)
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
             return []
     return list(model.model_fields)
 
 
 def _line(text: str, keys: tuple[str, ...]) -> int:
-    node = yaml.compose(text, Loader=yaml.SafeLoader)
-    line = 1
+    node, line = yaml.compose(text, Loader=yaml.SafeLoader), 1
     for key in keys:
-        if not isinstance(node, yaml.MappingNode):
-            break
-        found = next(((k, v) for k, v in node.value if k.value == key), None)
+        pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+        found = next(((k, v) for k, v in pairs if k.value == key), None)
         if found is None:
             break
         line, node = found[0].start_mark.line + 1, found[1]

@@ -1,13 +1,23 @@
-"""Which weights and tokenizer a folder or Hub id stands for: fingerprint fields found without loading a model or torch."""
+"""Which weights and tokenizer a folder, an object-store URL or a Hub id stands for: fingerprint fields found without loading a model or
+torch. A model on an object store is copied once per machine, into <user cache>/models."""
 
+import fcntl
 import hashlib
 import json
+import os
 import re
+import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ckd import store
 from ckd.errors import ConfigError
 from ckd.store import Fields
+
+if TYPE_CHECKING:
+    from pyarrow import fs
 
 _TOKENIZER = ("tokenizer", "special_tokens", "vocab", "merges", "added_tokens", "chat_template", "spiece")
 _WEIGHTS = (".safetensors", ".bin")
@@ -16,20 +26,57 @@ _SAMPLES, _BLOCK = 256, 64 << 10  # of larger ones: size and evenly spaced block
 
 
 def model_fields(key: str, name: str) -> Fields:
-    """`{<key>, <key> tokenizer}`: content hashes of a local folder, or the commit of a Hub id. `key` is the config key.
+    """`{<key>, <key> tokenizer}`: content hashes of a folder, local or at a URL, or the commit of a Hub id. `key` is the config key.
 
-    Raises ConfigError when `name` is neither.
+    A folder and its copy on an object store have the same hashes. Of a URL the same few blocks are read as of a folder (16 MB of a large
+    file), or its local copy when this machine has one. Raises ConfigError when `name` is none of these.
     """
-    folder = Path(name)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ConfigError(f"{key}={name}: no config.json there; expected a model folder as save_pretrained writes it")
-        return {
-            key: folder_hash(folder, lambda f: f == "config.json" or f.endswith(_WEIGHTS)),
-            f"{key} tokenizer": folder_hash(folder, lambda f: f.startswith(_TOKENIZER)),
-        }
-    commit = hub_commit(key, name)
-    return {key: f"{name}@{commit}", f"{key} tokenizer": f"{name}@{commit}"}
+    if not _is_folder(name):
+        commit = hub_commit(key, name)
+        return {key: f"{name}@{commit}", f"{key} tokenizer": f"{name}@{commit}"}
+    if not store.is_local(name):
+        copy = _copy_of(name, _require_model(key, name))
+        name = str(copy) if copy.is_dir() else name
+    _require_model(key, name)
+    return {
+        key: folder_hash(name, lambda f: f == "config.json" or f.endswith(_WEIGHTS)),
+        f"{key} tokenizer": folder_hash(name, lambda f: f.startswith(_TOKENIZER)),
+    }
+
+
+def local_folder(key: str, name: str) -> str:
+    """What the model libraries can load: `name`, or for a URL the folder of its copy on this machine, made first when there is none.
+
+    The copy's name is a hash of the URL and its listing (names, sizes, times), so that a changed model is another copy. Workers of one machine
+    wait for the one that copies. Raises ConfigError when no model lies at the URL.
+    """
+    if store.is_local(name):
+        return name
+    files = _require_model(key, name)
+    copy = _copy_of(name, files)
+    store.make_folder(copy.parent)
+    with copy.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process, whatever ends it
+        if not copy.is_dir():
+            _download(name, files, copy)
+    return str(copy)
+
+
+def _download(name: str, files: "list[fs.FileInfo]", copy: Path) -> None:
+    from pyarrow import fs
+
+    unfinished = copy.with_suffix(".tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)  # what a killed worker left
+    unfinished.mkdir()
+    source, _ = store.resolve(name)
+    for file in files:
+        fs.copy_files(file.path, str(unfinished / file.base_name), source_filesystem=source, destination_filesystem=fs.LocalFileSystem())
+    unfinished.rename(copy)
+
+
+def cache_folder() -> Path:
+    """Where this machine keeps what can be had again: $XDG_CACHE_HOME/ckd, else ~/.cache/ckd."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ckd"
 
 
 def revision(key: str, name: str) -> str | None:
@@ -55,17 +102,50 @@ def adapter_hash(key: str, name: str) -> str:
     return folder_hash(folder, lambda f: f.startswith("adapter_"))
 
 
-def folder_hash(folder: Path, wanted: Callable[[str], bool]) -> str:
-    """A short SHA-256 over the names and contents of the wanted files directly in a folder."""
+def folder_hash(folder: str | Path, wanted: Callable[[str], bool]) -> str:
+    """A short SHA-256 over the names and contents of the wanted files directly in a folder or at a URL."""
+    filesystem, _ = store.resolve(str(folder))
     sha = hashlib.sha256()
-    for file in sorted(p for p in folder.iterdir() if p.is_file() and wanted(p.name)):
-        size = file.stat().st_size
-        sha.update(f"{file.name}\n{size}\n".encode())
-        with file.open("rb") as stream:
-            for start in range(0, size, max(size // _SAMPLES, _BLOCK) if size > _WHOLE else _BLOCK):
-                stream.seek(start)
-                sha.update(stream.read(_BLOCK))
+    with ThreadPoolExecutor(8) as pool:  # at a URL every block is a request of its own
+        for file in _files(str(folder)):
+            if not wanted(file.base_name):
+                continue
+            size = file.size
+            sha.update(f"{file.base_name}\n{size}\n".encode())
+            starts = range(0, size, max(size // _SAMPLES, _BLOCK) if size > _WHOLE else _BLOCK)
+            with filesystem.open_input_file(file.path) as stream:
+                for block in pool.map(lambda start, stream=stream: stream.read_at(_BLOCK, start), starts):
+                    sha.update(block)
     return sha.hexdigest()[:16]
+
+
+def _is_folder(name: str) -> bool:
+    return not store.is_local(name) or Path(name).is_dir()
+
+
+def _files(folder: str) -> "list[fs.FileInfo]":
+    """The files directly in a folder or at a URL, by name."""
+    from pyarrow import fs
+
+    filesystem, inside = store.resolve(folder)
+    infos = filesystem.get_file_info(fs.FileSelector(inside.rstrip("/"), allow_not_found=True))
+    return sorted((i for i in infos if i.type == fs.FileType.File), key=lambda i: i.base_name)
+
+
+def _require_model(key: str, name: str) -> "list[fs.FileInfo]":
+    """The files of a model folder; raises ConfigError when it is none, or the URL cannot be read."""
+    try:
+        files = _files(name)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{key}={name}: cannot be listed ({type(error).__name__}); check the URL and this machine's access to it") from None
+    if not any(file.base_name == "config.json" for file in files):
+        raise ConfigError(f"{key}={name}: no config.json there; expected a model folder as save_pretrained writes it")
+    return files
+
+
+def _copy_of(name: str, files: "list[fs.FileInfo]") -> Path:
+    listing = [[file.base_name, file.size, file.mtime_ns] for file in files]
+    return cache_folder() / "models" / store.digest([name.rstrip("/"), listing])
 
 
 def hub_commit(key: str, name: str) -> str:

@@ -1,7 +1,9 @@
 """Runs a worker over shards, in this process or on Ray actors, and reports progress. What a worker does belongs to ckd."""
 
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +28,7 @@ class Unit(Protocol):
 
 
 Factory = Callable[..., Callable[[Any], dict[str, Any]]]
+_MAKING = threading.Lock()  # two threads with their first shard must not make (and load) two workers
 
 
 @dataclass
@@ -42,7 +45,8 @@ class Guarded:
     def __call__(self, shard: Unit) -> dict[str, Any]:
         """The worker's row, or {"index", "rows", "error"}."""
         try:
-            self.worker = self.worker or self.factory(**self.kwargs)
+            with _MAKING:
+                self.worker = self.worker or self.factory(**self.kwargs)
             return self.worker(shard)
         except CkdError as error:
             return {"index": shard.index, "rows": 0, "error": str(error), "stop": isinstance(error, ConfigError)}
@@ -59,13 +63,17 @@ def map_worker(
     *,
     workers: Workers,
     gpus_per_worker: float = 0,
+    threads: int = 1,
 ) -> list[dict[str, Any]]:
-    """Every shard's row. Raises IncompleteError naming the failed shards after the others are done."""
+    """Every shard's row. Raises IncompleteError naming the failed shards after the others are done.
+
+    With `threads` a worker is called with that many shards at once, so that one is read or written while another is computed.
+    """
     if not shards:
         return []
     progress = console.progress(label, sum(s.rows for s in shards))
     rows = []
-    for row in _run(Guarded(factory, kwargs), shards, workers, gpus_per_worker):
+    for row in _run(Guarded(factory, kwargs), shards, workers, gpus_per_worker, threads):
         rows.append(row)
         if row.get("stop"):  # every other shard would fail in the same way
             raise ConfigError(row["error"])
@@ -85,13 +93,20 @@ def map_worker(
     return rows
 
 
-def _run(worker: Guarded, shards: Sequence[Unit], workers: Workers, gpus_per_worker: float) -> Iterator[dict[str, Any]]:
-    if workers.in_process:
+def _run(worker: Guarded, shards: Sequence[Unit], workers: Workers, gpus_per_worker: float, threads: int) -> Iterator[dict[str, Any]]:
+    if workers.in_process and threads == 1:
         yield from map(worker, shards)
+        return
+    if workers.in_process:
+        with ThreadPoolExecutor(threads) as pool:
+            try:
+                yield from pool.map(worker, shards)
+            finally:
+                pool.shutdown(cancel_futures=True)
         return
     from cluster.pool import map_shards
 
-    yield from map_shards(worker, shards, workers=(max(workers.min, 1), workers.max), gpus_per_worker=gpus_per_worker)
+    yield from map_shards(worker, shards, workers=(max(workers.min, 1), workers.max), gpus_per_worker=gpus_per_worker, threads=threads)
 
 
 def _place(error: BaseException) -> str:

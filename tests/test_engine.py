@@ -1,8 +1,13 @@
 """The transformers engine against the plain forward pass, one prompt at a time."""
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from embedded import embedded, visits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
@@ -10,6 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ckd.config import TeacherConfig
 from ckd.errors import ConfigError
+from ckd.store import Stage
+from ckd.teacher.embed import STAGE, EmbedWorker, teacher_fields
 from ckd.teacher.engine_hf import TransformersEngine
 from ckd.teacher.pooling import last_token
 
@@ -71,6 +78,28 @@ def test_a_broken_model_folder_is_a_config_error(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match="cannot be loaded"):
         TransformersEngine(TeacherConfig(base_model=str(tmp_path)), 0)
+
+
+def test_a_shards_part_is_byte_equal_whatever_its_worker_did_before_or_does_beside_it(teacher_folder, tmp_path):
+    def texts():
+        for n, visit in enumerate(visits(["train"] * 120)):
+            yield replace(visit, input=f"The patient-acquired disease is disease {n % 7}, Heart failure." * (1 + n % 5))
+
+    overrides = [f"teacher.base_model={teacher_folder}/base", f"teacher.adapter={teacher_folder}/adapter", "teacher.dtype=float32"]
+    run, cohort, _ = embedded(tmp_path, texts(), shard_rows=30, overrides=overrides)
+    fields = teacher_fields(run.teacher)
+    part = Path(Stage(cohort.root, STAGE, fields).path(2))
+    seen = set()
+    for before in ([], [0], [3, 1, 2]):
+        worker = EmbedWorker(run, fields)
+        for index in before:
+            worker(cohort.shards[index])
+        worker(cohort.shards[2])
+        seen.add(part.read_bytes())
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(EmbedWorker(run, fields), cohort.shards))
+    seen.add(part.read_bytes())
+    assert len(seen) == 1
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.booleans())

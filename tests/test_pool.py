@@ -2,6 +2,8 @@
 
 import io
 import os
+import threading
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -26,6 +28,21 @@ class Squares:
     def __call__(self, shard):
         with open(f"{self.folder}/{shard.index}-{os.getpid()}-{os.urandom(4).hex()}", "w"):
             return {"index": shard.index, "rows": shard.rows, "square": shard.index**2}
+
+
+class Sleeps:
+    """Tells its process, and how many calls were running in it."""
+
+    def __init__(self):
+        self.running, self.counting = 0, threading.Lock()
+
+    def __call__(self, shard):
+        with self.counting:
+            self.running += 1
+        time.sleep(0.3)
+        with self.counting:
+            beside, self.running = self.running, self.running - 1
+        return {"index": shard.index, "rows": shard.rows, "process": os.getpid(), "beside": beside}
 
 
 @dataclass
@@ -59,6 +76,14 @@ def test_every_shard_is_mapped_once_in_process_or_on_actors(local_ray, tmp_path,
     rows = map_worker(console(), "x", Squares, {"folder": str(tmp_path)}, shards(6), workers=Workers.model_validate(workers))
     assert sorted((r["index"], r["square"]) for r in rows) == [(i, i * i) for i in range(6)]
     assert len(os.listdir(tmp_path)) == 6
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_pool_grows_while_work_waits_and_an_actor_runs_as_many_shards_at_once_as_asked(local_ray, threads):
+    rows = map_worker(console(), "x", Sleeps, {}, shards(16 * threads), workers=Workers(min=1, max=2), threads=threads)
+    assert sorted(row["index"] for row in rows) == list(range(16 * threads))
+    assert len({row["process"] for row in rows}) == 2
+    assert max(row["beside"] for row in rows) == threads
 
 
 def test_an_actor_that_dies_is_replaced_and_its_shard_done_again(local_ray, tmp_path):

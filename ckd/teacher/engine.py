@@ -1,9 +1,11 @@
 """What an engine is: token ids in, one embedding per prompt out. Which library runs the forward pass lies in the engine_* modules."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from ckd.config import TeacherConfig
+from ckd.teacher.work import Work
 
 if TYPE_CHECKING:
     import numpy as np
@@ -11,22 +13,44 @@ if TYPE_CHECKING:
     from ckd.prompts import Prompter
 
 
+@dataclass(frozen=True)
+class Load:
+    """How an engine came to be."""
+
+    seconds: float  # from nothing to a model ready on its device, copying it from an object store included
+    revision: str | None  # Hub commit, or content hash of the model folder
+    adapter: str | None  # content hash of the adapter folder; None without one
+    engine: str  # teacher.engine
+    device: str  # its name: the GPU's model, or "cpu"
+    note: str = ""  # what a user should know about how this model runs here, one line; empty: nothing
+
+
 class Engine(Protocol):
     """A loaded, frozen teacher in eval mode."""
 
     prompter: "Prompter"
     hidden: int
+    load: Load
 
     def encode(self, prompts: Sequence[Sequence[int]]) -> "np.ndarray":
         """float32 [n, hidden]: the last layer's state after the final norm at each prompt's last token, in the given order.
 
-        The values of one prompt do not depend on which others are in the call, within the dtype's tolerance.
+        The values of one prompt do not depend on which others are in the call, within the dtype's tolerance; the same call gives the same bytes
+        whatever was encoded before.
         """
+        ...
+
+    def take_work(self) -> Work:
+        """What `encode` did since the last time this was asked (or since the engine was made)."""
         ...
 
 
 def load_engine(config: TeacherConfig, gpus: float) -> Engine:
     """Load the configured engine onto a GPU (gpus > 0) or the CPU."""
+    if config.engine == "vllm":
+        from ckd.teacher.engine_vllm import VllmEngine
+
+        return VllmEngine(config, gpus)
     from ckd.teacher.engine_hf import TransformersEngine
 
     return TransformersEngine(config, gpus)

@@ -1,94 +1,196 @@
-"""The transformers engine: base model + LoRA adapter through PEFT, no lm_head, padded token-budget batches. Runs on CPU and CUDA."""
+"""The transformers engine: the shared prefix once, then length-sorted batches under a token budget. Runs on CPU and CUDA. How a model is
+loaded, which budget fits and what a prefix is lies beside it."""
 
-from collections.abc import Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel, get_peft_model_state_dict
-from peft.utils import load_peft_weights
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from ckd.batching import token_batches
 from ckd.config import TeacherConfig
 from ckd.errors import ConfigError
-from ckd.pretrained import revision
+from ckd.pretrained import adapter_hash, local_folder, model_fields
 from ckd.prompts import Prompter
+from ckd.teacher.attention import CAUSAL
+from ckd.teacher.budget import CPU_BUDGET, automatic_budget, one_prompt_too_many
+from ckd.teacher.clock import DeviceClock
+from ckd.teacher.decoder import geometry, load_decoder
+from ckd.teacher.engine import Load
 from ckd.teacher.pooling import last_token
+from ckd.teacher.prefix import MIN_PREFIX, can_share_prefix, prefix_cache, shared_prefix
+from ckd.teacher.work import Work, forward_flops
+
+# A prefix position costs a row only its keys and values in front of the row's own, one layer at a time; a computed token costs a wide MLP. In
+# Qwen2.5-7B 2 kB (14 kB where a kernel wants the keys repeated for every head) against about 130 kB.
+PREFIX_POSITIONS_PER_TOKEN = 8
 
 
 class TransformersEngine:
-    """`Engine` on transformers and PEFT. The adapter stays unmerged: merging in bf16 can lose a weak one."""
+    """`Engine` on transformers and PEFT. The adapter stays unmerged unless asked: merging in bf16 can lose a weak one.
+
+    With a model of another kind (sliding windows, recurrent layers, …) every prompt goes through whole; `load.note` then says so.
+    """
 
     def __init__(self, config: TeacherConfig, gpus: float, padding_side: str = "right") -> None:
-        self.device = _device(gpus)
-        self.budget = config.token_budget
-        tokenizer, model = _load(config)
+        started = time.monotonic()
+        self.device, self.padding_side = _device(gpus), padding_side
+        self._gpus = [] if self.device.type == "cpu" else _all_gpus() if config.device_map else [self.device]
+        folder = local_folder("teacher.base_model", config.base_model)
+        tokenizer, self.model = load_decoder(config, folder, self.device)
         self.prompter = Prompter(tokenizer, config.max_length)
-        self.padding_side = padding_side
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
-        causal = _with_adapter(model, config.adapter) if config.adapter else model
-        # The decoder without lm_head; a PEFT adapter lives inside its layers, so it stays active.
-        self.model = causal.base_model.to(self.device).eval().requires_grad_(False)
         self.hidden = int(self.model.config.get_text_config().hidden_size)
+        self._geometry, self._clock, self._work = geometry(self.model), DeviceClock(self.device), Work()
+        self.step = self.model  # what runs a batch
+        self.causal = padding_side == "right" and can_share_prefix(self.model) and self._agrees()
+        if config.compile:
+            self.step = torch.compile(self.model, dynamic=True)
+        self.load = Load(
+            seconds=time.monotonic() - started,
+            revision=str(model_fields("teacher.base_model", folder)["teacher.base_model"]),
+            adapter=adapter_hash("teacher.adapter", config.adapter) if config.adapter else None,
+            engine=config.engine,
+            device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
+            note="" if self.causal else "this model cannot share a prefix: every prompt is computed whole",
+        )
+        self.budget = config.token_budget or self._automatic_budget(config)
+        self.load = replace(self.load, seconds=time.monotonic() - started)
+        self.take_work()
 
     def encode(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
-        """See Engine.encode."""
-        out = np.empty((len(prompts), self.hidden), np.float32)
-        for rows in token_batches([len(p) for p in prompts], self.budget):
-            out[rows] = self._forward([prompts[i] for i in rows])
-        return out
+        """See Engine.encode. Raises ConfigError when the device's memory cannot hold one prompt; a batch that it cannot hold is halved."""
+        vectors = np.empty((len(prompts), self.hidden), np.float32)
+        if not prompts:
+            return vectors
+        with torch.inference_mode():
+            skip = shared_prefix(prompts) if self.causal else 0
+            done = list(self._batches(prompts, skip, self._prefix(prompts[0][:skip], len(prompts))))
+            # The only wait for the device in the whole call.
+            vectors[[i for rows, _ in done for i in rows]] = torch.cat([states_BH for _, states_BH in done]).cpu().numpy()
+        self._work += Work(prompts=len(prompts), tokens=sum(map(len, prompts)))
+        return vectors
 
-    @torch.inference_mode()
-    def _forward(self, prompts: list[Sequence[int]]) -> np.ndarray:
+    def take_work(self) -> Work:
+        """See Engine.take_work."""
+        taken = replace(self._work, busy_s=self._clock.take(), peak_bytes=sum(map(torch.cuda.max_memory_allocated, self._gpus)))
+        for gpu in self._gpus:
+            torch.cuda.reset_peak_memory_stats(gpu)
+        self._work = Work()
+        return taken
+
+    def _prefix(self, ids: Sequence[int], prompts: int) -> Any:
+        """The cache of the prefix that `prompts` prompts share; None without one."""
+        if not ids:
+            return None
+        cache = self._unless_memory_is_short(prefix_cache, self.model, self._on_device(np.array([ids], np.int64)))
+        if cache is None:
+            raise one_prompt_too_many(len(ids))
+        self._work += Work(computed=len(ids), prefix_saved=len(ids) * (prompts - 1), flops=forward_flops(self._geometry, 1, len(ids), 0))
+        return cache
+
+    def _batches(self, prompts: Sequence[Sequence[int]], skip: int, cache: Any) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """(positions, float32 [B, H] on the device) for prompts without their first `skip` tokens; nothing waits for the device."""
+        lengths, overhead = [len(p) - skip for p in prompts], skip // PREFIX_POSITIONS_PER_TOKEN
+        todo = deque(token_batches(lengths, self.budget, overhead))
+        while todo:
+            rows = todo.popleft()
+            batch, longest = [prompts[i][skip:] for i in rows], lengths[rows[0]]
+            states_BH = self._unless_memory_is_short(self._forward, batch, cache)
+            if states_BH is None:
+                if len(rows) == 1:
+                    raise one_prompt_too_many(longest + skip)
+                # For the rest of this call only: what a later call does must not depend on this one.
+                rest, half = [i for batch in (rows, *todo) for i in batch], (longest + overhead) * len(rows) // 2
+                todo = deque([rest[i] for i in batch] for batch in token_batches([lengths[i] for i in rest], half, overhead))
+                self._work += Work(ooms=1)
+                continue
+            computed = longest * len(rows)
+            padding = computed - sum(lengths[i] for i in rows)
+            self._work += Work(computed=computed, padding=padding, flops=forward_flops(self._geometry, len(rows), longest, skip))
+            yield rows, states_BH
+
+    def _forward(self, prompts: Sequence[Sequence[int]], cache: Any = None) -> torch.Tensor:
+        """float32 [B, H]: the last layer's state at each row's last token, behind the cache's prefix."""
         longest = max(map(len, prompts))
         ids = np.full((len(prompts), longest), self.pad_id, np.int64)
         mask = np.zeros((len(prompts), longest), np.int64)
         for row, prompt in enumerate(prompts):
             where = slice(0, len(prompt)) if self.padding_side == "right" else slice(longest - len(prompt), longest)
             ids[row, where], mask[row, where] = prompt, 1
-        ids_BT, mask_BT = torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device)
-        positions_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
-        states_BTH = self.model(input_ids=ids_BT, attention_mask=mask_BT, position_ids=positions_BT, use_cache=False).last_hidden_state
-        pooled: np.ndarray = last_token(states_BTH, mask_BT).float().cpu().numpy()
-        return pooled
+        ids_BT, mask_BT = self._on_device(ids), self._on_device(mask)
+        if self.causal:  # padding lies behind every real token and needs no mask
+            before = cache.get_seq_length() if cache is not None else 0
+            positions_1T = torch.arange(before, before + longest, device=self.device)[None]
+            given = {"position_ids": positions_1T, "past_key_values": cache, "use_cache": cache is not None}
+        else:
+            given = {"position_ids": (mask_BT.cumsum(1) - 1).clamp(min=0), "attention_mask": mask_BT, "use_cache": False}
+        states_BTH = self.step(input_ids=ids_BT, **given).last_hidden_state
+        return last_token(states_BTH, mask_BT).float()
+
+    def _on_device(self, values: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(values)
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
+
+    def _unless_memory_is_short(self, forward: Callable[..., Any], *given: Any) -> Any:
+        """What `forward(*given)` returns, on the device's clock; None when memory ran out."""
+        try:
+            with self._clock.running():
+                return forward(*given)
+        except torch.OutOfMemoryError:
+            pass
+        # Not in the handler: while it runs, its traceback keeps the failed batch's tensors alive.
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+    @torch.inference_mode()
+    def _agrees(self) -> bool:
+        """Whether this model on this device gives the plain forward's states with a shared prefix and without masks; tried on two prompts.
+
+        Switches the model's attention over when it does: config and class names cannot promise that a model is an ordinary one.
+        """
+        prompts = np.random.default_rng(0).integers(0, self.model.config.get_text_config().vocab_size, (2, 2 * MIN_PREFIX))
+        prompts[1, :MIN_PREFIX] = prompts[0, :MIN_PREFIX]
+        self.causal = False
+        plain = self._forward(prompts.tolist())
+        self.causal = True
+        self.model.set_attn_implementation(CAUSAL)
+        shared = self._forward(prompts[:, MIN_PREFIX:].tolist(), prefix_cache(self.model, self._on_device(prompts[:1, :MIN_PREFIX].copy())))
+        close = 1e-3 if self.model.dtype == torch.float32 else 0.1  # half precision rounds in every layer; a wrong mask is far off
+        if bool((shared - plain).norm() <= close * plain.norm()):
+            return True
+        self.model.set_attn_implementation("sdpa")
+        return False
+
+    def _automatic_budget(self, config: TeacherConfig) -> int:
+        if not self._gpus:
+            return CPU_BUDGET
+        facts: dict[str, str | int | bool | None] = {
+            **{"device": self.load.device, "devices": len(self._gpus), "memory": sum(torch.cuda.mem_get_info(g)[1] for g in self._gpus)},
+            **{"model": self.load.revision, "adapter": self.load.adapter, "merged": config.merge_adapter, "compile": config.compile},
+            **{"dtype": config.dtype, "max_length": config.max_length, "torch": torch.__version__},
+        }
+
+        @torch.inference_mode()
+        def filled_by(tokens: int) -> float:
+            room = [torch.cuda.mem_get_info(g)[0] + torch.cuda.memory_reserved(g) for g in self._gpus]
+            self._forward([[self.pad_id] * config.max_length] * (tokens // config.max_length))
+            return max(torch.cuda.max_memory_allocated(g) / free for g, free in zip(self._gpus, room, strict=True))
+
+        budget = automatic_budget(facts, config.max_length, filled_by)
+        torch.cuda.empty_cache()
+        return budget
+
+
+def _all_gpus() -> list[torch.device]:
+    return [torch.device("cuda", n) for n in range(torch.cuda.device_count())]
 
 
 def _device(gpus: float) -> torch.device:
     if gpus > 0 and not torch.cuda.is_available():
         raise ConfigError(f"teacher.gpus_per_worker={gpus:g}: this worker sees no CUDA device; set it to 0 or run on a GPU machine")
     return torch.device("cuda" if gpus > 0 else "cpu")
-
-
-def _load(config: TeacherConfig) -> tuple[Any, Any]:
-    commit = revision("teacher.base_model", config.base_model)
-    transformers_logging.disable_progress_bar()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(config.base_model, revision=commit)
-        model = AutoModelForCausalLM.from_pretrained(
-            config.base_model, revision=commit, dtype=getattr(torch, config.dtype), attn_implementation="sdpa"
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"teacher.base_model={config.base_model}: cannot be loaded ({type(error).__name__}); "
-            "expected a folder or Hub id of a causal language model with safetensors weights"
-        ) from error
-    return tokenizer, model
-
-
-def _with_adapter(model: Any, adapter: str) -> Any:
-    """The causal model with the adapter active. Raises ConfigError when not every adapter tensor found its place (PEFT only warns)."""
-    try:
-        wrapped = PeftModel.from_pretrained(model, adapter, is_trainable=False)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"teacher.adapter={adapter}: cannot be loaded ({type(error).__name__}); expected a LoRA adapter tuned on teacher.base_model"
-        ) from error
-    stored, loaded = load_peft_weights(adapter, device="cpu"), get_peft_model_state_dict(wrapped)
-    lost = [name for name in stored if name not in loaded or not torch.equal(stored[name].to(loaded[name].dtype), loaded[name].cpu())]
-    if lost or not stored:
-        raise ConfigError(
-            f"teacher.adapter={adapter}: {len(lost)} of its {len(stored)} tensors do not fit teacher.base_model; name the base model it was tuned on"
-        )
-    return wrapped.get_base_model()

@@ -1,0 +1,111 @@
+"""Qwen2-shaped models with random weights, made where they run, and the project's engine on them without a detour over a disk."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
+
+from ckd.config import TeacherConfig
+from ckd.teacher import decoder
+from ckd.teacher.engine_hf import TransformersEngine
+
+_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}{% if add_generation_prompt %}<end>{% endif %}"
+_RANK = 8
+_WEAK = 0.1  # of the size that PEFT's untrained B would have: a tuned adapter changes a layer by some per cent
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The geometry of a decoder with grouped attention."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    groups: int
+    vocabulary: int
+
+
+CPU = Shape(layers=12, hidden=512, intermediate=2752, heads=8, groups=2, vocabulary=152_064)
+QWEN_7B = Shape(layers=28, hidden=3584, intermediate=18_944, heads=28, groups=4, vocabulary=152_064)
+TINY = Shape(layers=2, hidden=128, intermediate=128, heads=4, groups=2, vocabulary=1000)
+
+
+def make_model(shape: Shape, dtype: torch.dtype, device: str) -> Any:
+    """The causal model with its own lm_head (Qwen2.5-7B's is not tied); the same weights at every call on the same device."""
+    settings = Qwen2Config(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.groups,
+        max_position_embeddings=32_768,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    with torch.device(device):
+        causal = AutoModelForCausalLM.from_config(settings, dtype=dtype, attn_implementation="sdpa")
+    return causal.eval().requires_grad_(False)
+
+
+def make_tokenizer() -> Any:
+    """A tokenizer with a chat template: engines want one, prompts of token ids use none."""
+    known = Tokenizer(models.WordLevel({"<end>": 0, "<unknown>": 1}, unk_token="<unknown>"))
+    return PreTrainedTokenizerFast(tokenizer_object=known, chat_template=_TEMPLATE, eos_token="<end>", pad_token="<end>", unk_token="<unknown>")
+
+
+def write_adapter(folder: Path, causal: Any, base: Path) -> str:
+    """A random LoRA adapter of rank 8 on every projection of the model, which will lie in `base`, as PEFT writes one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator, tensors = torch.Generator().manual_seed(1), {}
+    for name, layer in causal.named_modules():
+        if name.endswith("_proj"):
+            outputs, inputs = layer.weight.shape
+            a, b = (torch.empty(shape) for shape in ((_RANK, inputs), (outputs, _RANK)))
+            tensors[f"base_model.model.{name}.lora_A.weight"] = a.uniform_(-(inputs**-0.5), inputs**-0.5, generator=generator)
+            tensors[f"base_model.model.{name}.lora_B.weight"] = b.uniform_(-_WEAK * _RANK**-0.5, _WEAK * _RANK**-0.5, generator=generator)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    projections = sorted({name.split(".")[-3] for name in tensors})
+    settings = LoraConfig(r=_RANK, lora_alpha=2 * _RANK, target_modules=projections, task_type="CAUSAL_LM", base_model_name_or_path=str(base))
+    settings.save_pretrained(folder)
+    return str(folder)
+
+
+def make_engine(causal: Any, folder: Path, device: str, **settings: Any) -> TransformersEngine:
+    """The project's default engine on a model that is already on its device; an adapter in `settings` becomes part of that model."""
+    causal.config.save_pretrained(folder)
+    causal.set_attn_implementation("sdpa")  # as a model comes from a disk
+    dtype = str(causal.dtype).removeprefix("torch.")
+    with _read_from_nowhere(causal):
+        return TransformersEngine(TeacherConfig(base_model=str(folder), dtype=dtype, **settings), gpus=float(device == "cuda"))
+
+
+@contextmanager
+def _read_from_nowhere(causal: Any) -> Iterator[None]:
+    """Only the reading of weights is replaced: 15 GB need not be written to be read again. Everything else is the engine's own."""
+    read, decoder._load = decoder._load, lambda *_: (make_tokenizer(), causal)
+    try:
+        yield
+    finally:
+        decoder._load = read
+
+
+def versions() -> dict[str, str]:
+    """Of what computes."""
+    import platform
+
+    import peft
+    import transformers
+
+    return {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__}

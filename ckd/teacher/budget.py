@@ -1,0 +1,68 @@
+"""How many padded tokens a batch may have: found by trying on a GPU and remembered per device and model, a fixed number on a CPU.
+
+Remembered in <user cache>/token_budgets/<key>.json, one small file per device name, model revision, dtype, max_length and what else decides.
+It is a hint: a file that is missing, unreadable or of other facts is probed anew, and a batch that does not fit all the same is halved by the
+engine. Always max_length × a power of two, so that equal machines batch equally.
+"""
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+
+import torch
+
+from ckd.errors import ConfigError
+from ckd.pretrained import cache_folder
+from ckd.store import Fields, digest, read_bytes, write_bytes
+
+CPU_BUDGET = 8192  # about a dozen visits: enough for the matrix products, little enough for a laptop's memory
+MOST = 1 << 17  # a 7B model's layers are compute-bound from a few thousand tokens on; more only waits longer for its first result
+SHARE = 0.8  # of the device's memory that the probe may fill: the rest is for fragmentation and for longer prefixes
+
+
+def automatic_budget(facts: Fields, longest: int, filled_by: Callable[[int], float]) -> int:
+    """The remembered token budget for these facts, else a new one by `find_budget`, which is then remembered."""
+    path = str(cache_folder() / "token_budgets" / f"{digest(dict(facts))}.json")
+    known = _remembered(path, facts)
+    if longest <= known <= max(MOST, longest):
+        return known
+    budget = find_budget(longest, filled_by)
+    with suppress(ConfigError, OSError):  # where nothing can be kept, the next start probes again
+        write_bytes(path, (json.dumps({**facts, "token_budget": budget}, indent=1, sort_keys=True) + "\n").encode())
+    return budget
+
+
+def find_budget(longest: int, filled_by: Callable[[int], float]) -> int:
+    """Double from one prompt of `longest` tokens until memory is short; the last that was well within SHARE.
+
+    `filled_by(tokens)` runs such a batch and tells the share of memory in use at its peak, or raises torch.OutOfMemoryError.
+    Raises ConfigError when a single prompt does not fit.
+    """
+    fitting, budget = 0, longest
+    while budget <= max(MOST, longest):
+        try:
+            share = filled_by(budget)
+        except torch.OutOfMemoryError:
+            break
+        if share > SHARE and fitting:
+            break
+        fitting, budget = budget, 2 * budget
+        if share > SHARE:
+            break
+    if not fitting:
+        raise one_prompt_too_many(longest)
+    return fitting
+
+
+def one_prompt_too_many(tokens: int) -> ConfigError:
+    """What to do when the device cannot hold one prompt."""
+    return ConfigError(f"teacher.max_length: one prompt of {tokens} tokens does not fit in the GPU's memory; lower it or use a larger GPU")
+
+
+def _remembered(path: str, facts: Fields) -> int:
+    try:
+        content = json.loads(read_bytes(path))
+    except (OSError, ValueError):
+        return 0
+    budget = content.pop("token_budget", 0) if isinstance(content, dict) else 0
+    return budget if type(budget) is int and content == dict(facts) else 0

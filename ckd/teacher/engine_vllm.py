@@ -1,0 +1,202 @@
+"""The vLLM engine: its pooling runner, LAST pooling, no normalisation, the LoRA adapter by request, prefix cache on, token ids in. Needs
+`pip install '.[vllm]'`. For models larger than one GPU it is the way to tensor parallelism; batching is vLLM's own business.
+
+It schedules inside this process: batches are then a function of the call, so that a shard done again gets the same bytes, and no process is
+left holding the GPU when this one is killed. Prefill steps are long enough that scheduling beside them gains little (vLLM itself turns off
+asynchronous scheduling for pooling). Only tensor parallelism starts processes, vLLM's workers, which end with this one.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoTokenizer
+
+from ckd.config import TeacherConfig
+from ckd.errors import ConfigError
+from ckd.labels import INSTRUCTION
+from ckd.pretrained import adapter_hash, local_folder, model_fields, revision
+from ckd.prompts import Prompter
+from ckd.teacher.engine import Load
+from ckd.teacher.lora_file import Shapes, plain_lora_rank, require_fit, shapes, weights_outside_embeddings
+from ckd.teacher.work import Geometry, Work, forward_flops
+
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values that vLLM's max_lora_rank can take
+_CPU_CACHE = 1 << 30  # bytes of KV cache on a CPU, where vLLM would take half of the memory
+_ONLY_TRANSFORMERS = {"merge_adapter": False, "compile": False, "device_map": ""}
+
+
+class VllmEngine:
+    """`Engine` on vLLM. Raises ConfigError when vLLM cannot be had here, cannot load the model, or would leave out any of the adapter."""
+
+    def __init__(self, config: TeacherConfig, gpus: float) -> None:
+        started = time.monotonic()
+        _refuse(config, gpus)
+        folder = _folder(config.base_model)
+        base, adapter = shapes(folder), shapes(config.adapter, "adapter_*.safetensors") if config.adapter else {}
+        options = _lora_options(config.adapter, adapter, base) if config.adapter else {}
+        vllm = _library(gpus)
+        self._lora = vllm.lora.request.LoRARequest("adapter", 1, config.adapter) if config.adapter else None
+        self._llm = _load(vllm, folder, config, gpus, options)
+        self._params = vllm.PoolingParams(use_activation=False)
+        self.prompter = Prompter(AutoTokenizer.from_pretrained(folder), config.max_length)
+        text = self._llm.model_config.hf_text_config
+        self.hidden = int(text.hidden_size)
+        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        weights = weights_outside_embeddings([*base.items(), *adapter.items()])
+        self._geometry, self._work = Geometry(weights, int(text.num_hidden_layers), int(text.num_attention_heads * head)), Work()
+        if config.adapter:
+            self._require_adapter_works(config.adapter)
+        self.load = Load(
+            seconds=time.monotonic() - started,
+            revision=str(model_fields("teacher.base_model", local_folder("teacher.base_model", config.base_model))["teacher.base_model"]),
+            adapter=adapter_hash("teacher.adapter", config.adapter) if config.adapter else None,
+            engine=config.engine,
+            device=str(vllm.platforms.current_platform.get_device_name()) if gpus > 0 else "cpu",
+            note="vLLM keeps no device clock: its own scheduling counts as busy",
+        )
+
+    def encode(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
+        """See Engine.encode."""
+        started = time.monotonic()
+        vectors, cached = self._pool(prompts, self._lora)
+        flops = sum(forward_flops(self._geometry, 1, len(p) - n, n) for p, n in zip(prompts, cached, strict=True))
+        tokens = sum(map(len, prompts))
+        self._work += Work(
+            prompts=len(prompts),
+            tokens=tokens,
+            computed=tokens - sum(cached),
+            prefix_saved=sum(cached),
+            busy_s=time.monotonic() - started,
+            flops=flops,
+            peak_bytes=_peak_bytes(),
+        )
+        return vectors
+
+    def take_work(self) -> Work:
+        """See Engine.take_work. With tensor_parallel > 1 the memory lies in vLLM's own processes and peak_bytes is 0: unknown."""
+        work, self._work = self._work, Work()
+        return work
+
+    def _pool(self, prompts: Sequence[Sequence[int]], lora: Any) -> tuple[np.ndarray, list[int]]:
+        """float32 [n, hidden] and each prompt's tokens that were in the cache. The cache of earlier calls is dropped: see Engine.encode."""
+        vectors = np.empty((len(prompts), self.hidden), np.float32)
+        if not prompts:
+            return vectors, []
+        self._llm.reset_prefix_cache()
+        inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        outputs = self._llm.encode(inputs, self._params, pooling_task="embed", lora_request=lora, use_tqdm=False)
+        for row, output in enumerate(outputs):
+            vectors[row] = output.outputs.data.float().cpu().numpy()
+        return vectors, [int(output.num_cached_tokens or 0) for output in outputs]
+
+    def _require_adapter_works(self, adapter: str) -> None:
+        """A prompt without patient gives another embedding with the adapter than without, by more than it varies by itself."""
+        probe = self.prompter.encode([INSTRUCTION], [""])[0]
+        (bare,), (_, again) = self._pool(probe, None)[0], self._pool(probe * 2, None)[0]
+        try:
+            (tuned,), _ = self._pool(probe, self._lora)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ConfigError(f"teacher.adapter={adapter}: vLLM cannot load it ({type(error).__name__}: {_line(error)})") from error
+        if not np.abs(tuned - bare).max() > np.abs(again - bare).max():
+            raise ConfigError(
+                f"teacher.adapter={adapter}: vLLM's embeddings are the same with and without it; expected an adapter that changes them; "
+                "check that it was trained, or set teacher.engine=transformers"
+            )
+
+
+def _refuse(config: TeacherConfig, gpus: float) -> None:
+    """Settings that vLLM would ignore or that cannot work, before anything is loaded."""
+    for key, unset in _ONLY_TRANSFORMERS.items():
+        if getattr(config, key) != unset:
+            raise ConfigError(f"teacher.{key}={getattr(config, key)}: for teacher.engine=transformers only; leave it out with teacher.engine=vllm")
+    if max(config.tensor_parallel, gpus) > 1 and gpus != config.tensor_parallel:
+        raise ConfigError(
+            f"teacher.tensor_parallel={config.tensor_parallel}: teacher.gpus_per_worker is {gpus:g}; set both to the GPUs that share one model"
+        )
+    if config.adapter and config.dtype == "float32" and gpus > 0:
+        raise ConfigError("teacher.dtype=float32: vLLM's LoRA kernels on GPUs take bfloat16 or float16; set one, or teacher.engine=transformers")
+
+
+def _lora_options(name: str, adapter: Shapes, base: Shapes) -> dict[str, Any]:
+    """What vLLM is told of an adapter that it will apply as PEFT does; any other is refused."""
+    rank = plain_lora_rank(name)
+    require_fit(name, adapter, base)
+    if rank > _RANKS[-1]:
+        raise ConfigError(f"teacher.adapter={name}: rank {rank}, vLLM takes {_RANKS[-1]} at most; set teacher.engine=transformers")
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": min(known for known in _RANKS if known >= rank)}
+
+
+def _library(gpus: float) -> Any:
+    """The vllm package, imported quietly, with a build that computes where it is asked to."""
+    os.environ |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # nothing is sent anywhere; the engine lives in here
+    for name, value in {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_LOGGING_STREAM": "ext://sys.stderr", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}.items():
+        os.environ.setdefault(name, value)
+    try:
+        import vllm
+        import vllm.config
+        import vllm.lora.request
+        import vllm.platforms
+    except ImportError as error:
+        raise ConfigError(
+            f"teacher.engine=vllm: it cannot be imported ({_line(error)}); pip install '.[vllm]' or set teacher.engine=transformers"
+        ) from error
+    wanted, found = "cuda" if gpus > 0 else "cpu", vllm.platforms.current_platform.device_type
+    if found != wanted:
+        raise ConfigError(
+            f"teacher.gpus_per_worker={gpus:g}: needs a vLLM that computes on {wanted}, this one has {found or 'no device'}; "
+            "set teacher.engine=transformers, or gpus_per_worker to what this machine has"
+        )
+    return vllm
+
+
+def _folder(name: str) -> str:
+    """Where the model's files lie on this machine, fetched first if need be: vLLM, the tokenizer and the checks all read the same ones."""
+    from huggingface_hub import snapshot_download
+
+    folder = local_folder("teacher.base_model", name)
+    if Path(folder).is_dir():
+        return folder
+    commit = revision("teacher.base_model", name)
+    try:
+        return str(snapshot_download(name, revision=commit, allow_patterns=["*.safetensors", "*.json", "*.txt", "*.jinja"]))
+    except OSError as error:
+        raise ConfigError(f"teacher.base_model={name}: cannot be fetched ({type(error).__name__}); give a folder or fetch it first") from error
+
+
+def _load(vllm: Any, folder: str, config: TeacherConfig, gpus: float, options: dict[str, Any]) -> Any:
+    if config.token_budget:
+        options["max_num_batched_tokens"] = config.token_budget
+    if gpus == 0:
+        options |= {"enforce_eager": True, "kv_cache_memory_bytes": _CPU_CACHE}
+    elif gpus < 1:
+        options["gpu_memory_utilization"] = 0.9 * gpus  # others hold the rest of this GPU
+    if config.tensor_parallel > 1:
+        options["distributed_executor_backend"] = "mp"  # inside a Ray actor vLLM would ask Ray for the GPUs that this actor already holds
+    try:
+        return vllm.LLM(
+            folder,
+            runner="pooling",
+            pooler_config=vllm.config.PoolerConfig(seq_pooling_type="LAST", use_activation=False),
+            dtype=config.dtype,
+            max_model_len=config.max_length,
+            tensor_parallel_size=config.tensor_parallel,
+            enable_prefix_caching=True,
+            use_tqdm_on_load=False,
+            **options,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"teacher.base_model={config.base_model}: vLLM cannot load it ({type(error).__name__}: {_line(error)})") from error
+
+
+def _peak_bytes() -> int:
+    import torch
+
+    return int(torch.cuda.max_memory_allocated())  # 0 where this process has not used CUDA
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
