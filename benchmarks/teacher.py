@@ -38,7 +38,7 @@ from ckd.teacher.work import Work
 
 ROOT = Path(__file__).resolve().parent.parent
 EQUAL = 1e-4  # float32: the most that an embedding's number may differ from AutoModel's
-SMALL_BUDGET = 1024  # whole layers' activations of such a batch stay in a CPU's cache
+LARGE_BUDGET = 8192  # a dozen visits in a batch, for comparison: its activations no longer fit into a CPU's cache
 SHORTER = 8  # divides the prompts of --tiny
 
 
@@ -117,7 +117,7 @@ def measure_cpu(report: dict[str, Any], folder: Path, shape: teacher_model.Shape
         "one_by_one": OneByOne(causal),
         "batches": Batches(causal, CPU_BUDGET),
         "default": Default(teacher_model.make_engine(causal, folder / "engine", "cpu")),
-        f"default, budget {SMALL_BUDGET}": Default(teacher_model.make_engine(causal, folder / "engine", "cpu", token_budget=SMALL_BUDGET)),
+        f"budget {LARGE_BUDGET}": Default(teacher_model.make_engine(causal, folder / "engine", "cpu", token_budget=LARGE_BUDGET)),
         **({"vllm": vllm} if vllm else {}),
     }
     report |= {"threads": torch.get_num_threads(), "dtype": "float32", "shape": asdict(shape), "prompts": described(prompts), "runs": runs}
@@ -188,16 +188,14 @@ def _compare(report: dict[str, Any]) -> None:
             f"  {figures['gflop_per_cpu_s']:>5.0f} GFLOP per CPU s   over public: {figures['speedup_over_public']:.2f} x"
             f" (FLOPs {figures['flops_ratio_over_public']:.2f} x)   over one by one: {figures['speedup_over_one_by_one']:.2f} x"
         )
-    report["targets"] = {}
-    for name in (name for name in ways if name.startswith("default")):
-        default = ways[name]
-        share = default["speedup_over_public"] / default["flops_ratio_over_public"]
-        without = share * (1 - public["garbage_collection_cpu_s"] / public["median_cpu_s"])
-        report["targets"] |= {
-            f"{name}: over one by one": target(1.25, default["speedup_over_one_by_one"]),
-            f"{name}: over public, of the ratio of computed FLOPs": target(0.9, share),
-            f"{name}: the same without public's garbage collections": target(0.9, without),
-        }
+    default = ways["default"]
+    share = default["speedup_over_public"] / default["flops_ratio_over_public"]
+    report["targets"] = {
+        "default over one by one": target(1.25, default["speedup_over_one_by_one"]),
+        "default over public, of the ratio of computed FLOPs": target(0.9, share),
+        # Collections grow with everything this process has imported, and are no FLOPs.
+        "the same without public's garbage collections": target(0.9, share * (1 - public["garbage_collection_cpu_s"] / public["median_cpu_s"])),
+    }
     for name, figures in report["targets"].items():
         print(f"{name}: {figures}")
 

@@ -101,7 +101,7 @@ class TeacherConfig(Section):
     max_length: int = Field(1536, ge=8, description="tokens per prompt; longer visits lose visit text, never the template's tail")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="compute type")
     store_dtype: Literal["float32", "float16"] = Field("float16", description="type of the stored embeddings")
-    token_budget: int = Field(0, ge=0, description="padded tokens per batch; 0: found on the GPU and remembered there, 8192 on a CPU")
+    token_budget: int = Field(0, ge=0, description="padded tokens per batch; 0: found on the GPU and remembered there, 1024 on a CPU")
     compile: bool = Field(False, description="torch.compile the decoder (transformers engine)")
     device_map: Literal["", "auto"] = Field("", description="auto: spread the model over all GPUs of a worker (transformers engine)")
     tensor_parallel: int = Field(1, ge=1, description="GPUs that share one model (vllm engine)")

@@ -15,7 +15,7 @@ from ckd.errors import ConfigError
 from ckd.pretrained import cache_folder
 from ckd.store import Fields, digest, read_bytes, write_bytes
 
-CPU_BUDGET = 8192  # about a dozen visits: enough for the matrix products, little enough for a laptop's memory
+CPU_BUDGET = 1024  # one or two visits: a layer's activations stay in the cache (benchmarks/teacher.py: a fifth faster than 4096)
 MOST = 1 << 17  # a 7B model's layers are compute-bound from a few thousand tokens on; more only waits longer for its first result
 SHARE = 0.8  # of the device's memory that the probe may fill: the rest is for fragmentation and for longer prefixes
 
