@@ -89,11 +89,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def header(device: str, argv: list[str], commit: str | None) -> dict[str, Any]:
+def header(device: str, argv: list[str], commit: str | None, module: str = "teacher") -> dict[str, Any]:
     """Where, when and by what a result was made."""
     names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {
-        "command": f"python -m benchmarks.teacher {shlex.join(argv)}".strip(),
+        "command": f"python -m benchmarks.{module} {shlex.join(argv)}".strip(),
         "commit": commit or _git("rev-parse", "HEAD"),
         "changed_since": _git("status", "--porcelain", "--", "ckd", "benchmarks/*.py"),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),

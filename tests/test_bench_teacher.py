@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import teacher_model
+from benchmarks import teacher_merge, teacher_model
 from benchmarks.teacher import main
 from benchmarks.teacher_packed import Packed, varlen_kernel
 from benchmarks.teacher_prompts import PREFIX, described, make_prompts
@@ -70,6 +70,21 @@ def test_the_cpu_benchmark_compares_all_ways_and_says_why_vllm_is_missing(tmp_pa
     assert report["command"].startswith("python -m benchmarks.teacher --tiny")
     assert {"device", "versions", "commit", "targets", "matrix_rate_gflops"} <= set(report)
     assert "over one by one" in capsys.readouterr().out
+
+
+def test_the_merge_benchmark_finds_less_error_than_the_adapter_changes(tmp_path, capsys):
+    threads = torch.get_num_threads()
+    out = tmp_path / "merge.json"
+    try:
+        assert teacher_merge.main(["--tiny", "--prompts", "4", "--runs", "3", "--out", str(out)]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    report = json.loads(out.read_text())
+    assert {len(seconds) for seconds in report["gain"]["cpu_s"].values()} == {3}
+    assert report["error_float32"]["merging"] < 1e-5 < report["error_float32"]["adapter"]
+    assert report["error_float32"]["merging"] < report["error_bfloat16"]["merging"] < report["error_bfloat16"]["adapter"]
+    assert report["command"].startswith("python -m benchmarks.teacher_merge --tiny")
+    assert "unmerged_over_merged" in capsys.readouterr().out
 
 
 def test_the_gpu_benchmark_runs_all_its_ways(tmp_path):
