@@ -4,7 +4,6 @@ torch. A model on an object store is copied once per machine, into <user cache>/
 import fcntl
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ckd import store
 from ckd.errors import ConfigError
-from ckd.store import Fields
+from ckd.store import Fields, cache_folder
 
 if TYPE_CHECKING:
     from pyarrow import fs
@@ -72,11 +71,6 @@ def _download(name: str, files: "list[fs.FileInfo]", copy: Path) -> None:
     for file in files:
         fs.copy_files(file.path, str(unfinished / file.base_name), source_filesystem=source, destination_filesystem=fs.LocalFileSystem())
     unfinished.rename(copy)
-
-
-def cache_folder() -> Path:
-    """Where this machine keeps what can be had again: $XDG_CACHE_HOME/ckd, else ~/.cache/ckd."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ckd"
 
 
 def revision(key: str, name: str) -> str | None:

@@ -8,6 +8,7 @@ import pytest
 from pyarrow import fs
 from student_cohort import make_base, make_visits
 
+import ckd.filesystems
 import ckd.store
 from ckd.config import load
 from ckd.labels import render_output
@@ -19,8 +20,7 @@ from jobs.console import Console
 def bucket(monkeypatch):
     """`bucket://…` paths lead to a memory file system that, like an object store, has no rename."""
     memory = fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem("memory")))
-    local = ckd.store.resolve
-    monkeypatch.setattr(ckd.store, "resolve", lambda path: (memory, path.removeprefix("bucket://")) if path.startswith("bucket://") else local(path))
+    monkeypatch.setattr(ckd.filesystems, "others", lambda path: (memory, path.removeprefix("bucket://")))
 
 
 def test_the_pipeline_runs_and_resumes_with_its_parts_on_an_object_store(tmp_path, bucket, teacher_folder):

@@ -1,0 +1,135 @@
+"""Which file system a path or URL means, how patiently it is asked, and what to say when it does not answer. Reading and writing belong to
+files."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ckd.errors import ConfigError, UnreachableError
+
+if TYPE_CHECKING:
+    from pyarrow import fs
+
+ATTEMPTS = 6  # of one request, the environment's AWS_MAX_ATTEMPTS wins: the pauses between them double, about 15 s in all
+CONNECT_SECONDS = 5.0
+SILENT_SECONDS = 30.0  # without a byte: then the request is given up and sent again
+_GCS_PATIENCE = timedelta(seconds=60)
+_URL = re.compile(r"(\w[\w+.-]*)://([^/]*)(/.*)?", re.DOTALL)
+_FAILURE = re.compile(
+    r"AWS Error (?P<aws>\w+)(?: during \w+ operation)?(?P<why>:[^\n]*)?|(?:google::cloud::Status|Status)\((?P<gcs>\w+)|(?P<curl>[Cc]url\w* error)"
+)
+
+
+def is_local(path: str) -> bool:
+    """Whether a path lies on this machine's file system."""
+    return "://" not in path
+
+
+def resolve(path: str) -> tuple["fs.FileSystem", str]:
+    """The file system of a path or URL, and the path inside it. Keys of objects are taken as they stand, nothing in them is decoded.
+
+    Raises ConfigError for a URL that no file system here understands, UnreachableError where finding the bucket takes an answer and none comes.
+    """
+    from pyarrow import fs
+
+    if is_local(path):
+        return fs.LocalFileSystem(), str(Path(path).absolute())
+    match = _URL.fullmatch(path)
+    scheme, host = (match[1], match[2]) if match else ("", "")
+    if scheme in {"s3", "gs", "gcs"}:
+        if not host or re.search(r"[@:?#]", host):
+            raise ConfigError(f"{scheme}://…: expected {scheme}://bucket/folder; credentials, region and endpoint belong in the environment")
+        inside = path.partition("://")[2].rstrip("/")
+        return (_s3(host) if scheme == "s3" else _gcs(os.environ.get("STORAGE_EMULATOR_HOST", ""))), inside
+    return others(path)
+
+
+def others(path: str) -> tuple["fs.FileSystem", str]:
+    """Whatever else pyarrow has (file://, hdfs://, abfs://): not tried, not promised."""
+    from pyarrow import fs
+
+    try:
+        filesystem, inside = fs.FileSystem.from_uri(path)
+    except (ValueError, OSError) as error:
+        scheme = path.partition("://")[0]
+        raise ConfigError(f"{scheme}://…: no file system for it ({type(error).__name__}); expected a path, s3://bucket/… or gs://bucket/…") from None
+    return filesystem, inside
+
+
+@contextmanager
+def reaching(path: str) -> Iterator[None]:
+    """Around every request: a storage service's failure (network, credentials, 5xx that outlasts its retries) becomes UnreachableError.
+
+    A missing file stays FileNotFoundError, damaged content whatever its reader raises.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        reason = None if is_local(path) else _failure(error)
+        if reason is None:
+            raise
+        raise UnreachableError(
+            f"{path}: the storage does not answer or refuses ({reason}); check the network, the URL and this machine's credentials, then run the "
+            "same command again: what is finished is kept"
+        ) from None
+
+
+def _failure(error: OSError) -> str | None:
+    """The service's own name for what failed; None for an error that is no service's."""
+    if isinstance(error, ConnectionError | TimeoutError):
+        return type(error).__name__
+    found = _FAILURE.search(str(error))
+    if found is None:
+        return None
+    if found["aws"]:
+        return " ".join(f"{found['aws']}{found['why'] or ''}".split())[:160]
+    return found["gcs"] or "no connection"
+
+
+def _s3(bucket: str) -> Any:
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ("us-east-1" if endpoint else "")
+    attempts = os.environ.get("AWS_MAX_ATTEMPTS", "")
+    return _s3_filesystem(endpoint, region or _region(bucket), int(attempts) if attempts.isdigit() and int(attempts) else ATTEMPTS)
+
+
+@lru_cache(maxsize=64)
+def _region(bucket: str) -> str:
+    from pyarrow import fs
+
+    with reaching(f"s3://{bucket}"):
+        return str(fs.resolve_s3_region(bucket))
+
+
+@lru_cache(maxsize=64)
+def _s3_filesystem(endpoint: str, region: str, attempts: int) -> Any:
+    """One per process: its connections are kept and shared. Small files go in one PutObject (`allow_delayed_open`)."""
+    from pyarrow import fs
+
+    scheme, _, host = endpoint.rpartition("://")
+    return fs.S3FileSystem(
+        region=region,
+        scheme=scheme or "https",
+        endpoint_override=host or None,
+        connect_timeout=CONNECT_SECONDS,
+        request_timeout=SILENT_SECONDS,
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=attempts),
+        allow_delayed_open=True,
+    )
+
+
+@lru_cache(maxsize=4)
+def _gcs(emulator: str) -> Any:
+    from pyarrow import fs
+
+    if emulator:
+        scheme, _, host = emulator.rpartition("://")
+        return fs.GcsFileSystem(anonymous=True, scheme=scheme or "http", endpoint_override=host, retry_time_limit=_GCS_PATIENCE)
+    return fs.GcsFileSystem(retry_time_limit=_GCS_PATIENCE)
