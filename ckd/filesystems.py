@@ -56,8 +56,8 @@ def others(path: str) -> tuple["fs.FileSystem", str]:
     try:
         filesystem, inside = fs.FileSystem.from_uri(path)
     except (ValueError, OSError) as error:
-        scheme = path.partition("://")[0]
-        raise ConfigError(f"{scheme}://…: no file system for it ({type(error).__name__}); expected a path, s3://bucket/… or gs://bucket/…") from None
+        shown = path if "@" not in path else path.partition("://")[0] + "://…"  # what stands before an @ may be a password
+        raise ConfigError(f"{shown}: no file system for it ({type(error).__name__}); expected a path, s3://bucket/… or gs://bucket/…") from None
     return filesystem, inside
 
 

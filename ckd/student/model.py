@@ -10,7 +10,7 @@ from transformers.utils import logging
 from ckd.config import Config
 from ckd.errors import ConfigError
 from ckd.labels import DISEASES
-from ckd.pretrained import revision
+from ckd.pretrained import local_folder, revision
 
 _DROPOUTS = ("dropout", "pdrop", "dropout_prob", "dropout_p")  # how configurations end the names of their dropout probabilities
 
@@ -22,10 +22,11 @@ def new_student(config: Config) -> Any:
     """
     _quiet()
     s = config.student
-    commit = revision("student.base_model", s.base_model)
+    folder = local_folder("student.base_model", s.base_model)
+    commit = revision("student.base_model", folder)
     try:
         settings = AutoConfig.from_pretrained(
-            s.base_model,
+            folder,
             revision=commit,
             num_labels=len(DISEASES),
             id2label=dict(enumerate(DISEASES)),
@@ -36,7 +37,7 @@ def new_student(config: Config) -> Any:
             set_dropout(settings, s.dropout)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            return AutoModelForSequenceClassification.from_pretrained(s.base_model, revision=commit, config=settings, dtype=torch.float32)
+            return AutoModelForSequenceClassification.from_pretrained(folder, revision=commit, config=settings, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"student.base_model={s.base_model}: cannot be loaded ({type(error).__name__}); "
