@@ -64,6 +64,30 @@ def fetched_folder(url: str, wanted: Callable[[str], bool] = lambda name: True) 
     return str(copy)
 
 
+def list_folders(folder: str) -> list[str]:
+    """Names of the folders directly in a folder or below a URL, sorted; empty when there is none."""
+    from pyarrow import fs
+
+    filesystem, inside = resolve(folder)
+    with reaching(folder):
+        infos = filesystem.get_file_info(fs.FileSelector(inside, allow_not_found=True))
+    return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
+
+
+def delete_folder(folder: str) -> None:
+    """Remove a folder with all that is in it, if it is there; its artifact.json first, so that a kill leaves nothing that looks whole."""
+    from pyarrow import fs
+
+    delete(join(folder, ARTIFACT_FILE))
+    if is_local(folder):
+        shutil.rmtree(folder, ignore_errors=True)  # another process may be at it too
+        return
+    filesystem, inside = resolve(folder)
+    with reaching(folder):
+        if filesystem.get_file_info(inside).type == fs.FileType.Directory:
+            filesystem.delete_dir(inside)
+
+
 Facts = dict[str, dict[str, object]]
 
 

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 from ckd.errors import ArtifactError, MismatchError
 from ckd.files import delete, digest, exists, inner, join, list_files, make_folder, read_bytes, read_table, size_and_hash, write_bytes, write_file
 from ckd.filesystems import is_local, reaching, resolve
-from ckd.folders import ARTIFACT_FILE, cache_folder, fetched_folder, upload_folder
+from ckd.folders import ARTIFACT_FILE, cache_folder, delete_folder, fetched_folder, list_folders, upload_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
-    "ARTIFACT_FILE", "Fields", "FolderArtifact", "Footer", "Stage", "cache_folder", "delete", "digest", "exists", "fetched_folder", "inner",
-    "is_local", "join", "list_files", "make_folder", "reaching", "read_bytes", "read_footer", "read_table", "require_equal", "resolve",
-    "size_and_hash", "upload_folder", "write_bytes", "write_file",
+    "ARTIFACT_FILE", "Fields", "FolderArtifact", "Footer", "Stage", "cache_folder", "delete", "delete_folder", "digest", "exists",
+    "fetched_folder", "inner", "is_local", "join", "list_files", "list_folders", "make_folder", "reaching", "read_bytes", "read_footer",
+    "read_table", "require_equal", "resolve", "size_and_hash", "upload_folder", "write_bytes", "write_file",
 ]  # fmt: skip
 
 Fields = Mapping[str, str | int | float | bool | None]
@@ -131,8 +131,11 @@ class FolderArtifact:
     fields: Fields
 
     def commit(self, files: Iterable[str], extra: Mapping[str, Any] | None = None) -> None:
-        """Write artifact.json over files that are already there: their sizes, SHA-256, the fingerprint and `extra` facts."""
-        listed = {name: size_and_hash(join(self.folder, name)) for name in sorted(files)}
+        """Write artifact.json over files that are already there: their sizes, SHA-256, the fingerprint and `extra` facts.
+
+        A mapping of names tells what size_and_hash found when they were written; then nothing is read back.
+        """
+        listed = files if isinstance(files, Mapping) else {name: size_and_hash(join(self.folder, name)) for name in sorted(files)}
         write_bytes(join(self.folder, ARTIFACT_FILE), self._footer(listed, extra))
 
     def commit_from(self, local: str, extra: Mapping[str, Any] | None = None) -> None:
