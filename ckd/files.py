@@ -112,6 +112,14 @@ def exists(path: str) -> bool:
         return bool(filesystem.get_file_info(inside).type != fs.FileType.NotFound)
 
 
+def file_size(path: str) -> int | None:
+    """Size in bytes of a file; None when there is none."""
+    filesystem, inside = resolve(path)
+    with reaching(path):
+        size: int | None = filesystem.get_file_info(inside).size
+    return size
+
+
 def list_files(folder: str, suffix: str = "") -> list[str]:
     """Names of the files directly in a folder, sorted; empty when there is no folder. Temp files are not listed."""
     from pyarrow import fs

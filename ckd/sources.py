@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckd.errors import DataError
 from ckd.rows import MAX_LINE, RowError, parse_line, read_flags, to_visit
-from ckd.store import digest, join, list_files, resolve
+from ckd.store import digest, join, list_files, reaching, resolve
 from ckd.visits import SUBGROUP_FIELDS, Source, Visit
 
 if TYPE_CHECKING:
@@ -102,7 +102,8 @@ def _parts(path: str) -> list[str]:
 
     try:
         filesystem, inside = resolve(path)
-        kind = filesystem.get_file_info(inside).type
+        with reaching(path):
+            kind = filesystem.get_file_info(inside).type
     except (ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be reached ({type(error).__name__}); {_EXPECTED}") from None
     if kind == fs.FileType.NotFound:
@@ -162,6 +163,7 @@ def _readable(path: str) -> Iterator[None]:
     import pyarrow as pa
 
     try:
-        yield
+        with reaching(path):
+            yield
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
         raise DataError(f"{path}: cannot be read to its end ({type(error).__name__}); check that it is whole and is what its name says") from None

@@ -12,7 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckd.errors import ArtifactError, MismatchError
-from ckd.files import delete, digest, exists, inner, join, list_files, make_folder, read_bytes, read_table, size_and_hash, write_bytes, write_file
+from ckd.files import (
+    delete,
+    digest,
+    exists,
+    file_size,
+    inner,
+    join,
+    list_files,
+    make_folder,
+    read_bytes,
+    read_table,
+    size_and_hash,
+    write_bytes,
+    write_file,
+)
 from ckd.filesystems import is_local, reaching, resolve
 from ckd.folders import ARTIFACT_FILE, cache_folder, delete_folder, fetched_folder, list_folders, upload_folder
 
@@ -20,10 +34,35 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
-    "ARTIFACT_FILE", "Fields", "FolderArtifact", "Footer", "Stage", "cache_folder", "delete", "delete_folder", "digest", "exists",
-    "fetched_folder", "inner", "is_local", "join", "list_files", "list_folders", "make_folder", "reaching", "read_bytes", "read_footer",
-    "read_table", "require_equal", "resolve", "size_and_hash", "upload_folder", "write_bytes", "write_file",
-]  # fmt: skip
+    "ARTIFACT_FILE",
+    "Fields",
+    "FolderArtifact",
+    "Footer",
+    "Stage",
+    "cache_folder",
+    "delete",
+    "delete_folder",
+    "digest",
+    "exists",
+    "fetched_folder",
+    "file_size",
+    "inner",
+    "is_local",
+    "join",
+    "list_files",
+    "list_folders",
+    "make_folder",
+    "reaching",
+    "read_bytes",
+    "read_footer",
+    "read_table",
+    "require_equal",
+    "resolve",
+    "size_and_hash",
+    "upload_folder",
+    "write_bytes",
+    "write_file",
+]
 
 Fields = Mapping[str, str | int | float | bool | None]
 _FOOTER_KEY = b"ckd"

@@ -3,21 +3,41 @@
 import json
 import sys
 import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TextIO
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Self, TextIO
 
-from ckd.store import make_folder
+from ckd.errors import UnreachableError
+from jobs.events import EventLog
 
 SECONDS_BETWEEN_LINES = 10.0
 
 
 @dataclass
 class Console:
-    """Lines go to `stream`; events go to `<folder>/events.jsonl` (none: nowhere)."""
+    """Lines go to `stream`; events go to `<folder>/events.jsonl` (none: nowhere). As a context it uploads the events at its end."""
 
     stream: TextIO
     folder: str = ""
+    log: EventLog | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.log = EventLog(self.folder) if self.folder else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.upload()
+        elif not issubclass(kind, UnreachableError):  # else waiting once more would tell nothing new
+            with suppress(UnreachableError):
+                self.upload()
+
+    def upload(self) -> None:
+        """Bring events that wait on this machine to run.results, if that is a URL. Raises UnreachableError."""
+        if self.log:
+            self.log.upload()
 
     def say(self, line: str) -> None:
         """Print one line."""
@@ -26,12 +46,8 @@ class Console:
 
     def event(self, kind: str, **figures: object) -> None:
         """Append one machine-readable line to events.jsonl."""
-        if not self.folder:
-            return
-        make_folder(Path(self.folder))
-        line = json.dumps({"time": round(time.time(), 3), "event": kind, **figures}, default=str)
-        with (Path(self.folder) / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        if self.log:
+            self.log.append(json.dumps({"time": round(time.time(), 3), "event": kind, **figures}, default=str))
 
     def progress(self, label: str, total: int, done: int = 0) -> "Progress":
         """Report progress over `total` visits, `done` of which are there already."""
