@@ -94,16 +94,16 @@ def make_tokens(config: Config) -> None:
         worker(shard)
 
 
-def train_rank(payload: dict, **ranks: object) -> None:
+def train_rank(payload: dict, **ranks: object) -> bool:
     """A rank for cluster.fit that reports after every step. What torch or DeepSpeed compile would lie in <artifacts>/compiled."""
     from ckd.student.train import train
 
     config = Config.model_validate(payload)
     os.environ["TORCH_EXTENSIONS_DIR"] = f"{config.run.artifacts_root}/compiled"
-    train(config, deepspeed=True, seconds_between=0, **ranks)
+    return train(config, deepspeed=True, seconds_between=0, **ranks)
 
 
-def train_rank_killed_once(payload: dict, *, rank: int, report, **ranks: object) -> None:
+def train_rank_killed_once(payload: dict, *, rank: int, report, **ranks: object) -> bool:
     """The same, but rank 1's process dies right after the checkpoint of step 3, the first time."""
     marker = Path(payload["run"]["artifacts"]) / "died"
 
@@ -113,4 +113,4 @@ def train_rank_killed_once(payload: dict, *, rank: int, report, **ranks: object)
             marker.touch()
             os._exit(9)
 
-    train_rank(payload, rank=rank, report=dying_report, **ranks)
+    return train_rank(payload, rank=rank, report=dying_report, **ranks)

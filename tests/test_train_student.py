@@ -44,7 +44,7 @@ class Ear:
     """Collects reports; raises MachineLostError at the first checkpoint at or after a step, as a lost machine would end the process."""
 
     def __init__(self, stop_at: int | None = None) -> None:
-        self.stop_at, self.reports = stop_at, []
+        self.stop_at, self.reports, self.finished = stop_at, [], False
 
     def __call__(self, figures) -> None:
         self.reports.append(figures)
@@ -60,7 +60,7 @@ class Ear:
 
 def run_train(config: Config, ear: Ear | None = None, preempted=lambda: False) -> Ear:
     ear = ear or Ear()
-    train(config, world=1, rank=0, preempted=preempted, report=ear, deepspeed=False, seconds_between=0)
+    ear.finished = train(config, world=1, rank=0, preempted=preempted, report=ear, deepspeed=False, seconds_between=0)
     return ear
 
 
@@ -102,12 +102,17 @@ def test_a_run_stopped_at_checkpoints_continues_exactly_dropout_included(tmp_pat
     assert_same(weights(config), weights(undisturbed[0]))
 
 
-def test_a_preemption_saves_at_once_and_training_goes_on_to_the_same_end(tmp_path, base, undisturbed):
+@pytest.mark.parametrize("notice", [2, 4])
+def test_a_preemption_saves_the_step_and_leaves_and_no_step_is_lost(tmp_path, base, undisturbed, notice):
+    """Step 2 lies within an epoch, step 4 ends one: its tuning score must not be skipped."""
     config = prepared(tmp_path, base)
-    answers = iter([False, True, True])
-    ear = run_train(config, preempted=lambda: next(answers, False))
-    saved = [r["checkpoint"] for r in ear.reports if "checkpoint" in r]
-    assert saved == [2, 3, 4, 6, 8], "step 2 by the preemption, once"
+    answers = iter([step == notice for step in range(1, 9)])
+    ear = run_train(config, preempted=lambda: next(answers))
+    assert not ear.finished and [r["checkpoint"] for r in ear.reports if "checkpoint" in r][-1] == notice == max(ear.losses())
+    after = run_train(config)
+    assert after.finished and {"started": notice, "world": 1} in after.reports
+    assert ear.losses() | after.losses() == undisturbed[1].losses() and not ear.losses().keys() & after.losses().keys()
+    assert best_checkpoint(config, print).extra == best_checkpoint(undisturbed[0], print).extra
     assert_same(weights(config), weights(undisturbed[0]))
 
 

@@ -23,7 +23,7 @@ def export(config: Config, fields: Fields, say: Callable[[str], None]) -> str:
     best = best_checkpoint(config, say)
     from ckd.student.model import load_student
 
-    model = load_student(best.folder)
+    model = load_student(best.fetched(everything=False))
     tokenizer = load_tokenizer(config.student.base_model)
     tokenizer.model_max_length = config.student.max_length
     public = write_public(config, model)
