@@ -106,7 +106,7 @@ class Cluster:
         more = ["--autoscaling-config", str(self._scaling(scaling))] if scaling else []
         more += ["--include-dashboard", str(dashboard).lower(), *(["--dashboard-port", str(self.dashboard_port)] if dashboard else [])]
         more += ["--ray-client-server-port", str(free_port()), "--dashboard-agent-listen-port", "0"]
-        identity = {"RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_ID, "RAY_CLOUD_INSTANCE_ID": ""} if scaling else {}
+        identity = {"RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_ID, "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_ID} if scaling else {}
         scales = {"RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"} if scaling else {}
         self.settings |= scales
         self._start(HEAD, ["--head", f"--port={self.port}", *more], cpus, 0, {"on_demand": 1}, identity)
@@ -242,7 +242,9 @@ class Cluster:
             "upscaling_speed": 10,
             "head_node_type": "ray.head.default",
             "available_node_types": kinds,
-            "auth": {},
+            **{key: {} for key in ("auth", "file_mounts", "docker")},
+            **{key: [] for key in ("cluster_synced_files", "initialization_commands", "setup_commands")},
+            **{f"{kind}_{key}": [] for kind in ("head", "worker") for key in ("setup_commands", "start_ray_commands")},
         }
         path = self.folder / "scaling.json"
         path.write_text(json.dumps(config))
