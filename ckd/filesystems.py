@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 6  # of one request, the environment's AWS_MAX_ATTEMPTS wins: the pauses between them double, about 15 s in all
 CONNECT_SECONDS = 5.0
-SILENT_SECONDS = 30.0  # without a byte: then the request is given up and sent again
+SILENT_SECONDS = 20.0  # without a byte: then the request is given up and sent again
 _GCS_PATIENCE = timedelta(seconds=60)
 _URL = re.compile(r"(\w[\w+.-]*)://([^/]*)(/.*)?", re.DOTALL)
 _FAILURE = re.compile(
