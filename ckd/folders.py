@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ckd.errors import ArtifactError
-from ckd.files import delete, digest, inner, join, make_folder, read_bytes, size_and_hash, upload, write_file
+from ckd.files import BLOCK, delete, digest, inner, join, make_folder, read_bytes, size_and_hash, upload, write_file
 from ckd.filesystems import is_local, reaching, resolve
 
 ARTIFACT_FILE = "artifact.json"
@@ -119,7 +119,7 @@ def _copy_down(url: str, files: Facts, footer: bytes | None, copy: Path) -> None
         filesystem, inside = resolve(source)
         try:
             with reaching(source), filesystem.open_input_stream(inside, compression=None) as stream, target.open("wb") as file:
-                shutil.copyfileobj(stream, file, 1 << 22)
+                shutil.copyfileobj(stream, file, BLOCK)
         except FileNotFoundError:
             raise ArtifactError(f"{source}: missing; delete that folder and make it again") from None
         facts = size_and_hash(str(target))
@@ -135,7 +135,7 @@ def _copy_down(url: str, files: Facts, footer: bytes | None, copy: Path) -> None
 def _copy_up(source: Path, target: str) -> None:
     with source.open("rb") as stream:
         if is_local(target):
-            write_file(target, lambda out: shutil.copyfileobj(stream, out, 1 << 22))
+            write_file(target, lambda out: shutil.copyfileobj(stream, out, BLOCK))
         else:
             upload(stream, target)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckd.errors import DataError
+from ckd.files import BLOCK
 from ckd.rows import MAX_LINE, RowError, parse_line, read_flags, to_visit
 from ckd.store import digest, join, list_files, reaching, resolve
 from ckd.visits import SUBGROUP_FIELDS, Source, Visit
@@ -66,7 +67,7 @@ class Input:
             filesystem, inside = resolve(part)
             sha = hashlib.sha256()
             with _readable(part), filesystem.open_input_stream(inside, compression=None) as stream:
-                while block := stream.read(1 << 20):
+                while block := stream.read(BLOCK):
                     sha.update(block)
             hashes.append(sha.hexdigest())
         return digest(hashes)
@@ -121,7 +122,7 @@ def _parts(path: str) -> list[str]:
 def _lines(path: str) -> Iterator[bytes]:
     filesystem, inside = resolve(path)
     with filesystem.open_input_stream(inside, compression=None) as raw:
-        buffered = io.BufferedReader(raw, 1 << 20)
+        buffered = io.BufferedReader(raw, BLOCK)
         stream: Any = gzip.GzipFile(fileobj=buffered) if path.endswith(".gz") else buffered
         while data := stream.readline(MAX_LINE):
             yield data
