@@ -3,22 +3,25 @@
 import json
 import sys
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Self, TextIO
 
 from ckd.errors import UnreachableError
 from jobs.events import EventLog
+from jobs.metrics import publish
 
 SECONDS_BETWEEN_LINES = 10.0
 
 
 @dataclass
 class Console:
-    """Lines go to `stream`; events go to `<folder>/events.jsonl` (none: nowhere). As a context it uploads the events at its end."""
+    """Lines go to `stream`; events go to `<folder>/events.jsonl` (none: nowhere) and to `watch`. As a context it uploads the events at its end."""
 
     stream: TextIO
     folder: str = ""
+    watch: Callable[[str, Mapping[str, object]], None] | None = None
     log: EventLog | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -46,6 +49,8 @@ class Console:
 
     def event(self, kind: str, **figures: object) -> None:
         """Append one machine-readable line to events.jsonl."""
+        if self.watch:
+            self.watch(kind, figures)
         if self.log:
             self.log.append(json.dumps({"time": round(time.time(), 3), "event": kind, **figures}, default=str))
 
@@ -71,25 +76,31 @@ class Progress:
         if self.terminal:
             self.console.stream.write("\r\x1b[K" + self._line(now))
             self.console.stream.flush()
-        elif now - self.last >= SECONDS_BETWEEN_LINES:
+        if now - self.last >= SECONDS_BETWEEN_LINES:
             self.last = now
-            self.console.say(self._line(now))
+            if not self.terminal:
+                self.console.say(self._line(now))
+            self.console.event("progress", stage=self.label, total=self.total - self.resumed, **self._figures(now))
 
     def close(self) -> dict[str, float]:
-        """Finish the line, write the event, and return the figures."""
+        """Finish the line, write the events, and return the figures."""
         now = time.monotonic()
+        figures = self._figures(now)
+        if self.terminal:
+            self.console.stream.write("\r\x1b[K")
+        self.console.say(self._line(now))
+        self.console.event("progress", stage=self.label, total=self.total - self.resumed, **figures)
+        self.console.event(self.label, **figures)
+        return figures
+
+    def _figures(self, now: float) -> dict[str, float]:
         seconds = max(now - self.started, 1e-9)
-        figures = {
+        return {
             "visits": self.rows - self.resumed,
             "seconds": round(seconds, 3),
             "visits_per_s": round((self.rows - self.resumed) / seconds, 2),
             "tokens_per_s": round(self.tokens / seconds, 1),
         }
-        if self.terminal:
-            self.console.stream.write("\r\x1b[K")
-        self.console.say(self._line(now))
-        self.console.event(self.label, **figures)
-        return figures
 
     def _line(self, now: float) -> str:
         seconds = max(now - self.started, 1e-9)
@@ -101,4 +112,4 @@ class Progress:
 
 def terminal_console(folder: str = "") -> Console:
     """The console of a command: standard output."""
-    return Console(sys.stdout, folder)
+    return Console(sys.stdout, folder, watch=publish)

@@ -94,15 +94,16 @@ class Course(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
         seconds = max(time.monotonic() - self.asked_at, 1e-6)
         pace = math.ceil(self.seconds_between * (step - self.asked_step) / seconds)
         self.ask_next = step + self.trainer.ranks.broadcast(min(max(pace, 1), MOST_STEPS_BETWEEN))
-        steps = self.steps_per_epoch * self.trainer.selection.epochs
+        steps, since = self.steps_per_epoch * self.trainer.selection.epochs, max(step - self.asked_step, 1)
         self.report(
             {
                 "step": step,
                 "steps": steps,
+                "step_seconds": round(seconds / since, 4),
                 "loss": loss,
                 "gradient_norm": self.trainer.gradient_norm,
                 "visits_per_s": round(visits / seconds, 1),
-                "seconds_left": round((steps - step) * seconds / max(step - self.asked_step, 1)),
+                "seconds_left": round((steps - step) * seconds / since),
             }
         )
         self.asked_at, self.asked_step = time.monotonic(), step
