@@ -24,7 +24,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import PreemptionError, TrainingFailedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.room import Bundle, wait_for_room, watch_for_room
+from cluster.room import SECONDS_OF_PATIENCE, Bundle, wait_for_room, watch_for_room
 
 Figures = dict[str, Any]
 TrainFunction = Callable[..., bool | None]  # train_fn(payload, *, world, rank, preempted, report)
@@ -65,7 +65,7 @@ def fit(
     hear = on_report or (lambda _: None)
     failed = 0
     while True:
-        world = wait_for_room(bundle, workers, lambda room: hear({"waiting": workers[0], "room": room}))
+        world = wait_for_room(bundle, workers, lambda room: hear({"waiting": workers[0], "room": room}), min(settle, SECONDS_OF_PATIENCE))
         before = _others()
         group = _Group(hear)
         try:

@@ -26,7 +26,7 @@ def _reserved(bundle: Bundle, count: int) -> Iterator[Callable[[], int]]:
             remove_placement_group(group)
 
 
-def wait_for_room(bundle: Bundle, workers: tuple[int, int], waiting: Callable[[int], None], patience: float = SECONDS_OF_PATIENCE) -> int:
+def wait_for_room(bundle: Bundle, workers: tuple[int, int], waiting: Callable[[int], None], patience: float) -> int:
     """How many workers of the (least, most) can start; waits for the least, then up to `patience` after the last gain for the most.
 
     `waiting(room)` is called every minute that it has to wait. The room is given back, for the caller to take at once.

@@ -2,6 +2,7 @@
 
 import os
 import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,31 @@ def train_rank(payload: dict, **ranks: object) -> bool:
     config = Config.model_validate(payload)
     os.environ["TORCH_EXTENSIONS_DIR"] = f"{config.run.artifacts_root}/compiled"
     return train(config, deepspeed=True, seconds_between=0, **ranks)
+
+
+def train_rank_until_there_is_room(payload: dict, *, world: int, preempted, **ranks: object) -> bool:
+    """The same, but a lonely rank does two steps and then waits until it is asked to make way for a larger group."""
+    asked = 0
+
+    def patient() -> bool:
+        nonlocal asked
+        asked += 1
+        while world == 1 and asked == 2 and not preempted():
+            time.sleep(0.1)
+        return world == 1 and asked == 2
+
+    return train_rank(payload, world=world, preempted=patient, **ranks)
+
+
+def train_rank_failing_after_2(payload: dict, *, report, **ranks: object) -> bool:
+    """The same, but it fails once the checkpoint of step 2 is whole, and whenever it is to continue from there."""
+
+    def failing_report(figures: dict) -> None:
+        report(figures)
+        if 2 in (figures.get("checkpoint"), figures.get("started")):
+            raise ArithmeticError
+
+    return train_rank(payload, report=failing_report, **ranks)
 
 
 def train_rank_killed_once(payload: dict, *, rank: int, report, **ranks: object) -> bool:

@@ -1,6 +1,7 @@
 """The HF Trainer on ready micro-batches: its loss, its data loader, its checkpoints. When to score, stop and save belongs to callback."""
 
 import tempfile
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +119,14 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
         return made
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """DeepSpeed has loaded the state by now. Its universal ZeRO-3 checkpoint gives every group the first one's weight decay."""
+        """DeepSpeed has loaded the state by now. From a universal ZeRO-3 checkpoint it gives all groups the first one's weight decay and one step
+        counter, which would count double: each gets its own again."""
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
+        if self.resume is not None and self.resume.universal:
             for group, decay in zip(self.optimizer.param_groups, self.decays, strict=True):
                 group["weight_decay"] = decay
+            for state in self.optimizer.state.values():
+                state["step"] = deepcopy(state["step"])
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """The rank's own random state, so that a resume draws the same dropout masks; fresh ones where other ranks wrote the checkpoint."""
