@@ -76,8 +76,8 @@ class RunConfig(Section):
 
     @property
     def checkpoints_root(self) -> str:
-        """The folder below which the student's checkpoints lie: many small files that libraries write, so never a URL."""
-        return self.folder if "://" in self.artifacts_root else self.artifacts_root
+        """The folder or URL below which the student's checkpoints lie: with the stages, where another machine finds them."""
+        return self.artifacts_root
 
     @property
     def folder(self) -> str:

@@ -2,6 +2,7 @@
 artifact is to store."""
 
 import hashlib
+import io
 import json
 import mmap
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ckd.errors import ArtifactError, ConfigError
-from ckd.filesystems import is_local, reaching, resolve
+from ckd.filesystems import is_local, patiently, reaching, resolve
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -70,7 +71,7 @@ def upload(source: IO[bytes], url: str) -> None:
     size = os.fstat(source.fileno()).st_size
     content = mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
     with reaching(url):
-        stream = filesystem.open_output_stream(inside)
+        stream = filesystem.open_output_stream(inside, compression=None)  # by default a name in .gz would be compressed once more
         stream.write(content)  # in one call, not piece by piece: whatever ends the stream between two pieces would commit the first
         stream.close()
 
@@ -92,9 +93,53 @@ def write_bytes(path: str, data: bytes) -> None:
 
 def read_bytes(path: str) -> bytes:
     """The whole content of a path or URL; raises FileNotFoundError, UnreachableError."""
-    filesystem, inside = resolve(path)
-    with reaching(path), filesystem.open_input_file(inside) as file:  # one request; a stream would make one per 256 KB
+    with open_file(path) as file:
         return bytes(file.read())
+
+
+def open_file(path: str) -> Any:
+    """A file to read and seek in, unbuffered: at a URL every read is one request. Raises FileNotFoundError, UnreachableError."""
+    filesystem, inside = resolve(path)
+    file = patiently(path, lambda: filesystem.open_input_file(inside))
+    return file if is_local(path) else _Remote(path, file)
+
+
+class _Remote(io.RawIOBase):
+    """A file at a URL, read with more patience than pyarrow has."""
+
+    def __init__(self, path: str, file: Any) -> None:
+        self._path, self._file, self._size, self._position = path, file, file.size(), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(start + offset, 0)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readall(self) -> bytes:
+        return self.read(max(self._size - self._position, 0)) or b""
+
+    def readinto(self, buffer: Any) -> int:
+        start, size = self._position, min(len(buffer), max(self._size - self._position, 0))
+        if not size:
+            return 0
+        found = patiently(self._path, lambda: self._file.read_at(size, start))
+        buffer[: len(found)] = found
+        self._position += len(found)
+        return len(found)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
 
 
 def read_table(path: str, columns: list[str] | None = None) -> "pa.Table":
@@ -102,8 +147,7 @@ def read_table(path: str, columns: list[str] | None = None) -> "pa.Table":
     import pyarrow.parquet as pq
 
     filesystem, inside = resolve(path)
-    with reaching(path):
-        return pq.read_table(inside, filesystem=filesystem, columns=columns, partitioning=None)
+    return patiently(path, lambda: pq.read_table(inside, filesystem=filesystem, columns=columns, partitioning=None))
 
 
 def exists(path: str) -> bool:
@@ -143,9 +187,8 @@ def delete(path: str) -> None:
 
 def size_and_hash(path: str) -> dict[str, Any]:
     """Size in bytes and SHA-256 of a file, as artifact.json records them."""
-    filesystem, inside = resolve(path)
     sha, size = hashlib.sha256(), 0
-    with reaching(path), filesystem.open_input_stream(inside, compression=None) as stream:
+    with open_file(path) as stream:
         while block := stream.read(BLOCK):
             sha.update(block)
             size += len(block)

@@ -3,21 +3,24 @@ files."""
 
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ckd.errors import ConfigError, UnreachableError
 
 if TYPE_CHECKING:
     from pyarrow import fs
 
-ATTEMPTS = 6  # of one request, the environment's AWS_MAX_ATTEMPTS wins: the pauses between them double, about 15 s in all
+ATTEMPTS = 11  # of one request, the environment's AWS_MAX_ATTEMPTS wins: the pauses between them double, 25 s in all
 CONNECT_SECONDS = 5.0
 SILENT_SECONDS = 20.0  # without a byte: then the request is given up and sent again
+_HIDDEN = "Failed to flush response stream"
+T = TypeVar("T")
 _GCS_PATIENCE = timedelta(seconds=60)
 _URL = re.compile(r"(\w[\w+.-]*)://([^/]*)(/.*)?", re.DOTALL)
 _FAILURE = re.compile(
@@ -81,6 +84,21 @@ def reaching(path: str) -> Iterator[None]:
         ) from None
 
 
+def patiently(path: str, read: Callable[[], T]) -> T:
+    """What `read` returns; asked again where pyarrow does not: a service's error message that is longer than the bytes that were asked for
+    hides from it that the request may be sent again.
+    """
+    with reaching(path):
+        for attempt in range(_attempts() - 1):
+            try:
+                return read()
+            except OSError as error:
+                if _HIDDEN not in str(error):
+                    raise
+                time.sleep(0.025 * 2**attempt)
+        return read()
+
+
 def _failure(error: OSError) -> str | None:
     """The service's own name for what failed; None for an error that is no service's."""
     if isinstance(error, ConnectionError | TimeoutError):
@@ -96,8 +114,12 @@ def _failure(error: OSError) -> str | None:
 def _s3(bucket: str) -> Any:
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ("us-east-1" if endpoint else "")
-    attempts = os.environ.get("AWS_MAX_ATTEMPTS", "")
-    return _s3_filesystem(endpoint, region or _region(bucket), int(attempts) if attempts.isdigit() and int(attempts) else ATTEMPTS)
+    return _s3_filesystem(endpoint, region or _region(bucket), _attempts())
+
+
+def _attempts() -> int:
+    given = os.environ.get("AWS_MAX_ATTEMPTS", "")
+    return max(int(given), 1) if given.isdigit() else ATTEMPTS
 
 
 @lru_cache(maxsize=64)
@@ -120,7 +142,8 @@ def _s3_filesystem(endpoint: str, region: str, attempts: int) -> Any:
         endpoint_override=host or None,
         connect_timeout=CONNECT_SECONDS,
         request_timeout=SILENT_SECONDS,
-        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=attempts),
+        # pyarrow's other strategy never gives back what a retry takes from its quota: after some 50 retries in a process it makes none any more.
+        retry_strategy=fs.AwsDefaultS3RetryStrategy(max_attempts=attempts - 1),
         allow_delayed_open=True,
     )
 

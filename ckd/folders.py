@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ckd.errors import ArtifactError
-from ckd.files import BLOCK, delete, digest, inner, join, make_folder, read_bytes, size_and_hash, upload, write_file
+from ckd.files import BLOCK, delete, digest, inner, join, make_folder, open_file, read_bytes, size_and_hash, upload, write_file
 from ckd.filesystems import is_local, reaching, resolve
 
 ARTIFACT_FILE = "artifact.json"
@@ -116,9 +116,8 @@ def _copy_down(url: str, files: Facts, footer: bytes | None, copy: Path) -> None
     def fetch(name: str) -> None:
         source, target = inner(url, name), Path(inner(str(unfinished), name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        filesystem, inside = resolve(source)
         try:
-            with reaching(source), filesystem.open_input_stream(inside, compression=None) as stream, target.open("wb") as file:
+            with open_file(source) as stream, target.open("wb") as file:
                 shutil.copyfileobj(stream, file, BLOCK)
         except FileNotFoundError:
             raise ArtifactError(f"{source}: missing; delete that folder and make it again") from None

@@ -21,6 +21,7 @@ from ckd.files import (
     join,
     list_files,
     make_folder,
+    open_file,
     read_bytes,
     read_table,
     size_and_hash,
@@ -52,6 +53,7 @@ __all__ = [
     "list_files",
     "list_folders",
     "make_folder",
+    "open_file",
     "reaching",
     "read_bytes",
     "read_footer",
@@ -151,9 +153,8 @@ def read_footer(path: str) -> Footer | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    filesystem, inside = resolve(path)
     try:
-        with reaching(path), filesystem.open_input_file(inside) as source:
+        with reaching(path), open_file(path) as source:
             metadata = pq.read_metadata(source).metadata or {}
         return Footer(**json.loads(metadata[_FOOTER_KEY]))
     except FileNotFoundError:

@@ -60,7 +60,7 @@ def run(config: Config, console: Console, kind: str, folder: str, out: str) -> N
         if artifact.is_done():
             console.say(f"ingest: {out} is finished already, nothing to do")
         else:
-            _Ingest(console, source, work).run(artifact)
+            _Ingest(console, source, work, folder).run(artifact)
     shutil.rmtree(work.folder, ignore_errors=True)  # also what a kill just before this line left
     if is_local(place):
         for cut_off in Path(place).glob(".*.tmp"):  # what a kill in the middle of a write left
@@ -122,8 +122,8 @@ def _refusals(out: str, work: Work) -> Iterator[None]:
 class _Ingest:
     """The steps of one unfinished cohort."""
 
-    def __init__(self, console: Console, source: Source, work: Work) -> None:
-        self.console, self.source, self.work = console, source, work
+    def __init__(self, console: Console, source: Source, work: Work, given: str) -> None:
+        self.console, self.source, self.work, self.given = console, source, work, given
         self.titles = source.titles()
         self.partitions: Sequence[Partition] = ()
 
@@ -133,14 +133,14 @@ class _Ingest:
         self.partitions = self._partition()
         self._map("assemble", Assemble, [p for p in self.partitions if not work.assembled(p.index).is_done()], titles=self.titles)
         codes = merged_codes(work, self.partitions)
-        refuse_damaged(codes, self.source.locate)
+        refuse_damaged(codes, self._locate)
         splits = decide_splits(work, self.partitions)
         self._map("associate", Associate, [p for p in self.partitions if not work.associated(p.index, splits).is_done()], splits=splits)
         stats = merged_statistics(work, self.partitions, splits)
         clauses, table = clauses_and_table(stats, work)
         self._map("render", Render, unfinished(work, self.partitions, splits, clauses), splits=splits, clauses=clauses)
         write_file(join(work.out, ASSOCIATION_FILE), table.write_csv)
-        card = self._card(splits, unmapped_codes(codes, Codes(self.titles), self.source.locate))
+        card = self._card(splits, unmapped_codes(codes, Codes(self.titles), self._locate))
         write_bytes(join(work.out, CARD_FILE), (json.dumps(card, indent=1, ensure_ascii=False) + "\n").encode())
         artifact.commit([CARD_FILE, ASSOCIATION_FILE])
 
@@ -153,6 +153,11 @@ class _Ingest:
     def _map(self, step: str, factory: Any, partitions: Sequence[Partition], **kwargs: Any) -> None:
         map_worker(self.console, f"ingest, {step}", factory, {"work": self.work, **kwargs}, partitions, workers=self.work.config.workers)
 
+    def _locate(self, table: str, place: int) -> str:
+        """`file:line` of a row; of tables at a URL there, not in their copy."""
+        found = self.source.locate(table, place)
+        return found if is_local(self.given) else join(self.given, found.removeprefix(self.source.folder).lstrip("/"))
+
     def _card(self, splits: SubjectSplits, unmapped: Mapping[str, Any]) -> dict[str, Any]:
         work, source = self.work, self.source
         described = {
@@ -161,7 +166,7 @@ class _Ingest:
             "data_license": source.license,
             "credentialed": source.credentialed,
         }
-        card = cohort_card(described, work.fields, merged_facts(work, self.partitions), merged_summary(work, self.partitions), source.locate)
+        card = cohort_card(described, work.fields, merged_facts(work, self.partitions), merged_summary(work, self.partitions), self._locate)
         method = work.config.treatment
         return {
             **card,
