@@ -1,13 +1,16 @@
 """The run as Prometheus metrics: names, meanings, and which event sets which. Ray's metrics agents publish them on every node's metrics port,
 with `ray_` in front. What happens, and when it is said, is the jobs' business; without a Ray session nobody calls this."""
 
+import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import ray
 from ray.core.generated.common_pb2 import NodeDeathInfo
+from ray.exceptions import RayError
 from ray.util.metrics import Gauge
 
 METRICS = {
@@ -18,7 +21,8 @@ METRICS = {
     "ckd_shards_done": "shards finished in this stage by this driver",
     "ckd_shards_total": "shards that this driver found to do in this stage",
     "ckd_shards_failed": "shards set aside with an error",
-    "ckd_shard_retries": "starts of a shard beyond its first that its worker's death caused; a machine's death is none of them",
+    "ckd_shard_retries": "starts of a shard beyond its first, whatever ended the one before",
+    "ckd_shard_deaths": "starts of a shard that ended with its process and not with its machine: three, and the shard is set aside",
     "ckd_student_step": "optimizer steps done",
     "ckd_student_steps": "optimizer steps of the whole training, at most",
     "ckd_student_step_seconds": "seconds per optimizer step since the last report",
@@ -29,8 +33,14 @@ METRICS = {
     "ckd_nodes_lost": "nodes of this Ray cluster that died without a notice",
 }
 OF_THE_CLUSTER = {"ckd_preemptions", "ckd_nodes_lost"}
+SECONDS_BETWEEN_TELLINGS = 1.0
 SECONDS_BETWEEN_LOOKS = 10.0  # at the table of nodes
+_COUNTED = ("ckd_visits_done", "ckd_shards_done", "ckd_shards_failed", "ckd_shard_retries", "ckd_shard_deaths")
 _FIGURES = {  # event -> metric -> figure of the event
+    "stage_started": {"ckd_shards_total": "shards", "ckd_visits_total": "visits"},
+    # Said again with every shard: a command of its own starts its session after the stage.
+    "shard_done": {"ckd_shards_total": "shards"},
+    "shard_failed": {"ckd_shards_total": "shards"},
     "progress": {
         "ckd_visits_total": "total",
         "ckd_visits_per_second": "visits_per_s",
@@ -48,52 +58,48 @@ _FIGURES = {  # event -> metric -> figure of the event
 
 
 class Gauges:
-    """The metrics of one driver in one Ray session."""
+    """The metrics of one driver in one Ray session. Ray forgets a gauge that is not set again within two of its report intervals, so the last
+    values are told again and again while the session lasts.
+    """
 
     def __init__(self) -> None:
         self.gauges = {name: Gauge(name, text, tag_keys=() if name in OF_THE_CLUSTER else ("stage",)) for name, text in METRICS.items()}
-        self.counts: Counter[tuple[str, str]] = Counter()
+        self.values: defaultdict[tuple[str, str], float] = defaultdict(float)
+        self.changing = threading.Lock()
         self.looked = float("-inf")
 
     def record(self, event: str, figures: Mapping[str, Any]) -> None:
-        """Set what `event` says. Unknown events and figures are passed over."""
+        """Note what `event` says. Unknown events and figures are passed over."""
         stage = str(figures.get("stage", "train-student"))
-        for name, figure in _FIGURES.get(event, {}).items():
-            if figure in figures:
-                self.set(name, stage, figures[figure])
-        if event == "stage_started":
-            self._start(stage, figures)
-        elif event in ("shard_done", "shard_failed"):
-            # Said again here: a command of its own starts its session after the stage.
-            self.set("ckd_shards_total", stage, figures["shards"])
-            self._count("ckd_shards_done", stage, event == "shard_done")
-            self._count("ckd_shards_failed", stage, event == "shard_failed")
-            self._count("ckd_shard_retries", stage, max(figures.get("attempts", 1) - 1, 0))
-            self._count("ckd_visits_done", stage, figures.get("visits", 0))
-        self._look_at_nodes()
+        with self.changing:
+            for name, figure in _FIGURES.get(event, {}).items():
+                if figure in figures:
+                    self.values[name, stage] = float(figures[figure])
+            if event == "stage_started":
+                self.values.update({(name, stage): 0.0 for name in _COUNTED})
+            elif event in ("shard_done", "shard_failed"):
+                self.values["ckd_shards_done", stage] += event == "shard_done"
+                self.values["ckd_shards_failed", stage] += event == "shard_failed"
+                self.values["ckd_visits_done", stage] += figures.get("visits", 0)
+            elif event == "shard_retried":
+                self.values["ckd_shard_retries", stage] += figures["starts"] - 1
+                self.values["ckd_shard_deaths", stage] += figures["attempts"] - 1
 
-    def set(self, name: str, stage: str, value: float) -> None:
-        """Set one metric, of one stage or (stage "") of the cluster."""
-        self.gauges[name].set(float(value), tags={"stage": stage} if stage else {})
-
-    def _start(self, stage: str, figures: Mapping[str, Any]) -> None:
-        self.set("ckd_shards_total", stage, figures["shards"])
-        self.set("ckd_visits_total", stage, figures["visits"])
-        for name in ("ckd_visits_done", "ckd_shards_done", "ckd_shards_failed", "ckd_shard_retries"):
-            self.counts[name, stage] = 0
-            self._count(name, stage, 0)
-
-    def _count(self, name: str, stage: str, more: int) -> None:
-        self.counts[name, stage] += more
-        self.set(name, stage, self.counts[name, stage])
-
-    def _look_at_nodes(self) -> None:
+    def look_at_nodes(self) -> None:
+        """Count the machines that are gone, every 10 s."""
         if time.monotonic() - self.looked < SECONDS_BETWEEN_LOOKS:
             return
         self.looked = time.monotonic()
         ends = Counter(node["DeathReason"] for node in ray.nodes() if not node["Alive"])
-        self.set("ckd_preemptions", "", ends[NodeDeathInfo.AUTOSCALER_DRAIN_PREEMPTED])
-        self.set("ckd_nodes_lost", "", ends[NodeDeathInfo.UNEXPECTED_TERMINATION])
+        with self.changing:
+            self.values["ckd_preemptions", ""] = ends[NodeDeathInfo.AUTOSCALER_DRAIN_PREEMPTED]
+            self.values["ckd_nodes_lost", ""] = ends[NodeDeathInfo.UNEXPECTED_TERMINATION]
+
+    def tell(self) -> None:
+        """Hand all values to Ray."""
+        with self.changing:
+            for (name, stage), value in self.values.items():
+                self.gauges[name].set(value, tags={"stage": stage} if stage else {})
 
 
 _current: tuple[str, Gauges] | None = None
@@ -101,9 +107,18 @@ _current: tuple[str, Gauges] | None = None
 
 def record(event: str, figures: Mapping[str, Any]) -> None:
     """Set what `event` says in the Ray session that this process is connected to. Raises RuntimeError when there is none."""
-    global _current
+    global _current  # metrics belong to a session, and a process may have one after another
     context = ray.get_runtime_context()
     session = f"{context.gcs_address} {context.get_job_id()}"
     if _current is None or _current[0] != session:
         _current = session, Gauges()
+        threading.Thread(target=_keep_telling, args=(_current[1],), name="gauges", daemon=True).start()
     _current[1].record(event, figures)
+
+
+def _keep_telling(gauges: Gauges) -> None:
+    while ray.is_initialized() and _current is not None and _current[1] is gauges:
+        with suppress(RayError, RuntimeError, OSError):  # the session ended in between, or the head does not answer just now
+            gauges.look_at_nodes()
+            gauges.tell()
+        time.sleep(SECONDS_BETWEEN_TELLINGS)

@@ -83,10 +83,10 @@ def map_worker(
             console.event("shard_retried", stage=label, shard=row["index"], starts=row["starts"], attempts=row["attempts"])
         if "error" in row:
             console.say(f"{label}: shard {row['index']} failed: {row['error']}")
-            console.event("shard_failed", **place, shard=row["index"], error=row["error"], attempts=row.get("attempts", 1))
+            console.event("shard_failed", **place, shard=row["index"], error=row["error"])
         else:
             progress.add(row["rows"], row.get("tokens", 0))
-            console.event("shard_done", **place, shard=row["index"], visits=row["rows"], attempts=row.get("attempts", 1))
+            console.event("shard_done", **place, shard=row["index"], visits=row["rows"])
     progress.close()
     failed = sorted(row["index"] for row in rows if "error" in row)
     if failed:
