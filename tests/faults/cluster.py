@@ -100,6 +100,7 @@ class Cluster:
         self.folder = Path(tempfile.mkdtemp(prefix="ckd", dir="/tmp"))  # short: a socket's path has at most 107 characters
         self.port, self.dashboard_port = free_port(), free_port() if dashboard else 0
         self.nodes: dict[str, Node] = {}
+        self.drivers: list[subprocess.Popen] = []
         self.count = 0
         self.settings = {**SETTINGS, **(settings or {}), "PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "tests")])}
         self.address = f"{own_ip()}:{self.port}"
@@ -182,13 +183,20 @@ class Cluster:
         return {node_id: process for node_id, process in found.items() if node_id != self.head.id}
 
     def driver(self, *words: str, cwd: str | Path | None = None, log: Path | None = None, **more: str) -> subprocess.Popen:
-        """A process connected to this cluster: python -m …; its output in `log`."""
+        """A process connected to this cluster, python and `words`; its output in `log`. It ends with the cluster."""
         out = (log or self.folder / f"driver-{time.time_ns()}.log").open("a")
-        return subprocess.Popen(
-            [sys.executable, *words], stdout=out, stderr=subprocess.STDOUT, cwd=cwd, env={**self.environment, **more}, start_new_session=True
-        )
+        environment = {**self.environment, **more}
+        words = (sys.executable, *words)
+        started = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, cwd=cwd, env=environment, start_new_session=True)
+        self.drivers.append(started)
+        return started
 
     def end(self) -> None:
+        """SIGKILL to everything that was started here, drivers included."""
+        for driver in self.drivers:
+            with suppress(psutil.NoSuchProcess):
+                end_tree(psutil.Process(driver.pid))
+            driver.wait()
         for node in reversed(list(self.nodes.values())):
             node.tree()
             with suppress(psutil.NoSuchProcess):
