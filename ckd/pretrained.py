@@ -6,8 +6,10 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +61,22 @@ def local_folder(key: str, name: str) -> str:
         if not copy.is_dir():
             _download(name, files, copy)
     return str(copy)
+
+
+@contextmanager
+def without_weights(key: str, name: str) -> Iterator[str]:
+    """Where the libraries find a model's configuration and tokenizer: `name`, or for a URL a folder with its other files that is gone afterwards.
+
+    Raises ConfigError when no model lies there.
+    """
+    if store.is_local(name):
+        yield name
+        return
+    files = [file for file in _require_model(key, name) if not file.base_name.endswith(_WEIGHTS)]
+    with tempfile.TemporaryDirectory() as folder:
+        for file in files:
+            Path(store.inner(folder, file.base_name)).write_bytes(store.read_bytes(store.join(name, file.base_name)))
+        yield folder
 
 
 def _download(name: str, files: "list[fs.FileInfo]", copy: Path) -> None:

@@ -31,10 +31,23 @@ class JobError(CkdError):
         self.exit_code = exit_code
 
 
-def run(config: Config, console: Console, stage: str, address: str, *, following: bool = False, resource: str = "", dry_run: bool = False) -> None:
-    """Submit, and with `following` stay until the job has ended. Raises ConfigError, UnreachableError, or JobError with the job's exit code."""
-    config = require_shared(config)
-    name, command, folder = submission(stage, config), entrypoint(stage, config), checkout()
+def run(
+    config: Config,
+    console: Console,
+    stage: str,
+    address: str,
+    *options: str,
+    following: bool = False,
+    resource: str = "",
+    dry_run: bool = False,
+) -> None:
+    """Submit, and with `following` stay until the job has ended. `options` go to the stage's own command.
+
+    Raises ConfigError, UnreachableError, or JobError with the job's exit code.
+    """
+    if stage != "doctor" or overrides(config):  # the doctor may come without a configuration
+        config = require_shared(config)
+    name, command, folder = submission(stage, config), entrypoint(stage, config, *options), checkout()
     if dry_run:
         console.say(f"submit: {name}, in a copy of {folder}: {command}")
         return
@@ -65,11 +78,11 @@ def submission(stage: str, config: Config) -> str:
     return f"ckd-{stage}-{config.run.name}-{digest(yaml.safe_load(dump(config)))[:8]}"
 
 
-def entrypoint(stage: str, config: Config) -> str:
+def entrypoint(stage: str, config: Config, *options: str) -> str:
     """The shell command of a stage's job. The configuration travels as the overrides that make it: its file may lie outside of the checkout, or be
     left out of the copy that travels.
     """
-    return shlex.join(["python", "-m", f"jobs.{COMMANDS[stage][0]}", *overrides(config)])
+    return shlex.join(["python", "-m", f"jobs.{COMMANDS[stage][0]}", *options, *overrides(config)])
 
 
 def overrides(config: Config) -> list[str]:

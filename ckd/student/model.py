@@ -1,6 +1,7 @@
 """The student network: any AutoModelForSequenceClassification with 25 labels, as trained and as exported."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -45,10 +46,41 @@ def new_student(config: Config) -> Any:
         ) from error
 
 
+@dataclass(frozen=True)
+class Outline:
+    """A student's size: all its weights, those outside of the embedding tables, layers, and attention width."""
+
+    parameters: int
+    computing: int
+    layers: int
+    width: int
+
+
+def outline(name: str, folder: str) -> Outline:
+    """The size of student.base_model without reading weights; `folder` holds at least its configuration. Raises ConfigError."""
+    _quiet()
+    try:
+        settings = AutoConfig.from_pretrained(folder, revision=revision("student.base_model", folder), num_labels=len(DISEASES))
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(settings)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"student.base_model={name}: no configuration of a model ({type(error).__name__}); give a folder, a URL or a Hub id of one"
+        ) from error
+    tables = {id(p) for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
+    weights = list(model.parameters())
+    return Outline(
+        parameters=sum(p.numel() for p in weights),
+        computing=sum(p.numel() for p in weights if id(p) not in tables),
+        layers=settings.num_hidden_layers,
+        width=settings.hidden_size,
+    )
+
+
 def load_student(folder: str) -> Any:
     """A trained student from an exported folder or a checkpoint, in float32."""
     _quiet()
-    return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)  # a folder, never a Hub id  # nosec B615
 
 
 def set_dropout(settings: Any, share: float) -> None:

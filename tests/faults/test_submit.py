@@ -139,3 +139,21 @@ def test_a_client_without_the_token_is_one_line_and_exit_2(head, folder, teacher
     assert code == 2, said
     assert said.startswith(f"ckd: cluster {head.dashboard}: ") and said.count("\n") == 1 and "docs/security.md" in said
     assert time.monotonic() - started < 60
+
+
+def test_the_doctor_looks_at_every_machine_from_inside(head, folder, teacher_folder):
+    head.add("spot")
+    fit = [word for word in words(folder, teacher_folder) if "data.train" not in word] + [f"student.base_model={teacher_folder}/base"]
+    head.token.chmod(0o600)
+    code, said = ckd_says(head, "doctor", *fit)
+    assert code == 0, said
+    assert "ok   nodes    2 are up and answer" in said and "todo" not in said
+    assert "written here, read by every machine" in said and "every machine asks for the token" in said
+    assert not list(folder.rglob(".doctor*"))
+    code, said = ckd_says(
+        head, "doctor", *fit, "teacher.workers=2", "teacher.gpus_per_worker=1", "teacher.adapter=/mnt/none", "run.shared_mounts=[/]"
+    )
+    assert code == 2 and "run.shared_mounts" in said, said
+    code, said = ckd_says(head, "doctor", *fit, "teacher.workers=2", "teacher.gpus_per_worker=1")
+    assert code == 2, said
+    assert "todo GPUs     no machine that is up has 1" in said
