@@ -9,6 +9,7 @@ import yaml
 from ray.scripts.scripts import start
 
 from ckd.config import load
+from cluster.preemption import _parser as watch_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "cluster" / "deploy"
@@ -40,6 +41,14 @@ def parsed_start(words):
         return start.make_context("ray start", list(words)).params
     except click.ClickException as error:
         raise AssertionError(error.format_message()) from None
+
+
+def parsed_watch(words):
+    """What the watcher's own command line makes of its words. Raises AssertionError when it refuses them."""
+    try:
+        return watch_parser().parse_args(words)
+    except SystemExit:
+        raise AssertionError(f"cluster.preemption refuses {words}") from None
 
 
 def ray_start(command):

@@ -11,7 +11,7 @@ import jsonschema
 import moto
 import pytest
 from botocore.validate import ParamValidator
-from deploy_files import CLUSTERS, ROOT, TEXTS, changed, fits_a_worker, ray_start, read
+from deploy_files import CLUSTERS, ROOT, TEXTS, changed, fits_a_worker, parsed_watch, ray_start, read
 from googleapiclient import discovery_cache as discovery
 from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -117,7 +117,9 @@ def spot_is_where_it_belongs(config):
         assert group["min_workers"] == 0 < group["max_workers"], name
     cloud = config["provider"]["type"]
     (watch,) = [command for command in config["worker_start_ray_commands"] if "cluster.preemption" in command]
-    assert f"python -m cluster.preemption --cloud {cloud};" in watch and "until " in watch and watch.rstrip().endswith("&"), watch
+    assert "until " in watch and watch.rstrip().endswith("&") and "RAY_ADDRESS=$RAY_HEAD_IP:6379;" in watch, watch
+    (words,) = re.findall(r"python -m cluster\.preemption ([^;]*);", watch)
+    assert parsed_watch(words.split()).cloud == cloud
 
 
 def is_spot(group):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from deploy_files import DEPLOY, PINS, ROOT, changed, fits_a_worker, parsed_start, read
+from deploy_files import DEPLOY, PINS, ROOT, changed, fits_a_worker, parsed_start, parsed_watch, read
 
 from ckd.config import load
 
@@ -90,7 +90,7 @@ def spot_nodes_are_drained(manifest):
         assert pod["containers"][0]["name"] == "ray-worker", "KubeRay takes the first container for Ray's"
         watch = container(group, "preemption")
         assert watch["command"][:3] == ["python", "-m", "cluster.preemption"]
-        grace = int(watch["command"][watch["command"].index("--grace") + 1])
+        grace = parsed_watch(watch["command"][3:]).grace
         (sleep,) = re.findall(r"^sleep (\d+)$", container(group, "ray-worker")["lifecycle"]["preStop"]["exec"]["command"][-1])
         assert grace == int(sleep) < pod["terminationGracePeriodSeconds"]
         named = {each["name"]: each for each in watch["env"]}
@@ -160,6 +160,7 @@ def test_the_jobs_cluster_is_the_standing_one():
         (ray_starts, (*WORKER, "minReplicas"), 1),
         (spot_nodes_are_drained, (*WATCH, "command", 2), "cluster.premption"),
         (spot_nodes_are_drained, (*WATCH, "command", 4), "60"),
+        (spot_nodes_are_drained, (*WATCH, "command", 3), "--graces"),
         (spot_nodes_are_drained, (*RAY, "lifecycle"), {"preStop": {"exec": {"command": ["/bin/sh", "-c", "sleep 5"]}}}),
         (spot_nodes_are_drained, (*WORKER, "template", "spec", "terminationGracePeriodSeconds"), 25),
         (spot_nodes_are_drained, ("spec", "enableInTreeAutoscaling"), False),
