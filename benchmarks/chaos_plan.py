@@ -6,8 +6,8 @@ from dataclasses import dataclass
 KINDS = {  # kind -> how often among 25; and what it is
     "actor": 5,  # SIGKILL to one worker process
     "raylet": 3,  # SIGKILL to a node's raylet: its workers live on until they notice
-    "machine": 3,  # SIGKILL to all processes of a node at once
-    "drought": 3,  # the same, and the cloud has no machine to replace it for a while
+    "machine": 4,  # SIGKILL to all processes of a node at once
+    "drought": 2,  # the same, and the cloud has no machine to replace it for a while
     "drain": 5,  # a notice with a deadline, then the machine
     "driver": 4,  # SIGKILL to the driver; the same command again
     "head": 2,  # SIGKILL to the head, its driver and all nodes; a new cluster, the same command again

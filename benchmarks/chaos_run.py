@@ -18,7 +18,7 @@ NODES = {"spot": {"resources": {"CPU": 1, "spot": 1}, "max_workers": 4}}  # thre
 SETTINGS = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 NOTICE_S = 30  # the shortest that a cloud gives
 STUCK_S = 300.0
-DROUGHT_S = 25.0  # longer than a training group waits for more machines before it starts on fewer
+DROUGHT_S = 35.0  # longer than a training group waits for more machines before it starts on fewer
 LOOK_S = 0.1
 
 
@@ -29,17 +29,17 @@ class StuckError(Exception):
 class Run:
     """The pipeline with these words, its driver started again whenever it was killed, until it has ended."""
 
-    def __init__(self, folder: Path, words: list[str], say: Callable[[str], None]) -> None:
-        self.words, self.say, self.log = words, say, folder / "driver.log"
+    def __init__(self, folder: Path, words: list[str], say: Callable[[str], None], stage: str = "run") -> None:
+        self.words, self.say, self.log = [stage, *words], say, folder / "driver.log"
         self.ledger = Reader(folder / LEDGER)
         self.kills: list[Kill] = []
         self.unrecovered: Kill | None = None
         self.doomed: list[tuple[float, str]] = []  # drained nodes and when they go
         self.dry: list[tuple[float, psutil.Process]] = []  # suspended autoscalers and when they go on
         self.codes: list[int] = []  # of drivers that ended by themselves
+        self.driver: subprocess.Popen | None = None
         self.started = time.time()
         self.cluster = Cluster(scaling=NODES, cpus=0, settings=SETTINGS)
-        self.driver = self._submit()
 
     def finish(self, blows: list[Blow], rng: random.Random) -> None:
         """Deal the blows, each when its point is reached and there was more than ever before since the last, and wait for the end.
@@ -47,6 +47,7 @@ class Run:
         Raises StuckError. A driver that ends with exit code 3 is started again, as it asks for.
         """
         waiting, best, since = list(blows), 0, time.monotonic()
+        self.driver = self._submit()
         while (code := self.driver.poll()) is None or code == 3:
             if code is not None:
                 self.say(f"driver ended with exit code {code}, submitted again")
@@ -69,11 +70,12 @@ class Run:
 
     def end(self) -> None:
         """End the driver and the cluster."""
-        stop(self.driver)
+        if self.driver:
+            stop(self.driver)
         self.cluster.end()
 
     def _submit(self) -> subprocess.Popen:
-        return self.cluster.driver("-m", "benchmarks.chaos_work", "run", *self.words, log=self.log)
+        return self.cluster.driver("-m", "benchmarks.chaos_work", *self.words, log=self.log)
 
     def _is_time(self, blow: Blow, lines: list[Line]) -> bool:
         return (shards_done(lines) if blow.stage == "embed" else last_step(lines)) >= blow.at
