@@ -2,6 +2,7 @@
 What a job runs, and what its exit code means, is the caller's business."""
 
 import asyncio
+import logging
 import os
 import re
 import socket
@@ -56,9 +57,12 @@ def connect(address: str) -> "JobSubmissionClient":
     """
     os.environ.setdefault("RAY_AUTH_MODE", "token")  # before Ray is imported, which reads it once
     _knock(address)
+    from ray.dashboard.modules.dashboard_sdk import SubmissionClient
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
+    for name in ("ray", JobSubmissionClient.__module__, SubmissionClient.__module__):  # the last two set their own level
+        logging.getLogger(name).setLevel(logging.ERROR)
     with _errors(), _named(address):
         try:
             client = JobSubmissionClient()

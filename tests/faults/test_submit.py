@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import requests
 
 from ckd.cohort import Cohort
 from cluster.submit import authentication
@@ -141,8 +142,15 @@ def test_a_client_without_the_token_is_one_line_and_exit_2(head, folder, teacher
     assert time.monotonic() - started < 60
 
 
+def machines(head):
+    asked = {"Authorization": f"Bearer {head.token.read_text()}"}
+    nodes = requests.get(f"{head.dashboard}/api/v0/nodes", headers=asked, timeout=20).json()["data"]["result"]["result"]
+    return sum(node["state"] == "ALIVE" for node in nodes)
+
+
 def test_the_doctor_looks_at_every_machine_from_inside(head, folder, teacher_folder):
-    head.add("spot")
+    head.add("spot", wait=False)  # Cluster.wait would ask with this process's token, which is not the cluster's
+    until(lambda: machines(head) == 2, 60, "the second machine is up", 0.5)
     fit = [word for word in words(folder, teacher_folder) if "data.train" not in word] + [f"student.base_model={teacher_folder}/base"]
     head.token.chmod(0o600)
     code, said = ckd_says(head, "doctor", *fit)
