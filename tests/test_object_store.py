@@ -61,7 +61,7 @@ def configured(inputs, root):
             *(f"run.name=t run.artifacts={root}/artifacts run.results={root}/results run.public_files={root}/public".split()),
             *(f"teacher.base_model={inputs}/base teacher.adapter={inputs}/adapter teacher.dtype=float32 data.shard_rows=32".split()),
             *(f"student.base_model={inputs}/bert student.max_length=64 student.epochs=1 student.learning_rate=1e-2".split()),
-            *("head.epochs=2", "head.folds=2", "student.checkpoint_steps=1"),
+            *("head.epochs=2", "head.folds=2"),
         ],
     )
 

@@ -1,5 +1,6 @@
 """Storage at s3:// through a proxy that fails: what is written is whole or not there, what can be had is had, what cannot is one line, exit 3."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -89,6 +90,30 @@ def test_a_failing_request_is_sent_again_and_parts_come_out_equal(root, gate, fa
     assert there.read(0).equals(here.read(0))
     gate.fault = no_fault
     assert read_bytes(there.path(0)) == read_bytes(here.path(0))
+
+
+def test_a_few_bytes_are_asked_for_again_too(root, gate):
+    """The error's text is longer than what was asked for, from which pyarrow concludes that the request failed for good."""
+    write_bytes(join(root, "tiny"), b"abc")
+    gate.fault = first(1, 500, "GET")
+    assert read_bytes(join(root, "tiny")) == b"abc"
+    gate.fault = first(1, 503, "GET")
+    assert store.size_and_hash(join(root, "tiny"))["size"] == 3
+
+
+def test_retries_do_not_run_out_in_a_long_life(root, gate):
+    for _ in range(70):  # pyarrow's standard strategy has given up by then
+        gate.fault = first(1, 500, "HEAD")
+        assert not exists(join(root, "nowhere"))
+
+
+def test_a_compressed_file_is_copied_as_it_is(root, tmp_path):
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "a.csv.gz").write_bytes(gzip.compress(b"a,b\n"))
+    upload_folder(str(tmp_path / "tables"), join(root, "tables"))
+    write_bytes(join(root, "tables/b.csv.gz"), (tmp_path / "tables" / "a.csv.gz").read_bytes())
+    copy = Path(fetched_folder(join(root, "tables")))
+    assert {gzip.decompress((copy / name).read_bytes()) for name in ("a.csv.gz", "b.csv.gz")} == {b"a,b\n"}
 
 
 @pytest.mark.parametrize("size", [1000, len(LARGE)], ids=["one request", "many parts"])
