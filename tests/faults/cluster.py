@@ -28,9 +28,9 @@ SETTINGS = {  # a dead node is noticed within 3 s, not 30
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "3",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",  # and a dead head by its driver, not 60
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
-    "RAY_BACKEND_LOG_LEVEL": "warning",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }
 
@@ -87,10 +87,13 @@ class Node:
 
     def vanish(self) -> None:
         """The machine disappears: SIGKILL to all its processes."""
-        for process in [*self.tree(), psutil.Process(self.process.pid)]:
+        if self.process.poll() is None:
+            self.tree()
+            self.process.kill()
+            self.process.wait()
+        for process in self.tree():
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        self.process.wait()
 
 
 class Cluster:
