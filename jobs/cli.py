@@ -1,6 +1,7 @@
 """The `ckd` command: arguments, exit codes, and which job a command names. Imports a job only when it runs, so help and errors are quick."""
 
 import argparse
+import errno
 import importlib
 import logging
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 
 from ckd import __version__
 from ckd.config import Config, dump, load
-from ckd.errors import CkdError
+from ckd.errors import CkdError, IncompleteError
 from jobs.cluster_paths import placed
 from jobs.console import Console, terminal_console
 
@@ -52,6 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CkdError as error:
         sys.stderr.write(f"ckd: {error}\n")
         return error.exit_code
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        where = error.filename or "run.artifacts, run.results or this machine's temporary folder"
+        sys.stderr.write(f"ckd: {where}: no space left; what is finished is kept, make room and run the same command again\n")
+        return IncompleteError.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("ckd: stopped; finished shards are kept, run the same command again to continue\n")
         return 130

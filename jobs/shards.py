@@ -1,5 +1,6 @@
 """Runs a worker over shards, in this process or on Ray actors, and reports progress. What a worker does belongs to ckd."""
 
+import os
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,7 +52,7 @@ class Guarded:
         except CkdError as error:
             return {"index": shard.index, "rows": 0, "error": str(error), "stop": isinstance(error, ConfigError)}
         except Exception as error:  # noqa: BLE001  the one supervision loop: a shard is set aside, the rest goes on
-            return {"index": shard.index, "rows": 0, "error": f"{type(error).__name__} at {_place(error)}"}
+            return {"index": shard.index, "rows": 0, "error": f"{_kind(error)} at {_place(error)}"}
 
 
 def map_worker(
@@ -119,6 +120,12 @@ def _refused(shard: Unit, attempts: int) -> dict[str, Any]:
     """The row of a shard that is set aside without starting it an `attempts`th time: a process that is killed cannot say why."""
     told = f"its process was killed each of the {attempts - 1} times it was started (for want of memory, most often)"
     return {"index": shard.index, "rows": 0, "error": f"{told}; the worker's and the machine's logs say more"}
+
+
+def _kind(error: BaseException) -> str:
+    """The type; of an error of the operating system also its own words for it, which know nothing of the data."""
+    number = error.errno if isinstance(error, OSError) else None
+    return f"{type(error).__name__} ({os.strerror(number)})" if number else type(error).__name__
 
 
 def _place(error: BaseException) -> str:
