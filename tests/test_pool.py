@@ -6,12 +6,16 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import pyarrow as pa
 import pytest
 
 from ckd.config import Workers
 from ckd.errors import ConfigError, DataError, IncompleteError
+from ckd.files import read_bytes
+from ckd.store import Stage
 from ckd.visits import Shard
 from jobs.console import Console
 from jobs.shards import map_worker
@@ -123,6 +127,20 @@ def test_a_shard_that_always_kills_its_process_is_set_aside_after_three_starts_a
     retried = {e["shard"]: (e["starts"], e["attempts"]) for e in events if e["event"] == "shard_retried"}
     assert retried[3] == (3, 4)
     assert all(starts == 2 for shard, (starts, _) in retried.items() if shard != 3), "what ran beside it ran once more, alone"
+
+
+def test_two_attempts_on_one_shard_at_a_time_end_in_one_whole_part(tmp_path):
+    """What a machine does that was given up too early: its writes and its successor's cross, and a reader sees a whole part at any moment."""
+    stage = Stage(str(tmp_path), "embeddings", {"model": "a"})
+    part = pa.table({"visit_id": [f"v{n}" for n in range(2000)], "value": list(range(2000))})
+    stage.write(0, part, rows=2000, input_hash="x")
+    whole = read_bytes(stage.path(0))
+    with ThreadPoolExecutor(4) as attempts:
+        writes = [attempts.submit(stage.write, 0, part, rows=2000, input_hash="x") for _ in range(100)]
+        while not all(write.done() for write in writes):
+            assert read_bytes(stage.path(0)) == whole
+    assert [write.result() for write in writes] == [None] * 100
+    assert os.listdir(stage.folder) == ["part-00000.parquet"]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
