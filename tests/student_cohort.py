@@ -118,17 +118,6 @@ def train_rank_until_there_is_room(payload: dict, *, world: int, preempted, **ra
     return train_rank(payload, world=world, preempted=patient, **ranks)
 
 
-def train_rank_failing_after_2(payload: dict, *, report, **ranks: object) -> bool:
-    """The same, but it fails once the checkpoint of step 2 is whole, and whenever it is to continue from there."""
-
-    def failing_report(figures: dict) -> None:
-        report(figures)
-        if 2 in (figures.get("checkpoint"), figures.get("started")):
-            raise ArithmeticError
-
-    return train_rank(payload, report=failing_report, **ranks)
-
-
 def train_rank_killed_once(payload: dict, *, rank: int, report, **ranks: object) -> bool:
     """The same, but rank 1's process dies right after the checkpoint of step 3, the first time."""
     marker = Path(payload["run"]["artifacts"]) / "died"
