@@ -9,7 +9,9 @@ from contextlib import suppress
 from typing import Any
 
 import ray
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # a connection of its own: ray.nodes() breaks when the session ends meanwhile
 from ray.core.generated.common_pb2 import NodeDeathInfo
+from ray.core.generated.gcs_pb2 import GcsNodeInfo
 from ray.exceptions import RayError
 from ray.util.metrics import Gauge
 
@@ -35,6 +37,7 @@ METRICS = {
 OF_THE_CLUSTER = {"ckd_preemptions", "ckd_nodes_lost"}
 SECONDS_BETWEEN_TELLINGS = 1.0
 SECONDS_BETWEEN_LOOKS = 10.0  # at the table of nodes
+SECONDS_TO_ANSWER = 5
 _COUNTED = ("ckd_visits_done", "ckd_shards_done", "ckd_shards_failed", "ckd_shard_retries", "ckd_shard_deaths")
 _FIGURES = {  # event -> metric -> figure of the event
     "stage_started": {"ckd_shards_total": "shards", "ckd_visits_total": "visits"},
@@ -62,7 +65,8 @@ class Gauges:
     values are told again and again while the session lasts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, address: str) -> None:
+        self.head = GcsClient(address=address)
         self.gauges = {name: Gauge(name, text, tag_keys=() if name in OF_THE_CLUSTER else ("stage",)) for name, text in METRICS.items()}
         self.values: defaultdict[tuple[str, str], float] = defaultdict(float)
         self.changing = threading.Lock()
@@ -86,11 +90,12 @@ class Gauges:
                 self.values["ckd_shard_deaths", stage] += figures["attempts"] - 1
 
     def look_at_nodes(self) -> None:
-        """Count the machines that are gone, every 10 s."""
+        """Count the machines that are gone, every 10 s. Raises RayError when the head does not answer."""
         if time.monotonic() - self.looked < SECONDS_BETWEEN_LOOKS:
             return
         self.looked = time.monotonic()
-        ends = Counter(node["DeathReason"] for node in ray.nodes() if not node["Alive"])
+        nodes = self.head.get_all_node_info(timeout=SECONDS_TO_ANSWER).values()
+        ends = Counter(node.death_info.reason for node in nodes if node.state == GcsNodeInfo.DEAD)
         with self.changing:
             self.values["ckd_preemptions", ""] = ends[NodeDeathInfo.AUTOSCALER_DRAIN_PREEMPTED]
             self.values["ckd_nodes_lost", ""] = ends[NodeDeathInfo.UNEXPECTED_TERMINATION]
@@ -111,7 +116,7 @@ def record(event: str, figures: Mapping[str, Any]) -> None:
     context = ray.get_runtime_context()
     session = f"{context.gcs_address} {context.get_job_id()}"
     if _current is None or _current[0] != session:
-        _current = session, Gauges()
+        _current = session, Gauges(context.gcs_address)
         threading.Thread(target=_keep_telling, args=(_current[1],), name="gauges", daemon=True).start()
     _current[1].record(event, figures)
 
