@@ -56,6 +56,7 @@ def connect(address: str) -> "JobSubmissionClient":
     set RAY_AUTH_MODE=disabled.
     """
     os.environ.setdefault("RAY_AUTH_MODE", "token")  # before Ray is imported, which reads it once
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     _knock(address)
     from ray.dashboard.modules.dashboard_sdk import SubmissionClient
     from ray.exceptions import AuthenticationError
@@ -251,4 +252,5 @@ def _errors() -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
+    """Its first sentence: Ray's errors go on for paragraphs."""
+    return str(error).strip().partition("\n")[0].partition(". ")[0]

@@ -61,7 +61,13 @@ def run(
         client = connect(address)
         found = submit(client, name, command, working_dir=str(folder), metadata={"run": config.run.name, "stage": stage}, resource=resource)
         job = found.id
-        _tell(console, found, resource, [other for other in running(client, f"ckd-{stage}-{config.run.name}-") if other != job])
+        _tell(
+            console,
+            found,
+            "" if following else job,
+            resource,
+            [other for other in running(client, f"ckd-{stage}-{config.run.name}-") if other != job],
+        )
         if following:
             _finish(console, job, follow(client, job, lambda text: _show(console, text)))
     except RefusedError as error:
@@ -107,7 +113,7 @@ def checkout() -> Path:
     raise ConfigError(f"{Path.cwd()}: no checkout of this project, whose copy the job would run in; go to one and submit from there")
 
 
-def _tell(console: Console, found: "Submitted", resource: str, others: list[str]) -> None:
+def _tell(console: Console, found: "Submitted", unwatched: str, resource: str, others: list[str]) -> None:
     if found.attached:
         console.say(f"submit: {found.id} is {found.status} already: nothing new was submitted")
     else:
@@ -116,7 +122,8 @@ def _tell(console: Console, found: "Submitted", resource: str, others: list[str]
         console.say(f"submit: {found.id}, its driver {where}{missing}")
     for other in others:
         console.say(f"submit: {other} works on the same run with other settings; two at once waste time, 'ray job stop {other}' ends it")
-    console.say(f"submit: follow it with --follow or 'ray job logs -f {found.id}'")
+    if unwatched:
+        console.say(f"submit: follow it with --follow or 'ray job logs -f {unwatched}'")
 
 
 def _show(console: Console, text: str) -> None:
@@ -142,14 +149,15 @@ def _finish(console: Console, job: str, outcome: "Outcome") -> None:
 
 
 def _yaml(value: Any) -> str:
-    """A string as it is where YAML reads it back as that, else quoted; anything else as JSON, which YAML holds."""
+    """A string as it is where YAML reads it back as that, or as a number that is written so; else quoted. Anything else as JSON, which YAML holds."""
     if not isinstance(value, str | list):
         return json.dumps(value)
     try:
-        if isinstance(value, str) and value == value.strip() and yaml.safe_load(value or "''") == value:
-            return value
+        read = yaml.safe_load(value or "''") if isinstance(value, str) and value == value.strip() else None
     except yaml.YAMLError:
-        pass
+        read = None
+    if isinstance(read, str | int | float) and not isinstance(read, bool) and str(read) == value:
+        return str(value)
     return yaml.safe_dump(value, default_style='"', default_flow_style=True, width=1 << 30, allow_unicode=True).strip()
 
 

@@ -118,3 +118,23 @@ def test_a_sample_is_fair_and_repeatable_whatever_the_format(tmp_path):
         assert len(seen) >= 195 and max(seen.values()) < 30
         whole = Input(path, "train").sample(1000, 1)
         assert (whole.rows, [v.input for v in whole.visits]) == (200, [v.input for v in visits])
+
+
+def test_a_7b_teacher_is_known_by_its_configuration_alone_and_takes_what_the_scaling_page_says(tmp_path, teacher_folder):
+    import shutil
+
+    from transformers import Qwen2Config
+
+    from ckd.estimate import MATRIX_RATE, Assumptions
+    from ckd.teacher.decoder import outline
+    from ckd.teacher.work import forward_flops
+
+    shutil.copytree(f"{teacher_folder}/base", tmp_path / "qwen", ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+    shape = {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4}
+    Qwen2Config(vocab_size=152064, **shape).save_pretrained(tmp_path / "qwen")
+    _, geometry, hidden = outline(load(None, []).teacher, str(tmp_path / "qwen"))
+    assert hidden == 3584
+    assert geometry.parameters == pytest.approx(6.525e9, rel=1e-3)  # 7.6 billion without embedding table and lm_head
+    flops = forward_flops(geometry, 1, 656 - 201, 201)
+    assert flops == pytest.approx(5.9e12, rel=0.03)
+    assert Assumptions().ceiling == pytest.approx(MATRIX_RATE / flops, rel=0.03)

@@ -36,9 +36,9 @@ def test_a_configuration_travels_as_overrides_that_make_it(text, mounts, share, 
 
 def test_the_command_of_a_job_is_short_and_the_config_file_is_part_of_it(tmp_path):
     (tmp_path / "mine.yaml").write_text("data: {train: s3://bucket/visits}\nrun: {results: s3://bucket/results}\n")
-    config = load(str(tmp_path / "mine.yaml"), ["teacher.workers=0..8"])
+    config = load(str(tmp_path / "mine.yaml"), ["teacher.workers=0..8", "student.workers=2", "run.name=7"])
     assert entrypoint("train-head", config) == (
-        "python -m jobs.train_head run.results=s3://bucket/results data.train=s3://bucket/visits teacher.workers=0..8"
+        "python -m jobs.train_head run.name=7 run.results=s3://bucket/results data.train=s3://bucket/visits teacher.workers=0..8 student.workers=2"
     )
 
 
