@@ -21,16 +21,29 @@ _HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "expect"}
 def s3_server():
     """Yields the port of an S3 server that has an empty bucket."""
     port = free_port()
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    with _running([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port):
+        urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/{BUCKET}", method="PUT"))
+        yield port
+
+
+@contextmanager
+def gcs_server():
+    """Yields the port of a Google Cloud Storage emulator that has an empty bucket."""
+    port = free_port()
+    start = ["start", "--host=127.0.0.1", f"--port={port}", "--in-memory", f"--default-bucket={BUCKET}"]
+    with _running([sys.executable, "-m", "gcp_storage_emulator", *start], port):
+        yield port
+
+
+@contextmanager
+def _running(command, port):
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 60
         while not _listens(port):
             assert server.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
-        urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/{BUCKET}", method="PUT"))
-        yield port
+        yield
     finally:
         server.kill()
         server.wait()

@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from object_store import BUCKET, free_port, no_fault, proxy, s3_server
+from object_store import BUCKET, free_port, gcs_server, no_fault, proxy, s3_server
 
 from ckd import filesystems, store
 from ckd.errors import ArtifactError, ConfigError, UnreachableError
@@ -307,3 +308,27 @@ def test_a_run_whose_storage_is_not_there_ends_in_one_line_with_exit_3(tmp_path,
         assert done.returncode == 3, done.stderr
         assert done.stderr.count("\n") == 1 and root in done.stderr and "check the network" in done.stderr
         assert time.monotonic() - started < 20
+
+
+def test_google_cloud_storage_is_read_and_written_too(tmp_path, monkeypatch):
+    """Against an emulator, which stalls when less than all of a large object is read; the real service has not been tried."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(filesystems, "_GCS_PATIENCE", timedelta(seconds=1))
+    filesystems._gcs.cache_clear()
+    with gcs_server() as port:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+        stage = Stage(f"gs://{BUCKET}/run", "s", {"a": 1})
+        stage.write(0, table(500), rows=500, input_hash="x")
+        assert stage.is_done(0, rows=500, input_hash="x") and stage.indices() == [0]
+        assert stage.read(0).num_rows == 500 and stage.footer(1) is None
+        (tmp_path / "student").mkdir()
+        (tmp_path / "student" / "a.bin").write_bytes(b"weights")
+        artifact = FolderArtifact(f"gs://{BUCKET}/run/student", {"a": 1})
+        artifact.commit_from(str(tmp_path / "student"))
+        artifact.verify()
+        assert Path(fetched_folder(artifact.folder), "a.bin").read_bytes() == b"weights"
+        stage.delete(0)
+        assert stage.indices() == []
+    with pytest.raises(UnreachableError, match="gs://bucket/run/student/artifact.json.*UNAVAILABLE"):
+        artifact.load()
+    filesystems._gcs.cache_clear()
