@@ -56,14 +56,14 @@ def test_a_killed_one_costs_only_the_shards_that_it_was_at(head, machines, folde
     assert counted == ({2} if what == "actor" else {1}), "the machine's death is no fault of the shard"
 
 
-@pytest.mark.parametrize("who", ["sigterm", "aws", "gcp"])
+@pytest.mark.parametrize("who", ["sigterm", "gcp"])
 def test_a_machine_with_a_notice_gets_no_new_shard_and_nothing_is_computed_twice(head, machines, folder, undisturbed, who):
     node = head.nodes[machines[1]]
     with MetadataServer(who) as metadata:
         watcher = watch(head, node, {} if who == "sigterm" else metadata.environment, who)
         job, log = embedding(head, folder)
         both_at_work(head, folder, machines, job)
-        {"sigterm": watcher.terminate, "aws": lambda: metadata.end_at(time.time() + GRACE), "gcp": metadata.preempt}[who]()
+        {"sigterm": watcher.terminate, "gcp": metadata.preempt}[who]()
         said = watcher.communicate(timeout=60)[0]
         drained = time.time()
     assert watcher.returncode == 0 and f"node {node.id} is drained" in said, said
