@@ -13,6 +13,7 @@ neither blow met in flight.
 
 import argparse
 import json
+import os
 import random
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from benchmarks.chaos import ROOT, header
 from benchmarks.chaos_equal import parts_equal
 from benchmarks.chaos_ledger import Line, at_risk, recomputed, unexplained
 from benchmarks.chaos_plan import Blow
-from benchmarks.chaos_run import NODES, NOTICE_S, Run
+from benchmarks.chaos_run import NODES, NOTICE_S, SETTINGS, Run
 from benchmarks.chaos_work import SHARD_ROWS, SHARD_S, make_inputs, words
 from tests.faults.cluster import Cluster, until
 
@@ -67,7 +68,8 @@ def measure(report: dict[str, Any], seed: int) -> bool:
             (folder / name).mkdir()
         make_inputs(folder / "inputs", SHARDS - 20, 10)
         alone = [*words(folder / "inputs", folder / "alone", 1), "teacher.workers=0", "student.workers=0"]
-        subprocess.run([sys.executable, "-m", "jobs.embed", *alone], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        environment = {**os.environ, **SETTINGS}  # as many threads as the cluster's workers have: the parts are to be byte-equal
+        subprocess.run([sys.executable, "-m", "jobs.embed", *alone], cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
         run = Run(folder / "cluster", [*words(folder / "inputs", folder / "cluster", 1), "teacher.workers=0..4"], print, stage="embed")
         try:
             with watched(run.cluster, run.started) as nodes:

@@ -2,18 +2,19 @@
 
 from typing import Any
 
-WIDTH, LEFT, RIGHT = 960, 84, 24
+WIDTH, LEFT, RIGHT = 1000, 84, 130
 TOP, ROW, CHART, GAP = 66, 26, 150, 40
 BAR = 18
+FONT = "DejaVu Sans, Helvetica, Arial, sans-serif"
 INK, FAINT, NODE, SHARD, LOST = "#222222", "#d8d8d8", "#dbe7f3", "#3b75af", "#d1493f"
 CURVE, COUNT = "#3b75af", "#8a8a8a"
-ENDS = {"machine": "killed", "drain": "taken back after the notice", "idle": "idle, removed"}
+ENDS = {"machine": "killed", "drain": "notice (black), gone", "idle": "idle, removed"}
 
 
 def draw(report: dict[str, Any]) -> str:
     """The SVG of a report of benchmarks.autoscaling."""
     nodes, shards = report["nodes"], report["shards"]
-    last = max(node["to"] for node in nodes) + 6
+    last = max(node["to"] for node in nodes) + 3
     chart = TOP + ROW * len(nodes) + GAP
     height = chart + CHART + 44
 
@@ -21,7 +22,7 @@ def draw(report: dict[str, Any]) -> str:
         return round(LEFT + (WIDTH - LEFT - RIGHT) * seconds / last, 1)
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="12" fill="{INK}">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="{FONT}" font-size="12" fill="{INK}">',
         f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
         f'<text x="{LEFT}" y="22" font-size="15">ckd embed, workers 0..4, on a cluster that scales itself: one node killed, one drained</text>',
         *_legend(),
@@ -35,7 +36,11 @@ def draw(report: dict[str, Any]) -> str:
 
 def _legend() -> list[str]:
     found, at = [], LEFT
-    for colour, text in ((NODE, "node there"), (SHARD, "shard computed"), (LOST, "shard begun and lost: computed again elsewhere")):
+    for colour, text in (
+        (NODE, "node there"),
+        (SHARD, "shard embedded (a worker's first: and the model loaded)"),
+        (LOST, "begun and lost, embedded again elsewhere"),
+    ):
         found.append(f'<rect x="{at}" y="34" width="12" height="12" fill="{colour}"/><text x="{at + 18}" y="44">{text}</text>')
         at += 46 + 7 * len(text)
     return found
@@ -64,7 +69,6 @@ def _node(x: Any, y: int, node: dict[str, Any], shards: list[dict[str, Any]]) ->
     if node["end"] == "drain":
         at = x(node["blow"])
         found.append(f'<line x1="{at}" y1="{y - 3}" x2="{at}" y2="{y + BAR + 3}" stroke="{INK}" stroke-width="2"/>')
-        found.append(f'<text x="{at - 4}" y="{y + 13}" text-anchor="end" stroke="#ffffff" stroke-width="3" paint-order="stroke">notice</text>')
     return [*found, f'<text x="{x(end) + 6}" y="{y + 13}">{ENDS[node["end"]]}</text>']
 
 
@@ -77,7 +81,7 @@ def _curves(x: Any, top: int, nodes: list[dict[str, Any]], shards: list[dict[str
         there += change
         counts.append((at, there))
     most = max(count for _, count in counts)
-    last = changes[-1][0] + 6
+    last = changes[-1][0] + 3
     return [
         *_steps(x, top, [(at, n + 1) for n, at in enumerate(done)], len(done), last, CURVE, 2.2),
         *_steps(x, top, counts, most, last, COUNT, 1.6),

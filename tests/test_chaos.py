@@ -133,4 +133,4 @@ def test_the_picture_shows_every_node_and_every_shard_inside_its_frame():
     assert len(boxes) == 3 + len(nodes) + len(shards)
     assert all(float(b["x"]) >= 0 and float(b["x"]) + float(b["width"]) <= width and float(b["y"]) + float(b["height"]) <= height for b in boxes)
     said = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert {"killed", "notice", "taken back after the notice", "idle, removed", "2 shards"} <= set(said)
+    assert {"killed", "notice (black), gone", "idle, removed", "2 shards"} <= set(said)
