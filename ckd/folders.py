@@ -125,10 +125,13 @@ def _copy_down(url: str, files: Facts, footer: bytes | None, copy: Path) -> None
         if any(facts[key] != files[name][key] for key in facts if key in files[name]):
             raise ArtifactError(f"{source}: changed since it was written; delete that folder and make it again")
 
-    _each(fetch, files)
-    if footer is not None:
-        (unfinished / ARTIFACT_FILE).write_bytes(footer)
-    unfinished.rename(copy)
+    try:
+        _each(fetch, files)
+        if footer is not None:
+            (unfinished / ARTIFACT_FILE).write_bytes(footer)
+        unfinished.rename(copy)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)  # nobody asks again for a folder that was refused
 
 
 def _copy_up(source: Path, target: str) -> None:

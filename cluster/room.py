@@ -10,7 +10,7 @@ from typing import Any
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 
 SECONDS_BETWEEN_LOOKS = 0.25
-SECONDS_OF_PATIENCE = 10.0  # room enough for the least number waits so long for more of it
+SECONDS_OF_PATIENCE = 5.0  # room enough for the least number waits so long for more of it
 SECONDS_BETWEEN_LINES = 60.0
 Bundle = dict[str, float]
 

@@ -60,7 +60,12 @@ def make_visits(split: Split, count: int, *, seed: int = 0, labeled: bool = True
     return visits
 
 
-def make_cohort(root: Path, visits: list[Visit], *, shard_rows: int = 16, soft_seed: int = 0) -> Cohort:
+def at_url(config: Config, root: str) -> Config:
+    """The same run with all its files below a URL."""
+    return config.model_copy(update={"run": config.run.model_copy(update={"artifacts": f"{root}/artifacts", "results": f"{root}/results"})})
+
+
+def make_cohort(root: Path | str, visits: list[Visit], *, shard_rows: int = 16, soft_seed: int = 0) -> Cohort:
     """Commit the visits, and soft labels for every training shard and labelled shard."""
     made = cohort.commit(str(root), visits, fields={}, shard_rows=shard_rows, facts={})
     stage = Stage(str(root), "soft_labels", {"head": f"made up {soft_seed}"})
