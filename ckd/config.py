@@ -56,8 +56,13 @@ class RunConfig(Section):
 
     name: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="folder name of this run's artifacts and results")
     artifacts: str = Field("", description="folder or URL for stage outputs; empty: <run.results>/<run.name>/artifacts")
-    results: str = Field("results", min_length=1, description="folder for results/<run>/… and the public heads_results*, test_metrics.txt")
-    public_files: str = Field(".", min_length=1, description="folder under which data/hands_name_*.json and lora/teacher_classification_head.pt go")
+    results: str = Field("results", min_length=1, description="folder or URL for results/<run>/… and the public heads_results*, test_metrics.txt")
+    public_files: str = Field(
+        ".", min_length=1, description="folder or URL under which data/hands_name_*.json and lora/teacher_classification_head.pt go"
+    )
+    shared_mounts: tuple[str, ...] = Field(
+        (), description="folders that all machines of a cluster mount; its jobs take only URLs and paths below them"
+    )
 
     @field_validator("artifacts", "results", "public_files")
     @classmethod
@@ -71,8 +76,8 @@ class RunConfig(Section):
 
     @property
     def checkpoints_root(self) -> str:
-        """The folder below which the student's checkpoints lie: many small files that libraries write, so never a URL."""
-        return self.folder if "://" in self.artifacts_root else self.artifacts_root
+        """The folder or URL below which the student's checkpoints lie: with the stages, where another machine finds them."""
+        return self.artifacts_root
 
     @property
     def folder(self) -> str:
@@ -83,7 +88,7 @@ class RunConfig(Section):
 class DataConfig(Section):
     """The visits."""
 
-    train: str = Field("", description="JSONL (.json, .jsonl, .gz), Parquet file, or a folder of Parquet parts")
+    train: str = Field("", description="JSONL (.json, .jsonl, .gz), Parquet file, or a folder of Parquet parts; path or URL")
     tuning: str = Field("", description="rows for early stopping and thresholds; halved with held_out when data.held_out is empty")
     held_out: str = Field("", description="rows that only evaluation sees")
     split: Literal["files", "public"] = Field("files", description="files: rows own split wins, else the file decides; public: re-split 72/8/20")
@@ -95,7 +100,7 @@ class TeacherConfig(Section):
     """The frozen language model."""
 
     base_model: str = Field("Qwen/Qwen2.5-7B-Instruct", description="folder, s3:// or gs:// folder, or Hub id of the causal language model")
-    adapter: str = Field("", description="LoRA adapter folder as PEFT or LLaMA-Factory write it; empty: none")
+    adapter: str = Field("", description="LoRA adapter folder or URL, as PEFT or LLaMA-Factory write it; empty: none")
     merge_adapter: bool = Field(False, description="add the adapter into the weights: faster, but in bfloat16 a weak one can get lost")
     engine: Literal["transformers", "vllm"] = Field("transformers", description="what runs the forward pass; vllm: pip install '.[vllm]'")
     max_length: int = Field(1536, ge=8, description="tokens per prompt; longer visits lose visit text, never the template's tail")
@@ -123,7 +128,7 @@ class HeadConfig(Section):
 class StudentConfig(Section):
     """The BERT-size student."""
 
-    base_model: str = Field("bert-base-uncased", description="folder or Hub id for AutoModelForSequenceClassification")
+    base_model: str = Field("bert-base-uncased", description="folder, s3:// or gs:// folder, or Hub id for AutoModelForSequenceClassification")
     max_length: int = Field(512, ge=8, description="tokens per visit text")
     hard_weight: float = Field(0.9, ge=0, le=1, description="weight of the true labels' loss; the soft labels get the rest")
     temperature: float = Field(1.0, gt=0, description="soft labels and student logits are divided by it in the soft loss")
@@ -137,9 +142,19 @@ class StudentConfig(Section):
     dropout: float | None = Field(None, ge=0, lt=1, description="overrides the base model's dropout; null keeps it")
     checkpoint_steps: int = Field(200, ge=1, description="optimizer steps between checkpoints")
     zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage (workers >= 1)")
-    workers: Workers = Field(Workers(min=0, max=0), description="Ray Train workers; 0: plain Trainer in this process")
+    workers: Workers = Field(Workers(min=0, max=0), description="Ray Train workers: N or min..max (elastic); 0: plain Trainer in this process")
     gpus_per_worker: float = Field(0, ge=0, description="GPUs that each worker reserves; never detected")
     use_unlabeled: bool = Field(False, description="embed unlabeled train visits too and learn from their soft labels alone")
+
+    @model_validator(mode="after")
+    def _enough_for_all(self) -> Self:
+        most = max(self.workers.max, 1) * self.gradient_accumulation
+        if self.batch_size < most:
+            raise ValueError(
+                f"batch_size={self.batch_size} leaves nothing to do for some of {self.workers.max or 1} workers x {self.gradient_accumulation} "
+                f"micro-batches (workers, gradient_accumulation); raise batch_size to at least {most} or lower the others"
+            )
+        return self
 
 
 class IngestConfig(Section):

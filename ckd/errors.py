@@ -27,3 +27,9 @@ class IncompleteError(CkdError):
     """Some shards failed; the finished ones are kept and the same command continues."""
 
     exit_code = 3
+
+
+class UnreachableError(CkdError):
+    """Storage or cluster does not answer, or does not let this machine in. Nothing is lost; the same command continues."""
+
+    exit_code = 3

@@ -4,17 +4,18 @@ torch. A model on an object store is copied once per machine, into <user cache>/
 import fcntl
 import hashlib
 import json
-import os
 import re
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckd import store
 from ckd.errors import ConfigError
-from ckd.store import Fields
+from ckd.store import Fields, cache_folder
 
 if TYPE_CHECKING:
     from pyarrow import fs
@@ -62,6 +63,22 @@ def local_folder(key: str, name: str) -> str:
     return str(copy)
 
 
+@contextmanager
+def without_weights(key: str, name: str) -> Iterator[str]:
+    """Where the libraries find a model's configuration and tokenizer: `name`, or for a URL a folder with its other files that is gone afterwards.
+
+    Raises ConfigError when no model lies there.
+    """
+    if store.is_local(name):
+        yield name
+        return
+    files = [file for file in _require_model(key, name) if not file.base_name.endswith(_WEIGHTS)]
+    with tempfile.TemporaryDirectory() as folder:
+        for file in files:
+            Path(store.inner(folder, file.base_name)).write_bytes(store.read_bytes(store.join(name, file.base_name)))
+        yield folder
+
+
 def _download(name: str, files: "list[fs.FileInfo]", copy: Path) -> None:
     from pyarrow import fs
 
@@ -70,13 +87,10 @@ def _download(name: str, files: "list[fs.FileInfo]", copy: Path) -> None:
     unfinished.mkdir()
     source, _ = store.resolve(name)
     for file in files:
-        fs.copy_files(file.path, str(unfinished / file.base_name), source_filesystem=source, destination_filesystem=fs.LocalFileSystem())
+        target = store.inner(str(unfinished), file.base_name)
+        with store.reaching(name):
+            fs.copy_files(file.path, target, source_filesystem=source, destination_filesystem=fs.LocalFileSystem())
     unfinished.rename(copy)
-
-
-def cache_folder() -> Path:
-    """Where this machine keeps what can be had again: $XDG_CACHE_HOME/ckd, else ~/.cache/ckd."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ckd"
 
 
 def revision(key: str, name: str) -> str | None:
@@ -85,9 +99,9 @@ def revision(key: str, name: str) -> str | None:
 
 
 def known_positions(name: str) -> int | None:
-    """The most tokens that a local model folder's config.json allows; None where it does not say, and for a Hub id."""
+    """The most tokens that the config.json of a folder, local or at a URL, allows; None where it does not say, and for a Hub id."""
     try:
-        settings = json.loads((Path(name) / "config.json").read_text(encoding="utf-8"))
+        settings = json.loads(store.read_bytes(store.join(name, "config.json")))
     except (OSError, ValueError):
         return None
     known = settings.get("max_position_embeddings") if isinstance(settings, dict) else None
@@ -95,11 +109,15 @@ def known_positions(name: str) -> int | None:
 
 
 def adapter_hash(key: str, name: str) -> str:
-    """Content hash of a LoRA adapter folder. Raises ConfigError when it holds no adapter_config.json."""
-    folder = Path(name)
-    if not (folder / "adapter_config.json").is_file():
+    """Content hash of a LoRA adapter folder, local or at a URL. Raises ConfigError when it holds no adapter_config.json."""
+    if not store.exists(store.join(name, "adapter_config.json")):
         raise ConfigError(f"{key}={name}: no adapter_config.json there; expected a LoRA folder as PEFT or LLaMA-Factory write it")
-    return folder_hash(folder, lambda f: f.startswith("adapter_"))
+    return folder_hash(name, lambda f: f.startswith("adapter_"))
+
+
+def local_adapter(name: str) -> str:
+    """What PEFT and vLLM can load: `name`, or for a URL the folder of its copy on this machine."""
+    return store.fetched_folder(name, lambda file: "/" not in file)  # LLaMA-Factory keeps whole checkpoints in folders below
 
 
 def folder_hash(folder: str | Path, wanted: Callable[[str], bool]) -> str:
@@ -113,7 +131,7 @@ def folder_hash(folder: str | Path, wanted: Callable[[str], bool]) -> str:
             size = file.size
             sha.update(f"{file.base_name}\n{size}\n".encode())
             starts = range(0, size, max(size // _SAMPLES, _BLOCK) if size > _WHOLE else _BLOCK)
-            with filesystem.open_input_file(file.path) as stream:
+            with store.reaching(str(folder)), filesystem.open_input_file(file.path) as stream:
                 for block in pool.map(lambda start, stream=stream: stream.read_at(_BLOCK, start), starts):
                     sha.update(block)
     return sha.hexdigest()[:16]
@@ -128,7 +146,8 @@ def _files(folder: str) -> "list[fs.FileInfo]":
     from pyarrow import fs
 
     filesystem, inside = store.resolve(folder)
-    infos = filesystem.get_file_info(fs.FileSelector(inside.rstrip("/"), allow_not_found=True))
+    with store.reaching(folder):
+        infos = filesystem.get_file_info(fs.FileSelector(inside.rstrip("/"), allow_not_found=True))
     return sorted((i for i in infos if i.type == fs.FileType.File), key=lambda i: i.base_name)
 
 

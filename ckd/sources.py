@@ -4,15 +4,17 @@ row. Which rows are duplicates, what they are named and which split they get bel
 import gzip
 import hashlib
 import io
+import random
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckd.errors import DataError
+from ckd.files import BLOCK
 from ckd.rows import MAX_LINE, RowError, parse_line, read_flags, to_visit
-from ckd.store import digest, join, list_files, resolve
+from ckd.store import digest, join, list_files, open_file, reaching, resolve
 from ckd.visits import SUBGROUP_FIELDS, Source, Visit
 
 if TYPE_CHECKING:
@@ -31,6 +33,15 @@ class BadRow:
 
     location: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Rows drawn from an input of `rows` rows: `drawn` of them, those of these that can be used."""
+
+    rows: int
+    drawn: int
+    visits: tuple[Visit, ...]
 
 
 class Input:
@@ -54,6 +65,24 @@ class Input:
         if empty:
             raise DataError(f"{self.path}: holds no rows; expected at least one visit, check the path or leave the key out")
 
+    def sample(self, size: int, seed: int) -> "Sample":
+        """At most `size` rows drawn from all with equal chances, and the number of all. JSONL is read to its end, of Parquet the row groups that
+        are hit. Raises DataError as `rows` does.
+        """
+        rng = random.Random(seed)
+        with _readable(self.path):
+            drawn, rows = _drawn_parquet(self.parts, size, rng) if self.parts[0].endswith(PARQUET_SUFFIX) else _drawn_lines(self.path, size, rng)
+        if not rows:
+            raise DataError(f"{self.path}: holds no rows; expected at least one visit, check the path or leave the key out")
+        visits = []
+        for line, row in drawn:
+            with suppress(RowError):
+                if isinstance(row, bytes):
+                    visits.append(parse_line(row, self.source, line))
+                else:
+                    visits.append(to_visit(row, read_flags(row, "labels"), read_flags(row, "current_labels"), self.source, line))
+        return Sample(rows, len(drawn), tuple(visits))
+
     def locate(self, line: int) -> str:
         """file:line of the row whose Visit.line is `line`; for a folder its part and the row inside it."""
         part = max((i for i, start in enumerate(self._starts) if start < line), default=0)
@@ -63,10 +92,9 @@ class Input:
         """SHA-256 over the bytes of all parts in order; names and times do not count."""
         hashes = []
         for part in self.parts:
-            filesystem, inside = resolve(part)
             sha = hashlib.sha256()
-            with _readable(part), filesystem.open_input_stream(inside, compression=None) as stream:
-                while block := stream.read(1 << 20):
+            with _readable(part), open_file(part) as stream:
+                while block := stream.read(BLOCK):
                     sha.update(block)
             hashes.append(sha.hexdigest())
         return digest(hashes)
@@ -102,7 +130,8 @@ def _parts(path: str) -> list[str]:
 
     try:
         filesystem, inside = resolve(path)
-        kind = filesystem.get_file_info(inside).type
+        with reaching(path):
+            kind = filesystem.get_file_info(inside).type
     except (ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be reached ({type(error).__name__}); {_EXPECTED}") from None
     if kind == fs.FileType.NotFound:
@@ -118,9 +147,8 @@ def _parts(path: str) -> list[str]:
 
 
 def _lines(path: str) -> Iterator[bytes]:
-    filesystem, inside = resolve(path)
-    with filesystem.open_input_stream(inside, compression=None) as raw:
-        buffered = io.BufferedReader(raw, 1 << 20)
+    with open_file(path) as raw:
+        buffered = io.BufferedReader(raw, BLOCK)
         stream: Any = gzip.GzipFile(fileobj=buffered) if path.endswith(".gz") else buffered
         while data := stream.readline(MAX_LINE):
             yield data
@@ -128,21 +156,54 @@ def _lines(path: str) -> Iterator[bytes]:
                 data = stream.readline(MAX_LINE)
 
 
-def _parquet(path: str) -> Iterator[dict[str, Any]]:
+def _parquet(path: str, row_groups: Sequence[int] | None = None) -> Iterator[dict[str, Any]]:
     """Rows of one Parquet file; text columns as bytes, so that text that is not UTF-8 costs its row and not the file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    filesystem, inside = resolve(path)
-    with filesystem.open_input_file(inside) as stream:
-        file = pq.ParquetFile(stream)
+    with open_file(path) as stream:
+        file = pq.ParquetFile(stream, pre_buffer=True)
         names = file.schema_arrow.names
         missing = [name for name in _REQUIRED_COLUMNS if name not in names]
         if missing:
             raise DataError(f"{path}: no column {', '.join(missing)}; expected {', '.join(_REQUIRED_COLUMNS)} (labels null: unlabeled)")
-        for batch in file.iter_batches(1024, columns=[name for name in _COLUMNS if name in names]):
+        for batch in file.iter_batches(1024, row_groups=row_groups, columns=[name for name in _COLUMNS if name in names]):
             columns = [_plain(column) for column in batch.columns]
             yield from pa.RecordBatch.from_arrays(columns, names=batch.schema.names).to_pylist()
+
+
+def _drawn_lines(path: str, size: int, rng: random.Random) -> tuple[list[tuple[int, bytes]], int]:
+    """Reservoir sampling (Vitter 1985, algorithm R) over the lines that are not blank."""
+    drawn: list[tuple[int, bytes]] = []
+    rows = 0
+    for line, data in enumerate(_lines(path), start=1):
+        if len(data) < MAX_LINE and not data.strip():
+            continue
+        rows += 1
+        place = len(drawn) if rows <= size else rng.randrange(rows)
+        if place < size:
+            drawn[place : place + 1] = [(line, data)]
+    return drawn, rows
+
+
+def _drawn_parquet(parts: Sequence[str], size: int, rng: random.Random) -> tuple[list[tuple[int, dict[str, Any]]], int]:
+    import pyarrow.parquet as pq
+
+    groups: list[tuple[str, int, int]] = []  # part, row group, rows
+    for part in parts:
+        with open_file(part) as stream:
+            metadata = pq.ParquetFile(stream).metadata
+        groups += [(part, number, metadata.row_group(number).num_rows) for number in range(metadata.num_row_groups)]
+    rows = sum(count for *_, count in groups)
+    places = sorted(rng.sample(range(rows), min(size, rows)))
+    drawn: list[tuple[int, dict[str, Any]]] = []
+    start = 0
+    for part, number, count in groups:
+        wanted = {place - start for place in places if start <= place < start + count}
+        if wanted:
+            drawn += [(start + at + 1, row) for at, row in enumerate(_parquet(part, (number,))) if at in wanted]
+        start += count
+    return drawn, rows
 
 
 def _plain(column: "pa.Array") -> "pa.Array":
@@ -162,6 +223,7 @@ def _readable(path: str) -> Iterator[None]:
     import pyarrow as pa
 
     try:
-        yield
+        with reaching(path):
+            yield
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
         raise DataError(f"{path}: cannot be read to its end ({type(error).__name__}); check that it is whole and is what its name says") from None

@@ -1,125 +1,73 @@
-"""Artifacts: parts and folder artifacts, their fingerprints, atomic commit, what is missing. Local paths, s3:// and gs:// through
-pyarrow.fs. What the values mean belongs to the stages.
+"""Artifacts: parts and folder artifacts, their fingerprints, atomic commit, what is missing; and, for everyone, the files and folders that
+they are made of (filesystems, files, folders). Local paths, s3:// and gs://. What the values mean belongs to the stages.
 
 "Done" has one truth: the part (or artifact.json) is there and its fingerprint matches.
 """
 
-import hashlib
+import errno
 import json
-import os
-import shutil
-import tempfile
-import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckd.errors import ArtifactError, ConfigError, MismatchError
+from ckd.errors import ArtifactError, MismatchError
+from ckd.files import (
+    delete,
+    digest,
+    exists,
+    file_size,
+    inner,
+    join,
+    list_files,
+    make_folder,
+    open_file,
+    read_bytes,
+    read_table,
+    size_and_hash,
+    write_bytes,
+    write_file,
+)
+from ckd.filesystems import is_local, reaching, resolve
+from ckd.folders import ARTIFACT_FILE, cache_folder, delete_folder, fetched_folder, list_folders, upload_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyarrow import fs
+
+__all__ = [
+    "ARTIFACT_FILE",
+    "Fields",
+    "FolderArtifact",
+    "Footer",
+    "Stage",
+    "cache_folder",
+    "delete",
+    "delete_folder",
+    "digest",
+    "exists",
+    "fetched_folder",
+    "file_size",
+    "inner",
+    "is_local",
+    "join",
+    "list_files",
+    "list_folders",
+    "make_folder",
+    "open_file",
+    "reaching",
+    "read_bytes",
+    "read_footer",
+    "read_table",
+    "require_equal",
+    "resolve",
+    "size_and_hash",
+    "upload_folder",
+    "write_bytes",
+    "write_file",
+]
 
 Fields = Mapping[str, str | int | float | bool | None]
 _FOOTER_KEY = b"ckd"
-ARTIFACT_FILE = "artifact.json"
-
-
-def digest(value: object) -> str:
-    """A short stable SHA-256 of any JSON value: the fingerprint of a set of fields."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
-
-
-def resolve(path: str) -> tuple["fs.FileSystem", str]:
-    """The file system of a path or URL, and the path inside it."""
-    from pyarrow import fs
-
-    if "://" in path:
-        filesystem, inside = fs.FileSystem.from_uri(path)
-        return filesystem, inside
-    return fs.LocalFileSystem(), str(Path(path).absolute())
-
-
-def is_local(path: str) -> bool:
-    """Whether a path lies on this machine's file system."""
-    return "://" not in path
-
-
-def join(root: str, *names: str) -> str:
-    """Append names to a path or URL."""
-    return "/".join([root.rstrip("/"), *names])
-
-
-def write_file(path: str, write: Callable[[Any], None]) -> None:
-    """Call `write` with a binary stream and commit the result whole: temp file, fsync, rename (or one upload)."""
-    filesystem, inside = resolve(path)
-    if not is_local(path):
-        # Collected first: an upload stream commits what it has when an exception closes it.
-        with tempfile.TemporaryFile() as buffer:
-            write(buffer)
-            buffer.seek(0)
-            with filesystem.open_output_stream(inside) as stream:
-                shutil.copyfileobj(buffer, stream)
-        return
-    target = Path(inside)
-    make_folder(target.parent)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(target.parent)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a local folder and its parents; raises ConfigError when that is not possible."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"{folder}: cannot be made ({type(error).__name__}); give run.results, run.artifacts and run.public_files a writable place"
-        ) from None
-
-
-def write_bytes(path: str, data: bytes) -> None:
-    """Commit bytes to a path or URL atomically."""
-    write_file(path, lambda stream: stream.write(data))
-
-
-def read_bytes(path: str) -> bytes:
-    """The whole content of a path or URL; raises FileNotFoundError."""
-    filesystem, inside = resolve(path)
-    with filesystem.open_input_stream(inside) as stream:
-        return bytes(stream.read())
-
-
-def exists(path: str) -> bool:
-    """Whether a file or folder is there."""
-    from pyarrow import fs
-
-    filesystem, inside = resolve(path)
-    return bool(filesystem.get_file_info(inside).type != fs.FileType.NotFound)
-
-
-def list_files(folder: str, suffix: str = "") -> list[str]:
-    """Names of the files directly in a folder, sorted; empty when there is no folder. Temp files are not listed."""
-    from pyarrow import fs
-
-    filesystem, inside = resolve(folder)
-    infos = filesystem.get_file_info(fs.FileSelector(inside, allow_not_found=True))
-    return sorted(i.base_name for i in infos if i.type == fs.FileType.File and i.base_name.endswith(suffix) and not i.base_name.startswith("."))
-
-
-def delete(path: str) -> None:
-    """Remove one file if it is there."""
-    filesystem, inside = resolve(path)
-    if exists(path):
-        filesystem.delete_file(inside)
 
 
 def require_equal(where: str, found: Fields, wanted: Fields) -> None:
@@ -183,12 +131,12 @@ class Stage:
     def read(self, index: int, columns: Sequence[str] | None = None) -> "pa.Table":
         """The rows of part `index`. Raises ArtifactError when it is missing or damaged."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        filesystem, inside = resolve(self.path(index))
         try:
-            return pq.read_table(inside, filesystem=filesystem, columns=columns, partitioning=None)
-        except (FileNotFoundError, pa.ArrowException) as error:
+            return read_table(self.path(index), None if columns is None else list(columns))
+        except (OSError, pa.ArrowException) as error:
+            if getattr(error, "errno", None) not in {None, errno.ENOENT}:  # the machine's trouble, not the file's
+                raise
             raise ArtifactError(f"{self.path(index)}: {_reason(error)}; delete it and run the same command again") from error
 
     def indices(self) -> list[int]:
@@ -205,9 +153,8 @@ def read_footer(path: str) -> Footer | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    filesystem, inside = resolve(path)
     try:
-        with filesystem.open_input_file(inside) as source:
+        with reaching(path), open_file(path) as source:
             metadata = pq.read_metadata(source).metadata or {}
         return Footer(**json.loads(metadata[_FOOTER_KEY]))
     except FileNotFoundError:
@@ -224,10 +171,26 @@ class FolderArtifact:
     fields: Fields
 
     def commit(self, files: Iterable[str], extra: Mapping[str, Any] | None = None) -> None:
-        """Write artifact.json over files that are already there: their sizes, SHA-256, the fingerprint and `extra` facts."""
-        listed = {name: size_and_hash(join(self.folder, name)) for name in sorted(files)}
-        content = {"fields": dict(self.fields), "files": listed, **({"extra": dict(extra)} if extra else {})}
-        write_bytes(join(self.folder, ARTIFACT_FILE), (json.dumps(content, sort_keys=True, indent=1) + "\n").encode())
+        """Write artifact.json over files that are already there: their sizes, SHA-256, the fingerprint and `extra` facts.
+
+        A mapping of names tells what size_and_hash found when they were written; then nothing is read back.
+        """
+        listed = files if isinstance(files, Mapping) else {name: size_and_hash(join(self.folder, name)) for name in sorted(files)}
+        write_bytes(join(self.folder, ARTIFACT_FILE), self._footer(listed, extra))
+
+    def commit_from(self, local: str, extra: Mapping[str, Any] | None = None) -> None:
+        """Copy every file below the local folder `local` here, artifact.json last; the way for a folder at a URL that a library has to write.
+
+        Each file appears whole; sizes and SHA-256 are those of the local files, so nothing is read back. An older artifact.json goes first.
+        """
+        root = Path(local)
+        names = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and path != root / ARTIFACT_FILE)
+        (root / ARTIFACT_FILE).write_bytes(self._footer({name: size_and_hash(join(local, name)) for name in names}, extra))
+        upload_folder(local, self.folder)
+
+    def _footer(self, files: Mapping[str, Any], extra: Mapping[str, Any] | None) -> bytes:
+        content = {"fields": dict(self.fields), "files": dict(files), **({"extra": dict(extra)} if extra else {})}
+        return (json.dumps(content, sort_keys=True, indent=1) + "\n").encode()
 
     def is_done(self) -> bool:
         """Whether the folder is committed. Raises ArtifactError naming the field when it was made otherwise."""
@@ -252,7 +215,7 @@ class FolderArtifact:
         if content is None:
             raise ArtifactError(f"{self.folder}: not finished ({ARTIFACT_FILE} is missing); run the same command again")
         for name, recorded in content["files"].items():
-            path = join(self.folder, name)
+            path = inner(self.folder, name)
             if not exists(path) or size_and_hash(path) != recorded:
                 raise ArtifactError(f"{path}: missing or changed since it was written; delete that folder and run the same command again")
 
@@ -262,25 +225,6 @@ class FolderArtifact:
         if content is None:
             raise ArtifactError(f"{self.folder}: not finished ({ARTIFACT_FILE} is missing); run the stage that makes it first")
         return digest({"fields": content["fields"], "files": content["files"]})
-
-
-def size_and_hash(path: str) -> dict[str, Any]:
-    """Size in bytes and SHA-256 of a file, as artifact.json records them."""
-    filesystem, inside = resolve(path)
-    sha, size = hashlib.sha256(), 0
-    with filesystem.open_input_stream(inside) as stream:
-        while block := stream.read(1 << 20):
-            sha.update(block)
-            size += len(block)
-    return {"size": size, "sha256": sha.hexdigest()}
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _reason(error: Exception) -> str:

@@ -1,24 +1,40 @@
-"""A training group on Ray Train: starts the ranks, restarts them after a loss, carries their reports to the driver. What a rank does is
-handed over by jobs; where its state is kept is its own business, so a restart continues from there."""
+"""An elastic training group on Ray Train: starts as many ranks as there is room for, starts them again after a loss or a gain of machines,
+carries their reports to the driver. What a rank does is handed over by jobs; where its state is kept is its own business, so a new group
+continues from there.
 
-import shutil
+Ray Train runs one group of one size at a time. Its own elastic mode would end a group without notice when it grows, and count machines that are
+about to go as room; here a group that should be smaller or larger saves and leaves first, and `room` asks the scheduler.
+"""
+
+import os
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import ray
 import ray.train
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+import ray.train.collective
+from ray.exceptions import RayActorError
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.train.v2.api.exceptions import PreemptionError, TrainingFailedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.room import SECONDS_OF_PATIENCE, Bundle, wait_for_room, watch_for_room
+
 Figures = dict[str, Any]
-TrainFunction = Callable[..., None]  # train_fn(payload, *, world, rank, preempted, report)
+TrainFunction = Callable[..., bool | None]  # train_fn(payload, *, world, rank, preempted, report)
 SECONDS_BETWEEN_MAILS = 0.5
+SECONDS_TO_MISS_A_MACHINE = 20.0  # the head believes in a machine that vanished for so long
+SECONDS_TO_SETTLE = 60.0  # a gain of some workers waits so long for more
+_SETTINGS = {  # Ray Train's own, read by its controller
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",  # room that went in the meantime is looked for anew
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",  # of a notice of 30 s, 5 are too many to wait
+}
 
 
 class FitError(Exception):
@@ -29,101 +45,166 @@ def fit(
     train_fn: TrainFunction,
     payload: dict[str, Any],
     *,
-    workers: int,
+    workers: tuple[int, int],
     gpus_per_worker: float,
     name: str,
-    storage: str,
     on_report: Callable[[Figures], None] | None = None,
     failures: int = 3,
+    settle: float = SECONDS_TO_SETTLE,
 ) -> None:
-    """Run `train_fn(payload, world=…, rank=…, preempted=…, report=…)` on `workers` ranks with torch.distributed set up (nccl on GPUs, else gloo).
+    """Run `train_fn(payload, world=…, rank=…, preempted=…, report=…)` on (least, most) ranks with torch.distributed set up (nccl on GPUs, else gloo).
 
-    Rank 0's reports reach `on_report` in this process. A lost machine restarts all ranks, preempted ones without limit, others `failures` times; then
-    FitError. `preempted()` is a barrier: every rank calls it equally often. Needs a Ray session.
+    `preempted()` is a barrier: every rank calls it equally often. It is true when a machine of the group is about to go, or when there has been room
+    for more workers for a while; then every rank saves and returns False, and a new group starts on what there is. A group that ends otherwise
+    without an error has finished. Rank 0's reports reach `on_report` in this process. A group that fails is started again: without limit when a
+    machine was lost or a report with the key "checkpoint" has come from it, else `failures` times in a row; then FitError. Needs a Ray session.
     """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    mailbox = ray.remote(num_cpus=0)(_Mailbox).options(scheduling_strategy=here).remote()
-    unique = f"{name}-{uuid4().hex[:8]}"
-    trainer = TorchTrainer(
-        _rank,
-        train_loop_config={"train_fn": train_fn, "payload": payload, "mailbox": mailbox},
-        scaling_config=_scaling(workers, gpus_per_worker),
-        torch_config=TorchConfig(backend="nccl" if gpus_per_worker else "gloo"),
-        # A run of the same name would continue the old one in silence: what is done is for the ranks' own checkpoints to say.
-        run_config=RunConfig(
-            name=unique,
-            storage_path=storage,
-            failure_config=FailureConfig(max_failures=failures, max_preemption_failures=-1),
-        ),
-    )
-    try:
-        with _delivery(mailbox, on_report or (lambda _: None)):
-            trainer.fit()
-    except TrainingFailedError as error:
-        raise FitError(_kind(error)) from None
-    finally:
-        if "://" not in storage:
-            shutil.rmtree(Path(storage) / unique, ignore_errors=True)  # Ray's notes on a run that nobody continues by name
+    for key, value in _SETTINGS.items():
+        os.environ.setdefault(key, value)
+    bundle: Bundle = {"CPU": 1, **({"GPU": gpus_per_worker} if gpus_per_worker else {})}
+    hear = on_report or (lambda _: None)
+    failed = 0
+    while True:
+        world = wait_for_room(bundle, workers, lambda room: hear({"waiting": workers[0], "room": room}), min(settle, SECONDS_OF_PATIENCE))
+        before = _others()
+        group = _Group(hear)
+        try:
+            with group.delivery(), watch_for_room(bundle, workers[1] - world, group.has_started, group.ask_to_leave, settle):
+                finished = _run(train_fn, payload, group.mailbox, world, bundle, f"{name}-{uuid4().hex[:8]}")
+        except TrainingFailedError as error:
+            failed = 0 if group.saved else failed + (not _lost_machine(before, error))
+            if failed > failures:
+                raise FitError(_kind(error)) from None
+        else:
+            if finished:
+                return
 
 
-def _scaling(workers: int, gpus_per_worker: float) -> ScalingConfig:
-    gpus = {"GPU": gpus_per_worker} if gpus_per_worker else {}
-    return ScalingConfig(num_workers=workers, use_gpu=bool(gpus), resources_per_worker={"CPU": 1, **gpus})
+def _run(train_fn: TrainFunction, payload: dict[str, Any], mailbox: Any, world: int, bundle: Bundle, name: str) -> bool:
+    """One group, from its start to its end; False when it left before it had finished."""
+    with tempfile.TemporaryDirectory() as notes:  # Ray's on the run; nobody continues it by name
+        trainer = TorchTrainer(
+            _rank,
+            train_loop_config={"train_fn": train_fn, "payload": payload, "mailbox": mailbox},
+            scaling_config=ScalingConfig(num_workers=world, use_gpu="GPU" in bundle, resources_per_worker=bundle),
+            torch_config=TorchConfig(backend="nccl" if "GPU" in bundle else "gloo"),
+            run_config=RunConfig(
+                name=name,
+                storage_path=notes,
+                failure_config=FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=0),  # `fit` decides
+                logging_config=LoggingConfig(log_level="CRITICAL"),  # it would quote errors, which may quote the data
+            ),
+        )
+        return trainer.fit().return_value is not False
 
 
-def _rank(loop: dict[str, Any]) -> None:
-    context = ray.train.get_context()
+def _rank(loop: dict[str, Any]) -> bool | None:
+    context, mailbox = ray.train.get_context(), loop["mailbox"]
     first = context.get_world_rank() == 0
+    if first:
+        ray.get(mailbox.start.remote())
 
     def preempted() -> bool:
-        return ray.train.get_preemption_info() is not None
+        notice = ray.train.get_preemption_info() is not None
+        asked = first and ray.get(mailbox.is_to_leave.remote())
+        return bool(ray.train.collective.broadcast_from_rank_zero(notice or asked))
 
     def report(figures: Figures) -> None:
         # Not through ray.train.report: each one waits for the controller's 2 s poll, and the state it would carry is kept by the ranks themselves.
         if first:
-            ray.get(loop["mailbox"].put.remote(figures))
+            ray.get(mailbox.put.remote(figures))
 
-    loop["train_fn"](loop["payload"], world=context.get_world_size(), rank=context.get_world_rank(), preempted=preempted, report=report)
+    train_fn: TrainFunction = loop["train_fn"]
+    return train_fn(loop["payload"], world=context.get_world_size(), rank=context.get_world_rank(), preempted=preempted, report=report)
 
 
 class _Mailbox:
-    """Holds the reports until the driver fetches them."""
+    """Holds the reports until the driver fetches them, and the driver's wish that the group leaves."""
 
     def __init__(self) -> None:
         self.waiting: list[Figures] = []
+        self.started = self.leave = False
 
     def put(self, figures: Figures) -> None:
         self.waiting.append(figures)
 
-    def take(self) -> list[Figures]:
+    def take(self) -> tuple[bool, list[Figures]]:
         taken, self.waiting = self.waiting, []
-        return taken
+        return self.started, taken
+
+    def start(self) -> None:
+        self.started = True
+
+    def ask_to_leave(self) -> None:
+        self.leave = True
+
+    def is_to_leave(self) -> bool:
+        return self.leave
 
 
-@contextmanager
-def _delivery(mailbox: Any, on_report: Callable[[Figures], None]) -> Iterator[None]:
-    ended = threading.Event()
+class _Group:
+    """The driver's end of one group's mailbox."""
 
-    def fetch() -> None:
-        for figures in ray.get(mailbox.take.remote()):
-            on_report(figures)
+    def __init__(self, hear: Callable[[Figures], None]) -> None:
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.mailbox = ray.remote(num_cpus=0)(_Mailbox).options(scheduling_strategy=here).remote()
+        self.hear, self.saved, self.started = hear, False, False
 
-    def deliver() -> None:
-        while not ended.wait(SECONDS_BETWEEN_MAILS):
-            fetch()
+    def has_started(self) -> bool:
+        return self.started
 
-    courier = threading.Thread(target=deliver, daemon=True)
-    courier.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        courier.join()
-        fetch()
-        ray.kill(mailbox)
+    def ask_to_leave(self) -> None:
+        ray.get(self.mailbox.ask_to_leave.remote())
+
+    def fetch(self) -> None:
+        self.started, reports = ray.get(self.mailbox.take.remote())
+        for figures in reports:
+            self.saved |= "checkpoint" in figures
+            self.hear(figures)
+
+    @contextmanager
+    def delivery(self) -> Iterator[None]:
+        """Carries the reports while the block runs, the last of them at its end."""
+        ended = threading.Event()
+
+        def deliver() -> None:
+            while not ended.wait(SECONDS_BETWEEN_MAILS):
+                self.fetch()
+
+        courier = threading.Thread(target=deliver, daemon=True)
+        courier.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            courier.join()
+            self.fetch()
+            ray.kill(self.mailbox)
+
+
+def _others() -> set[str]:
+    """The machines that live, beside this one."""
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]} - {ray.get_runtime_context().get_node_id()}
+
+
+def _lost_machine(before: set[str], error: TrainingFailedError) -> bool:
+    """Whether one of the machines that lived `before` has gone; of an actor that died, it may take the head a while to know why."""
+    if isinstance(error, PreemptionError):
+        return True
+    died = any(isinstance(cause, RayActorError) for cause in _causes(error))
+    end = time.monotonic() + (SECONDS_TO_MISS_A_MACHINE if died and before else 0)
+    while not before - _others():
+        if time.monotonic() >= end:
+            return False
+        time.sleep(1)
+    return True
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    causes = list(getattr(error, "worker_failures", {}).values()) or [getattr(error, "controller_failure", None) or error.__cause__ or error]
+    return [getattr(cause, "cause", None) or cause for cause in causes]
 
 
 def _kind(error: BaseException) -> str:
     """The types of an error and of what caused it."""
-    causes = list(getattr(error, "worker_failures", {}).values()) or [error.__cause__ or error]
-    return ", ".join(sorted({type(getattr(cause, "cause", None) or cause).__name__ for cause in causes}))
+    return ", ".join(sorted({type(cause).__name__ for cause in _causes(error)}))

@@ -1,6 +1,7 @@
 """The `ckd` command: arguments, exit codes, and which job a command names. Imports a job only when it runs, so help and errors are quick."""
 
 import argparse
+import errno
 import importlib
 import logging
 import sys
@@ -11,7 +12,8 @@ from typing import Any
 
 from ckd import __version__
 from ckd.config import Config, dump, load
-from ckd.errors import CkdError
+from ckd.errors import CkdError, IncompleteError
+from jobs.cluster_paths import placed
 from jobs.console import Console, terminal_console
 
 COMMANDS = {
@@ -24,8 +26,12 @@ COMMANDS = {
     "evaluate": ("evaluate", "score student, teacher and baselines on held_out; write metrics.json"),
     "verify": ("verify", "prove that every visit_id is once in every artifact, no NaN, values in range"),
     "status": ("status", "shards done and missing of every stage"),
+    "plan": ("plan", "before paying: tokens of a sample, GPU-hours, cost on demand and on spot, disk; starts and writes nothing"),
+    "doctor": ("doctor", "is this machine, or the cluster, fit for a run: each line ok or what to do"),
     "demo": ("demo", "make a synthetic cohort and tiny models, run everything on them"),
 }
+SUBMITTED = ("run", "embed", "train-head", "soft-labels", "train-student", "evaluate", "verify", "doctor")
+ADDRESS = "the cluster's dashboard, http://HEAD:8265; without it RAY_ADDRESS"
 SOURCES = {
     "mimic3": "MIMIC-III tables, CSV or CSV.gz",
     "mimic4": "MIMIC-IV tables (DIR/hosp), ICD-9 and ICD-10",
@@ -34,7 +40,8 @@ SOURCES = {
 }
 CONFIGS = {"demo": str(Path(__file__).with_name("demo.yaml"))}  # what a command reads without --config; the others: defaults alone
 FILES = {"validate"}  # commands that take input files before the overrides; they only read: no run, no events.jsonl
-EXIT_CODES = "exit codes: 0 done, 1 bug, 2 config or input, 3 incomplete (some shards failed; run again)"
+COMPUTING = {"run", "embed", "train-head", "soft-labels", "train-student", "evaluate"}  # on a cluster they take shared paths only
+EXIT_CODES = "exit codes: 0 done, 1 bug, 2 config or input, 3 incomplete (some shards failed; run again), or storage or cluster do not answer"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,6 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CkdError as error:
         sys.stderr.write(f"ckd: {error}\n")
         return error.exit_code
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        where = error.filename or "run.artifacts, run.results or this machine's temporary folder"
+        sys.stderr.write(f"ckd: {where}: no space left; what is finished is kept, make room and run the same command again\n")
+        return IncompleteError.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("ckd: stopped; finished shards are kept, run the same command again to continue\n")
         return 130
@@ -65,8 +78,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 def _stage(arguments: argparse.Namespace) -> None:
     files = [word for word in arguments.words if "=" not in word]
     config = _config(arguments)
-    console = terminal_console("" if arguments.command in FILES else config.run.folder)
-    _job(arguments)(config, console, *([files] if arguments.command in FILES else []))
+    if arguments.command in COMPUTING:
+        config = placed(config)
+    with terminal_console("" if arguments.command in FILES else config.run.folder) as console:
+        _job(arguments)(config, console, *([files] if arguments.command in FILES else []))
 
 
 def _ingest(arguments: argparse.Namespace) -> None:
@@ -79,6 +94,36 @@ def _synth(arguments: argparse.Namespace) -> None:
     from jobs import synth
 
     synth.run(arguments.out, arguments.patients, arguments.seed, terminal_console())
+
+
+def _submit(arguments: argparse.Namespace) -> None:
+    from jobs import submit
+
+    submit.run(
+        _config(arguments),
+        terminal_console(),
+        arguments.stage,
+        arguments.address,
+        following=arguments.follow,
+        resource=arguments.resource,
+        dry_run=arguments.dry_run,
+    )
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    from jobs import plan
+
+    plan.run(_config(arguments), terminal_console(), arguments.price, arguments.spot_price, arguments.visits_per_second)
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    from jobs import doctor
+
+    given = bool(arguments.config or arguments.words)
+    doctor.run(_config(arguments), terminal_console(), arguments.address, configured=given, wake=arguments.wake)
+
+
+STARTS = {"plan": _plan, "doctor": _doctor}  # commands with options of their own
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -124,13 +169,40 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ckd {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, (_, text) in COMMANDS.items():
-        command = _command(commands, name, text, _stage)
+        command = _command(commands, name, text, STARTS.get(name, _stage))
         _add_config(
             command, takes="FILE | key=value" if name in FILES else "key=value", example="data.train=data/name_train.json teacher.workers=0..8"
         )
-        command.add_argument("--dry-run", action="store_true", help="print the resolved configuration and the plan, start nothing")
+        if name in STARTS:
+            _add_options(name, command)
+        else:
+            command.add_argument("--dry-run", action="store_true", help="print the resolved configuration and the plan, start nothing")
     _add_data_commands(commands)
+    _add_submit(commands)
     return parser
+
+
+def _add_options(name: str, command: argparse.ArgumentParser) -> None:
+    if name == "doctor":
+        command.add_argument("--address", default="", metavar="URL", help=f"{ADDRESS}; without both this machine is looked at")
+        command.add_argument("--wake", action="store_true", help="wait up to 10 minutes for a worker of each kind, so that an autoscaler starts one")
+        return
+    command.add_argument("--price", type=_amount, default=0.0, metavar="P", help="one GPU-hour on demand; without it teacher.price_per_hour")
+    command.add_argument("--spot-price", type=_amount, default=0.0, metavar="P", help="one GPU-hour on spot, in the same currency")
+    rate = "visits/s of one worker of the teacher, as an earlier run's embed_accounting says; without it from the model's size"
+    command.add_argument("--visits-per-second", type=_amount, default=0.0, metavar="R", help=rate)
+
+
+def _add_submit(commands: Any) -> None:
+    text = "run a stage, or the whole pipeline, as a job of a Ray cluster; again: attaches to it, or continues after it"
+    submit = _command(commands, "submit", text, _submit)
+    submit.add_argument("stage", choices=SUBMITTED, metavar="STAGE", help=", ".join(SUBMITTED))
+    submit.add_argument("--address", default="", metavar="URL", help=ADDRESS)
+    submit.add_argument("--follow", action="store_true", help="show the job's log until it ends; its exit code becomes this command's")
+    resource = "custom resource of machines that stay, of which the driver reserves a bit (default on_demand; '' for none)"
+    submit.add_argument("--resource", default="on_demand", metavar="NAME", help=resource)
+    submit.add_argument("--dry-run", action="store_true", help="print the job's id and command, submit nothing")
+    _add_config(submit, takes="key=value", example="data.train=s3://bucket/cohort teacher.workers=0..8")
 
 
 def _add_data_commands(commands: Any) -> None:
@@ -148,6 +220,13 @@ def _add_data_commands(commands: Any) -> None:
     jsonl = _command(formats, "jsonl", "the public JSONL files of a cohort, with the files that LLaMA-Factory needs to tune the teacher", _export)
     jsonl.add_argument("cohort", metavar="COHORT", help="folder that 'ckd ingest' made")
     jsonl.add_argument("--out", default="data", metavar="DIR", help="folder of name_train.json, name_val.json, name_test.json (default data)")
+
+
+def _amount(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
+    return number
 
 
 def _command(commands: Any, name: str, text: str, start: Callable[[argparse.Namespace], None] | None) -> argparse.ArgumentParser:

@@ -3,21 +3,44 @@
 import json
 import sys
 import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TextIO
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Self, TextIO
 
-from ckd.store import make_folder
+from ckd.errors import UnreachableError
+from jobs.events import EventLog
+from jobs.metrics import publish
 
 SECONDS_BETWEEN_LINES = 10.0
 
 
 @dataclass
 class Console:
-    """Lines go to `stream`; events go to `<folder>/events.jsonl` (none: nowhere)."""
+    """Lines go to `stream`; events go to `<folder>/events.jsonl` (none: nowhere) and to `watch`. As a context it uploads the events at its end."""
 
     stream: TextIO
     folder: str = ""
+    watch: Callable[[str, Mapping[str, object]], None] | None = None
+    log: EventLog | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.log = EventLog(self.folder) if self.folder else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.upload()
+        elif not issubclass(kind, UnreachableError):  # else waiting once more would tell nothing new
+            with suppress(UnreachableError):
+                self.upload()
+
+    def upload(self) -> None:
+        """Bring events that wait on this machine to run.results, if that is a URL. Raises UnreachableError."""
+        if self.log:
+            self.log.upload()
 
     def say(self, line: str) -> None:
         """Print one line."""
@@ -26,12 +49,10 @@ class Console:
 
     def event(self, kind: str, **figures: object) -> None:
         """Append one machine-readable line to events.jsonl."""
-        if not self.folder:
-            return
-        make_folder(Path(self.folder))
-        line = json.dumps({"time": round(time.time(), 3), "event": kind, **figures}, default=str)
-        with (Path(self.folder) / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        if self.watch:
+            self.watch(kind, figures)
+        if self.log:
+            self.log.append(json.dumps({"time": round(time.time(), 3), "event": kind, **figures}, default=str))
 
     def progress(self, label: str, total: int, done: int = 0) -> "Progress":
         """Report progress over `total` visits, `done` of which are there already."""
@@ -55,25 +76,31 @@ class Progress:
         if self.terminal:
             self.console.stream.write("\r\x1b[K" + self._line(now))
             self.console.stream.flush()
-        elif now - self.last >= SECONDS_BETWEEN_LINES:
+        if now - self.last >= SECONDS_BETWEEN_LINES:
             self.last = now
-            self.console.say(self._line(now))
+            if not self.terminal:
+                self.console.say(self._line(now))
+            self.console.event("progress", stage=self.label, total=self.total - self.resumed, **self._figures(now))
 
     def close(self) -> dict[str, float]:
-        """Finish the line, write the event, and return the figures."""
+        """Finish the line, write the events, and return the figures."""
         now = time.monotonic()
+        figures = self._figures(now)
+        if self.terminal:
+            self.console.stream.write("\r\x1b[K")
+        self.console.say(self._line(now))
+        self.console.event("progress", stage=self.label, total=self.total - self.resumed, **figures)
+        self.console.event(self.label, **figures)
+        return figures
+
+    def _figures(self, now: float) -> dict[str, float]:
         seconds = max(now - self.started, 1e-9)
-        figures = {
+        return {
             "visits": self.rows - self.resumed,
             "seconds": round(seconds, 3),
             "visits_per_s": round((self.rows - self.resumed) / seconds, 2),
             "tokens_per_s": round(self.tokens / seconds, 1),
         }
-        if self.terminal:
-            self.console.stream.write("\r\x1b[K")
-        self.console.say(self._line(now))
-        self.console.event(self.label, **figures)
-        return figures
 
     def _line(self, now: float) -> str:
         seconds = max(now - self.started, 1e-9)
@@ -85,4 +112,4 @@ class Progress:
 
 def terminal_console(folder: str = "") -> Console:
     """The console of a command: standard output."""
-    return Console(sys.stdout, folder)
+    return Console(sys.stdout, folder, watch=publish)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ckd.config import Config
 from ckd.errors import ConfigError
+from ckd.store import join, read_bytes
 from jobs import pipeline
 from jobs.cli import main
 from jobs.console import Console
@@ -25,7 +26,7 @@ def run(config: Config, console: Console) -> None:
     started = time.monotonic()
     make(config, console, parameters().raw["sizes"])
     pipeline.run(config, console)
-    metrics = json.loads((Path(config.run.folder) / METRICS_FILE).read_text(encoding="utf-8"))
+    metrics = json.loads(read_bytes(join(config.run.folder, METRICS_FILE)))
     for line in summary(metrics):
         console.say(line)
     console.say(f"demo: {time.monotonic() - started:.0f} s")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckd.cohort import Cohort
 from ckd.config import Config
-from ckd.store import FolderArtifact, exists, join, resolve, write_bytes
+from ckd.store import FolderArtifact, exists, join, read_table, write_bytes
 from jobs.cli import main
 from jobs.console import Console
 from jobs.shards import require_parts
@@ -89,14 +89,11 @@ def adapter_optimism(root: str) -> float | None:
 
 def ceilings(config: Config) -> "pa.Table | None":
     """visit_id and one column per oracle for the held_out rows; None unless the rows are a synthetic cohort in its own splits."""
-    import pyarrow.parquet as pq
-
     rows = config.data.held_out or config.data.train
     path = join(rows.rpartition("/")[0] or ".", CEILINGS_FILE)
     if not rows or config.data.split == "public" or not exists(path):
         return None
-    filesystem, inside = resolve(path)
-    return pq.read_table(inside, filesystem=filesystem, partitioning=None)
+    return read_table(path)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 splits, associate, render; every step does only what is missing, so the same command continues."""
 
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -29,11 +30,12 @@ from ckd.ehr.ingest import (
     merged_summary,
     unfinished,
 )
+from ckd.ehr.layouts import LAYOUTS
 from ckd.ehr.partition import partition
 from ckd.ehr.scan import Source
 from ckd.ehr.subject_splits import SubjectSplits
 from ckd.errors import ConfigError, DataError, MismatchError
-from ckd.store import FolderArtifact, is_local, join, read_bytes, write_bytes, write_file
+from ckd.store import FolderArtifact, fetched_folder, is_local, join, read_bytes, write_bytes, write_file
 from jobs.cli import main
 from jobs.console import Console
 from jobs.shards import map_worker
@@ -49,19 +51,20 @@ def run(config: Config, console: Console, kind: str, folder: str, out: str) -> N
     """Make the cohort `out` from the tables in `folder`, or say that it is there. Raises DataError for tables that cannot be used, ArtifactError
     when `out` holds a cohort of other tables or settings.
     """
-    source = Source.open(kind, folder, config.ingest.split_column)
+    source = Source.open(kind, _on_this_machine(kind, folder, console), config.ingest.split_column)
     place = str(Path(out).absolute()) if is_local(out) else out  # a worker may run in another folder
     work = Work(place, config.ingest, config.seed, fingerprint(config.ingest, config.seed, kind, source.content_hash()))
-    _require_writable(place)
+    _require_writable(place, config)
     artifact = FolderArtifact(place, work.fields)
     with _refusals(out, work):
         if artifact.is_done():
             console.say(f"ingest: {out} is finished already, nothing to do")
         else:
-            _Ingest(console, source, work).run(artifact)
+            _Ingest(console, source, work, folder).run(artifact)
     shutil.rmtree(work.folder, ignore_errors=True)  # also what a kill just before this line left
-    for cut_off in Path(place).glob(".*.tmp"):  # what a kill in the middle of a write left
-        cut_off.unlink()
+    if is_local(place):
+        for cut_off in Path(place).glob(".*.tmp"):  # what a kill in the middle of a write left
+            cut_off.unlink()
     for line in lines(json.loads(read_bytes(join(out, CARD_FILE)))):
         console.say(f"ingest: {line}")
     console.say(
@@ -69,9 +72,33 @@ def run(config: Config, console: Console, kind: str, folder: str, out: str) -> N
     )
 
 
-def _require_writable(place: str) -> None:
+def _on_this_machine(kind: str, folder: str, console: Console) -> str:
+    """`folder`, or of a URL the copy of its tables: polars scans real files."""
+    if is_local(folder):
+        return folder
+    layout = LAYOUTS.get(kind)  # meds has none: any file may be a shard
+    names = {table.file for table in (*layout.tables.values(), *layout.titles.values())} if layout else set()
+
+    def wanted(name: str) -> bool:
+        parts = name.lower().split("/")
+        return layout is None or parts[0].startswith("license") or any(part.partition(".")[0] in names for part in parts)
+
+    console.say(f"ingest: the tables of {folder} are copied to this machine, unless they are here already")
+    copy = fetched_folder(folder, wanted)
+    console.say(f"ingest: the copy is {copy}; delete it when you need it no more")
+    return copy
+
+
+def _require_writable(place: str, config: Config) -> None:
     if not is_local(place):
-        raise ConfigError(f"--out {place}: the tables are partitioned on a local disk; give a local folder, and copy the finished cohort")
+        if not place.partition("://")[2].strip("/").partition("/")[2]:
+            raise ConfigError(f"--out {place}: expected a folder of its own, such as {place.rstrip('/')}/cohort")
+        if not config.ingest.workers.in_process and os.environ.get("RAY_ADDRESS"):
+            raise ConfigError(
+                f"--out {place}: the tables are partitioned on this machine's disk, which the cluster's other machines do not see; set "
+                "ingest.workers=0, or give a folder that all of them mount"
+            )
+        return
     try:
         Path(place).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=place).close()
@@ -95,8 +122,8 @@ def _refusals(out: str, work: Work) -> Iterator[None]:
 class _Ingest:
     """The steps of one unfinished cohort."""
 
-    def __init__(self, console: Console, source: Source, work: Work) -> None:
-        self.console, self.source, self.work = console, source, work
+    def __init__(self, console: Console, source: Source, work: Work, given: str) -> None:
+        self.console, self.source, self.work, self.given = console, source, work, given
         self.titles = source.titles()
         self.partitions: Sequence[Partition] = ()
 
@@ -106,14 +133,14 @@ class _Ingest:
         self.partitions = self._partition()
         self._map("assemble", Assemble, [p for p in self.partitions if not work.assembled(p.index).is_done()], titles=self.titles)
         codes = merged_codes(work, self.partitions)
-        refuse_damaged(codes, self.source.locate)
+        refuse_damaged(codes, self._locate)
         splits = decide_splits(work, self.partitions)
         self._map("associate", Associate, [p for p in self.partitions if not work.associated(p.index, splits).is_done()], splits=splits)
         stats = merged_statistics(work, self.partitions, splits)
         clauses, table = clauses_and_table(stats, work)
         self._map("render", Render, unfinished(work, self.partitions, splits, clauses), splits=splits, clauses=clauses)
         write_file(join(work.out, ASSOCIATION_FILE), table.write_csv)
-        card = self._card(splits, unmapped_codes(codes, Codes(self.titles), self.source.locate))
+        card = self._card(splits, unmapped_codes(codes, Codes(self.titles), self._locate))
         write_bytes(join(work.out, CARD_FILE), (json.dumps(card, indent=1, ensure_ascii=False) + "\n").encode())
         artifact.commit([CARD_FILE, ASSOCIATION_FILE])
 
@@ -126,6 +153,11 @@ class _Ingest:
     def _map(self, step: str, factory: Any, partitions: Sequence[Partition], **kwargs: Any) -> None:
         map_worker(self.console, f"ingest, {step}", factory, {"work": self.work, **kwargs}, partitions, workers=self.work.config.workers)
 
+    def _locate(self, table: str, place: int) -> str:
+        """`file:line` of a row; of tables at a URL there, not in their copy."""
+        found = self.source.locate(table, place)
+        return found if is_local(self.given) else join(self.given, found.removeprefix(self.source.folder).lstrip("/"))
+
     def _card(self, splits: SubjectSplits, unmapped: Mapping[str, Any]) -> dict[str, Any]:
         work, source = self.work, self.source
         described = {
@@ -134,7 +166,7 @@ class _Ingest:
             "data_license": source.license,
             "credentialed": source.credentialed,
         }
-        card = cohort_card(described, work.fields, merged_facts(work, self.partitions), merged_summary(work, self.partitions), source.locate)
+        card = cohort_card(described, work.fields, merged_facts(work, self.partitions), merged_summary(work, self.partitions), self._locate)
         method = work.config.treatment
         return {
             **card,

@@ -4,9 +4,8 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 
 from ckd.config import Config
-from ckd.errors import ConfigError
 from ckd.intake import configured_inputs
-from ckd.store import is_local
+from ckd.store import exists
 from ckd.student.fingerprint import token_fields
 from ckd.teacher.embed import teacher_fields
 from jobs import embed, evaluate, soft_labels, train_head, train_student
@@ -17,15 +16,21 @@ STAGES = (embed, train_head, soft_labels, train_student, evaluate)
 
 
 def run(config: Config, console: Console) -> None:
-    """Visits to metrics. Inputs and models are looked for before the first stage: a missing student is found before the teacher's pass."""
+    """Visits to metrics. Inputs, models and a writable run.results are looked for before the first stage: before the teacher's pass.
+
+    Raises UnreachableError when storage does not answer.
+    """
     if configured_inputs(config.data):  # without any, the first stage says what is missing
         teacher_fields(config.teacher)
         token_fields(config)
-    if not is_local(config.run.results):
-        raise ConfigError(f"run.results={config.run.results}: checkpoints, student and metrics need a local or shared folder; set it to one")
+    for place in (config.run.artifacts_root, config.run.public_files):
+        exists(place)
+    console.event("run")
+    console.upload()
     with _ray(config):
         for stage in STAGES:
             stage.run(config, console)
+            console.upload()
 
 
 def _ray(config: Config) -> AbstractContextManager[None]:

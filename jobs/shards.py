@@ -1,5 +1,6 @@
 """Runs a worker over shards, in this process or on Ray actors, and reports progress. What a worker does belongs to ckd."""
 
+import os
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,7 +52,7 @@ class Guarded:
         except CkdError as error:
             return {"index": shard.index, "rows": 0, "error": str(error), "stop": isinstance(error, ConfigError)}
         except Exception as error:  # noqa: BLE001  the one supervision loop: a shard is set aside, the rest goes on
-            return {"index": shard.index, "rows": 0, "error": f"{type(error).__name__} at {_place(error)}"}
+            return {"index": shard.index, "rows": 0, "error": f"{_kind(error)} at {_place(error)}"}
 
 
 def map_worker(
@@ -72,16 +73,21 @@ def map_worker(
     if not shards:
         return []
     progress = console.progress(label, sum(s.rows for s in shards))
+    place = {"stage": label, "shards": len(shards)}
+    console.event("stage_started", **place, visits=progress.total)
     rows = []
     for row in _run(Guarded(factory, kwargs), shards, workers, gpus_per_worker, threads):
         rows.append(row)
         if row.get("stop"):  # every other shard would fail in the same way
             raise ConfigError(row["error"])
+        if row.get("starts", 1) > 1:
+            console.event("shard_retried", stage=label, shard=row["index"], starts=row["starts"], attempts=row["attempts"])
         if "error" in row:
             console.say(f"{label}: shard {row['index']} failed: {row['error']}")
-            console.event("shard_failed", stage=label, shard=row["index"], error=row["error"])
+            console.event("shard_failed", **place, shard=row["index"], error=row["error"])
         else:
             progress.add(row["rows"], row.get("tokens", 0))
+            console.event("shard_done", **place, shard=row["index"], visits=row["rows"])
     progress.close()
     failed = sorted(row["index"] for row in rows if "error" in row)
     if failed:
@@ -106,7 +112,20 @@ def _run(worker: Guarded, shards: Sequence[Unit], workers: Workers, gpus_per_wor
         return
     from cluster.pool import map_shards
 
-    yield from map_shards(worker, shards, workers=(max(workers.min, 1), workers.max), gpus_per_worker=gpus_per_worker, threads=threads)
+    actors = (max(workers.min, 1), workers.max)
+    yield from map_shards(worker, shards, workers=actors, gpus_per_worker=gpus_per_worker, refused=_refused, threads=threads)
+
+
+def _refused(shard: Unit, attempts: int) -> dict[str, Any]:
+    """The row of a shard that is set aside without starting it an `attempts`th time: a process that is killed cannot say why."""
+    told = f"its process was killed each of the {attempts - 1} times it was started (for want of memory, most often)"
+    return {"index": shard.index, "rows": 0, "error": f"{told}; the worker's and the machine's logs say more"}
+
+
+def _kind(error: BaseException) -> str:
+    """The type; of an error of the operating system also its own words for it, which know nothing of the data."""
+    number = error.errno if isinstance(error, OSError) else None
+    return f"{type(error).__name__} ({os.strerror(number)})" if number else type(error).__name__
 
 
 def _place(error: BaseException) -> str:

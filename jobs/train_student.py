@@ -74,16 +74,23 @@ def tokenize(config: Config, console: Console, shards: list[Shard]) -> None:
 
 
 class Reports:
-    """What training says on the way, as lines and events. `stop_when_saved`: leave at the checkpoint that a preemption caused."""
+    """What training says on the way, as lines and events."""
 
-    def __init__(self, console: Console, stop_when_saved: bool = False) -> None:
-        self.console, self.stop_when_saved, self.said = console, stop_when_saved, time.monotonic()
+    def __init__(self, console: Console) -> None:
+        self.console, self.said = console, time.monotonic()
         self.refusal: CkdError | None = None
+        self.step = self.saved = 0  # the last that was heard of
 
     def __call__(self, figures: dict[str, Any]) -> None:
-        """Take one report of ckd.student.train, or {"refused", "kind"} of a rank."""
+        """Take one report of ckd.student.train or cluster.fit, or {"refused", "kind"} of a rank."""
+        self.step = figures.get("step", self.step)
         if "line" in figures:
             self.console.say(figures["line"])
+        elif "started" in figures:
+            self.console.event("student_started", step=figures["started"], workers=figures["world"], repeated=max(self.step - figures["started"], 0))
+            self.step = figures["started"]
+        elif "waiting" in figures:
+            self.console.say(f"train-student: waiting for room for {figures['waiting']} workers, there is room for {figures['room']}")
         elif "refused" in figures:
             self.refusal = getattr(errors, figures["kind"])(figures["refused"])
         elif "epoch" in figures:
@@ -92,11 +99,8 @@ class Reports:
                 f"train-student: epoch {figures['epoch']}, {figures['metric']} {figures['tuning_score']:.4f}, best epoch {figures['best_epoch']}"
             )
         elif "checkpoint" in figures:
+            self.saved = figures["checkpoint"]
             self.console.event("student_checkpoint", **figures)
-            if figures["preempted"] and self.stop_when_saved:
-                raise IncompleteError(
-                    f"train-student: stopped after step {figures['checkpoint']}, which is saved; run the same command again to continue"
-                )
         else:
             self._step(figures)
 
@@ -111,9 +115,10 @@ class Reports:
 def _train_here(config: Config, reports: Reports) -> None:
     from ckd.student.train import train
 
-    reports.stop_when_saved = True
     with _termination() as asked:
-        train(config, world=1, rank=0, preempted=lambda: bool(asked), report=reports, deepspeed=False)
+        finished = train(config, world=1, rank=0, preempted=lambda: bool(asked), report=reports, deepspeed=False)
+    if not finished:
+        raise IncompleteError(f"train-student: stopped after step {reports.saved}, which is saved; run the same command again to continue")
 
 
 @contextmanager
@@ -135,17 +140,16 @@ def _train_on_ray(config: Config, fields: Fields, reports: Reports) -> None:
     from cluster.fit import FitError, fit
     from cluster.session import session
 
-    Checkpoints(config.run.checkpoints_root, fields, None).newest(lambda _: None)  # refuse a changed setting before any rank starts
-    workers = config.student.workers.max
-    with session(cpus=workers):
+    Checkpoints(config.run.checkpoints_root, fields, None).refuse_other()  # a changed setting, before any rank starts
+    workers = config.student.workers
+    with session(cpus=workers.max):
         try:
             fit(
                 rank_main,
                 {"config": config.model_dump()},
-                workers=workers,
+                workers=(max(workers.min, 1), workers.max),
                 gpus_per_worker=config.student.gpus_per_worker,
                 name=f"student-{digest(dict(fields))}",
-                storage=f"{config.run.checkpoints_root}/ray_train",
                 on_report=reports,
             )
         except FitError as error:
@@ -156,15 +160,16 @@ def _train_on_ray(config: Config, fields: Fields, reports: Reports) -> None:
         raise reports.refusal
 
 
-def rank_main(payload: dict[str, Any], *, world: int, rank: int, preempted: Any, report: Any) -> None:
-    """One rank, on whatever machine Ray put it. A user error becomes a report: Ray would retry it as if the machine were lost."""
+def rank_main(payload: dict[str, Any], *, world: int, rank: int, preempted: Any, report: Any) -> bool:
+    """One rank, on whatever machine Ray put it; False when it left early. A user error, which a new group would only meet again, becomes a report."""
     from ckd.student.train import train
 
     config = Config.model_validate(payload["config"])
     try:
-        train(config, world=world, rank=rank, preempted=preempted, report=report, deepspeed=True)
+        return train(config, world=world, rank=rank, preempted=preempted, report=report, deepspeed=True)
     except CkdError as error:
         report({"refused": str(error), "kind": type(error).__name__})
+        return True
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import os
 import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,12 @@ def make_visits(split: Split, count: int, *, seed: int = 0, labeled: bool = True
     return visits
 
 
-def make_cohort(root: Path, visits: list[Visit], *, shard_rows: int = 16, soft_seed: int = 0) -> Cohort:
+def at_url(config: Config, root: str) -> Config:
+    """The same run with all its files below a URL."""
+    return config.model_copy(update={"run": config.run.model_copy(update={"artifacts": f"{root}/artifacts", "results": f"{root}/results"})})
+
+
+def make_cohort(root: Path | str, visits: list[Visit], *, shard_rows: int = 16, soft_seed: int = 0) -> Cohort:
     """Commit the visits, and soft labels for every training shard and labelled shard."""
     made = cohort.commit(str(root), visits, fields={}, shard_rows=shard_rows, facts={})
     stage = Stage(str(root), "soft_labels", {"head": f"made up {soft_seed}"})
@@ -94,16 +100,30 @@ def make_tokens(config: Config) -> None:
         worker(shard)
 
 
-def train_rank(payload: dict, **ranks: object) -> None:
+def train_rank(payload: dict, **ranks: object) -> bool:
     """A rank for cluster.fit that reports after every step. What torch or DeepSpeed compile would lie in <artifacts>/compiled."""
     from ckd.student.train import train
 
     config = Config.model_validate(payload)
     os.environ["TORCH_EXTENSIONS_DIR"] = f"{config.run.artifacts_root}/compiled"
-    train(config, deepspeed=True, seconds_between=0, **ranks)
+    return train(config, deepspeed=True, seconds_between=0, **ranks)
 
 
-def train_rank_killed_once(payload: dict, *, rank: int, report, **ranks: object) -> None:
+def train_rank_until_there_is_room(payload: dict, *, world: int, preempted, **ranks: object) -> bool:
+    """The same, but a lonely rank does two steps and then waits until it is asked to make way for a larger group."""
+    asked = 0
+
+    def patient() -> bool:
+        nonlocal asked
+        asked += 1
+        while world == 1 and asked == 2 and not preempted():
+            time.sleep(0.1)
+        return world == 1 and asked == 2
+
+    return train_rank(payload, world=world, preempted=patient, **ranks)
+
+
+def train_rank_killed_once(payload: dict, *, rank: int, report, **ranks: object) -> bool:
     """The same, but rank 1's process dies right after the checkpoint of step 3, the first time."""
     marker = Path(payload["run"]["artifacts"]) / "died"
 
@@ -113,4 +133,4 @@ def train_rank_killed_once(payload: dict, *, rank: int, report, **ranks: object)
             marker.touch()
             os._exit(9)
 
-    train_rank(payload, rank=rank, report=dying_report, **ranks)
+    return train_rank(payload, rank=rank, report=dying_report, **ranks)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ckd.config import TeacherConfig
 from ckd.errors import ConfigError
-from ckd.pretrained import cache_folder
+from ckd.store import cache_folder
 from ckd.teacher.budget import CPU_BUDGET, MOST, SHARE, automatic_budget, find_budget
 from ckd.teacher.engine_hf import TransformersEngine
 

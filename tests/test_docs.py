@@ -6,6 +6,7 @@ from pathlib import Path
 from benchmarks.scaling_model import table
 from ckd.config import Config, Section, Workers
 from ckd.ehr.pairs import REASONS
+from ckd.estimate import Assumptions
 
 DOC = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 
@@ -56,4 +57,4 @@ def test_the_ingest_page_lists_every_reason_for_which_an_admission_is_left_out()
 
 
 def test_the_scaling_page_shows_the_table_that_its_model_prints():
-    assert table() in DOC.with_name("scaling.md").read_text(), "copy what python -m benchmarks.scaling_model prints"
+    assert table(Assumptions()) in DOC.with_name("scaling.md").read_text(), "copy what python -m benchmarks.scaling_model prints"

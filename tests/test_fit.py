@@ -1,20 +1,33 @@
-"""Ray Train ranks: what they are told, how they fail, and that DeepSpeed's losses are those of one plain process."""
+"""Ray Train ranks: what they are told, how they fail, grow and continue, and that DeepSpeed's losses are those of one plain process."""
 
 import io
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import ray
 import torch
+from ray.util.placement_group import placement_group, remove_placement_group
 from safetensors.torch import load_file
 
 from ckd.errors import ArtifactError
+from ckd.store import cache_folder
 from ckd.student.train import best_checkpoint, train
 from cluster.fit import FitError, fit
 from cluster.session import session
 from jobs import train_student
 from jobs.console import Console
-from tests.student_cohort import make_base, make_cohort, make_config, make_tokens, make_visits, train_rank, train_rank_killed_once
+from tests.student_cohort import (
+    make_base,
+    make_cohort,
+    make_config,
+    make_tokens,
+    make_visits,
+    train_rank,
+    train_rank_killed_once,
+    train_rank_until_there_is_room,
+)
+from tests.student_ranks import spawn
 
 
 def fail(payload, *, world, rank, preempted, report):
@@ -39,10 +52,10 @@ def test_workers_import_the_project_and_a_nested_session_leaves_the_outer_one_op
     assert ray.is_initialized()
 
 
-def test_a_group_that_keeps_failing_ends_without_quoting_the_data(local_ray, tmp_path):
+def test_a_group_that_keeps_failing_ends_without_quoting_the_data(local_ray):
     heard = []
     with pytest.raises(FitError) as caught:
-        fit(fail, {}, workers=1, gpus_per_worker=0, name="fail", storage=str(tmp_path), on_report=heard.append, failures=0)
+        fit(fail, {}, workers=(1, 1), gpus_per_worker=0, name="fail", on_report=heard.append, failures=0)
     assert "ArithmeticError" in str(caught.value) and "secret" not in str(caught.value)
     assert heard == [{"attempt": 1}]
 
@@ -60,10 +73,16 @@ def prepared(folder: Path, base: str, **student):
     return config
 
 
-def on_ray(config, rank=train_rank, failures=0) -> list[dict]:
+def on_ray(config, rank=train_rank, failures=0, hear=None) -> list[dict]:
     heard = []
-    storage, workers = f"{config.run.artifacts_root}/ray_train", config.student.workers.max
-    fit(rank, config.model_dump(), workers=workers, gpus_per_worker=0, name="t", storage=storage, on_report=heard.append, failures=failures)
+    workers = (config.student.workers.min, config.student.workers.max)
+
+    def listen(figures) -> None:
+        heard.append(figures)
+        if hear is not None:
+            hear(figures)
+
+    fit(rank, config.model_dump(), workers=workers, gpus_per_worker=0, name="t", on_report=listen, failures=failures, settle=1)
     assert not (Path(config.run.artifacts_root) / "compiled").exists(), "something was compiled at start"
     return heard
 
@@ -75,7 +94,7 @@ def alone(config) -> list[dict]:
 
 
 def assert_agree(heard, wanted) -> None:
-    assert figures(heard).keys() == figures(wanted).keys() == {1, 2, 3}
+    assert figures(heard).keys() == figures(wanted).keys() >= {1, 2, 3}
     for step, (loss, norm) in figures(wanted).items():
         assert figures(heard)[step][0] == pytest.approx(loss, abs=1e-3), step
         assert figures(heard)[step][1] in (None, pytest.approx(norm, rel=1e-2)), step  # None: stage 0 does not tell
@@ -83,14 +102,34 @@ def assert_agree(heard, wanted) -> None:
     assert scores[0] == pytest.approx(scores[1], abs=1e-2)
 
 
-def test_losses_and_gradients_agree_between_one_process_and_one_and_two_ray_workers(local_ray, tmp_path, base):
-    wanted = alone(prepared(tmp_path / "alone", base))
-    for workers in (1, 2):
-        config = prepared(tmp_path / str(workers), base, workers=workers, gradient_accumulation=workers)
-        assert_agree(on_ray(config), wanted)
-        checkpoint = Path(config.run.artifacts_root) / "checkpoints" / "step-0000003"
-        assert len(list(checkpoint.glob("global_step*/*optim_states.pt"))) == workers, "ZeRO cuts the optimizer among the ranks"
-    with pytest.raises(ArtifactError, match=r"student\.workers=2, this run has student\.workers=0"):
+@contextmanager
+def crowd():
+    """Only one of Ray's 4 CPUs is free until the others are released."""
+    group = placement_group([{"CPU": 3}])
+    assert group.wait(30)
+    try:
+        yield lambda: remove_placement_group(group)
+    finally:
+        remove_placement_group(group)
+
+
+def test_a_group_grows_when_there_is_room_without_losing_a_step_and_agrees_with_one_process(local_ray, tmp_path, base):
+    """A group of one does two steps; then there is room for two: it saves, leaves, and the two continue from its checkpoint."""
+    wanted = alone(prepared(tmp_path / "alone", base, epochs=2))
+    config = prepared(tmp_path / "ray", base, epochs=2, workers="1..2", gradient_accumulation=2)
+    made_before = set((cache_folder() / "universal").glob("*"))
+    with crowd() as release:
+        heard = on_ray(config, train_rank_until_there_is_room, hear=lambda figures: release() if figures.get("step") == 2 else None)
+    assert_agree(heard, wanted)
+    assert [(r["started"], r["world"]) for r in heard if "started" in r] == [(0, 1), (2, 2)]
+    steps = [r["step"] for r in heard if "loss" in r]
+    assert steps == sorted(set(steps)), "no step twice"
+    one, other = weights(config), weights(prepared(tmp_path / "alone", base, epochs=2))
+    assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
+    checkpoint = Path(config.run.artifacts_root) / "checkpoints" / "step-0000006"
+    assert len(list(checkpoint.glob("global_step*/*optim_states.pt"))) == 2, "ZeRO cuts the optimizer among the ranks"
+    assert set((cache_folder() / "universal").glob("*")) <= made_before, "what was made to continue is gone"
+    with pytest.raises(ArtifactError, match=r"student\.workers='1 or more', this run has student\.workers='0'"):
         alone(config)
 
 
@@ -100,7 +139,6 @@ def test_the_job_trains_on_ray_and_refuses_a_changed_setting_before_it_starts_ra
     stream = io.StringIO()
     train_student.run(config, Console(stream))
     assert "epoch 1, macro_auprc" in stream.getvalue() and "student" in stream.getvalue().splitlines()[-1]
-    assert not list((Path(config.run.artifacts_root) / "ray_train").glob("student-*"))
     (Path(config.run.folder) / "student" / "artifact.json").unlink()
     changed = config.model_copy(update={"student": config.student.model_copy(update={"hard_weight": 0.5})})
     with pytest.raises(ArtifactError, match=r"student\.hard_weight=0\.9, this run has student\.hard_weight=0\.5"):
@@ -109,11 +147,19 @@ def test_the_job_trains_on_ray_and_refuses_a_changed_setting_before_it_starts_ra
 
 @pytest.mark.faults
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_the_other_zero_stages_agree_too(local_ray, tmp_path, base, stage):
-    wanted = alone(prepared(tmp_path / "alone", base))
-    config = prepared(tmp_path / "ray", base, workers=2, zero_stage=stage)
-    assert_agree(on_ray(config), wanted)
-    best_weights(config)
+def test_one_worker_continues_what_two_began_at_the_other_zero_stages_too(tmp_path, base, stage):
+    settings = {"epochs": 2, "weight_decay": 0.1}
+    plain, config = prepared(tmp_path / "alone", base, **settings), prepared(tmp_path / "ranks", base, workers="1..2", zero_stage=stage, **settings)
+    alone(plain)
+    spawn(config, 2, leave_after=2)
+    spawn(config, 1)
+    one, other = weights(config), weights(plain)
+    assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
+    assert scores(config) == pytest.approx(scores(plain), abs=1e-3)
+
+
+def scores(config) -> list[float]:
+    return [epoch["score"] for epoch in best_checkpoint(config, print).extra["selection"]["history"]]
 
 
 @pytest.mark.faults
@@ -122,9 +168,9 @@ def test_a_rank_that_dies_is_replaced_and_the_group_continues_exactly(local_ray,
     whole, died = on_ray(configs[0]), on_ray(configs[1], train_rank_killed_once, failures=1)
     assert (Path(configs[1].run.artifacts_root) / "died").exists()
     assert figures(died) == figures(whole)
-    one, other = map(best_weights, configs)
+    one, other = map(weights, configs)
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def best_weights(config) -> dict[str, torch.Tensor]:
-    return load_file(Path(best_checkpoint(config, print).folder) / "model.safetensors")
+def weights(config) -> dict[str, torch.Tensor]:
+    return load_file(Path(best_checkpoint(config, print).fetched()) / "model.safetensors")

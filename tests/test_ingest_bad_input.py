@@ -134,7 +134,7 @@ def test_a_setting_that_cannot_be_is_refused_and_the_right_one_then_works(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("out", "words"), [("file", "FileExistsError"), ("file/cohort", "NotADirectoryError"), ("s3://bucket/cohort", "local folder")]
+    ("out", "words"), [("file", "FileExistsError"), ("file/cohort", "NotADirectoryError"), ("s3://bucket", "a folder of its own")]
 )
 def test_a_place_that_cannot_be_written_is_refused(tmp_path, capsys, out, words):
     folder = write_mimic3(tmp_path / "tables", returning())

@@ -156,7 +156,7 @@ def test_a_best_model_that_another_run_wrote_over_is_written_again(undisturbed, 
     ("change", "message"),
     [
         ("run.results=/proc/nowhere", "cannot be made"),
-        ("run.results=s3://bucket/x", "need a local or shared folder"),
+        ("run.results=nothing://bucket/x", "no file system for it"),
         ("student.max_length=512", "knows 64 positions"),
         ("student.base_model=nowhere/at/all", "no such folder"),
         ("run.results=", "at least 1 character"),

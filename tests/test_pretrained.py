@@ -11,8 +11,8 @@ import pytest
 from embedded import embedded, visits
 from pyarrow import fs
 
+import ckd.filesystems
 import ckd.pretrained
-import ckd.store
 from ckd.config import TeacherConfig
 from ckd.errors import ArtifactError, ConfigError
 from ckd.pretrained import local_folder, model_fields, revision
@@ -24,10 +24,10 @@ from ckd.teacher.engine_hf import TransformersEngine
 def bucket(tmp_path, monkeypatch, teacher_folder):
     """`bucket://<path>` leads to a memory file system that holds the tiny teacher; this machine's cache is empty."""
     memory = fsspec.filesystem("memory")
-    local = ckd.store.resolve
     filesystem = fs.PyFileSystem(fs.FSSpecHandler(memory))
+    others = ckd.filesystems.others
     monkeypatch.setattr(
-        ckd.store, "resolve", lambda path: (filesystem, path.removeprefix("bucket://")) if path.startswith("bucket://") else local(path)
+        ckd.filesystems, "others", lambda path: (filesystem, path.removeprefix("bucket://")) if path.startswith("bucket://") else others(path)
     )
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for file in Path(f"{teacher_folder}/base").iterdir():
@@ -81,7 +81,7 @@ def test_a_url_without_a_model_is_a_config_error(bucket):
     for ask in (model_fields, local_folder):
         with pytest.raises(ConfigError, match=r"teacher\.base_model=bucket://nowhere: no config\.json there"):
             ask("teacher.base_model", "bucket://nowhere")
-    with pytest.raises(ConfigError, match=r"teacher\.base_model=nothing://x: cannot be listed"):
+    with pytest.raises(ConfigError, match=r"nothing://x: no file system for it"):
         model_fields("teacher.base_model", "nothing://x")
 
 
@@ -109,8 +109,8 @@ def test_a_large_files_hash_reads_a_sample_and_the_same_one_everywhere(tmp_path,
     monkeypatch.setattr(ckd.pretrained, "_BLOCK", 64)
     monkeypatch.setattr(ckd.pretrained, "_SAMPLES", 10)
     memory = fsspec.filesystem("memory")
-    filesystem, local = fs.PyFileSystem(fs.FSSpecHandler(memory)), ckd.store.resolve
-    monkeypatch.setattr(ckd.store, "resolve", lambda path: (filesystem, path[9:]) if path.startswith("bucket://") else local(path))
+    filesystem = fs.PyFileSystem(fs.FSSpecHandler(memory))
+    monkeypatch.setattr(ckd.filesystems, "others", lambda path: (filesystem, path.removeprefix("bucket://")))
     content = np.random.default_rng(0).bytes(5000)
     (tmp_path / "a.bin").write_bytes(content)
     memory.pipe_file(f"/sampled{tmp_path}/a.bin", content)

@@ -58,10 +58,10 @@ def test_an_exception_while_writing_leaves_the_old_file_and_no_temp_file(tmp_pat
 def test_an_upload_starts_only_when_everything_has_been_written(tmp_path, monkeypatch):
     from pyarrow import fs
 
-    import ckd.store
+    import ckd.filesystems
 
     bucket = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
-    monkeypatch.setattr(ckd.store, "resolve", lambda path: (bucket, path.removeprefix("bucket://")))
+    monkeypatch.setattr(ckd.filesystems, "others", lambda path: (bucket, path.removeprefix("bucket://")))
 
     def fail(stream):
         stream.write(b"half")

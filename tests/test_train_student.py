@@ -18,15 +18,16 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from ckd import compat
 from ckd.cohort import Cohort
 from ckd.config import Config
-from ckd.errors import ArtifactError, ConfigError, DataError, IncompleteError
+from ckd.errors import ArtifactError, ConfigError, DataError, IncompleteError, UnreachableError
 from ckd.labels import DISEASES
-from ckd.store import Stage
+from ckd.store import Stage, join, list_folders, read_bytes, write_bytes
 from ckd.student.predict import STAGE as PREDICTIONS
 from ckd.student.train import best_checkpoint, train
 from jobs import train_student
 from jobs.console import Console
 from jobs.predict_student import predict_splits
-from tests.student_cohort import make_base, make_cohort, make_config, make_tokens, make_visits
+from tests.object_store import BUCKET, no_fault, proxy, s3_server
+from tests.student_cohort import at_url, make_base, make_cohort, make_config, make_tokens, make_visits
 
 VISITS = [*make_visits("train", 30), *make_visits("tuning", 55), *make_visits("held_out", 10)]
 
@@ -44,7 +45,7 @@ class Ear:
     """Collects reports; raises MachineLostError at the first checkpoint at or after a step, as a lost machine would end the process."""
 
     def __init__(self, stop_at: int | None = None) -> None:
-        self.stop_at, self.reports = stop_at, []
+        self.stop_at, self.reports, self.finished = stop_at, [], False
 
     def __call__(self, figures) -> None:
         self.reports.append(figures)
@@ -60,19 +61,20 @@ class Ear:
 
 def run_train(config: Config, ear: Ear | None = None, preempted=lambda: False) -> Ear:
     ear = ear or Ear()
-    train(config, world=1, rank=0, preempted=preempted, report=ear, deepspeed=False, seconds_between=0)
+    ear.finished = train(config, world=1, rank=0, preempted=preempted, report=ear, deepspeed=False, seconds_between=0)
     return ear
 
 
-def prepared(folder: Path, base: str, visits=VISITS, **student) -> Config:
+def prepared(folder: Path, base: str, visits=VISITS, root: str = "", **student) -> Config:
     config = make_config(folder, base, **student)
-    make_cohort(folder / "artifacts", visits)
+    config = at_url(config, root) if root else config
+    make_cohort(config.run.artifacts_root, visits)
     make_tokens(config)
     return config
 
 
 def weights(config: Config) -> dict[str, torch.Tensor]:
-    return load_file(Path(best_checkpoint(config, print).folder) / "model.safetensors")
+    return load_file(Path(best_checkpoint(config, print).fetched()) / "model.safetensors")
 
 
 def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
@@ -102,12 +104,64 @@ def test_a_run_stopped_at_checkpoints_continues_exactly_dropout_included(tmp_pat
     assert_same(weights(config), weights(undisturbed[0]))
 
 
-def test_a_preemption_saves_at_once_and_training_goes_on_to_the_same_end(tmp_path, base, undisturbed):
+@pytest.fixture(scope="module")
+def gate():
+    with s3_server() as port, proxy(port) as made:
+        yield made
+
+
+@pytest.fixture
+def bucket(gate, tmp_path, monkeypatch):
+    """A URL on an S3 server, and the local cache of what lies there."""
+    environment = {"AWS_ENDPOINT_URL": gate.url, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "XDG_CACHE_HOME": str(tmp_path / "c")}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    yield f"s3://{BUCKET}/{tmp_path.name}"
+    gate.fault = no_fault
+
+
+def test_checkpoints_on_an_object_store_that_fails_now_and_then_continue_exactly(tmp_path, base, undisturbed, bucket, gate):
+    config = prepared(tmp_path, base, root=bucket)
+    gate.fault = lambda number, method, path: (500 if number % 12 else "cut") if number % 6 == 0 else None
+    with pytest.raises(MachineLostError):
+        run_train(config, Ear(4))
+    broken = join(config.run.checkpoints_root, "checkpoints", "step-0000004", "model.safetensors")
+    write_bytes(broken, read_bytes(broken)[:-1] + b"?")
+    ear = run_train(config)
+    assert any("step-0000004" in r.get("line", "") and "not whole" in r["line"] for r in ear.reports)
+    assert {"started": 3, "world": 1} in ear.reports
+    assert_same(weights(config), weights(undisturbed[0]))
+    assert list_folders(join(config.run.checkpoints_root, "checkpoints")) == ["step-0000006", "step-0000008"], "old ones are pruned"
+    left = [path for path in (tmp_path / "c").rglob("*") if path.is_file() and path.suffix != ".lock" and "optimizer" in path.name]
+    assert len(left) == 1, "of what it continued from nothing stays; what `weights` fetched does"
+
+
+def test_a_store_that_stays_away_ends_training_with_the_way_on(tmp_path, base, bucket, gate):
+    config = prepared(tmp_path, base, root=bucket)
+
+    def away(number: int, method: str, path: str) -> int | None:
+        return 503 if "checkpoints/step-0000006" in path and method == "PUT" else None
+
+    gate.fault = away
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_MAX_ATTEMPTS", "2")
+        with pytest.raises(UnreachableError):
+            run_train(config)
+    gate.fault = no_fault
+    assert {"started": 4, "world": 1} in run_train(config).reports
+
+
+@pytest.mark.parametrize("notice", [2, 4])
+def test_a_preemption_saves_the_step_and_leaves_and_no_step_is_lost(tmp_path, base, undisturbed, notice):
+    """Step 2 lies within an epoch, step 4 ends one: its tuning score must not be skipped."""
     config = prepared(tmp_path, base)
-    answers = iter([False, True, True])
-    ear = run_train(config, preempted=lambda: next(answers, False))
-    saved = [r["checkpoint"] for r in ear.reports if "checkpoint" in r]
-    assert saved == [2, 3, 4, 6, 8], "step 2 by the preemption, once"
+    answers = iter([step == notice for step in range(1, 9)])
+    ear = run_train(config, preempted=lambda: next(answers))
+    assert not ear.finished and [r["checkpoint"] for r in ear.reports if "checkpoint" in r][-1] == notice == max(ear.losses())
+    after = run_train(config)
+    assert after.finished and {"started": notice, "world": 1} in after.reports
+    assert ear.losses() | after.losses() == undisturbed[1].losses() and not ear.losses().keys() & after.losses().keys()
+    assert best_checkpoint(config, print).extra == best_checkpoint(undisturbed[0], print).extra
     assert_same(weights(config), weights(undisturbed[0]))
 
 

@@ -17,7 +17,7 @@ from ckd.ehr.codes import Codes
 from ckd.ehr.pairs import Rules
 from ckd.ehr.subject_splits import SubjectSplits, decide
 from ckd.labels import INSTRUCTION, NUM_LABELS
-from ckd.store import Fields, FolderArtifact, Stage, digest, join, read_bytes, write_bytes
+from ckd.store import Fields, FolderArtifact, Stage, cache_folder, digest, exists, is_local, join, read_bytes, write_bytes
 from ckd.visits import SUBGROUP_FIELDS, visit_schema
 
 if TYPE_CHECKING:
@@ -47,8 +47,10 @@ class Work:
 
     @property
     def folder(self) -> str:
-        """Removed when the cohort is finished."""
-        return join(self.out, "_work")
+        """On this machine or a shared mount, since polars partitions there; removed when the cohort is finished."""
+        if is_local(self.out):
+            return join(self.out, "_work")
+        return str(cache_folder() / "ingest" / digest([self.out, dict(self.fields)]))
 
     @property
     def tables(self) -> str:
@@ -225,7 +227,8 @@ def unfinished(work: Work, partitions: Sequence[Partition], splits: SubjectSplit
     stage, missing = work.parts(splits, clauses), []
     for partition in partitions:
         admissions = load_facts(work.assembled(partition.index).folder)["admissions"]
-        if not stage.is_done(partition.index, rows=admissions["pair"] + admissions["last"], input_hash=""):
+        done = stage.is_done(partition.index, rows=admissions["pair"] + admissions["last"], input_hash="")
+        if not done or not exists(work.summary(partition.index)):  # a part at a URL that another machine wrote, whose summary stayed there
             missing.append(partition)
     return missing
 

@@ -12,7 +12,7 @@ from typing import Any
 from ckd.compat import VISIT_FILES, visit_file, visit_line
 from ckd.errors import ConfigError, DataError
 from ckd.sources import PARQUET_SUFFIX, BadRow, Input
-from ckd.store import exists, is_local, join, read_bytes, resolve, write_bytes, write_file
+from ckd.store import exists, is_local, join, open_file, reaching, read_bytes, write_bytes, write_file
 from ckd.visits import SPLITS, SUBGROUP_FIELDS, Split
 
 CARD_FILE, DATASETS_FILE, RECIPE_FILE = "card.json", "dataset_info.json", "qwen25_7b_lora_sft.yaml"
@@ -73,9 +73,8 @@ def _survey(source: Input) -> tuple[Counter[str], int, list[str]]:
     for part in source.parts:
         if not part.endswith(PARQUET_SUFFIX):
             raise DataError(f"{part}: not Parquet; {_AGAIN}")
-        filesystem, inside = resolve(part)
         try:
-            with filesystem.open_input_file(inside) as stream:
+            with reaching(part), open_file(part) as stream:
                 file = pq.ParquetFile(stream)
                 missing = [name for name in ("visit_id", "split", "labels") if name not in file.schema_arrow.names]
                 if missing:

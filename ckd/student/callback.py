@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 
 from ckd.errors import ConfigError
 from ckd.student.examples import Examples
+from ckd.student.resume import forget
 from ckd.student.trainer import StudentTrainer
 from ckd.student.tuning import score
 
@@ -18,8 +19,8 @@ MOST_STEPS_BETWEEN = 1000  # optimizer steps between two questions, however quic
 class Course(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
     """Drives one StudentTrainer.
 
-    Every few steps (about `seconds_between`; the number comes from rank 0 so that all ranks ask together) it asks `preempted()` and reports loss and
-    speed. A preemption saves at once and training goes on: the machine may live a little longer, and where it does not, the checkpoint is there.
+    Every few steps (about `seconds_between`; the number comes from rank 0 so that all ranks ask together) it reports loss and speed and asks
+    `preempted()`. A preemption saves at once and ends training here: every step after the save would have to be repeated elsewhere.
     """
 
     def __init__(
@@ -51,17 +52,23 @@ class Course(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
         self.trainer.data.epoch = state.global_step // self.steps_per_epoch
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """Ask and report when it is time; save every checkpoint_steps and at a preemption."""
+        """Ask and report when it is time; save every checkpoint_steps and at a preemption, which ends training."""
         step = state.global_step
-        wanted = step % self.trainer.student.checkpoint_steps == 0
+        if self.trainer.resume is not None:
+            forget(self.trainer.resume)  # a step is done together: all ranks have loaded
+            self.trainer.resume = None
         if step >= self.ask_next:
-            wanted |= self._ask(step)
+            self.leaving = self._ask(step)
+        wanted = self.leaving or step % self.trainer.student.checkpoint_steps == 0
         # The end of an epoch saves by itself, after scoring: a checkpoint before it would skip the score on resume.
         control.should_save = wanted and step % self.steps_per_epoch != 0
+        control.should_training_stop = self.leaving
         return control
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """Score the tuning visits, decide whether to stop, and save."""
+        """Score the tuning visits, decide whether to stop, and save. The Trainer calls it also when it leaves in the middle of an epoch."""
+        if state.global_step % self.steps_per_epoch:
+            return control
         selection, epoch = self.trainer.selection, state.global_step // self.steps_per_epoch
         value = 0.0
         if self.tuning is not None and selection.metric != "last_epoch":
@@ -69,7 +76,7 @@ class Course(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
             value = self.trainer.ranks.broadcast(score(selection.metric, self.labels, logits_nl, hard_nl))
         selection.update(epoch, state.global_step, value)
         control.should_save = True
-        control.should_training_stop = selection.finished
+        control.should_training_stop = selection.finished or self.leaving
         self.report(
             {"epoch": epoch, "step": state.global_step, "metric": selection.metric, "tuning_score": value, "best_epoch": selection.best_epoch}
         )
@@ -80,24 +87,24 @@ class Course(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
         self.report({"checkpoint": state.global_step, "step": state.global_step, "preempted": self.leaving})
 
     def _ask(self, step: int) -> bool:
-        """One question to all ranks; True when this step must be saved because the machine is about to go."""
+        """One question to all ranks; True when a machine is about to go."""
         loss, visits = self.trainer.take_recent()
         if not math.isfinite(loss):
             raise ConfigError(f"student.learning_rate={self.trainer.student.learning_rate}: the loss is no longer finite at step {step}; lower it")
         seconds = max(time.monotonic() - self.asked_at, 1e-6)
         pace = math.ceil(self.seconds_between * (step - self.asked_step) / seconds)
         self.ask_next = step + self.trainer.ranks.broadcast(min(max(pace, 1), MOST_STEPS_BETWEEN))
-        steps = self.steps_per_epoch * self.trainer.selection.epochs
+        steps, since = self.steps_per_epoch * self.trainer.selection.epochs, max(step - self.asked_step, 1)
         self.report(
             {
                 "step": step,
                 "steps": steps,
+                "step_seconds": round(seconds / since, 4),
                 "loss": loss,
                 "gradient_norm": self.trainer.gradient_norm,
                 "visits_per_s": round(visits / seconds, 1),
-                "seconds_left": round((steps - step) * seconds / max(step - self.asked_step, 1)),
+                "seconds_left": round((steps - step) * seconds / since),
             }
         )
-        before, self.leaving = self.leaving, self.preempted()
         self.asked_at, self.asked_step = time.monotonic(), step
-        return self.leaving and not before
+        return self.preempted()

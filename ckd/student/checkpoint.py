@@ -1,69 +1,111 @@
-"""The student's checkpoints, `<artifacts>/checkpoints/step-0000200/`: each a folder artifact whose footer is written last. Which files a
-checkpoint holds is the trainer's business; the newest whole one wins."""
+"""The student's checkpoints, `<artifacts>/checkpoints/step-0000200/`, at a path or URL: each a folder artifact whose footer is written last.
+Which files a checkpoint holds is the trainer's business; the newest whole one wins."""
 
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckd.errors import ArtifactError, ConfigError
-from ckd.store import ARTIFACT_FILE, Fields, FolderArtifact, is_local, require_equal
+from ckd.errors import ArtifactError
+from ckd.store import (
+    ARTIFACT_FILE,
+    Fields,
+    FolderArtifact,
+    cache_folder,
+    delete_folder,
+    exists,
+    fetched_folder,
+    is_local,
+    join,
+    list_folders,
+    make_folder,
+    require_equal,
+    size_and_hash,
+    upload_folder,
+)
 
 LAYOUT = ("student.workers", "student.zero_stage", "dtype")
 KEEP = 2  # newest checkpoints that stay, beside the best
+Listing = Mapping[str, Mapping[str, Any]]  # name below the checkpoint's folder -> its size and sha256
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint: the state after `step` optimizer steps, and what the run knew then."""
+    """A whole checkpoint: the state after `step` optimizer steps, and what the run knew then. `folder` may be a URL."""
 
     step: int
     folder: str
     extra: dict[str, Any]
 
+    @property
+    def world(self) -> int:
+        """The number of ranks that wrote it."""
+        return int(self.extra["world"])
+
+    def fetched(self, everything: bool = True) -> str:
+        """A local folder with its files, checked while they are copied; without `everything` only the weights, not what training needs."""
+        return fetched_folder(self.folder, lambda name: everything or "/" not in name)
+
 
 class Checkpoints:
-    """The checkpoints of one student below an artifacts root, a local or shared folder.
+    """The checkpoints of one student below an artifacts root.
 
     `fields` hold what decides the values; `layout` (its names are LAYOUT) how the files are cut, which training must not change either. None: only to
-    be read, whatever the layout.
+    be read, whatever the layout. The number of ranks may change; it stands in `extra`.
     """
 
     def __init__(self, root: str, fields: Fields, layout: Fields | None) -> None:
-        if not is_local(root):
-            raise ConfigError(f"run.results={root}: the student's checkpoints need a local or shared folder; set run.results to one")
-        self.root = Path(root) / "checkpoints"
+        self.root = join(root, "checkpoints")
         self.fields = {**fields, **(layout or {})}
         self.ignored = LAYOUT if layout is None else ()
 
-    def folder(self, step: int) -> Path:
+    def folder(self, step: int) -> str:
         """Where the checkpoint of a step lies."""
-        return self.root / f"step-{step:07d}"
+        return join(self.root, f"step-{step:07d}")
 
-    def clear(self, step: int) -> Path:
-        """Make the empty folder of a new checkpoint; its footer goes first, so that a kill leaves nothing that looks whole."""
-        folder = self.folder(step)
-        (folder / ARTIFACT_FILE).unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        return folder
+    def clear(self, step: int) -> None:
+        """Remove what lies where a new checkpoint is to come, its footer first, so that a kill leaves nothing that looks whole."""
+        delete_folder(self.folder(step))
 
-    def commit(self, step: int, extra: dict[str, Any]) -> None:
-        """Write the footer over the files that are there."""
-        folder = self.folder(step)
-        files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
-        FolderArtifact(str(folder), self.fields).commit(files, extra)
+    @contextmanager
+    def staging(self, step: int) -> Iterator[str]:
+        """An empty local folder for one rank's files, gone afterwards; on the checkpoint's own disk where that is local."""
+        above = Path(self.folder(step)) if is_local(self.root) else cache_folder() / "staging"
+        make_folder(above)
+        folder = tempfile.mkdtemp(prefix=".rank-", dir=above)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def add(self, step: int, staged: str) -> Listing:
+        """Bring one rank's staged files into the checkpoint; what they are. Not to be seen as a checkpoint before `commit`."""
+        source, target = Path(staged), self.folder(step)
+        names = sorted(str(path.relative_to(source)) for path in source.rglob("*") if path.is_file())
+        listing = {name: size_and_hash(str(source / name)) for name in names}
+        if not is_local(target):
+            upload_folder(staged, target)
+            return listing
+        for name in names:
+            place = Path(target) / name
+            make_folder(place.parent)
+            (source / name).replace(place)
+        return listing
+
+    def commit(self, step: int, listing: Listing, extra: dict[str, Any]) -> None:
+        """Write the footer over the files that all ranks have added. What they lists decides: files of another attempt make it a damaged one."""
+        FolderArtifact(self.folder(step), self.fields).commit(listing, extra)
 
     def newest(self, say: Callable[[str], None]) -> Checkpoint | None:
         """The newest whole checkpoint. Damaged and unfinished ones are skipped with a line.
 
-        Raises ArtifactError naming the field when one was made with another configuration.
+        Raises ArtifactError naming the field when one was made with another configuration, UnreachableError.
         """
-        steps = self._steps()
-        for step in steps:
-            self._refuse_other(step)
-        for step in reversed(steps):
+        self.refuse_other()
+        for step in reversed(self._steps()):
             found = self.load(step, say)
             if found is not None:
                 return found
@@ -71,32 +113,38 @@ class Checkpoints:
 
     def load(self, step: int, say: Callable[[str], None]) -> Checkpoint | None:
         """The checkpoint of a step, its files checked against their SHA-256; None (and a line) when it is not whole."""
-        artifact = FolderArtifact(str(self.folder(step)), self.fields)
+        artifact = FolderArtifact(self.folder(step), self.fields)
         try:
-            artifact.verify()
             content = artifact.load() or {}
+            found = Checkpoint(step, artifact.folder, content.get("extra", {}))
+            if not content or is_local(self.root):
+                artifact.verify()
+            else:
+                found.fetched(everything=not self.ignored)  # checks the files on their way to where they are needed
+            return found
         except ArtifactError as error:
             say(f"train-student: skipping a checkpoint that is not whole: {error}")
             return None
-        return Checkpoint(step, artifact.folder, content["extra"])
 
     def prune(self, best_step: int | None) -> None:
         """Remove all but the newest KEEP whole checkpoints and the best one."""
-        whole = [step for step in self._steps() if (self.folder(step) / ARTIFACT_FILE).is_file()]
-        for step in self._steps():
+        steps = self._steps()
+        whole = [step for step in steps if exists(join(self.folder(step), ARTIFACT_FILE))]
+        for step in steps:
             if step not in whole[-KEEP:] and step != best_step and step < max(whole, default=0):
-                (self.folder(step) / ARTIFACT_FILE).unlink(missing_ok=True)
-                shutil.rmtree(self.folder(step), ignore_errors=True)
+                delete_folder(self.folder(step))
+
+    def refuse_other(self) -> None:
+        """Raise ArtifactError naming the field when a checkpoint was made with another configuration."""
+        for step in self._steps():
+            try:
+                content = FolderArtifact(self.folder(step), {}).load()
+            except ArtifactError:
+                continue  # damaged: `load` says so
+            if content is not None:
+                found = {name: value for name, value in content["fields"].items() if name not in self.ignored}
+                require_equal(self.folder(step), found, self.fields)
 
     def _steps(self) -> list[int]:
-        names = (path.name.removeprefix("step-") for path in self.root.glob("step-*") if path.is_dir())
+        names = (name.removeprefix("step-") for name in list_folders(self.root) if name.startswith("step-"))
         return sorted(int(name) for name in names if name.isdigit())
-
-    def _refuse_other(self, step: int) -> None:
-        try:
-            content = FolderArtifact(str(self.folder(step)), {}).load()
-        except ArtifactError:
-            return  # damaged: `load` says so
-        if content is not None:
-            found = {name: value for name, value in content["fields"].items() if name not in self.ignored}
-            require_equal(str(self.folder(step)), found, self.fields)

@@ -1,6 +1,7 @@
 """The student network: any AutoModelForSequenceClassification with 25 labels, as trained and as exported."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from transformers.utils import logging
 from ckd.config import Config
 from ckd.errors import ConfigError
 from ckd.labels import DISEASES
-from ckd.pretrained import revision
+from ckd.pretrained import local_folder, revision
 
 _DROPOUTS = ("dropout", "pdrop", "dropout_prob", "dropout_p")  # how configurations end the names of their dropout probabilities
 
@@ -22,10 +23,11 @@ def new_student(config: Config) -> Any:
     """
     _quiet()
     s = config.student
-    commit = revision("student.base_model", s.base_model)
+    folder = local_folder("student.base_model", s.base_model)
+    commit = revision("student.base_model", folder)
     try:
         settings = AutoConfig.from_pretrained(
-            s.base_model,
+            folder,
             revision=commit,
             num_labels=len(DISEASES),
             id2label=dict(enumerate(DISEASES)),
@@ -36,7 +38,7 @@ def new_student(config: Config) -> Any:
             set_dropout(settings, s.dropout)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            return AutoModelForSequenceClassification.from_pretrained(s.base_model, revision=commit, config=settings, dtype=torch.float32)
+            return AutoModelForSequenceClassification.from_pretrained(folder, revision=commit, config=settings, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"student.base_model={s.base_model}: cannot be loaded ({type(error).__name__}); "
@@ -44,10 +46,41 @@ def new_student(config: Config) -> Any:
         ) from error
 
 
+@dataclass(frozen=True)
+class Outline:
+    """A student's size: all its weights, those outside of the embedding tables, layers, and attention width."""
+
+    parameters: int
+    computing: int
+    layers: int
+    width: int
+
+
+def outline(name: str, folder: str) -> Outline:
+    """The size of student.base_model without reading weights; `folder` holds at least its configuration. Raises ConfigError."""
+    _quiet()
+    try:
+        settings = AutoConfig.from_pretrained(folder, revision=revision("student.base_model", folder), num_labels=len(DISEASES))
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(settings)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"student.base_model={name}: no configuration of a model ({type(error).__name__}); give a folder, a URL or a Hub id of one"
+        ) from error
+    tables = {id(p) for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
+    weights = list(model.parameters())
+    return Outline(
+        parameters=sum(p.numel() for p in weights),
+        computing=sum(p.numel() for p in weights if id(p) not in tables),
+        layers=settings.num_hidden_layers,
+        width=settings.hidden_size,
+    )
+
+
 def load_student(folder: str) -> Any:
     """A trained student from an exported folder or a checkpoint, in float32."""
     _quiet()
-    return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)  # a folder, never a Hub id  # nosec B615
 
 
 def set_dropout(settings: Any, share: float) -> None:

@@ -11,7 +11,7 @@ from ckd.batching import token_batches
 from ckd.cohort import Cohort
 from ckd.config import Config
 from ckd.labels import NUM_LABELS
-from ckd.store import Fields, Stage, join
+from ckd.store import Fields, Stage, fetched_folder, join
 from ckd.student.batches import pad
 from ckd.student.fingerprint import finished_student, token_fields
 from ckd.student.tokens import STAGE as TOKENS
@@ -41,7 +41,7 @@ class PredictWorker:
         from ckd.student.model import device_of, load_student
 
         self.device = device_of(config.student.gpus_per_worker)
-        self.model = load_student(join(config.run.folder, "student")).to(self.device).eval()
+        self.model = load_student(fetched_folder(join(config.run.folder, "student"))).to(self.device).eval()
         self.pad_id = self.model.config.pad_token_id or 0
         self.cohort = Cohort.open(config.run.artifacts_root)
         self.tokens = Stage(config.run.artifacts_root, TOKENS, token_fields(config))

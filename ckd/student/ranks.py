@@ -1,7 +1,12 @@
 """What the ranks of one training run say to each other. Alone (world 1) every call answers itself, without torch.distributed."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+from ckd.errors import CkdError
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -33,3 +38,21 @@ class Ranks:
         found: list[Any] = [None] * self.world
         distributed.all_gather_object(found, value)
         return found
+
+    def each(self, work: Callable[[], Found]) -> list[Found]:
+        """What `work` gives on every rank, in rank order. A user error of one is raised on all, so that no rank waits for one that has stopped."""
+        outcome: Found | CkdError
+        try:
+            outcome = work()
+        except CkdError as error:
+            outcome = error
+        found = self.gather(outcome)
+        for one in found:
+            if isinstance(one, CkdError):
+                raise one
+        return found
+
+    def once(self, work: Callable[[], Found]) -> Found:
+        """What `work` gives on rank 0 alone, or its user error, on every rank."""
+        found: list[Any] = self.each(lambda: work() if self.first else None)
+        return found[0]  # type: ignore[no-any-return]  # rank 0's

@@ -54,7 +54,8 @@ def make_student(folder: str, inputs: Sequence[str], seed: int, size: StudentSiz
 
 
 def _tokenizer(inputs: Sequence[str], size: StudentSize) -> Any:
-    raw = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=200))
+    unknown = "[UNK]"
+    raw = Tokenizer(models.WordPiece(unk_token=unknown, max_input_chars_per_word=200))
     raw.normalizer = normalizers.BertNormalizer(lowercase=True)
     raw.pre_tokenizer = pre_tokenizers.Split(Regex(_MARKS), "removed")
     raw.train_from_iterator(inputs, trainers.WordPieceTrainer(vocab_size=size.vocabulary, special_tokens=_SPECIAL, show_progress=False))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ckd.cohort import Cohort
 from ckd.config import Config
 from ckd.errors import ConfigError
-from ckd.pretrained import revision
+from ckd.pretrained import local_folder, revision
 from ckd.store import Fields, Stage
 from ckd.visits import Shard
 
@@ -46,7 +46,8 @@ def load_tokenizer(base_model: str) -> Any:
     """The tokenizer of student.base_model."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(base_model, revision=revision("student.base_model", base_model))
+    folder = local_folder("student.base_model", base_model)
+    return AutoTokenizer.from_pretrained(folder, revision=revision("student.base_model", folder))
 
 
 def tokenize(tokenizer: Any, visits: "pa.Table", max_length: int) -> "pa.Table":
@@ -71,5 +72,6 @@ def tokenize(tokenizer: Any, visits: "pa.Table", max_length: int) -> "pa.Table":
 def _positions(base_model: str) -> int:
     from transformers import AutoConfig
 
-    settings = AutoConfig.from_pretrained(base_model, revision=revision("student.base_model", base_model))
+    folder = local_folder("student.base_model", base_model)
+    settings = AutoConfig.from_pretrained(folder, revision=revision("student.base_model", folder))
     return int(getattr(settings, "max_position_embeddings", None) or 1 << 30)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckd.cohort import Cohort
 from ckd.config import Config
-from ckd.errors import ArtifactError, CkdError, DataError
+from ckd.errors import ArtifactError, DataError
 from ckd.student.checkpoint import Checkpoint, Checkpoints
 from ckd.student.examples import Examples
 from ckd.student.fingerprint import needs_soft_labels, student_fields, token_fields, training_shards
@@ -42,31 +42,41 @@ def train(
     report: Report,
     deepspeed: bool,
     seconds_between: float = SECONDS_BETWEEN_QUESTIONS,
-) -> None:
-    """Train until the epochs or the patience end; `best_checkpoint` then names the winner. Stopping anywhere and calling again continues.
+) -> bool:
+    """Train until the epochs or the patience end (True): `best_checkpoint` then names the winner. Calling again continues, at any `world`.
 
-    Every rank calls `preempted` equally often. A report is {"line": …} for a person, {"step", "loss" (mean per visit), "visits_per_s", …} every few
-    seconds, {"epoch", "tuning_score", …} after an epoch, {"checkpoint", "preempted"} after a save. `deepspeed` needs torch.distributed to be set up.
-    Raises DataError without training visits, ArtifactError naming the field when the checkpoints belong to another configuration.
+    Every rank calls `preempted` equally often; once it is true, all ranks save the step and leave (False). A report is {"line": …} for a person,
+    {"started" (the step), "world"} before the first step, {"step", "loss" (mean per visit), "visits_per_s", …} every few seconds, {"epoch",
+    "tuning_score", …} after an epoch, {"checkpoint", "preempted"} after a save. `deepspeed` needs torch.distributed to be set up. Raises DataError
+    without training visits, ArtifactError naming the field when the checkpoints belong to another configuration, UnreachableError.
     """
     place = _place(config, Ranks(world, rank), deepspeed)
     cohort = Cohort.open(config.run.artifacts_root)
     examples, tuning = _examples(config, cohort)
     metric, labels, why = choose_metric(all_labels(tuning))
-    checkpoints = _same_for_all(place.ranks, lambda: open_checkpoints(config, cohort, place))
-    start: Checkpoint | None = _same_for_all(place.ranks, lambda: checkpoints.newest(lambda line: report({"line": line})))
+    checkpoints = place.ranks.once(lambda: open_checkpoints(config, cohort, place))
+    start = place.ranks.once(lambda: checkpoints.newest(lambda line: report({"line": line})))
     selection = Selection.from_json(start.extra["selection"]) if start else Selection(metric, config.student.patience, config.student.epochs)
-    report({"line": f"train-student: continuing after step {start.step}" if start else f"train-student: {why}"})
+    report({"line": _beginning(start, why, place)})
+    report({"started": start.step if start else 0, "world": world})
     if not selection.finished:
-        trainer = _trainer(config, place, examples, checkpoints, selection)
+        trainer = _trainer(config, place, examples, checkpoints, selection, start)
         _drive(trainer, tuning, labels, preempted, report, seconds_between)
-        trainer.train(resume_from_checkpoint=start.folder if start else None)
+        trainer.train(resume_from_checkpoint=trainer.resume.folder if trainer.resume else None)
+    return selection.finished
+
+
+def _beginning(start: Checkpoint | None, why: str, place: Place) -> str:
+    if start is None:
+        return f"train-student: {why}"
+    ranks = f" on {place.ranks.world} instead of {start.world} workers" if start.world != place.ranks.world else ""
+    return f"train-student: continuing after step {start.step}{ranks}"
 
 
 def open_checkpoints(config: Config, cohort: Cohort, place: Place) -> Checkpoints:
-    """The checkpoints of this student. What decides only how their files are cut must be the same on resume too."""
+    """The checkpoints of this student. What kind of files they hold must be the same on resume too, but not the number of ranks."""
     layout = {
-        "student.workers": place.ranks.world if place.deepspeed else 0,
+        "student.workers": "1 or more" if place.deepspeed else "0",
         "student.zero_stage": config.student.zero_stage if place.deepspeed else None,
         "dtype": "bfloat16" if place.bf16 else "float32",
     }
@@ -80,7 +90,7 @@ def best_checkpoint(config: Config, say: Callable[[str], None]) -> Checkpoint:
     selection = Selection.from_json(newest.extra["selection"]) if newest else None
     if selection is None or not selection.finished or selection.best_step is None:
         raise ArtifactError(f"{checkpoints.root}: training has not finished; run 'ckd train-student' again")
-    best = checkpoints.load(selection.best_step, say)
+    best = newest if newest and newest.step == selection.best_step else checkpoints.load(selection.best_step, say)
     if best is None:
         raise ArtifactError(f"{checkpoints.folder(selection.best_step)}: the best epoch is damaged; delete {checkpoints.root} and train again")
     return Checkpoint(best.step, best.folder, {"selection": selection.to_json()})
@@ -107,11 +117,15 @@ def _examples(config: Config, cohort: Cohort) -> tuple[Examples, Examples | None
     return examples, Examples(root, tuning, fields, hard_weight=1.0, soft=False) if tuning else None
 
 
-def _trainer(config: Config, place: Place, examples: Examples, checkpoints: Checkpoints, selection: Selection) -> "StudentTrainer":
+def _trainer(
+    config: Config, place: Place, examples: Examples, checkpoints: Checkpoints, selection: Selection, start: Checkpoint | None
+) -> "StudentTrainer":
     from ckd.student.batches import Batches
     from ckd.student.model import new_student
+    from ckd.student.resume import prepare
     from ckd.student.trainer import MicroBatches, StudentTrainer, training_arguments
 
+    resume = prepare(start, place.ranks, config.student.zero_stage if place.deepspeed else None) if start else None
     # Before the arguments: they switch ZeRO-3's partitioned loading on, which a BERT does not need and which skips our seed.
     model = new_student(config)
     batches = Batches(
@@ -124,9 +138,18 @@ def _trainer(config: Config, place: Place, examples: Examples, checkpoints: Chec
         accumulation=config.student.gradient_accumulation,
     )
     arguments = training_arguments(
-        config, world=place.ranks.world, steps_per_epoch=batches.steps, device=place.device, bf16=place.bf16, deepspeed=place.deepspeed
+        config,
+        world=place.ranks.world,
+        steps_per_epoch=batches.steps,
+        device=place.device,
+        bf16=place.bf16,
+        deepspeed=place.deepspeed,
+        universal=resume is not None and resume.universal,
     )
-    return StudentTrainer(model, arguments, MicroBatches(batches), config=config, ranks=place.ranks, checkpoints=checkpoints, selection=selection)
+    micro_batches = MicroBatches(batches)
+    return StudentTrainer(
+        model, arguments, micro_batches, config=config, ranks=place.ranks, checkpoints=checkpoints, selection=selection, resume=resume
+    )
 
 
 def _drive(
@@ -140,17 +163,3 @@ def _drive(
     from ckd.student.callback import Course
 
     trainer.add_callback(Course(trainer, tuning, labels, preempted=preempted, report=report, seconds_between=seconds_between))
-
-
-def _same_for_all(ranks: Ranks, find: Callable[[], Any]) -> Any:
-    """What rank 0 finds, on every rank; also its error, so that no rank waits for one that has stopped."""
-    found: Any = None
-    if ranks.first:
-        try:
-            found = find()
-        except CkdError as error:
-            found = error
-    found = ranks.broadcast(found)
-    if isinstance(found, CkdError):
-        raise found
-    return found

@@ -1,12 +1,14 @@
 """The HF Trainer on ready micro-batches: its loss, its data loader, its checkpoints. When to score, stop and save belongs to callback."""
 
+import tempfile
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from ckd.batching import token_batches
 from ckd.config import Config
@@ -16,6 +18,7 @@ from ckd.student.examples import Examples
 from ckd.student.loss import micro_batch_loss, visit_loss
 from ckd.student.model import rows_per_micro_batch
 from ckd.student.ranks import Ranks
+from ckd.student.resume import Resume, random_seed
 from ckd.student.tuning import Selection
 from ckd.student.zero import GRADIENT_NORM, zero_config
 
@@ -49,12 +52,14 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
         ranks: Ranks,
         checkpoints: Checkpoints,
         selection: Selection,
+        resume: Resume | None = None,
     ) -> None:
         super().__init__(model=model, args=arguments, train_dataset=data)
         self.remove_callback(PrinterCallback)
         # BERT's forward takes **kwargs, from which the Trainer concludes that its loss is already divided by the accumulation.
         self.model_accepts_loss_kwargs = False
         self.data, self.student, self.ranks, self.checkpoints, self.selection = data, config.student, ranks, checkpoints, selection
+        self.seed, self.resume = config.seed, resume
         self.gradient_norm: float | None = None
         self.recent = torch.zeros(2, device=self.args.device)  # loss summed over visits, visits: fetched only when asked for
 
@@ -92,23 +97,43 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
         return sum(loss for loss, _ in shares) / max(visits, 1), visits
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Every rank writes its files; rank 0 commits after all have."""
-        step = self.state.global_step
-        folder = str(self.checkpoints.folder(step))
-        if self.ranks.first:
-            self.checkpoints.clear(step)
-        self.ranks.barrier()
-        self.save_model(folder, _internal_call=True)
-        self._save_optimizer_and_scheduler(folder)
-        self._save_rng_state(folder)
-        if self.ranks.first:
-            self.state.save_to_json(str(Path(folder) / "trainer_state.json"))
-            (Path(folder) / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody reads
-        self.ranks.barrier()
-        if self.ranks.first:
-            self.checkpoints.commit(step, {"step": step, "selection": self.selection.to_json()})
-            self.checkpoints.prune(self.selection.best_step)
-        self.ranks.barrier()
+        """Every rank writes and adds its files; rank 0 commits after all have."""
+        step, checkpoints, ranks = self.state.global_step, self.checkpoints, self.ranks
+        ranks.once(lambda: checkpoints.clear(step))
+        with checkpoints.staging(step) as folder:
+            self.save_model(folder, _internal_call=True)
+            self._save_optimizer_and_scheduler(folder)
+            self._save_rng_state(folder)
+            if ranks.first:
+                self.state.save_to_json(str(Path(folder) / "trainer_state.json"))
+                (Path(folder) / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody reads
+            listings = ranks.each(lambda: checkpoints.add(step, folder))
+        extra = {"step": step, "world": ranks.world, "selection": self.selection.to_json()}
+        ranks.once(lambda: checkpoints.commit(step, {name: facts for listing in listings for name, facts in listing.items()}, extra))
+        ranks.once(lambda: checkpoints.prune(self.selection.best_step))
+
+    def create_optimizer(self, *arguments: Any, **more: Any) -> Any:
+        """The Trainer's own; remembers each group's weight decay."""
+        made = super().create_optimizer(*arguments, **more)
+        self.decays = [group["weight_decay"] for group in made.param_groups]
+        return made
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """DeepSpeed has loaded the state by now. From a universal ZeRO-3 checkpoint it gives all groups the first one's weight decay and one step
+        counter, which would count double: each gets its own again."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.resume is not None and self.resume.universal:
+            for group, decay in zip(self.optimizer.param_groups, self.decays, strict=True):
+                group["weight_decay"] = decay
+            for state in self.optimizer.state.values():
+                state["step"] = deepcopy(state["step"])
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """The rank's own random state, so that a resume draws the same dropout masks; fresh ones where other ranks wrote the checkpoint."""
+        if self.resume is not None and self.resume.other_world:
+            set_seed(random_seed(self.seed, self.state.global_step, self.ranks))
+        else:
+            super()._load_rng_state(checkpoint)
 
     def predict_logits(self, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
         """Logits and true labels [n, 25] of all examples, shard after shard, the work dealt to the ranks. Every rank gets both."""
@@ -142,12 +167,14 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
         return rows
 
 
-def training_arguments(config: Config, *, world: int, steps_per_epoch: int, device: torch.device, bf16: bool, deepspeed: bool) -> TrainingArguments:
+def training_arguments(
+    config: Config, *, world: int, steps_per_epoch: int, device: torch.device, bf16: bool, deepspeed: bool, universal: bool = False
+) -> TrainingArguments:
     """The Trainer's settings: linear decay after `warmup_share`, no logging, scoring or saving of its own."""
     s = config.student
     rows = rows_per_micro_batch(s.batch_size, world, s.gradient_accumulation)
     arguments = TrainingArguments(
-        output_dir=str(Path(config.run.checkpoints_root) / "checkpoints"),
+        output_dir=tempfile.gettempdir(),  # nothing is written there: `checkpoints` keeps them
         per_device_train_batch_size=rows,
         gradient_accumulation_steps=s.gradient_accumulation,
         num_train_epochs=s.epochs,
@@ -170,7 +197,7 @@ def training_arguments(config: Config, *, world: int, steps_per_epoch: int, devi
         dataloader_pin_memory=False,
         average_tokens_across_devices=False,
         log_level="error",
-        deepspeed=zero_config(s, rows=rows, bf16=bf16) if deepspeed else None,
+        deepspeed=zero_config(s, rows=rows, bf16=bf16, universal=universal) if deepspeed else None,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # one process drives one GPU; the Trainer would wrap all it sees into DataParallel
     return arguments

@@ -14,8 +14,8 @@ def uses_bf16(zero_stage: int | None, hardware_has_it: bool) -> bool:
     return hardware_has_it and zero_stage != 0
 
 
-def zero_config(student: StudentConfig, *, rows: int, bf16: bool) -> dict[str, Any]:
-    """The dict for TrainingArguments(deepspeed=…). `rows`: most visits per micro-batch.
+def zero_config(student: StudentConfig, *, rows: int, bf16: bool, universal: bool = False) -> dict[str, Any]:
+    """The dict for TrainingArguments(deepspeed=…). `rows`: most visits per micro-batch; `universal`: it will load a universal checkpoint.
 
     There is no "optimizer" section on purpose: the Trainer's torch AdamW (no decay on biases and norms) is the same with and without DeepSpeed, and
     DeepSpeed's own FusedAdam would be compiled first.
@@ -37,6 +37,7 @@ def zero_config(student: StudentConfig, *, rows: int, bf16: bool) -> dict[str, A
         "gradient_clipping": GRADIENT_NORM,
         "steps_per_print": 1 << 30,
         "wall_clock_breakdown": False,
+        "checkpoint": {"load_universal": universal},
     }
 
 

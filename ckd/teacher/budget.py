@@ -12,8 +12,7 @@ from contextlib import suppress
 import torch
 
 from ckd.errors import ConfigError
-from ckd.pretrained import cache_folder
-from ckd.store import Fields, digest, read_bytes, write_bytes
+from ckd.store import Fields, cache_folder, digest, read_bytes, write_bytes
 
 CPU_BUDGET = 1024  # one or two visits: a layer's activations stay in the cache (benchmarks/teacher.py: a fifth faster than 4096)
 MOST = 1 << 17  # a 7B model's layers are compute-bound from a few thousand tokens on; more only waits longer for its first result

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from peft.utils import load_peft_weights
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from ckd.config import TeacherConfig
@@ -33,6 +33,21 @@ def geometry(decoder: Any) -> Geometry:
         layers=config.num_hidden_layers,
         width=config.num_attention_heads * head,
     )
+
+
+def outline(config: TeacherConfig, folder: str) -> tuple[Any, Geometry, int]:
+    """Tokenizer, geometry and width of the embeddings without reading weights: `folder` may hold none. Raises ConfigError."""
+    commit = revision("teacher.base_model", folder)
+    try:
+        tokenizer, settings = AutoTokenizer.from_pretrained(folder, revision=commit), AutoConfig.from_pretrained(folder, revision=commit)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(settings)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"teacher.base_model={config.base_model}: no configuration and tokenizer of a causal language model ({type(error).__name__}); "
+            "give a folder, a URL or a Hub id of one"
+        ) from error
+    return tokenizer, geometry(model.base_model), int(settings.get_text_config().hidden_size)
 
 
 def _spread(config: TeacherConfig, device: torch.device) -> bool:

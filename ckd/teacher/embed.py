@@ -15,7 +15,7 @@ from ckd.batching import windows
 from ckd.cohort import Cohort
 from ckd.config import Config, TeacherConfig
 from ckd.errors import ConfigError
-from ckd.pretrained import adapter_hash, model_fields
+from ckd.pretrained import adapter_hash, local_adapter, model_fields
 from ckd.prompts import PROMPT_VERSION
 from ckd.store import Fields, Stage, is_local, require_equal
 from ckd.teacher.accounting import Meter
@@ -40,6 +40,11 @@ def teacher_fields(config: TeacherConfig) -> Fields:
         "teacher.dtype": config.dtype,
         "teacher.store_dtype": config.store_dtype,
     }
+
+
+def local_teacher(config: TeacherConfig) -> TeacherConfig:
+    """The same teacher with an adapter that lies on this machine: engines take a base model from a URL themselves, but PEFT and vLLM no adapter."""
+    return config if is_local(config.adapter) else config.model_copy(update={"adapter": local_adapter(config.adapter)})
 
 
 def embedding_stage(config: Config) -> Stage:
@@ -83,7 +88,7 @@ class EmbedWorker:
         with self.loading:
             if self.engine is None:
                 self._require_same_model()
-                self.engine = load_engine(self.config.teacher, self.config.teacher.gpus_per_worker)
+                self.engine = load_engine(local_teacher(self.config.teacher), self.config.teacher.gpus_per_worker)
                 if not is_local(self.config.teacher.base_model):  # what was loaded is a copy: now it is the copy that is hashed
                     self._require_same_model()
             self.meter = self.meter or Meter(self.engine, self.config.teacher)

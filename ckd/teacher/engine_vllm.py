@@ -42,7 +42,8 @@ class VllmEngine:
         self._lora = vllm.lora.request.LoRARequest("adapter", 1, config.adapter) if config.adapter else None
         self._llm = _load(vllm, folder, config, gpus, options)
         self._params = vllm.PoolingParams(use_activation=False)
-        self.prompter = Prompter(AutoTokenizer.from_pretrained(folder), config.max_length)
+        tokenizer = AutoTokenizer.from_pretrained(folder)  # a folder of one commit  # nosec B615
+        self.prompter = Prompter(tokenizer, config.max_length)
         text = self._llm.model_config.hf_text_config
         self.hidden = int(text.hidden_size)
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads

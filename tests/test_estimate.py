@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.scaling_model import Assumptions, spot_share, wall_s
+from ckd.estimate import Assumptions, spot_share, wall_s
 
 SMALL = Assumptions(shard_rows=100, slow_share=0.0)
 

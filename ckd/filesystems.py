@@ -1,0 +1,158 @@
+"""Which file system a path or URL means, how patiently it is asked, and what to say when it does not answer. Reading and writing belong to
+files."""
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ckd.errors import ConfigError, UnreachableError
+
+if TYPE_CHECKING:
+    from pyarrow import fs
+
+ATTEMPTS = 11  # of one request, the environment's AWS_MAX_ATTEMPTS wins: the pauses between them double, 25 s in all
+CONNECT_SECONDS = 5.0
+SILENT_SECONDS = 20.0  # without a byte: then the request is given up and sent again
+_HIDDEN = "Failed to flush response stream"
+T = TypeVar("T")
+_GCS_PATIENCE = timedelta(seconds=60)
+_URL = re.compile(r"(\w[\w+.-]*)://([^/]*)(/.*)?", re.DOTALL)
+_FAILURE = re.compile(
+    r"AWS Error (?P<aws>\w+)(?: during \w+ operation)?(?P<why>:[^\n]*)?|(?:google::cloud::Status|Status)\((?P<gcs>\w+)|(?P<curl>[Cc]url\w* error)"
+)
+
+
+def is_local(path: str) -> bool:
+    """Whether a path lies on this machine's file system."""
+    return "://" not in path
+
+
+def resolve(path: str) -> tuple["fs.FileSystem", str]:
+    """The file system of a path or URL, and the path inside it. Keys of objects are taken as they stand, nothing in them is decoded.
+
+    Raises ConfigError for a URL that no file system here understands, UnreachableError where finding the bucket takes an answer and none comes.
+    """
+    from pyarrow import fs
+
+    if is_local(path):
+        return fs.LocalFileSystem(), str(Path(path).absolute())
+    match = _URL.fullmatch(path)
+    scheme, host = (match[1], match[2]) if match else ("", "")
+    if scheme in {"s3", "gs", "gcs"}:
+        if not host or re.search(r"[@:?#]", host):
+            raise ConfigError(f"{scheme}://…: expected {scheme}://bucket/folder; credentials, region and endpoint belong in the environment")
+        inside = path.partition("://")[2].rstrip("/")
+        return (_s3(host) if scheme == "s3" else _gcs(os.environ.get("STORAGE_EMULATOR_HOST", ""))), inside
+    return others(path)
+
+
+def others(path: str) -> tuple["fs.FileSystem", str]:
+    """Whatever else pyarrow has (file://, hdfs://, abfs://): not tried, not promised."""
+    from pyarrow import fs
+
+    try:
+        filesystem, inside = fs.FileSystem.from_uri(path)
+    except (ValueError, OSError) as error:
+        shown = path if "@" not in path else path.partition("://")[0] + "://…"  # what stands before an @ may be a password
+        raise ConfigError(f"{shown}: no file system for it ({type(error).__name__}); expected a path, s3://bucket/… or gs://bucket/…") from None
+    return filesystem, inside
+
+
+@contextmanager
+def reaching(path: str) -> Iterator[None]:
+    """Around every request: a storage service's failure (network, credentials, 5xx that outlasts its retries) becomes UnreachableError.
+
+    A missing file stays FileNotFoundError, damaged content whatever its reader raises.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        reason = None if is_local(path) else _failure(error)
+        if reason is None:
+            raise
+        raise UnreachableError(
+            f"{path}: the storage does not answer or refuses ({reason}); check the network, the URL and this machine's credentials, then run the "
+            "same command again: what is finished is kept"
+        ) from None
+
+
+def patiently(path: str, read: Callable[[], T]) -> T:
+    """What `read` returns; asked again where pyarrow does not: a service's error message that is longer than the bytes that were asked for
+    hides from it that the request may be sent again.
+    """
+    with reaching(path):
+        for attempt in range(_attempts() - 1):
+            try:
+                return read()
+            except OSError as error:
+                if _HIDDEN not in str(error):
+                    raise
+                time.sleep(0.025 * 2**attempt)
+        return read()
+
+
+def _failure(error: OSError) -> str | None:
+    """The service's own name for what failed; None for an error that is no service's."""
+    if isinstance(error, ConnectionError | TimeoutError):
+        return type(error).__name__
+    found = _FAILURE.search(str(error))
+    if found is None:
+        return None
+    if found["aws"]:
+        return " ".join(f"{found['aws']}{found['why'] or ''}".split())[:160]
+    return found["gcs"] or "no connection"
+
+
+def _s3(bucket: str) -> Any:
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ("us-east-1" if endpoint else "")
+    return _s3_filesystem(endpoint, region or _region(bucket), _attempts())
+
+
+def _attempts() -> int:
+    given = os.environ.get("AWS_MAX_ATTEMPTS", "")
+    return max(int(given), 1) if given.isdigit() else ATTEMPTS
+
+
+@lru_cache(maxsize=64)
+def _region(bucket: str) -> str:
+    from pyarrow import fs
+
+    with reaching(f"s3://{bucket}"):
+        return str(fs.resolve_s3_region(bucket))
+
+
+@lru_cache(maxsize=64)
+def _s3_filesystem(endpoint: str, region: str, attempts: int) -> Any:
+    """One per process: its connections are kept and shared. Small files go in one PutObject (`allow_delayed_open`)."""
+    from pyarrow import fs
+
+    scheme, _, host = endpoint.rpartition("://")
+    return fs.S3FileSystem(
+        region=region,
+        scheme=scheme or "https",
+        endpoint_override=host or None,
+        connect_timeout=CONNECT_SECONDS,
+        request_timeout=SILENT_SECONDS,
+        # pyarrow's other strategy never gives back what a retry takes from its quota: after some 50 retries in a process it makes none any more.
+        retry_strategy=fs.AwsDefaultS3RetryStrategy(max_attempts=attempts - 1),
+        allow_delayed_open=True,
+    )
+
+
+@lru_cache(maxsize=4)
+def _gcs(emulator: str) -> Any:
+    from pyarrow import fs
+
+    if emulator:
+        scheme, _, host = emulator.rpartition("://")
+        return fs.GcsFileSystem(anonymous=True, scheme=scheme or "http", endpoint_override=host, retry_time_limit=_GCS_PATIENCE)
+    return fs.GcsFileSystem(retry_time_limit=_GCS_PATIENCE)

@@ -1,0 +1,78 @@
+"""How many workers could start now, and when there is room for more. Asked with placement groups of one worker each: Ray's scheduler itself
+answers (machines that are about to go count for nothing), and what cannot be placed is a demand that an autoscaler sees."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
+
+SECONDS_BETWEEN_LOOKS = 0.25
+SECONDS_OF_PATIENCE = 5.0  # room enough for the least number waits so long for more of it
+SECONDS_BETWEEN_LINES = 60.0
+Bundle = dict[str, float]
+
+
+@contextmanager
+def _reserved(bundle: Bundle, count: int) -> Iterator[Callable[[], int]]:
+    """Reserve room for `count` workers as it appears; yields how many have it so far."""
+    groups = [placement_group([bundle]) for _ in range(count)]
+    try:
+        yield lambda: sum(placement_group_table(group).get("state") == "CREATED" for group in groups)
+    finally:
+        for group in groups:
+            remove_placement_group(group)
+
+
+def wait_for_room(bundle: Bundle, workers: tuple[int, int], waiting: Callable[[int], None], patience: float) -> int:
+    """How many workers of the (least, most) can start; waits for the least, then up to `patience` after the last gain for the most.
+
+    `waiting(room)` is called every minute that it has to wait. The room is given back, for the caller to take at once.
+    """
+    least, most = workers
+    with _reserved(bundle, most) as placed:
+        room, gained, said = 0, time.monotonic(), time.monotonic()
+        while True:
+            before, room, now = room, placed(), time.monotonic()
+            if room != before:
+                gained = now
+            if room == most or (room >= least and now - gained >= patience):
+                return room
+            if room < least and now - said >= SECONDS_BETWEEN_LINES:
+                said = now
+                waiting(room)
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+@contextmanager
+def watch_for_room(bundle: Bundle, missing: int, started: Callable[[], bool], tell: Callable[[], Any], settle: float) -> Iterator[None]:
+    """While the block runs: once `started()`, wait for room for the `missing` workers and `tell()` of it, once.
+
+    All of it at once, or some of it after `settle` seconds: machines tend to come one after the other, and each gain costs a restart.
+    """
+    ended = threading.Event()
+
+    def look() -> None:
+        while not started():
+            if ended.wait(SECONDS_BETWEEN_LOOKS):
+                return
+        with _reserved(bundle, missing) as placed:
+            since: float | None = None
+            while not ended.wait(SECONDS_BETWEEN_LOOKS):
+                room = placed()
+                since = (since or time.monotonic()) if room else None
+                if room == missing or (since is not None and time.monotonic() - since >= settle):
+                    tell()
+                    ended.wait()  # holds the room until the group has left
+
+    watcher = threading.Thread(target=look, daemon=True)
+    if missing:
+        watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if missing:
+            watcher.join()

@@ -1,0 +1,79 @@
+"""Where a run on a cluster may keep its files: every machine must see them, and a job's own folder is gone when the job ends."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ckd.config import Config
+from ckd.errors import ConfigError
+from ckd.filesystems import is_local
+
+IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a submitted job
+
+
+def on_cluster(config: Config) -> bool:
+    """Whether this process drives a run on a cluster: it is a submitted job, or RAY_ADDRESS names a cluster and something asks for workers."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    workers = max(config.teacher.workers.max, config.student.workers.max)
+    return IN_A_JOB in os.environ or bool(workers and address and address != "local")
+
+
+def require_shared(config: Config) -> Config:
+    """The configuration as it runs on a cluster: public files go below run.results unless they have a shared place of their own.
+
+    Raises ConfigError naming the first key whose files not every machine sees: they must be URLs, or lie below run.shared_mounts. Nothing is looked
+    up, so a machine that sees none of it can ask.
+    """
+    run = config.run
+    for mount in run.shared_mounts:
+        if not mount.startswith("/") or _plain(mount) == "/":
+            raise ConfigError(f"run.shared_mounts: '{mount}' is no folder below /; name what every machine mounts, such as /mnt/nfs")
+    for key, path in _folders(config):
+        if not _shared(path, run.shared_mounts):
+            raise ConfigError(
+                f"{key}={path}: a path of one machine, which a cluster's others do not see and which ends with the job; "
+                "give a URL (s3://, gs://) or a folder below one that run.shared_mounts lists"
+            )
+    public = run.public_files if _shared(run.public_files, run.shared_mounts) else run.results
+    return config.model_copy(update={"run": run.model_copy(update={"public_files": public})})
+
+
+def placed(config: Config) -> Config:
+    """The configuration for a stage that is about to run here: on a cluster as `require_shared`, else as it is."""
+    if not on_cluster(config):
+        return config
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"RAY_ADDRESS={address}: a cluster's dashboard, which takes jobs: 'ckd submit …'; to run here, unset it or take RAY_ADDRESS=local"
+        )
+    return require_shared(config)
+
+
+def _folders(config: Config) -> Iterator[tuple[str, str]]:
+    yield "run.results", config.run.results
+    yield "run.artifacts", config.run.artifacts or config.run.results
+    for key in ("train", "tuning", "held_out"):
+        if path := getattr(config.data, key):
+            yield f"data.{key}", path
+    if config.teacher.adapter:
+        yield "teacher.adapter", config.teacher.adapter
+    for key, name in (("teacher.base_model", config.teacher.base_model), ("student.base_model", config.student.base_model)):
+        if _is_folder(name):  # else a Hub id, which every machine fetches for itself
+            yield key, name
+
+
+def _is_folder(name: str) -> bool:
+    return not is_local(name) or name.startswith(("/", ".", "~")) or name.count("/") > 1 or Path(name).is_dir()
+
+
+def _shared(path: str, mounts: tuple[str, ...]) -> bool:
+    path = path.removeprefix("file://")
+    if not is_local(path):
+        return True
+    return path.startswith("/") and any(f"{_plain(path)}/".startswith(f"{_plain(mount)}/") for mount in mounts)
+
+
+def _plain(path: str) -> str:
+    """Without `..` and doubled slashes: /mnt/nfs/../home is not below /mnt/nfs."""
+    return os.path.normpath(path).replace("//", "/")

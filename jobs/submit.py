@@ -1,0 +1,165 @@
+"""Job: hand a stage to a Ray cluster as a job of its own, or attach to the one that runs. What the stage does is its own module's business;
+submitting again continues, because every stage does only what is missing."""
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ckd.config import Config, dump, load
+from ckd.errors import CkdError, ConfigError, UnreachableError
+from ckd.files import digest
+from jobs.cli import COMMANDS, main
+from jobs.cluster_paths import require_shared
+from jobs.console import Console
+
+if TYPE_CHECKING:
+    from cluster.submit import Outcome, Submitted
+
+AGAIN = "run the same command again: it continues"
+
+
+class JobError(CkdError):
+    """A job that did not end well; its own exit code becomes ours."""
+
+    def __init__(self, exit_code: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def run(
+    config: Config,
+    console: Console,
+    stage: str,
+    address: str,
+    *options: str,
+    following: bool = False,
+    resource: str = "",
+    dry_run: bool = False,
+) -> None:
+    """Submit, and with `following` stay until the job has ended. `options` go to the stage's own command.
+
+    Raises ConfigError, UnreachableError, or JobError with the job's exit code.
+    """
+    if stage != "doctor" or overrides(config):  # the doctor may come without a configuration
+        config = require_shared(config)
+    name, command, folder = submission(stage, config), entrypoint(stage, config, *options), checkout()
+    if dry_run:
+        console.say(f"submit: {name}, in a copy of {folder}: {command}")
+        return
+    address = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS", "")
+    if not address:
+        raise ConfigError("no cluster: give --address http://HEAD:8265 or set RAY_ADDRESS to it (docs/operating.md says how to reach the port)")
+    from cluster.submit import RefusedError, UnreachableClusterError, connect, follow, running, submit
+
+    job = name
+    try:
+        client = connect(address)
+        found = submit(client, name, command, working_dir=str(folder), metadata={"run": config.run.name, "stage": stage}, resource=resource)
+        job = found.id
+        _tell(
+            console,
+            found,
+            "" if following else job,
+            resource,
+            [other for other in running(client, f"ckd-{stage}-{config.run.name}-") if other != job],
+        )
+        if following:
+            _finish(console, job, follow(client, job, lambda text: _show(console, text)))
+    except RefusedError as error:
+        raise ConfigError(f"cluster {address}: {error}; put its token into RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token (docs/security.md)") from None
+    except UnreachableClusterError as error:
+        raise UnreachableError(f"cluster {address}: {error}; check the address and the way to it, then {AGAIN}") from None
+    except KeyboardInterrupt:
+        console.say(f"submit: {job} goes on without being watched; the same command follows it again, 'ray job stop {job}' ends it")
+        raise SystemExit(130) from None
+
+
+def submission(stage: str, config: Config) -> str:
+    """The id of a stage's job: the same for the same configuration, so that a second submit finds the first."""
+    return f"ckd-{stage}-{config.run.name}-{digest(yaml.safe_load(dump(config)))[:8]}"
+
+
+def entrypoint(stage: str, config: Config, *options: str) -> str:
+    """The shell command of a stage's job. The configuration travels as the overrides that make it: its file may lie outside of the checkout, or be
+    left out of the copy that travels.
+    """
+    return shlex.join(["python", "-m", f"jobs.{COMMANDS[stage][0]}", *options, *overrides(config)])
+
+
+def overrides(config: Config) -> list[str]:
+    """What makes this configuration out of the defaults, as `key=value` words that `load` takes."""
+    values, defaults = yaml.safe_load(dump(config)), yaml.safe_load(dump(Config()))
+    words = []
+    for section, value in values.items():
+        entries = {f"{section}.{key}": (entry, defaults[section][key]) for key, entry in value.items()} if isinstance(value, dict) else {}
+        for key, (entry, default) in (entries or {section: (value, defaults[section])}).items():
+            if entry != default:
+                words.append(f"{key}={_yaml(entry)}")
+    if load(None, words) != config:
+        raise RuntimeError("overrides do not make the configuration they were made from")
+    return words
+
+
+def checkout() -> Path:
+    """The folder whose copy a job runs in: this one if it is a checkout, else the one that this command comes from."""
+    for folder in (Path.cwd(), Path(__file__).resolve().parents[1]):
+        if (folder / "pyproject.toml").is_file() and (folder / "jobs" / "cli.py").is_file():
+            return folder
+    raise ConfigError(f"{Path.cwd()}: no checkout of this project, whose copy the job would run in; go to one and submit from there")
+
+
+def _tell(console: Console, found: "Submitted", unwatched: str, resource: str, others: list[str]) -> None:
+    if found.attached:
+        console.say(f"submit: {found.id} is {found.status} already: nothing new was submitted")
+    else:
+        where = f"on a machine with the resource {found.resource}" if found.resource else "on the head"
+        missing = f" (no machine offers {resource})" if resource and not found.resource else ""
+        console.say(f"submit: {found.id}, its driver {where}{missing}")
+    for other in others:
+        console.say(f"submit: {other} works on the same run with other settings; two at once waste time, 'ray job stop {other}' ends it")
+    if unwatched:
+        console.say(f"submit: follow it with --follow or 'ray job logs -f {unwatched}'")
+
+
+def _show(console: Console, text: str) -> None:
+    console.stream.write(text)
+    console.stream.flush()
+
+
+def _finish(console: Console, job: str, outcome: "Outcome") -> None:
+    """Raises JobError unless the job is done."""
+    code = outcome.exit_code
+    if outcome.status == "SUCCEEDED":
+        console.say(f"submit: {job} is done")
+        return
+    if outcome.status == "STOPPED":
+        raise JobError(3, f"{job} was stopped; {AGAIN}")
+    if code in (1, 2):
+        raise JobError(code, f"{job} ended with exit code {code}; its last lines above say why")
+    if code is None:
+        raise JobError(3, f"{job} failed before or beside its command ({outcome.message}); {AGAIN}")
+    signal = -code if code < 0 else code - 128  # as Python and as a shell tell it
+    how = f"its driver was killed by signal {signal}" if signal > 0 else f"it ended with exit code {code}"
+    raise JobError(3, f"{job}: {how}; finished shards are kept, {AGAIN}")
+
+
+def _yaml(value: Any) -> str:
+    """A string as it is where YAML reads it back as that, or as a number that is written so; else quoted. Anything else as JSON, which YAML holds."""
+    if not isinstance(value, str | list):
+        return json.dumps(value)
+    try:
+        read = yaml.safe_load(value or "''") if isinstance(value, str) and value == value.strip() else None
+    except yaml.YAMLError:
+        read = None
+    if isinstance(read, str | int | float) and not isinstance(read, bool) and str(read) == value:
+        return str(value)
+    return yaml.safe_dump(value, default_style='"', default_flow_style=True, width=1 << 30, allow_unicode=True).strip()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(["submit", *sys.argv[1:]]))
