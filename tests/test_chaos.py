@@ -10,7 +10,7 @@ import pytest
 from benchmarks.autoscaling import spans
 from benchmarks.autoscaling_picture import draw
 from benchmarks.chaos_equal import loss_difference, parts_equal, same_batches
-from benchmarks.chaos_ledger import Kill, Reader, at_risk, batches, blamed, last_step, recomputed, repeats, shards_done, unexplained
+from benchmarks.chaos_ledger import Kill, Reader, at_risk, batches, blamed, last_step, progressed, recomputed, repeats, shards_done, unexplained
 from benchmarks.chaos_plan import KINDS, plan
 
 
@@ -71,6 +71,16 @@ def test_steps_may_be_repeated_up_to_a_checkpoint_after_a_sudden_kill_and_never_
         assert [(r.step, r.repeated, r.allowed) for r in found] == [(0, 0, 0), (5, 2, allowed)]
     assert repeats(lines, [], 5)[1].allowed == 0
     assert last_step(lines) == 7
+
+
+def test_what_those_do_who_were_there_at_a_drivers_end_is_no_progress():
+    by_old, by_new = [done(5, 1)], [done(5, 1), done(9, 2, pid=2)]
+    for kind in ("driver", "head"):
+        assert not progressed(kill(4, kind), by_old) and progressed(kill(4, kind), by_new)
+    assert progressed(kill(4, "machine"), by_old), "the pool goes on with the others"
+    step = {"time": 5, "what": "report", "step": 3, "loss": 1.0, "pid": 1}
+    drain = Kill(1, "drain", "student", 4, frozenset({1}))
+    assert not progressed(drain, [step]) and progressed(drain, [step, {**step, "pid": 2}]), "a training group does not"
 
 
 def test_the_ledger_is_read_on_while_it_is_written(tmp_path):
