@@ -1,5 +1,6 @@
 """The chaos benchmark's own judgement: which kills a seed deals, which work it calls lost, what it calls equal; and the autoscaling picture."""
 
+import json
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 
@@ -7,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.autoscaling import spans
+from benchmarks.autoscaling import PICTURE, RESULT, spans
 from benchmarks.autoscaling_picture import draw
 from benchmarks.chaos_equal import loss_difference, parts_equal, same_batches
 from benchmarks.chaos_ledger import Kill, Reader, at_risk, batches, blamed, last_step, progressed, recomputed, repeats, shards_done, unexplained
@@ -144,3 +145,7 @@ def test_the_picture_shows_every_node_and_every_shard_inside_its_frame():
     assert all(float(b["x"]) >= 0 and float(b["x"]) + float(b["width"]) <= width and float(b["y"]) + float(b["height"]) <= height for b in boxes)
     said = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
     assert {"killed", "notice (black), gone", "idle, removed", "2 shards"} <= set(said)
+
+
+def test_the_picture_in_the_docs_is_the_one_of_the_committed_run():
+    assert PICTURE.read_text() == draw(json.loads(RESULT.read_text())), "run: python -m benchmarks.autoscaling --draw"
