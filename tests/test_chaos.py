@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.autoscaling import PICTURE, RESULT, spans
 from benchmarks.autoscaling_picture import draw
+from benchmarks.chaos import checks
 from benchmarks.chaos_equal import loss_difference, parts_equal, same_batches
 from benchmarks.chaos_ledger import Kill, Reader, at_risk, batches, blamed, last_step, progressed, recomputed, repeats, shards_done, unexplained
 from benchmarks.chaos_plan import KINDS, plan
@@ -115,6 +116,34 @@ def test_losses_are_compared_at_every_time_that_a_step_was_done():
     assert loss_difference({1: [1.0], 2: [0.5]}, {1: [1.0, 1.25], 2: [0.5]}) == (True, 0.25)
     assert loss_difference({1: [1.0], 2: [0.5]}, {1: [1.0]})[0] is False
     assert loss_difference({}, {})[0] is False
+
+
+def test_every_promise_that_is_broken_fails_the_benchmark():
+    def report():
+        return {
+            "drivers": {"ended_by_themselves_with": [3, 0], "undisturbed": [0]},
+            "kills": {"dealt": 5},
+            "equal": {"equal": True},
+            "verify": {"exit_code": 0},
+            "shards": {"recomputed_without_a_kill_that_met_them": {}},
+            "steps": {"within": True},
+        }
+
+    assert all(checks(report(), 5).values())
+    assert not checks(report(), 6)["all_kills"]
+    broken = {
+        ("drivers", "ended_by_themselves_with"): ([1, 0], [0, 3], [2]),
+        ("drivers", "undisturbed"): ([3],),
+        ("equal", "equal"): (False,),
+        ("verify", "exit_code"): (2, 3),
+        ("shards", "recomputed_without_a_kill_that_met_them"): ({4: 1},),
+        ("steps", "within"): (False,),
+    }
+    for (part, name), values in broken.items():
+        for value in values:
+            bad = report()
+            bad[part][name] = value
+            assert list(checks(bad, 5).values()).count(False) == 1, (part, value)
 
 
 def test_parts_are_equal_when_names_and_bytes_are(tmp_path):
