@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from ckd.errors import ArtifactError
 from ckd.store import cache_folder
 from ckd.student.train import best_checkpoint, train
+from cluster import room
 from cluster.fit import FitError, fit
 from cluster.session import session
 from jobs import train_student
@@ -60,6 +61,24 @@ def test_a_group_that_keeps_failing_ends_without_quoting_the_data(local_ray):
         fit(fail, {}, workers=(1, 1), gpus_per_worker=0, name="fail", on_report=heard.append, failures=0)
     assert "ArithmeticError" in str(caught.value) and "secret" not in str(caught.value)
     assert heard == [{"attempt": 1}]
+
+
+class EnoughError(Exception):
+    """Waited long enough."""
+
+
+def test_a_group_waits_for_the_least_number_of_workers_and_says_so(local_ray, monkeypatch):
+    monkeypatch.setattr(room, "SECONDS_BETWEEN_LINES", 0.5)
+    heard = []
+
+    def waiting(found: int) -> None:
+        heard.append(found)
+        if found == 4:
+            raise EnoughError
+
+    with pytest.raises(EnoughError):
+        room.wait_for_room({"CPU": 1}, (5, 6), waiting, 0)
+    assert room.wait_for_room({"CPU": 1}, (1, 4), waiting, 5) == 4, "what was held is given back"
 
 
 @pytest.fixture(scope="module")
