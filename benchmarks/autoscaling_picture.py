@@ -4,7 +4,7 @@ from typing import Any
 
 WIDTH, LEFT, RIGHT = 1000, 84, 130
 TOP, ROW, CHART, GAP = 66, 26, 150, 40
-BAR = 18
+BAR, SEEN = 18, 4  # SEEN: the least width of what was lost
 FONT = "DejaVu Sans, Helvetica, Arial, sans-serif"
 INK, FAINT, NODE, SHARD, LOST = "#222222", "#d8d8d8", "#dbe7f3", "#3b75af", "#d1493f"
 CURVE, COUNT = "#3b75af", "#8a8a8a"
@@ -63,9 +63,10 @@ def _node(x: Any, y: int, node: dict[str, Any], shards: list[dict[str, Any]]) ->
         f'<rect x="{x(node["from"])}" y="{y}" width="{round(x(end) - x(node["from"]), 1)}" height="{BAR}" fill="{NODE}"/>',
     ]
     for shard in shards:
-        colour, to = (SHARD, shard["to"]) if "to" in shard else (LOST, end)
-        width = max(round(x(to) - x(shard["from"]) - 0.8, 1), 1)
-        found.append(f'<rect x="{x(shard["from"])}" y="{y + 3}" width="{width}" height="{BAR - 6}" fill="{colour}"/>')
+        right = x(shard.get("to", end))
+        width = max(round(right - x(shard["from"]) - 0.8, 1), 1 if "to" in shard else SEEN)
+        colour = SHARD if "to" in shard else LOST
+        found.append(f'<rect x="{round(right - width, 1)}" y="{y + 3}" width="{width}" height="{BAR - 6}" fill="{colour}"/>')
     if node["end"] == "drain":
         at = x(node["blow"])
         found.append(f'<line x1="{at}" y1="{y - 3}" x2="{at}" y2="{y + BAR + 3}" stroke="{INK}" stroke-width="2"/>')

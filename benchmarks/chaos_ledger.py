@@ -58,6 +58,14 @@ def last_step(lines: Iterable[Line]) -> int:
     return max((line["step"] for line in lines if "loss" in line), default=0)
 
 
+def progressed(kill: Kill, lines: list[Line]) -> bool:
+    """Whether the newest shard or step counts as progress after a kill: what orphans of the killed driver still do does not, nor what a training
+    group does that has not heard of it yet."""
+    newest = next((line for line in reversed(lines) if line["what"] == "shard_done" or "loss" in line), None)
+    alone = kill.stage == "embed" and kill.kind not in ("driver", "head")
+    return newest is not None and (alone or newest["pid"] not in kill.workers)
+
+
 def workers(lines: Iterable[Line]) -> dict[int, Line]:
     """Process -> its newest line."""
     return {line["pid"]: line for line in lines}

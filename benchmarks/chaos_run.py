@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.chaos_ledger import Kill, Line, Reader, in_flight, last_step, shards_done, workers
+from benchmarks.chaos_ledger import Kill, Line, Reader, in_flight, last_step, progressed, shards_done, workers
 from benchmarks.chaos_plan import Blow
 from benchmarks.chaos_work import LEDGER
 from tests.faults.cluster import Cluster, end_tree, stop
@@ -57,7 +57,7 @@ class Run:
             now = shards_done(lines) + last_step(lines)
             if now > best:
                 best, since = now, time.monotonic()
-                self._recovered()
+                self._recovered(lines)
             if time.monotonic() - since > STUCK_S:
                 raise StuckError(f"nothing new for {STUCK_S:.0f} s after {best} shards and steps; see {self.log}")
             self._fall_due()
@@ -80,8 +80,8 @@ class Run:
     def _is_time(self, blow: Blow, lines: list[Line]) -> bool:
         return (shards_done(lines) if blow.stage == "embed" else last_step(lines)) >= blow.at
 
-    def _recovered(self) -> None:
-        if self.unrecovered:
+    def _recovered(self, lines: list[Line]) -> None:
+        if self.unrecovered and progressed(self.unrecovered, lines):
             self.unrecovered.recovered_s = round(time.time() - self.unrecovered.time, 1)
             self.say(f"  more than ever before after {self.unrecovered.recovered_s} s")
             self.unrecovered = None

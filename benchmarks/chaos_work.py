@@ -62,7 +62,7 @@ def slow_rank(payload: dict[str, Any], *, world: int, rank: int, preempted: Any,
     config = Config.model_validate(payload["config"])
     ledger = Ledger(config.run.results)
     ledger.write("rank_begun", rank=rank, world=world)
-    batches.Batches = _recording(ledger, batches.Batches)  # type: ignore[misc]
+    batches.Batches = _recording(ledger, batches.Batches)
 
     def slowly() -> bool:
         time.sleep(STEP_S)
@@ -81,7 +81,7 @@ def slow_rank(payload: dict[str, Any], *, world: int, rank: int, preempted: Any,
 
 
 def _recording(ledger: Ledger, batches: type) -> type:
-    class Recording(batches):  # type: ignore[misc,valid-type]
+    class Recording(batches):
         def micro_rows(self, epoch: int, step: int, slot: int) -> list[Any]:
             found: list[Any] = super().micro_rows(epoch, step, slot)
             visits = [self.examples[shard].visit_ids[row] for shard, row in found]
@@ -139,7 +139,7 @@ def main() -> int:
     from jobs import embed, train_student
     from jobs.cli import main as ckd
 
-    embed.EmbedWorker = chaos_work.SlowEmbedWorker  # type: ignore[assignment,misc]
+    embed.EmbedWorker = chaos_work.SlowEmbedWorker
     train_student.rank_main = chaos_work.slow_rank
     return ckd(sys.argv[1:])
 

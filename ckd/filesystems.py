@@ -21,7 +21,7 @@ CONNECT_SECONDS = 5.0
 SILENT_SECONDS = 20.0  # without a byte: then the request is given up and sent again
 _HIDDEN = "Failed to flush response stream"
 T = TypeVar("T")
-_GCS_PATIENCE = timedelta(seconds=60)
+_GCS_PATIENCE = timedelta(seconds=30)  # with the pauses that follow it about a minute
 _URL = re.compile(r"(\w[\w+.-]*)://([^/]*)(/.*)?", re.DOTALL)
 _FAILURE = re.compile(
     r"AWS Error (?P<aws>\w+)(?: during \w+ operation)?(?P<why>:[^\n]*)?|(?:google::cloud::Status|Status)\((?P<gcs>\w+)|(?P<curl>[Cc]url\w* error)"

@@ -3,6 +3,7 @@ restart of lost actors, cluster.attempts their end; exactly-once is the store's 
 
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -49,6 +50,7 @@ def map_shards(
             compute=ActorPoolStrategy(
                 min_size=workers[0],
                 max_size=workers[1],
+                initial_size=_at_first(workers, len(items), threads),
                 max_tasks_in_flight_per_actor=GIVEN * threads,
                 max_concurrent_calls_per_actor=threads,
                 enable_true_multi_threading=threads > 1,
@@ -57,6 +59,11 @@ def map_shards(
         )
         for row in rows.iter_rows():
             yield json.loads(row["row"])
+
+
+def _at_first(workers: tuple[int, int], items: int, threads: int) -> int:
+    """Actors to ask for at once: as many as find work. Left to itself Ray Data would ask an autoscaler for one machine after another."""
+    return max(workers[0], min(workers[1], math.ceil(items / threads)))
 
 
 class _Actor:

@@ -1,5 +1,6 @@
 """The chaos benchmark's own judgement: which kills a seed deals, which work it calls lost, what it calls equal; and the autoscaling picture."""
 
+import json
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 
@@ -7,10 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.autoscaling import spans
+from benchmarks.autoscaling import PICTURE, RESULT, spans
 from benchmarks.autoscaling_picture import draw
+from benchmarks.chaos import checks
 from benchmarks.chaos_equal import loss_difference, parts_equal, same_batches
-from benchmarks.chaos_ledger import Kill, Reader, at_risk, batches, blamed, last_step, recomputed, repeats, shards_done, unexplained
+from benchmarks.chaos_ledger import Kill, Reader, at_risk, batches, blamed, last_step, progressed, recomputed, repeats, shards_done, unexplained
 from benchmarks.chaos_plan import KINDS, plan
 
 
@@ -73,6 +75,16 @@ def test_steps_may_be_repeated_up_to_a_checkpoint_after_a_sudden_kill_and_never_
     assert last_step(lines) == 7
 
 
+def test_what_those_do_who_were_there_at_a_drivers_end_is_no_progress():
+    by_old, by_new = [done(5, 1)], [done(5, 1), done(9, 2, pid=2)]
+    for kind in ("driver", "head"):
+        assert not progressed(kill(4, kind), by_old) and progressed(kill(4, kind), by_new)
+    assert progressed(kill(4, "machine"), by_old), "the pool goes on with the others"
+    step = {"time": 5, "what": "report", "step": 3, "loss": 1.0, "pid": 1}
+    drain = Kill(1, "drain", "student", 4, frozenset({1}))
+    assert not progressed(drain, [step]) and progressed(drain, [step, {**step, "pid": 2}]), "a training group does not"
+
+
 def test_the_ledger_is_read_on_while_it_is_written(tmp_path):
     reader = Reader(tmp_path / "ledger")
     assert reader.look() == []
@@ -106,6 +118,34 @@ def test_losses_are_compared_at_every_time_that_a_step_was_done():
     assert loss_difference({}, {})[0] is False
 
 
+def test_every_promise_that_is_broken_fails_the_benchmark():
+    def report():
+        return {
+            "drivers": {"ended_by_themselves_with": [3, 0], "undisturbed": [0]},
+            "kills": {"dealt": 5},
+            "equal": {"equal": True},
+            "verify": {"exit_code": 0},
+            "shards": {"recomputed_without_a_kill_that_met_them": {}},
+            "steps": {"within": True},
+        }
+
+    assert all(checks(report(), 5).values())
+    assert not checks(report(), 6)["all_kills"]
+    broken = {
+        ("drivers", "ended_by_themselves_with"): ([1, 0], [0, 3], [2]),
+        ("drivers", "undisturbed"): ([3],),
+        ("equal", "equal"): (False,),
+        ("verify", "exit_code"): (2, 3),
+        ("shards", "recomputed_without_a_kill_that_met_them"): ({4: 1},),
+        ("steps", "within"): (False,),
+    }
+    for (part, name), values in broken.items():
+        for value in values:
+            bad = report()
+            bad[part][name] = value
+            assert list(checks(bad, 5).values()).count(False) == 1, (part, value)
+
+
 def test_parts_are_equal_when_names_and_bytes_are(tmp_path):
     one, other = tmp_path / "one", tmp_path / "other"
     for folder in (one, other):
@@ -134,3 +174,7 @@ def test_the_picture_shows_every_node_and_every_shard_inside_its_frame():
     assert all(float(b["x"]) >= 0 and float(b["x"]) + float(b["width"]) <= width and float(b["y"]) + float(b["height"]) <= height for b in boxes)
     said = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
     assert {"killed", "notice (black), gone", "idle, removed", "2 shards"} <= set(said)
+
+
+def test_the_picture_in_the_docs_is_the_one_of_the_committed_run():
+    assert PICTURE.read_text() == draw(json.loads(RESULT.read_text())), "run: python -m benchmarks.autoscaling --draw"

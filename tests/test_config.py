@@ -73,3 +73,13 @@ def test_sections_are_frozen_and_empty_ones_hold_defaults(tmp_path):
     assert config == Config()
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 3
+
+
+@pytest.mark.parametrize(
+    "override", ["student.workers=1..9", "student.workers=4 student.gradient_accumulation=3", "student.batch_size=7 student.workers=8"]
+)
+def test_a_batch_too_small_for_the_largest_number_of_workers_is_refused_in_one_line(override):
+    with pytest.raises(ConfigError, match=r"raise batch_size to at least (8|9|12) or lower the others") as caught:
+        load(None, ["student.batch_size=8", *override.split()])
+    assert "\n" not in str(caught.value)
+    assert load(None, ["student.batch_size=8", "student.workers=0..3", "student.gradient_accumulation=2"]).student.workers.max == 3

@@ -1,7 +1,7 @@
 """Ray Train ranks: what they are told, how they fail, grow and continue, and that DeepSpeed's losses are those of one plain process."""
 
 import io
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,11 +13,14 @@ from safetensors.torch import load_file
 from ckd.errors import ArtifactError
 from ckd.store import cache_folder
 from ckd.student.train import best_checkpoint, train
+from cluster import room
 from cluster.fit import FitError, fit
 from cluster.session import session
 from jobs import train_student
 from jobs.console import Console
+from tests.object_store import BUCKET, s3_server
 from tests.student_cohort import (
+    at_url,
     make_base,
     make_cohort,
     make_config,
@@ -60,15 +63,34 @@ def test_a_group_that_keeps_failing_ends_without_quoting_the_data(local_ray):
     assert heard == [{"attempt": 1}]
 
 
+class EnoughError(Exception):
+    """Waited long enough."""
+
+
+def test_a_group_waits_for_the_least_number_of_workers_and_says_so(local_ray, monkeypatch):
+    monkeypatch.setattr(room, "SECONDS_BETWEEN_LINES", 0.5)
+    heard = []
+
+    def waiting(found: int) -> None:
+        heard.append(found)
+        if found == 4:
+            raise EnoughError
+
+    with pytest.raises(EnoughError):
+        room.wait_for_room({"CPU": 1}, (5, 6), waiting, 0)
+    assert room.wait_for_room({"CPU": 1}, (1, 4), waiting, 5) == 4, "what was held is given back"
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> str:
     return make_base(tmp_path_factory.mktemp("base"))
 
 
-def prepared(folder: Path, base: str, **student):
+def prepared(folder: Path, base: str, root: str = "", **student):
     visits = [*make_visits("train", 22), *make_visits("tuning", 55), *make_visits("held_out", 4)]
     config = make_config(folder, base, **{"dropout": 0.0, "epochs": 1, **student})
-    make_cohort(folder / "artifacts", visits)
+    config = at_url(config, root) if root else config
+    make_cohort(config.run.artifacts_root, visits)
     make_tokens(config)
     return config
 
@@ -146,13 +168,23 @@ def test_the_job_trains_on_ray_and_refuses_a_changed_setting_before_it_starts_ra
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("stage", [0, 2, 3])
-def test_one_worker_continues_what_two_began_at_the_other_zero_stages_too(tmp_path, base, stage):
+@pytest.mark.parametrize(("stage", "remote"), [(0, False), (1, True), (2, False), (3, True)])
+def test_one_worker_continues_what_two_began_at_any_zero_stage_and_on_an_object_store(tmp_path, base, stage, remote, monkeypatch):
     settings = {"epochs": 2, "weight_decay": 0.1}
-    plain, config = prepared(tmp_path / "alone", base, **settings), prepared(tmp_path / "ranks", base, workers="1..2", zero_stage=stage, **settings)
+    plain = prepared(tmp_path / "alone", base, **settings)
     alone(plain)
-    spawn(config, 2, leave_after=2)
-    spawn(config, 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with s3_server() if remote else nullcontext() as port:
+        for name, value in {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}.items():
+            monkeypatch.setenv(name, value)
+        config = prepared(tmp_path / "ranks", base, root=f"s3://{BUCKET}" if remote else "", workers="1..2", zero_stage=stage, **settings)
+        spawn(config, 2, leave_after=2)
+        spawn(config, 1)
+        assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"], "nothing stays on this machine"
+        _assert_same_student(config, plain)
+
+
+def _assert_same_student(config, plain) -> None:
     one, other = weights(config), weights(plain)
     assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
     assert scores(config) == pytest.approx(scores(plain), abs=1e-3)

@@ -100,7 +100,7 @@ def test_every_shard_is_mapped_once_in_process_or_on_actors(local_ray, tmp_path,
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_pool_grows_while_work_waits_and_an_actor_runs_as_many_shards_at_once_as_asked(local_ray, threads):
+def test_a_pool_has_as_many_actors_as_it_may_and_an_actor_runs_as_many_shards_at_once_as_asked(local_ray, threads):
     rows = map_worker(console(), "x", Sleeps, {}, shards(16 * threads), workers=Workers(min=1, max=2), threads=threads)
     assert sorted(row["index"] for row in rows) == list(range(16 * threads))
     assert len({row["process"] for row in rows}) == 2

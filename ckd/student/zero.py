@@ -1,6 +1,7 @@
 """The DeepSpeed configuration of the student, and the switch that keeps DeepSpeed from compiling at start."""
 
 import os
+import warnings
 from typing import Any
 
 from ckd.config import StudentConfig
@@ -47,7 +48,11 @@ def choose_device(device: str) -> None:
 
 
 def without_compiler() -> None:
-    """Keep DeepSpeed from compiling its shared-memory collectives at start on a CPU (needs g++, takes minutes); it uses torch's own then."""
+    """Keep DeepSpeed from compiling its shared-memory collectives at start on a CPU (needs g++, takes minutes); it uses torch's own then.
+
+    And keep torch from telling every user the new names of the functions that DeepSpeed calls.
+    """
     import deepspeed.ops
 
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.")
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -31,7 +31,7 @@ def folder(inputs, request):
     return place
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def head():
     with cluster(cpus=0) as one:
         yield one

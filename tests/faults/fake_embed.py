@@ -94,12 +94,12 @@ def die_writing(stream):
 
 
 class FullDisk(FakeEmbedWorker):
-    """No file of this process may exceed 100 bytes while half of the shards are written."""
+    """No file of this process may exceed 400 bytes, which no part can hold, at half of the shards. For one thread: the limit is the process's."""
 
     def __call__(self, shard):
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         if shard.index >= SHARDS // 2:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (400, before[1]))
         try:
             return super().__call__(shard)
         finally:

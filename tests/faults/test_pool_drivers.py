@@ -13,8 +13,8 @@ from tests.faults.fake_embed import CODE, SHARDS, assert_equal_and_clean, parts,
 pytestmark = pytest.mark.faults
 
 
-def embedding(head, folder, log="output.txt", seconds=0.8, worker="FakeEmbedWorker", workers=2):
-    words = (f"teacher.workers={workers}", "teacher.gpus_per_worker=1")
+def embedding(head, folder, log="output.txt", seconds=0.8, worker="FakeEmbedWorker", workers=2, gpus=1):
+    words = (f"teacher.workers={workers}", f"teacher.gpus_per_worker={gpus}")  # with a GPU an actor runs two shards at a time
     return head.driver("-c", CODE, str(folder), str(seconds), worker, *words, cwd=CHECKOUT, log=folder / log)
 
 
@@ -88,7 +88,7 @@ def test_a_part_torn_by_its_disk_is_named_and_made_again_once_deleted(head, mach
 
 
 def test_a_full_disk_sets_its_shards_aside_and_the_next_run_makes_them(head, machines, folder, undisturbed):
-    said = finish(embedding(head, folder, seconds=0, worker="FullDisk"), folder, code=3)
+    said = finish(embedding(head, folder, seconds=0, worker="FullDisk", gpus=0), folder, code=3)
     assert f"{SHARDS // 2} of {SHARDS} shards failed" in said and "OSError (File too large)" in said
     assert len(done(folder)) == SHARDS // 2
     assert not list(Path(folder, "results/t/artifacts/embeddings").glob(".*"))
