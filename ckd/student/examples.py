@@ -11,6 +11,7 @@ import numpy as np
 from ckd.cohort import Cohort
 from ckd.errors import ArtifactError
 from ckd.labels import NUM_LABELS
+from ckd.splits import of_adapter
 from ckd.store import Fields, Stage
 from ckd.student.order import WINDOW
 from ckd.student.tokens import STAGE as TOKENS
@@ -31,7 +32,8 @@ class ShardExamples:
     offsets: Flat  # int64 [R+1]
     hard: Flat  # float32 [R, L]
     soft_logits: Flat  # float32 [R, L]; zeros where soft labels have no weight
-    hard_weight: float
+    hard_weight: Flat  # float32 [R]; 1 where the soft labels must not be used
+    weight: Flat  # float32 [R]; 0 for a visit from which there is nothing to learn
 
     def ids(self, row: int) -> Flat:
         """The token ids of one visit."""
@@ -43,14 +45,18 @@ class ShardExamples:
 
 
 class Examples:
-    """The joined rows of some shards, read when needed; at most 2 × WINDOW shards stay in memory."""
+    """The joined rows of some shards, read when needed; at most 2 × WINDOW shards stay in memory.
 
-    def __init__(self, root: str, shards: Sequence[Shard], token_fields: Fields, *, hard_weight: float, soft: bool) -> None:
+    The subjects of `adapter_share` are the adapter's: it knows their labels by heart, so they teach by their true labels alone, and their
+    unlabeled visits not at all.
+    """
+
+    def __init__(self, root: str, shards: Sequence[Shard], token_fields: Fields, *, hard_weight: float, soft: bool, adapter_share: float = 0) -> None:
         self.cohort = Cohort.open(root)
         self.shards = list(shards)
         self.tokens = Stage(root, TOKENS, token_fields)
         self.soft = Stage(root, "soft_labels", {}) if soft else None
-        self.hard_weight = hard_weight
+        self.hard_weight, self.adapter_share = hard_weight, adapter_share
         self._read: OrderedDict[int, ShardExamples] = OrderedDict()
 
     @property
@@ -70,7 +76,8 @@ class Examples:
     def _join(self, shard: Shard) -> ShardExamples:
         if not self.tokens.is_done(shard.index, rows=shard.rows, input_hash=shard.text_hash):
             raise ArtifactError(f"{self.tokens.path(shard.index)}: missing; run 'ckd train-student' to make it")
-        visits = self.cohort.read(shard, ["visit_id", "labels"])
+        visits = self.cohort.read(shard, ["visit_id", "labels", "group"])
+        spent = of_adapter(visits["group"].to_pylist(), self.adapter_share)
         ids = visits["visit_id"].to_pylist()
         table = self.tokens.read(shard.index, ["visit_id", "input_ids"])
         tokens = table.take(align(ids, table["visit_id"].to_pylist(), self.tokens.path(shard.index)))["input_ids"].combine_chunks()
@@ -84,7 +91,8 @@ class Examples:
             offsets=np.concatenate([[0], np.cumsum(tokens.value_lengths().to_numpy(zero_copy_only=False), dtype=np.int64)]),
             hard=matrix(visits["labels"]) if shard.labeled else np.zeros((shard.rows, NUM_LABELS), np.float32),
             soft_logits=soft,
-            hard_weight=self.hard_weight if shard.labeled else 0.0,
+            hard_weight=np.where(spent, 1, self.hard_weight).astype(np.float32) if shard.labeled else np.zeros(shard.rows, np.float32),
+            weight=np.ones(shard.rows, np.float32) if shard.labeled else (~spent).astype(np.float32),
         )
 
 

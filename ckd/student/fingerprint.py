@@ -60,6 +60,7 @@ def student_fields(config: Config, cohort: Cohort) -> Fields:
         "visits": digest([[shard.split, shard.labeled, shard.content_hash] for shard in used]),
         "soft_labels": _soft_labels(config.run.artifacts_root, learned) if needs_soft_labels(config) else None,
         "seed": config.seed,
+        **({"teacher.adapter_share": config.teacher.adapter_share} if config.teacher.adapter_share else {}),
     }
 
 

@@ -113,7 +113,7 @@ def _examples(config: Config, cohort: Cohort) -> tuple[Examples, Examples | None
     if not shards:
         raise DataError(f"{cohort.root}: no training visits with labels; give data.train, or rows with split=train")
     root, weight = config.run.artifacts_root, config.student.hard_weight
-    examples = Examples(root, shards, fields, hard_weight=weight, soft=needs_soft_labels(config))
+    examples = Examples(root, shards, fields, hard_weight=weight, soft=needs_soft_labels(config), adapter_share=config.teacher.adapter_share)
     return examples, Examples(root, tuning, fields, hard_weight=1.0, soft=False) if tuning else None
 
 
