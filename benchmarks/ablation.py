@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     require_same(arguments.work, setup)
     arms = setup.arms if arguments.phase == "selection" else confirmed(arguments.work, setup)
     facts = origin(arguments.uncommitted, argv)
-    return run_phase(arguments.work, setup, arguments.phase, arms, facts, processes=arguments.processes, minutes=arguments.minutes)
+    limits = {"processes": arguments.processes, "minutes": arguments.minutes, "prepare": arguments.prepare}
+    return run_phase(arguments.work, setup, arguments.phase, arms, facts, **limits)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -57,17 +58,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=WORK, help="cohorts, models and finished arms (default results/ablation)")
     parser.add_argument("--processes", type=int, default=2, help="arms at a time, one thread each")
     parser.add_argument("--minutes", type=float, default=600, help="after which no further arm is begun")
+    parser.add_argument("--prepare", action="store_true", help="only the cohort, the student base and the teachers with their embeddings")
     parser.add_argument("--uncommitted", action="store_true", help="to try the code: run although seeds and set-up are not committed")
     return parser.parse_args(argv)
 
 
-def run_phase(work: Path, setup: Setup, phase: Phase, arms: Sequence[Arm], facts: dict[str, Any], *, processes: int, minutes: float) -> int:
+def run_phase(work: Path, setup: Setup, phase: Phase, arms: Sequence[Arm], facts: dict[str, Any], *, processes: int, minutes: float, prepare: bool = False) -> int:
     """Train every arm with every seed, `processes` at a time, as far as the time goes."""
     began = time.monotonic()
     folder = make_cohort(work, setup, phase)
     make_student_base(work, setup)
     print(f"{phase}: cohort in {folder} ({time.monotonic() - began:.0f} s)", flush=True)
-    left = [task for task in tasks(setup, phase, arms) if task[1] is None or not result_file(work, phase, task[0].name, task[1]).exists()]
+    left = [task for task in tasks(setup, phase, arms, prepare) if not is_done(work, phase, *task)]
     total, done, running = len(left), 0, set[Future[str]]()
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         while left or running:
@@ -85,11 +87,16 @@ def run_phase(work: Path, setup: Setup, phase: Phase, arms: Sequence[Arm], facts
     return 3 if left else 0
 
 
-def tasks(setup: Setup, phase: Phase, arms: Sequence[Arm]) -> Iterator[Task]:
+def is_done(work: Path, phase: Phase, arm: Arm, seed: int | None) -> bool:
+    """Whether a task's file is there."""
+    return seed is not None and result_file(work, phase, arm.name, seed).exists()
+
+
+def tasks(setup: Setup, phase: Phase, arms: Sequence[Arm], prepare: bool) -> Iterator[Task]:
     """The teachers first, as many at a time as there are processes; then arm after arm, all its seeds together."""
     for adapter in dict.fromkeys(arm.adapter for arm in arms):
         yield next(arm for arm in arms if arm.adapter == adapter), None
-    for arm in arms:
+    for arm in () if prepare else arms:
         for seed in setup.seeds(phase):
             yield arm, seed
 
