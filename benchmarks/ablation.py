@@ -44,8 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         report(arguments.work, setup)
         return 0
-    require_same(arguments.work, setup)
-    arms = setup.arms if arguments.phase == "selection" else confirmed(arguments.work, setup)
+    if not arguments.prepare:
+        require_same(arguments.work, setup)
+    arms = setup.arms if arguments.phase == "selection" or arguments.prepare else confirmed(arguments.work, setup)
     facts = origin(arguments.uncommitted, argv)
     limits = {"processes": arguments.processes, "minutes": arguments.minutes, "prepare": arguments.prepare}
     return run_phase(arguments.work, setup, arguments.phase, arms, facts, **limits)

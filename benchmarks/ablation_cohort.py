@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.ablation_setup import Arm, Phase, Setup
@@ -89,7 +90,7 @@ def make_teacher_for(work: Path, setup: Setup, phase: Phase, adapter: str) -> Pa
     seed = parameters().raw["sizes"]["teacher"]["seed"]
     other = table(generate(sizes["teacher_patients"], seed))
     rows = pq.read_table(folder / COHORT_FILE)
-    rows = rows.filter((pa.compute.equal(rows["split"], "train")) & rows["labels"].is_valid())
+    rows = rows.filter(pc.and_(pc.equal(rows["split"], "train"), rows["labels"].is_valid()))
     if adapter != "all":
         rows = rows.filter(pa.array(of_adapter(rows["group"].to_pylist(), float(adapter))))
     inputs = other["input"].to_pylist() + rows["input"].to_pylist()
