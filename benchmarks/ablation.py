@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.prepare:
         require_same(arguments.work, setup)
     arms = setup.arms if arguments.phase == "selection" or arguments.prepare else confirmed(arguments.work, setup)
+    arms = [arm for arm in arms if not arguments.arms or arm.name in arguments.arms]
     facts = origin(arguments.uncommitted, argv)
     limits = {"processes": arguments.processes, "minutes": arguments.minutes, "prepare": arguments.prepare}
     return run_phase(arguments.work, setup, arguments.phase, arms, facts, **limits)
@@ -59,12 +60,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=WORK, help="cohorts, models and finished arms (default results/ablation)")
     parser.add_argument("--processes", type=int, default=2, help="arms at a time, one thread each")
     parser.add_argument("--minutes", type=float, default=600, help="after which no further arm is begun")
+    parser.add_argument("--arms", nargs="+", metavar="ARM", help="selection: only these for now (default all)")
     parser.add_argument("--prepare", action="store_true", help="only the cohort, the student base and the teachers with their embeddings")
     parser.add_argument("--uncommitted", action="store_true", help="to try the code: run although seeds and set-up are not committed")
     return parser.parse_args(argv)
 
 
-def run_phase(work: Path, setup: Setup, phase: Phase, arms: Sequence[Arm], facts: dict[str, Any], *, processes: int, minutes: float, prepare: bool = False) -> int:
+def run_phase(
+    work: Path, setup: Setup, phase: Phase, arms: Sequence[Arm], facts: dict[str, Any], *, processes: int, minutes: float, prepare: bool = False
+) -> int:
     """Train every arm with every seed, `processes` at a time, as far as the time goes."""
     began = time.monotonic()
     folder = make_cohort(work, setup, phase)

@@ -104,7 +104,6 @@ def make_teacher_for(work: Path, setup: Setup, phase: Phase, adapter: str) -> Pa
 def make_shared(work: Path, setup: Setup, phase: Phase, arm: Arm, console: Console) -> Path:
     """The artifacts folder with visits, embeddings and soft labels that the arm starts from; what is there is kept. The teacher's pass is made once
     per adapter and linked into the folders of its other heads."""
-    folder = cohort_folder(work, setup, phase)
     teacher = make_teacher_for(work, setup, phase, arm.adapter)
     models = [f"teacher.base_model={teacher / 'base'}", f"teacher.adapter={teacher / 'adapter'}", "student.use_unlabeled=true"]
     first = configuration(work, setup, phase, f"shared/{arm.adapter}", models)

@@ -49,5 +49,3 @@ def _optimism(folder: Path) -> float | None:
     content = FolderArtifact(join(str(folder), "run/artifacts/head"), {}).load() or {}
     value: float | None = content.get("extra", {}).get("adapter_optimism")
     return value
-
-

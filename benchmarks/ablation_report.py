@@ -148,7 +148,8 @@ def _confirmation(whole: Mapping[str, Any], found: Mapping[str, Any]) -> str:
         against = found["against_base"].get(name)
         gaps = [_bounds(against[m]) if against else "" for m in ("macro_auroc", "macro_auprc")]
         lines.append(
-            f"| `{name}`: {arms[name]['changes']} | {mean['macro_auroc']:.4f} | {gaps[0]} | {mean['macro_auprc']:.4f} | {gaps[1]} | {mean['log_loss']:.4f} | "
+            f"| `{name}`: {arms[name]['changes']} | {mean['macro_auroc']:.4f} | {gaps[0]} | {mean['macro_auprc']:.4f} | {gaps[1]} | "
+            f"{mean['log_loss']:.4f} | "
             f"{_share(mean, models['oracle_observed']['macro_auroc']):.1%} | {_share(mean, models['oracle_latent']['macro_auroc']):.1%} |"
         )
     for name, row in models.items():
