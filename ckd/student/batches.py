@@ -20,6 +20,7 @@ class MicroBatch:
     soft_logits: np.ndarray  # float32 [R, L]
     hard_weight: np.ndarray  # float32 [R]
     weight: np.ndarray  # float32 [R]
+    embedding: np.ndarray  # float32 [R, E]; E is 0 where the student does not match the teacher's
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays by name."""
@@ -81,7 +82,9 @@ def collate(examples: Examples, chosen: list[Row], pad_id: int, weight: float = 
     hard_weight, weights = (
         np.array([getattr(examples[shard], name)[row] for shard, row in chosen], np.float32) for name in ("hard_weight", "weight")
     )
-    return MicroBatch(ids, mask, hard, soft, hard_weight, weight * weights)
+    found = [(examples[shard].embeddings, row) for shard, row in chosen]
+    embedding = np.stack([np.zeros(0, np.float32) if rows is None else rows[row].astype(np.float32) for rows, row in found])
+    return MicroBatch(ids, mask, hard, soft, hard_weight, weight * weights, embedding)
 
 
 def pad(sequences: list[np.ndarray], pad_id: int) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Flat = np.ndarray
+SOFT_LABELS, EMBEDDINGS = "soft_labels", "embeddings"  # the teacher's stages, known by name alone
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class ShardExamples:
     soft_logits: Flat  # float32 [R, L]; zeros where soft labels have no weight
     hard_weight: Flat  # float32 [R]; 1 where the soft labels must not be used
     weight: Flat  # float32 [R]; 0 for a visit from which there is nothing to learn
+    embeddings: Flat | None = None  # [R, E], the teacher's, as stored; None where the student does not match them
 
     def ids(self, row: int) -> Flat:
         """The token ids of one visit."""
@@ -51,11 +53,22 @@ class Examples:
     unlabeled visits not at all.
     """
 
-    def __init__(self, root: str, shards: Sequence[Shard], token_fields: Fields, *, hard_weight: float, soft: bool, adapter_share: float = 0) -> None:
+    def __init__(
+        self,
+        root: str,
+        shards: Sequence[Shard],
+        token_fields: Fields,
+        *,
+        hard_weight: float,
+        soft: bool,
+        embeddings: bool = False,
+        adapter_share: float = 0,
+    ) -> None:
         self.cohort = Cohort.open(root)
         self.shards = list(shards)
         self.tokens = Stage(root, TOKENS, token_fields)
-        self.soft = Stage(root, "soft_labels", {}) if soft else None
+        self.soft = Stage(root, SOFT_LABELS, {}) if soft else None
+        self.embeddings = Stage(root, EMBEDDINGS, {}) if embeddings else None
         self.hard_weight, self.adapter_share = hard_weight, adapter_share
         self._read: OrderedDict[int, ShardExamples] = OrderedDict()
 
@@ -93,7 +106,19 @@ class Examples:
             soft_logits=soft,
             hard_weight=np.where(spent, 1, self.hard_weight).astype(np.float32) if shard.labeled else np.zeros(shard.rows, np.float32),
             weight=np.ones(shard.rows, np.float32) if shard.labeled else (~spent).astype(np.float32),
+            embeddings=None if self.embeddings is None else self.embedded(shard, ids),
         )
+
+    def embedded(self, shard: Shard, ids: list[str] | None = None) -> Flat:
+        """The teacher's embeddings [R, E] of a shard, in the type and, without `ids`, the order they are stored in."""
+        stage = self.embeddings
+        if stage is None:
+            raise ValueError("these examples have no embeddings")
+        table = stage.read(shard.index, ["visit_id", "embedding"])
+        if ids is not None:
+            table = table.take(align(ids, table["visit_id"].to_pylist(), stage.path(shard.index)))
+        flat: Flat = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return flat.reshape(shard.rows, -1)
 
 
 def align(wanted: list[str], found: list[str], where: str) -> list[int]:
