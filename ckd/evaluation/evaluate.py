@@ -54,7 +54,9 @@ def evaluate(
 
     Reads the stages visits, predictions and soft_labels. `ceilings` has a visit_id and one column of 25 probabilities per further model
     (an oracle, say) for the held_out visits; such a model's thresholds stay at 0.5. `adapter_optimism` is passed through.
-    Intervals come from `resamples` bootstrap draws. Raises ArtifactError where a visit is missing, DataError without labelled held_out or train visits.
+    Intervals come from `resamples` bootstrap draws.
+
+    Raises ArtifactError where a visit is missing, DataError without labelled held_out or train visits.
     """
     cohort = Cohort.open(root)
     train = read_split(cohort, "train")
@@ -120,7 +122,7 @@ def make_views(held_out: Rows) -> list[View]:
 def score_model(
     tuning: Rows, held_out: Rows, p: tuple[Scores | None, Scores], views: list[View], train_prevalence: NDArray[np.float64], draws: Draws
 ) -> tuple[Metrics, Figures | None]:
-    """One model's block: macro, micro, per_label over all visits, and the same inside new_onset and persistent; and the draws' figures over all visits.
+    """One model's block: macro, micro, per_label over all visits, and the same inside new_onset and persistent; and all visits' figures per draw.
 
     p holds the probabilities on tuning (for thresholds alone; None: they stay at 0.5) and on held_out.
     """
