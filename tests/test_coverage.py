@@ -53,7 +53,6 @@ def test_the_intervals_hold_the_truth_in_about_95_of_100_cohorts():
             low, high = interval(value)
             held[name] += low <= (gap if name == "difference" else truth(name[:7])) <= high
     shares = {name: count / COHORTS for name, count in held.items()}
-    print(shares)
     for name in ("student", "teacher", "difference"):
         assert 0.92 <= shares[name] <= 0.97, shares
     assert shares["student, visits drawn instead of patients"] < 0.92  # the patients matter here: the test can fail
