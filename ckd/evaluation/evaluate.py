@@ -129,9 +129,10 @@ def score_model(
     thresholds = _choose(tuning, p[0]).values
     blocks = {v.name: score(held_out.labels, p[1], v.cells, thresholds, train_prevalence, v.chosen) for v in views}
     drawn: dict[str, Figures] = {}
-    for v in views if draws.reason is None else []:
-        drawn[v.name] = resample(draws, held_out.labels, p[1], v.cells, thresholds, train_prevalence)
-        blocks[v.name] = with_intervals(blocks[v.name], drawn[v.name], v.chosen)
+    for v in views:
+        if draws.reason is None:
+            drawn[v.name] = resample(draws, held_out.labels, p[1], v.cells, p[1].astype(np.float64) >= thresholds, train_prevalence)
+        blocks[v.name] = with_intervals(blocks[v.name], drawn.get(v.name), v.chosen)
     if not held_out.known.any():
         reason = "current labels unknown for every held_out visit"
         blocks |= {name: _nothing(reason) for name in ("new_onset", "persistent")}
