@@ -77,7 +77,8 @@ def make_draws(rows: Rows, resamples: int, seed: int) -> Draws:
 def resample(draws: Draws, labels: Flags, p: Floats, cells: Flags, alarms: Flags, train_prevalence: Floats) -> NDArray[np.float64]:
     """The figures of METRICS in every draw [resamples, 25 labels and micro, 7] over the true `cells`; NaN where undefined.
 
-    labels, p, cells, alarms (at the thresholds) are [n, 25]; train_prevalence [25]. Blocks of draws are shared out among the threads that the process has cores.
+    labels, p, cells, alarms (at the thresholds) are [n, 25]; train_prevalence [25].
+    Blocks of draws are shared out among the threads that the process has cores.
     """
     p = p.astype(np.float64)
     sums = _sums(draws, labels, p, cells, alarms, train_prevalence)
@@ -128,7 +129,8 @@ def interval(values: NDArray[np.float64]) -> Bounds:
 def with_intervals(block: dict[str, Any], figures: NDArray[np.float64] | None, chosen: Sequence[int]) -> dict[str, Any]:
     """A block of metrics (macro, micro, per_label) with `intervals` {metric: [low, high] or null} beside its figures.
 
-    A label outside `chosen` (too few visits for the macro average) gets no interval, nor does a figure that is null; without draws (None) nothing does.
+    A label outside `chosen` (too few visits for the macro average) gets no interval, nor does a figure that is null;
+    without draws (None) nothing does.
     """
     known = {DISEASES[j] for j in chosen}
     per_label = {}
