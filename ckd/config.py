@@ -169,6 +169,23 @@ class StudentConfig(Section):
         return self
 
 
+class EvaluationConfig(Section):
+    """How held_out visits are scored. Thresholds are chosen on tuning."""
+
+    threshold_for: Literal["f1", "sensitivity", "precision"] = Field(
+        "f1", description="what each label's threshold on calibrated probabilities is chosen for: the largest f1, or threshold_target's share"
+    )
+    threshold_target: float | None = Field(
+        None, gt=0, le=1, description="sensitivity: the share of the positives found; precision: the share of right alarms"
+    )
+
+    @model_validator(mode="after")
+    def _target(self) -> Self:
+        if (self.threshold_for == "f1") != (self.threshold_target is None):
+            raise ValueError("threshold_target goes with threshold_for=sensitivity or precision; give both or neither")
+        return self
+
+
 class IngestConfig(Section):
     """From hospital tables to a cohort of next-visit pairs (`ckd ingest`)."""
 
@@ -205,10 +222,11 @@ class Config(Section):
     teacher: TeacherConfig = TeacherConfig()
     head: HeadConfig = HeadConfig()
     student: StudentConfig = StudentConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     ingest: IngestConfig = IngestConfig()
     seed: int = Field(42, ge=0, description="seed of splits, folds, head and student")
 
-    @field_validator("run", "data", "teacher", "head", "student", "ingest", mode="before")
+    @field_validator("run", "data", "teacher", "head", "student", "evaluation", "ingest", mode="before")
     @classmethod
     def _empty_section(cls, value: Any) -> Any:
         return {} if value is None else value

@@ -1,7 +1,7 @@
 """The content of metrics.json: student, teacher head, baselines and further models on the held_out visits, and the headline. Writing and
 printing it belong to jobs.
 
-Thresholds, baselines and the choice of the strongest one see train and tuning only. The macro average's labels are fixed from held_out
+Calibration, thresholds, baselines and the choice of the strongest one see train and tuning only. The macro average's labels are fixed from held_out
 label counts before any model is scored, and are the same for every model.
 """
 
@@ -12,20 +12,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ckd.calibration import DEFAULT_THRESHOLD, UNCHANGED, Calibration
 from ckd.cohort import Cohort
+from ckd.config import EvaluationConfig
 from ckd.errors import DataError
 from ckd.evaluation import baselines
+from ckd.evaluation.calibrate import calibrate, log_odds
 from ckd.evaluation.headline import headline
 from ckd.evaluation.metrics import MIN_COUNT, macro_labels, score
 from ckd.evaluation.public_code import public_code_metrics
+from ckd.evaluation.reliability import reliability
 from ckd.evaluation.scores import Flags, Rows, Scores, align, read_split
-from ckd.evaluation.thresholds import DEFAULT, Thresholds, choose_thresholds
+from ckd.evaluation.thresholds import choose_thresholds
 from ckd.labels import DISEASES
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 MODELS = {"student": "predictions", "teacher": "soft_labels"}  # model -> the stage that holds its probabilities
+TRUTH = "oracle_latent"  # the ceiling that is the true probability of a synthetic cohort's labels
 Metrics = dict[str, Any]
 Models = Mapping[str, tuple[Scores | None, Scores]]  # model -> probabilities on tuning [m, 25] (None: unknown) and held_out [n, 25]
 
@@ -44,14 +49,15 @@ def evaluate(
     *,
     seed: int,
     say: Callable[[str], None],
+    wanted: EvaluationConfig | None = None,
     adapter_optimism: float | None = None,
     ceilings: "pa.Table | None" = None,
 ) -> Metrics:
     """Score everything below an artifacts root on its labelled held_out visits; strict JSON (no NaN), undefined is null.
 
     Reads the stages visits, predictions and soft_labels. `ceilings` has a visit_id and one column of 25 probabilities per further model
-    (an oracle, say) for the held_out visits; such a model's thresholds stay at 0.5. `adapter_optimism` is passed through. Raises
-    ArtifactError where a visit is missing, DataError without labelled held_out or train visits.
+    (an oracle, say) for the held_out visits; such a model stays uncalibrated, its thresholds at 0.5. `wanted` says what thresholds are for;
+    `adapter_optimism` is passed through. Raises ArtifactError where a visit is missing, DataError without labelled held_out or train visits.
     """
     cohort = Cohort.open(root)
     train = read_split(cohort, "train")
@@ -64,7 +70,7 @@ def evaluate(
         names = [name for name in ceilings.column_names if name != "visit_id"]
         models |= {name: (None, align(held_out.visit_ids, ceilings, name, name)) for name in names}
     fitted = baselines.fit_all(cohort, train, tuning, held_out, seed=seed, say=say)
-    metrics = assemble(cohort.facts, train, tuning, held_out, models, fitted, seed=seed)
+    metrics = assemble(cohort.facts, train, tuning, held_out, models, fitted, seed=seed, wanted=wanted or EvaluationConfig())
     gains = {name: _gain(metrics["held_out"], name) for name in models if name not in MODELS}
     return {**metrics, "ceilings": gains, "adapter_optimism": adapter_optimism}
 
@@ -78,19 +84,22 @@ def assemble(
     fitted: Mapping[str, baselines.Result],
     *,
     seed: int,
+    wanted: EvaluationConfig,
 ) -> Metrics:
     """metrics.json from probabilities that are already there."""
     views = make_views(held_out)
     rates = baselines.prevalence(train.labels)
-    scored = {name: score_model(tuning, held_out, p, views, rates) for name, p in models.items()}
-    compared = {name: _baseline(result, tuning, held_out, views, rates) for name, result in fitted.items()}
+    maps = {name: _calibrate(tuning, p[0], wanted, seed) for name, p in models.items()}
+    scored = {name: score_model(held_out, p[1], maps[name], views, rates) for name, p in models.items()}
+    compared = {name: _baseline(result, tuning, held_out, views, rates, wanted, seed) for name, result in fitted.items()}
     return {
         "headline": headline(models["student"][1], fitted, tuning, held_out, views[0].chosen, seed),
         "held_out": {**scored, "baselines": compared},
         "public_code_metrics": {name: public_code_metrics(held_out.labels, models[name][1]) for name in MODELS},
         **{_macro_key(view.name): _counted(view, held_out) for view in views},
         "counts": _counts(train, tuning, held_out),
-        "thresholds": {name: _thresholds(_choose(tuning, p[0])) for name, p in models.items()},
+        "calibration": _reliability(held_out, models, maps, views[0].chosen, rates),
+        "thresholds": {name: _thresholds(found) for name, found in maps.items()},
         "train_prevalence": dict(zip(DISEASES, map(float, rates), strict=True)),
         "teacher_saw_held_out": bool(facts.get("teacher_saw_held_out", False)),
         "warnings": [*_warnings(facts, tuning, held_out, views, fitted), *_untuned(models)],
@@ -104,23 +113,25 @@ def make_views(held_out: Rows) -> list[View]:
     return [View(name, where, macro_labels(held_out.labels, where)) for name, where in cells.items()]
 
 
-def score_model(tuning: Rows, held_out: Rows, p: tuple[Scores | None, Scores], views: list[View], train_prevalence: NDArray[np.float64]) -> Metrics:
+def score_model(held_out: Rows, p: Scores, calibration: Calibration, views: list[View], train_prevalence: NDArray[np.float64]) -> Metrics:
     """One model's block: macro, micro, per_label over all visits, and the same inside new_onset and persistent.
 
-    p holds the probabilities on tuning (for thresholds alone; None: they stay at 0.5) and on held_out.
+    p holds the probabilities on held_out as the model gives them; the calibrated ones decide its alarms alone.
     """
-    thresholds = _choose(tuning, p[0]).values
-    blocks = {v.name: score(held_out.labels, p[1], v.cells, thresholds, train_prevalence, v.chosen) for v in views}
+    alarms = calibration.flags(calibration.probabilities(log_odds(p)))
+    blocks = {v.name: score(held_out.labels, p, v.cells, alarms, train_prevalence, v.chosen) for v in views}
     if not held_out.known.any():
         reason = "current labels unknown for every held_out visit"
         blocks |= {name: _nothing(reason) for name in ("new_onset", "persistent")}
     return {**blocks.pop("all"), **blocks}
 
 
-def _baseline(result: baselines.Result, tuning: Rows, held_out: Rows, views: list[View], rates: NDArray[np.float64]) -> Metrics:
+def _baseline(
+    result: baselines.Result, tuning: Rows, held_out: Rows, views: list[View], rates: NDArray[np.float64], wanted: EvaluationConfig, seed: int
+) -> Metrics:
     if isinstance(result, baselines.NotComputable):
         return {**_nothing(result.reason), "new_onset": None, "persistent": None}
-    scored = score_model(tuning, held_out, (result.tuning, result.held_out), views, rates)
+    scored = score_model(held_out, result.held_out, calibrate(tuning, result.tuning, wanted, seed), views, rates)
     return {**scored, **({"notes": result.notes} if result.notes else {})}
 
 
@@ -154,14 +165,26 @@ def _counts(train: Rows, tuning: Rows, held_out: Rows) -> Metrics:
     }
 
 
-def _choose(tuning: Rows, p: Scores | None) -> Thresholds:
+def _calibrate(tuning: Rows, p: Scores | None, wanted: EvaluationConfig, seed: int) -> Calibration:
     if p is None:
-        return Thresholds(np.full(len(DISEASES), DEFAULT), dict.fromkeys(DISEASES, "no tuning probabilities"))
-    return choose_thresholds(tuning.labels, p)
+        reasons = dict.fromkeys(DISEASES, "no tuning probabilities")
+        return Calibration((UNCHANGED,) * len(DISEASES), np.full(len(DISEASES), DEFAULT_THRESHOLD), reasons)
+    return calibrate(tuning, p, wanted, seed)
 
 
-def _thresholds(thresholds: Thresholds) -> Metrics:
-    return {"values": dict(zip(DISEASES, map(float, thresholds.values), strict=True)), "kept_at_05": thresholds.reasons}
+def _reliability(held_out: Rows, models: Models, maps: Mapping[str, Calibration], chosen: list[int], rates: NDArray[np.float64]) -> Metrics:
+    """Of every model but the truth itself; those without tuning probabilities as they are."""
+    truth = models[TRUTH][1] if TRUTH in models else None
+    return {
+        name: reliability(held_out.labels, p, None if on_tuning is None else maps[name], rates, chosen, truth)
+        for name, (on_tuning, p) in models.items()
+        if name != TRUTH
+    }
+
+
+def _thresholds(found: Calibration) -> Metrics:
+    values = dict(zip(DISEASES, map(float, found.thresholds), strict=True))
+    return {"for": found.threshold_for, "target": found.threshold_target, "values": values, "kept_at_05": dict(found.reasons)}
 
 
 def _untuned(models: Models) -> list[str]:
