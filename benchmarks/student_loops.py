@@ -54,8 +54,8 @@ def public(config: Config, made: Made, out: Path, device: str, width: int, enoug
     torch.save(model.state_dict(), out)
 
 
-def project(config: Config, enough: Callable[[int], bool] = lambda _: False, seconds_between: float = 5.0, deepspeed: bool = False) -> None:
-    """`ckd train-student` without its command: parts in, checkpoint out. `enough(step)`, asked now and then, may stop early."""
+def project(config: Config, enough: Callable[[int], bool] = lambda _: False, seconds_between: float = 0.0, deepspeed: bool = False) -> None:
+    """`ckd train-student` without its command: parts in, checkpoint out. `enough(step)`, asked every `seconds_between` or step, may stop early."""
     step = 0
 
     def hear(figures: dict[str, Any]) -> None:
@@ -89,8 +89,22 @@ def hard_loss(model: Any, made: Made) -> float:
     return float(np.mean(losses))
 
 
-def cpu_seconds(work: Callable[[], None]) -> float:
-    """CPU seconds of one call, all threads of this process."""
-    started = time.process_time()
-    work()
-    return time.process_time() - started
+class Steps:
+    """CPU seconds of this process (all threads) from the end of the first optimizer step to the end of the last, and from its making to now."""
+
+    def __init__(self) -> None:
+        self.begun, self.marks = time.process_time(), [(0, 0.0)]
+
+    def __call__(self, step: int) -> bool:
+        """Told of every step; never stops."""
+        self.marks.append((step, time.process_time()))
+        return False
+
+    def seconds_per_step(self) -> float:
+        """Without what comes before the first step's end: loading, and whatever is done once."""
+        (first, begun), (last, ended) = self.marks[1], self.marks[-1]
+        return (ended - begun) / (last - first)
+
+    def whole(self) -> float:
+        """With everything, the saving at the end too."""
+        return time.process_time() - self.begun

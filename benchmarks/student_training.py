@@ -2,9 +2,9 @@
 
 Token ids of the lengths measured on MIMIC-III (student_visits.py); the project's side is the whole of ckd.student.train, checkpoint included.
 
-    python -m benchmarks.student_training            # CPU: 4 layers of hidden 256, one thread; CPU seconds, medians of alternating runs; 5 minutes alone
+    python -m benchmarks.student_training            # CPU: 4 layers of hidden 256, one thread; CPU seconds, medians of alternating runs
     python -m benchmarks.student_training --gpu      # one CUDA device: bert-base's geometry; under 8 minutes
-    python -m benchmarks.student_training --gpu --device cpu --tiny --out /tmp/x.json     # the GPU benchmark's code on a CPU; its figures mean nothing
+    python -m benchmarks.student_training --gpu --device cpu --tiny --out /tmp/x.json   # the GPU benchmark's code on a CPU; figures mean nothing
 
 Writes benchmarks/results/student-training-cpu.json or student-training-gpu.json.
 """
@@ -70,7 +70,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda with --gpu, else cpu")
     parser.add_argument("--tiny", action="store_true", help="a tiny model and visits an eighth as long, to try the code")
     parser.add_argument("--visits", type=int, default=64, help="CPU: visits per timed run, one epoch")
-    parser.add_argument("--learned", type=int, default=768, help="CPU: visits of the runs that compare the tuning loss")
+    parser.add_argument("--learned", type=int, default=256, help="CPU: visits of the runs that compare the tuning loss")
     parser.add_argument("--runs", type=int, default=5, help="CPU: runs of each loop")
     parser.add_argument("--seconds", type=float, default=15, help="GPU: timed seconds of each way")
     parser.add_argument("--limit", type=float, default=400, help="GPU: seconds after which no way is begun")
@@ -111,35 +111,46 @@ class Compared:
     def __init__(self, folder: Path, geometry: Geometry, visits: int, shorter: int, settings: dict[str, Any]) -> None:
         self.folder, self.geometry, self.width = folder, geometry, LONGEST // shorter
         self.settings = {"max_length": self.width, "warmup_share": 0.1, **settings}
+        self.per_step: dict[str, list[float]] = {"public": [], "project": []}
+        self.whole: dict[str, list[float]] = {"public": [], "project": []}
         self.base = write_base(folder / "base", geometry)
         self.made = make_visits(visits, geometry.vocabulary, 1, shorter=shorter)
         self.tuning = make_visits(min(visits, 256), geometry.vocabulary, 2, shorter=shorter)
 
     def alternate(self, runs: int) -> dict[str, Any]:
         """CPU seconds and tuning loss of `runs` runs of each, one seed per pair, in turn."""
-        seconds: dict[str, list[float]] = {"public": [], "project": []}
         losses: dict[str, list[float]] = {"public": [], "project": []}
         for seed in range(runs):
             for name in ("public", "project") if seed % 2 == 0 else ("project", "public"):
-                config = make_config(
-                    self.folder / "run", self.base, seed, gradient_accumulation=1 if name == "public" else ACCUMULATION, **self.settings
-                )
-                if name == "public":
-                    weights = self.folder / "public.pt"
-                    seconds[name].append(student_loops.cpu_seconds(lambda: student_loops.public(config, self.made, weights, "cpu", self.width)))
-                    model = student_loops.trained_public(config, weights)
-                else:
-                    write_cohort(config, self.made)
-                    seconds[name].append(student_loops.cpu_seconds(lambda: student_loops.project(config)))
-                    model = student_loops.trained_project(config)
-                    shutil.rmtree(config.run.artifacts_root)
+                model = self._public(seed) if name == "public" else self._project(seed)
                 losses[name].append(student_loops.hard_loss(model, self.tuning))
-            print(f"run {seed + 1} of {runs}:", {n: (round(seconds[n][-1], 2), round(losses[n][-1], 4)) for n in seconds}, flush=True)
-        return self._figures(seconds, losses)
+            print(f"run {seed + 1} of {runs}:", {n: (round(self.per_step[n][-1], 3), round(losses[n][-1], 4)) for n in losses}, flush=True)
+        return self._figures(losses)
 
-    def _figures(self, seconds: dict[str, list[float]], losses: dict[str, list[float]]) -> dict[str, Any]:
-        middle = {name: median(values) for name, values in seconds.items()}
-        visits = len(self.made.ids) * self.settings["epochs"]
+    def _public(self, seed: int) -> Any:
+        config, weights = make_config(self.folder / "run", self.base, seed, **self.settings), self.folder / "public.pt"
+        steps = student_loops.Steps()
+        student_loops.public(config, self.made, weights, "cpu", self.width, steps)
+        self._took("public", steps)
+        return student_loops.trained_public(config, weights)
+
+    def _project(self, seed: int) -> Any:
+        config = make_config(self.folder / "run", self.base, seed, gradient_accumulation=ACCUMULATION, **self.settings)
+        write_cohort(config, self.made)
+        steps = student_loops.Steps()
+        student_loops.project(config, steps)
+        self._took("project", steps)
+        model = student_loops.trained_project(config)
+        shutil.rmtree(config.run.artifacts_root)
+        return model
+
+    def _took(self, name: str, steps: student_loops.Steps) -> None:
+        self.per_step[name].append(steps.seconds_per_step())
+        self.whole[name].append(steps.whole())
+
+    def _figures(self, losses: dict[str, list[float]]) -> dict[str, Any]:
+        middle = {name: median(values) for name, values in self.per_step.items()}
+        whole = {name: median(values) for name, values in self.whole.items()}
         useful, padded = useful_share(self.made, self.width)
         return {
             "geometry": asdict(self.geometry),
@@ -148,9 +159,11 @@ class Compared:
             "mean_tokens": float(mean(map(len, self.made.ids))),
             "useful_tokens": {"public": useful, "project": padded},
             "fewer_computed_tokens": padded / useful,
-            "cpu_s": {name: [round(s, 3) for s in values] for name, values in seconds.items()},
-            "visits_per_cpu_s": {name: visits / value for name, value in middle.items()},
+            "cpu_s_per_step": {name: [round(s, 4) for s in values] for name, values in self.per_step.items()},
+            "cpu_s_whole": {name: [round(s, 3) for s in values] for name, values in self.whole.items()},
+            "visits_per_cpu_s": {name: student_loops.BATCH / value for name, value in middle.items()},
             "project_over_public": middle["public"] / middle["project"],
+            "project_over_public_with_start_and_saving": whole["public"] / whole["project"],
             "tuning_loss": losses,
         }
 
