@@ -49,7 +49,7 @@ class ShardExamples:
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> Self:
         """The same from what `arrays` gave."""
-        return cls(**{**arrays, "visit_ids": arrays["visit_ids"].tolist(), "hard_weight": float(arrays["hard_weight"])})  # type: ignore[arg-type]
+        return cls(**{**arrays, "visit_ids": arrays["visit_ids"].tolist(), "hard_weight": float(arrays["hard_weight"])})
 
 
 class Examples:
