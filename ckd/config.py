@@ -146,6 +146,9 @@ class StudentConfig(Section):
     temperature: float = Field(1.0, gt=0, description="soft labels and student logits are divided by it in the soft loss")
     batch_size: int = Field(32, ge=1, description="visits per optimizer step over all workers")
     gradient_accumulation: int = Field(1, ge=1, description="micro-batches per optimizer step and worker")
+    activation_checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass: less memory, more time, the same values"
+    )
     epochs: int = Field(10, ge=1, description="most passes over the training visits")
     patience: int = Field(3, ge=1, description="epochs without a better tuning score before stopping")
     learning_rate: float = Field(2e-5, gt=0, description="peak AdamW step size, linear decay")
