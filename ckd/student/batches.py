@@ -19,6 +19,7 @@ class MicroBatch:
     soft_logits: np.ndarray  # float32 [R, L]
     hard_weight: np.ndarray  # float32 [R]
     weight: np.ndarray  # float32 [R]
+    embedding: np.ndarray  # float32 [R, E]; E is 0 where the student does not match the teacher's
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays by name."""
@@ -78,7 +79,9 @@ def collate(examples: Examples, chosen: list[Row], pad_id: int, weight: float = 
     for i, (shard, row) in enumerate(chosen):
         hard[i], soft[i] = examples[shard].hard[row], examples[shard].soft_logits[row]
     hard_weight = np.array([examples[shard].hard_weight for shard, _ in chosen], np.float32)
-    return MicroBatch(ids, mask, hard, soft, hard_weight, np.full(len(chosen), weight, np.float32))
+    found = [(examples[shard].embeddings, row) for shard, row in chosen]
+    embedding = np.stack([np.zeros(0, np.float32) if rows is None else rows[row].astype(np.float32) for rows, row in found])
+    return MicroBatch(ids, mask, hard, soft, hard_weight, np.full(len(chosen), weight, np.float32), embedding)
 
 
 def pad(sequences: list[np.ndarray], pad_id: int) -> tuple[np.ndarray, np.ndarray]:

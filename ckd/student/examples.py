@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Flat = np.ndarray
+SOFT_LABELS, EMBEDDINGS = "soft_labels", "embeddings"  # the teacher's stages, known by name alone
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class ShardExamples:
     hard: Flat  # float32 [R, L]
     soft_logits: Flat  # float32 [R, L]; zeros where soft labels have no weight
     hard_weight: float
+    embeddings: Flat | None = None  # [R, E], the teacher's, as stored; None where the student does not match them
 
     def ids(self, row: int) -> Flat:
         """The token ids of one visit."""
@@ -57,12 +59,21 @@ class Examples:
     whatever the number of its ranks and of epochs, and they share its memory."""
 
     def __init__(
-        self, root: str, shards: Sequence[Shard], token_fields: Fields, *, hard_weight: float, soft: bool, mapped: MappedArrays | None = None
+        self,
+        root: str,
+        shards: Sequence[Shard],
+        token_fields: Fields,
+        *,
+        hard_weight: float,
+        soft: bool,
+        embeddings: bool = False,
+        mapped: MappedArrays | None = None,
     ) -> None:
         self.cohort = Cohort.open(root)
         self.shards = list(shards)
         self.tokens = Stage(root, TOKENS, token_fields)
-        self.soft = Stage(root, "soft_labels", {}) if soft else None
+        self.soft = Stage(root, SOFT_LABELS, {}) if soft else None
+        self.embeddings = Stage(root, EMBEDDINGS, {}) if embeddings else None
         self.hard_weight, self.mapped = hard_weight, mapped
         self._read: OrderedDict[int, ShardExamples] = OrderedDict()
 
@@ -103,7 +114,19 @@ class Examples:
             hard=matrix(visits["labels"]) if shard.labeled else np.zeros((shard.rows, NUM_LABELS), np.float32),
             soft_logits=soft,
             hard_weight=self.hard_weight if shard.labeled else 0.0,
+            embeddings=None if self.embeddings is None else self.embedded(shard, ids),
         )
+
+    def embedded(self, shard: Shard, ids: list[str] | None = None) -> Flat:
+        """The teacher's embeddings [R, E] of a shard, in the type and, without `ids`, the order they are stored in."""
+        stage = self.embeddings
+        if stage is None:
+            raise ValueError("these examples have no embeddings")
+        table = stage.read(shard.index, ["visit_id", "embedding"])
+        if ids is not None:
+            table = table.take(align(ids, table["visit_id"].to_pylist(), stage.path(shard.index)))
+        flat: Flat = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return flat.reshape(shard.rows, -1)
 
 
 def align(wanted: list[str], found: list[str], where: str) -> list[int]:

@@ -15,7 +15,8 @@ from ckd.config import Config
 from ckd.student.batches import Batches, pad
 from ckd.student.checkpoint import Checkpoints
 from ckd.student.examples import Examples
-from ckd.student.loss import micro_batch_loss, visit_loss
+from ckd.student.learning import Learning
+from ckd.student.loss import micro_batch_loss
 from ckd.student.model import rows_per_micro_batch
 from ckd.student.ranks import Ranks
 from ckd.student.resume import Resume, random_seed
@@ -48,18 +49,19 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
         arguments: TrainingArguments,
         data: MicroBatches,
         *,
-        config: Config,
         ranks: Ranks,
         checkpoints: Checkpoints,
         selection: Selection,
+        learning: Learning,
         resume: Resume | None = None,
     ) -> None:
         super().__init__(model=model, args=arguments, train_dataset=data)
         self.remove_callback(PrinterCallback)
         # BERT's forward takes **kwargs, from which the Trainer concludes that its loss is already divided by the accumulation.
         self.model_accepts_loss_kwargs = False
-        self.data, self.student, self.ranks, self.checkpoints, self.selection = data, config.student, ranks, checkpoints, selection
-        self.seed, self.resume = config.seed, resume
+        self.data, self.student, self.ranks, self.checkpoints, self.selection = data, learning.student, ranks, checkpoints, selection
+        self.learning = learning.on(self.args.device)
+        self.seed, self.resume = arguments.seed, resume
         self.gradient_norm: float | None = None
         self.recent = torch.zeros(2, device=self.args.device)  # loss summed over visits, visits: fetched only when asked for
 
@@ -70,7 +72,7 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """The micro-batch's share of the global batch's loss; see ckd.student.loss."""
         output = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-        losses_r = visit_loss(output.logits, inputs["hard"], inputs["soft_logits"], inputs["hard_weight"], self.student.temperature)
+        losses_r = self.learning.losses(output, inputs)
         micro_batches = self.ranks.world * self.student.gradient_accumulation
         loss = micro_batch_loss(losses_r, inputs["weight"], micro_batches=micro_batches, batch_size=self.student.batch_size)
         self.recent += torch.stack([(losses_r.detach() * inputs["weight"]).sum(), inputs["weight"].sum()])
