@@ -141,7 +141,11 @@ class StudentConfig(Section):
     """The BERT-size student."""
 
     base_model: str = Field("bert-base-uncased", description="folder, s3:// or gs:// folder, or Hub id for AutoModelForSequenceClassification")
-    max_length: int = Field(512, ge=8, description="tokens per visit text")
+    max_length: int = Field(512, ge=8, description="tokens per visit text, or per window of it")
+    long_text: Literal["head", "head_tail", "windows"] = Field(
+        "head",
+        description="texts over max_length: head; a quarter head, the rest tail; or up to 8 overlapping windows, logits averaged, as much more work",
+    )
     hard_weight: float = Field(0.9, ge=0, le=1, description="weight of the true labels' loss; the soft labels get the rest")
     temperature: float = Field(1.0, gt=0, description="soft labels and student logits are divided by it in the soft loss")
     embedding_weight: float = Field(0, ge=0, description="weight of 1 - cosine between the projected first token and the teacher's embedding; 0: off")
