@@ -70,7 +70,7 @@ class Scorer:
             )
         calibration = self.model.calibration
         calibrated = None if calibration is None else calibration.probabilities(logits)
-        flags = None if calibration is None else calibration.flags(calibrated)
+        flags = None if calibration is None or calibrated is None else calibration.flags(calibrated)
         truncated = tokens["truncated"].to_numpy()
         return Scores(logits, sigmoid(logits), calibrated, flags, truncated, sum(map(len, sequences)))
 
