@@ -152,7 +152,16 @@ def _sums(draws: Draws, labels: Flags, p: Floats, cells: Flags, thresholds: Floa
     n = len(labels)
     of_group = csr_array((np.ones(n), (draws.members, np.arange(n))), shape=(draws.groups, n))
     at_threshold, at_05 = p >= thresholds, p >= 0.5
-    values = (np.ones_like(labels), labels, (p - labels) ** 2, (train_prevalence - labels) ** 2, labels & at_threshold, at_threshold, labels & at_05, at_05)
+    values = (
+        np.ones_like(labels),
+        labels,
+        (p - labels) ** 2,
+        (train_prevalence - labels) ** 2,
+        labels & at_threshold,
+        at_threshold,
+        labels & at_05,
+        at_05,
+    )
     return np.concatenate([(of_group @ np.where(cells, v, 0.0)).T for v in values])
 
 
