@@ -1,14 +1,14 @@
 """Stands alone: what somebody without this project does with an exported folder. Reads texts (JSON), writes probabilities (JSON).
 
-    python -I tests/load_exported.py pipeline|model|onnx FOLDER TEXTS.json PROBABILITIES.json
+    python -I tests/load_exported.py transformers|onnx FOLDER TEXTS.json PROBABILITIES.json
 
-`pipeline` and `model` import transformers and torch alone, `onnx` onnxruntime, tokenizers and numpy alone; everything else is refused.
+`transformers` (a pipeline, and the model itself) imports transformers and torch alone, `onnx` onnxruntime, tokenizers and numpy alone.
 """
 
 import json
 import sys
 
-NEVER = {"pipeline": ["onnxruntime"], "model": ["onnxruntime"], "onnx": ["torch", "transformers"]}
+NEVER = {"transformers": ["onnxruntime"], "onnx": ["torch", "transformers"]}
 
 
 def with_pipeline(folder, texts):
@@ -45,6 +45,8 @@ def with_onnx(folder, texts):
     return found
 
 
+WAYS = {"transformers": {"pipeline": with_pipeline, "model": with_model}, "onnx": {"onnx": with_onnx}}
+
 if __name__ == "__main__":
     way, folder, source, target = sys.argv[1:]
     for name in ("ckd", "jobs", "cluster", *NEVER[way]):
@@ -52,4 +54,4 @@ if __name__ == "__main__":
     with open(source) as file:
         texts = json.load(file)
     with open(target, "w") as file:
-        json.dump({"pipeline": with_pipeline, "model": with_model, "onnx": with_onnx}[way](folder, texts), file)
+        json.dump({name: ask(folder, texts) for name, ask in WAYS[way].items()}, file)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from finished_run import finished_run
 from rows import write_jsonl
 from student_cohort import make_visits
+from transformers import AutoModelForSequenceClassification
 
 from ckd.cohort import Cohort
 from ckd.config import dump
@@ -47,7 +50,7 @@ def texts(count: int = 12) -> list[str]:
     return [visit.input for visit in make_visits("held_out", count, seed=7)]
 
 
-@pytest.mark.parametrize("way", ["pipeline", "model", "onnx"])
+@pytest.mark.parametrize("way", ["transformers", "onnx"])
 def test_people_without_this_project_get_the_same_probabilities(exported, tmp_path, way):
     folder, _ = exported
     (tmp_path / "texts.json").write_text(json.dumps(texts()))
@@ -55,8 +58,11 @@ def test_people_without_this_project_get_the_same_probabilities(exported, tmp_pa
     command = [sys.executable, "-I", script, way, folder, tmp_path / "texts.json", tmp_path / "found.json"]
     done = subprocess.run([*map(str, command)], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = np.array(json.loads((tmp_path / "found.json").read_text()))
-    np.testing.assert_allclose(found, Scorer.load(str(folder)).__call__(texts()).probabilities, atol=1e-4)
+    expected = Scorer.load(str(folder))(texts()).probabilities
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert list(found) == {"transformers": ["pipeline", "model"], "onnx": ["onnx"]}[way]
+    for probabilities in found.values():
+        np.testing.assert_allclose(np.array(probabilities), expected, atol=1e-4)
 
 
 def test_all_engines_agree_whatever_the_order_and_the_company(exported):
@@ -106,11 +112,23 @@ def test_parity_and_the_loss_of_both_files_are_said(exported):
     assert (folder / "model.int8.onnx").stat().st_size < (folder / "model.onnx").stat().st_size
 
 
-def test_an_onnx_file_that_says_something_else_is_not_handed_over(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnxfile, "TOLERANCE", 0.0)  # no float32 sum is that equal
-    with pytest.raises(ArtifactError, match="differs from torch"):
-        export_model.run(config, Console(io.StringIO()), str(tmp_path / "model"), onnx=True)
-    assert not (tmp_path / "model").exists()
+def test_an_onnx_file_that_says_something_else_is_found(exported, tmp_path):
+    folder = Path(shutil.copytree(exported[0], tmp_path / "copy"))
+    assert onnxfile.require_parity(str(folder), 84, 32) <= onnxfile.TOLERANCE
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    with torch.no_grad():
+        model.classifier.bias[24] += 0.001
+    model.save_pretrained(folder)
+    with pytest.raises(ArtifactError, match=r"differs from torch by 2\.\de-04"):
+        onnxfile.require_parity(str(folder), 84, 32)
+
+
+def test_without_the_onnx_packages_the_command_names_them_before_it_computes(tmp_path):
+    script = "import sys; sys.modules['onnxscript'] = None; sys.path.insert(0, '.')\nfrom jobs.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = ["export", "model", "--onnx", "--out", str(tmp_path / "model")]
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "ckd: --onnx needs onnxscript; install it with: pip install 'ckd-ehr[onnx]'\n"
 
 
 def test_the_folder_holds_the_names_the_card_and_the_hashes(config, exported):
