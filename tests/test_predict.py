@@ -253,6 +253,14 @@ def test_meds_tables_never_go_over_others_files_and_say_when_nothing_fits(model,
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["notes.txt"] and not (tmp_path / "meds").exists()
 
 
+def test_ray_workers_give_the_same_parts(local_ray, model, tmp_path):
+    words = (write_jsonl(tmp_path / "in.json", rows(40)), "--model", model, "data.shard_rows=8")
+    assert predict(*words, "--out", tmp_path / "here") == 0
+    assert predict(*words, "--out", tmp_path / "there", "student.workers=2") == 0
+    here, there = ({p.name: p.read_bytes() for p in (tmp_path / name / "predictions").glob("*.parquet")} for name in ("here", "there"))
+    assert here == there and len(here) == 6
+
+
 def test_killed_half_way_it_continues_to_the_same_parts(model, tmp_path):
     source = write_jsonl(tmp_path / "in.json", rows(400))
     words = [source, "--model", model, "data.shard_rows=4"]

@@ -68,6 +68,9 @@ def _content(folder: str) -> dict[str, Any]:
     content = FolderArtifact(folder, {}).load()
     if content is None or "student.max_length" not in content.get("fields", {}):
         raise ConfigError(f"{folder}: no trained student ({ARTIFACT_FILE} of one); expected results/<run>/student or a folder of 'ckd export model'")
+    reading = content["fields"].get("student.long_text", "head")
+    if reading != "head":  # texts must become the tokens that training saw
+        raise ConfigError(f"{folder}: trained with student.long_text={reading}, which scoring does not know; take the version that trained it")
     return content
 
 
