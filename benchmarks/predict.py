@@ -206,6 +206,11 @@ def peer(folder: Path, model: str, count: int) -> float:
     return float(done.stdout.split()[-1])
 
 
+def _keep(report: dict[str, Any], out: Path | None) -> None:
+    if out:
+        out.write_text(json.dumps(report, indent=1) + "\n")
+
+
 def main(argv: list[str]) -> int:
     """Run everything; 1 when a killed run's parts differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -222,14 +227,14 @@ def main(argv: list[str]) -> int:
         report["results"] = []
         for count, runs in zip(options.visits, options.runs, strict=True):
             report["results"] += measure(folder, model, count, runs)
+            _keep(report, options.out)  # what has been measured survives an end before time
         report["killed"] = killed_half_way(folder, model, options.visits[0])
         report["pipeline_visits_per_s"] = round(peer(folder, model, options.visits[0]), 1)
     report["ratio_to_pipeline"] = {
         f"{row['visits']} {row['engine']} {row['workers']}": round(row["visits_per_s"] / report["pipeline_visits_per_s"], 2)
         for row in report["results"]
     }
-    if options.out:
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+    _keep(report, options.out)
     print(json.dumps(report, indent=1))
     return 0 if all(row["equal_bytes"] for row in report["killed"]) else 1
 

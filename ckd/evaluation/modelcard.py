@@ -162,7 +162,7 @@ def _number(value: float | None) -> str:
 
 
 def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.4f}"
+    return "-" if value is None else f"{round(value, 4) + 0.0:+.4f}"  # never -0.0000
 
 
 def _small(value: float | None) -> str:
