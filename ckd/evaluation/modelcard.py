@@ -98,7 +98,7 @@ def _calibration(metrics: Mapping[str, Any], facts: Facts) -> str:
         return "There is no calibration.json: the probabilities are the model's own, and no thresholds go with them."
     told = (
         "`calibration.json` holds one map from logit to probability and one threshold per label, fitted on tuning patients alone. What "
-        "`AutoModelForSequenceClassification` and `pipeline` give is uncalibrated; apply the maps before reading a figure as a risk: `ckd predict` does."
+        "`AutoModelForSequenceClassification` and `pipeline` give is uncalibrated; apply the maps to read a figure as a risk: `ckd predict` does."
     )
     block = metrics.get("calibration", {}).get("student")
     if not block or headline_facts(metrics).too_small:
@@ -141,7 +141,7 @@ def _engines(facts: Facts) -> str:
 def _data(metrics: Mapping[str, Any], facts: Facts) -> str:
     counts = metrics["counts"]
     lines = [
-        f"Trained on {counts['train']['visits']:,} visits, chosen and calibrated on {counts['tuning']['visits']:,} others; split by {counts['group']}.",
+        f"Trained on {counts['train']['visits']:,} visits, chosen and calibrated on {counts['tuning']['visits']:,}; split by {counts['group']}.",
         f"License of the data: {facts.data_license or 'not stated to this folder; ask whoever trained it'}.",
     ]
     if facts.credentialed:
