@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from benchmarks import student_ways, teacher_model
-from benchmarks.student_ways import StudentWay, TeacherWay, make_student, onnx_logits, student_flops, torch_logits, write_onnx
+from benchmarks.student_ways import StudentWay, TeacherWay, make_student, student_flops, torch_logits, write_folder
 from benchmarks.teacher import ROOT, SHORTER, header, target
 from benchmarks.teacher_gpu import FAILURES, time_left
 from benchmarks.teacher_prompts import described
@@ -36,6 +36,8 @@ from benchmarks.teacher_ways import Default, Public
 from benchmarks.visit_texts import Visits, make_visits
 from ckd.labels import INSTRUCTION
 from ckd.prompts import Prompter
+from ckd.student.predict import TOKEN_BUDGET
+from ckd.student.scoring import Logits, load_logits
 
 TEACHER_LENGTH, STUDENT_LENGTH = 1536, 512  # the defaults of teacher.max_length and student.max_length
 EQUAL = {"float32": 1e-4, "bfloat16": 0.1}  # most that a probability may differ where the same numbers are computed
@@ -54,6 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     report = header(device, sys.argv[1:] if argv is None else argv, arguments.commit, "student_vs_teacher")
     if not gpu:
         torch.set_num_threads(arguments.threads)
+        os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # ONNX Runtime's, through ckd.student.scoring
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one core; a GPU's machine tokenises with all of its cores
     shape = replace(teacher_model.TINY, vocabulary=16_384) if tiny else teacher_model.QWEN_7B if gpu else teacher_model.CPU
     student = student_ways.TINY if tiny else student_ways.BERT_BASE if gpu else student_ways.CPU
@@ -61,8 +64,10 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(report, device, "bfloat16" if gpu else "float32", visits, Path(folder), time.monotonic() + arguments.limit)
         bench.add_students(student, compiled=not tiny, half=gpu)
+        gc.freeze()  # else the public way's collections, which are taken off its time, would take most of this benchmark's
         bench.add_teachers(shape, compiled=gpu and not tiny)
         bench.measure(arguments.runs)
+        gc.unfreeze()
     good = bench.compare()
     report["load_average_after"] = os.getloadavg()[0]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -118,28 +123,28 @@ class Bench:
     def add_students(self, shape: student_ways.StudentShape, compiled: bool, half: bool) -> None:
         """Every way to run the student; torch in float32 is what `ckd` does and what the others must agree with."""
         self.report["student_shape"] = asdict(shape)
-        model = make_student(shape, self.device)
+        model = make_student(shape)
         self.report["student_parameters"] = sum(p.numel() for p in model.parameters())
+        write_folder(model, self.folder / "student")
+        model.to(self.device)
 
-        def add(name: str, make: Callable[[], student_ways.Logits]) -> None:
-            self.flops[name] = student_flops(shape, self.seen)
+        def add(name: str, make: Callable[[], Logits], budget: int = TOKEN_BUDGET) -> None:
+            self.flops[name] = student_flops(shape, self.seen, budget)
             self._add(name, lambda: StudentWay(self.visits.wordpiece, STUDENT_LENGTH, make()), self.visits.inputs)
 
-        add("student_torch", lambda: torch_logits(model, self.device))
+        local, gpus = str(self.folder / "student"), float(self.device == "cuda")
+        add("student_torch", lambda: load_logits(local, "torch", gpus))
         if compiled:
-            add("student_compiled", lambda: torch_logits(torch.compile(model, dynamic=True), self.device))
+            add("student_compiled", lambda: torch_logits(torch.compile(model, dynamic=True), self.device, torch.float32))
         if half:
             add("student_bf16", lambda: torch_logits(model, self.device, torch.bfloat16))
         if half and compiled:
             add("student_bf16_compiled", lambda: torch_logits(torch.compile(model, dynamic=True), self.device, torch.bfloat16))
-        try:
-            files = write_onnx(make_student(shape, "cpu"), self.folder)
-        except FAILURES as error:
-            self.report["ways"]["student_onnx"] = self.report["ways"]["student_onnx_int8"] = _failed(error)
+        if self.device == "cuda":
+            self.report["onnx_missing"] = "ckd runs ONNX Runtime on CPUs only"
             return
-        provider = "CUDAExecutionProvider" if self.device == "cuda" else "CPUExecutionProvider"
-        for name, file in zip(("student_onnx", "student_onnx_int8"), files, strict=True):
-            add(name, lambda file=file: onnx_logits(file, provider))  # type: ignore[misc]
+        add("student_onnx", lambda: load_logits(local, "onnx"))
+        add("student_onnx_int8", lambda: load_logits(local, "onnx-int8"), 1)
 
     def add_teachers(self, shape: teacher_model.Shape, compiled: bool) -> None:
         """The engine without an adapter, which is what a merged one costs: the teacher at its quickest. Public gets every eighth of many visits."""
@@ -162,17 +167,15 @@ class Bench:
             )
 
     def _add(self, name: str, make: Callable[[], Any], texts: list[str]) -> None:
-        """Make a way and run it twice: the first pass compiles and allocates."""
+        """Make a way and run it: the first passes compile and allocate. A teacher's are long, and one is enough."""
         started = time.monotonic()
         try:
             with time_left(self.ends):
                 way = make()
-                for _ in range(2):
-                    way.tokenising_s = 0.0
-                    if isinstance(way, TeacherWay):
-                        way.embed.take_work()
-                    self.answers[name] = way(texts)
-                if isinstance(way, TeacherWay):
+                self.answers[name] = way(texts)
+                if isinstance(way, StudentWay):
+                    way(texts)
+                else:
                     self.flops[name] = way.embed.take_work().flops
         except Exception as error:  # noqa: BLE001 - torch.compile fails in ways of its own: the reason stands in the result
             self.report["ways"][name] = _failed(error)
@@ -184,7 +187,6 @@ class Bench:
 
     def measure(self, runs: int) -> None:
         """Every way `runs` times in turn; each is first, last and in between."""
-        gc.freeze()  # else the public way's collections, which are taken off its time, would take most of this benchmark's
         for run in range(runs):
             names = [*self.ways]
             first = run % len(names) if names else 0

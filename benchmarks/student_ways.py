@@ -16,10 +16,8 @@ from transformers import BertConfig, BertForSequenceClassification
 from ckd.batching import token_batches
 from ckd.labels import INSTRUCTION, NUM_LABELS
 from ckd.prompts import Prompter
-from ckd.student.batches import pad
 from ckd.student.predict import TOKEN_BUDGET, predict_logits
-
-Logits = Callable[[list[np.ndarray]], np.ndarray]
+from ckd.student.scoring import ENGINES, Logits
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ BERT_BASE = StudentShape(layers=12, hidden=768, heads=12)
 TINY = StudentShape(layers=1, hidden=32, heads=2)
 
 
-def make_student(shape: StudentShape, device: str) -> Any:
+def make_student(shape: StudentShape) -> Any:
     """A BERT with 25 labels and random weights in float32."""
     settings = BertConfig(
         vocab_size=shape.vocabulary,
@@ -49,7 +47,7 @@ def make_student(shape: StudentShape, device: str) -> Any:
         initializer_range=shape.hidden**-0.5 / 2,  # BERT's .02 is meant for 768
     )
     torch.manual_seed(0)
-    return BertForSequenceClassification(settings).eval().requires_grad_(False).to(device)
+    return BertForSequenceClassification(settings).eval().requires_grad_(False)
 
 
 class StudentWay:
@@ -84,53 +82,34 @@ class TeacherWay:
         return _sigmoid(vectors @ self.head)
 
 
-def torch_logits(model: Any, device: str, dtype: torch.dtype = torch.float32) -> Logits:
-    """`ckd`'s own: predict_logits; in another dtype under autocast."""
+def torch_logits(model: Any, device: str, dtype: torch.dtype) -> Logits:
+    """As `ckd` runs a student, but for a compiled model or another dtype (autocast)."""
 
-    def run(sequences: list[np.ndarray]) -> np.ndarray:
+    def run(sequences: Sequence[np.ndarray]) -> np.ndarray:
         with torch.autocast(device, dtype, enabled=dtype != torch.float32):
             return predict_logits(model, torch.device(device), sequences, 0)
 
     return run
 
 
-def onnx_logits(file: Path, provider: str) -> Logits:
-    """ONNX Runtime on the same batches, with as many threads as torch has."""
-    import onnxruntime
-
-    if provider not in onnxruntime.get_available_providers():
-        raise RuntimeError(f"this ONNX Runtime has no {provider}")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
-    session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
-
-    def run(sequences: list[np.ndarray]) -> np.ndarray:
-        logits = np.empty((len(sequences), NUM_LABELS), np.float32)
-        for chosen in token_batches([len(s) for s in sequences], TOKEN_BUDGET):
-            ids, mask = pad([sequences[i] for i in chosen], 0)
-            logits[chosen] = session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
-        return logits
-
-    return run
-
-
-def write_onnx(model: Any, folder: Path) -> tuple[Path, Path]:
-    """The float32 file and the one with dynamic int8 weights."""
+def write_folder(model: Any, folder: Path) -> None:
+    """What ckd.student.scoring loads: the weights, the ONNX file in float32 and the one with dynamic int8 weights."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    class Logits(torch.nn.Module):
+    class Alone(torch.nn.Module):
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
             return model(input_ids=input_ids, attention_mask=attention_mask).logits
 
-    whole, small = folder / "model.onnx", folder / "model-int8.onnx"
+    model.save_pretrained(folder)
+    whole, small = (str(folder / ENGINES[engine]) for engine in ("onnx", "onnx-int8"))
     ids_RT = torch.ones((2, 16), dtype=torch.int64)
     mask_RT = ids_RT.clone()
     mask_RT[1, 9:] = 0  # without padding the exporter may drop the mask
     axes = {0: torch.export.Dim("rows", min=1, max=4096), 1: torch.export.Dim("tokens", min=2, max=512)}
     torch.onnx.export(
-        Logits().eval(),
+        Alone().eval(),
         (ids_RT, mask_RT),
-        str(whole),
+        whole,
         input_names=["input_ids", "attention_mask"],
         output_names=["logits"],
         dynamic_shapes=(axes, axes),
@@ -138,15 +117,14 @@ def write_onnx(model: Any, folder: Path) -> tuple[Path, Path]:
         external_data=False,
         verbose=False,
     )
-    quantize_dynamic(str(whole), str(small), weight_type=QuantType.QInt8)
-    return whole, small
+    quantize_dynamic(whole, small, weight_type=QuantType.QInt8)
 
 
-def student_flops(shape: StudentShape, lengths: Sequence[int]) -> float:
+def student_flops(shape: StudentShape, lengths: Sequence[int], budget: int = TOKEN_BUDGET) -> float:
     """Model FLOPs of one pass over texts of `lengths` tokens, padding included: ckd.teacher.work's formula, where every token attends to all."""
     weights = shape.layers * 12 * shape.hidden**2  # four attention matrices, and a feed-forward of 4 × hidden both ways
     total = 0.0
-    for rows in token_batches(lengths, TOKEN_BUDGET):
+    for rows in token_batches(lengths, budget):
         longest = lengths[rows[0]]
         total += len(rows) * (2.0 * weights * longest + 4.0 * shape.layers * shape.hidden * longest**2)
     return total
