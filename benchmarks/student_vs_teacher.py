@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from benchmarks import student_ways, teacher_model
-from benchmarks.student_ways import StudentWay, TeacherWay, make_student, student_flops, torch_logits, write_folder
+from benchmarks.student_ways import StudentWay, TeacherWay, make_student, student_flops, torch_logits, write_onnx
 from benchmarks.teacher import ROOT, SHORTER, header, target
 from benchmarks.teacher_gpu import FAILURES, time_left
 from benchmarks.teacher_prompts import described
@@ -125,7 +125,9 @@ class Bench:
         self.report["student_shape"] = asdict(shape)
         model = make_student(shape)
         self.report["student_parameters"] = sum(p.numel() for p in model.parameters())
-        write_folder(model, self.folder / "student")
+        model.save_pretrained(self.folder / "student")
+        if not half:
+            write_onnx(model, self.folder / "student")
         model.to(self.device)
 
         def add(name: str, make: Callable[[], Logits], budget: int = TOKEN_BUDGET) -> None:
@@ -140,7 +142,7 @@ class Bench:
             add("student_bf16", lambda: torch_logits(model, self.device, torch.bfloat16))
         if half and compiled:
             add("student_bf16_compiled", lambda: torch_logits(torch.compile(model, dynamic=True), self.device, torch.bfloat16))
-        if self.device == "cuda":
+        if half:
             self.report["onnx_missing"] = "ckd runs ONNX Runtime on CPUs only"
             return
         add("student_onnx", lambda: load_logits(local, "onnx"))

@@ -92,15 +92,14 @@ def torch_logits(model: Any, device: str, dtype: torch.dtype) -> Logits:
     return run
 
 
-def write_folder(model: Any, folder: Path) -> None:
-    """What ckd.student.scoring loads: the weights, the ONNX file in float32 and the one with dynamic int8 weights."""
+def write_onnx(model: Any, folder: Path) -> None:
+    """The ONNX files that ckd.student.scoring loads, in float32 and with dynamic int8 weights."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     class Alone(torch.nn.Module):
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
             return model(input_ids=input_ids, attention_mask=attention_mask).logits
 
-    model.save_pretrained(folder)
     whole, small = (str(folder / ENGINES[engine]) for engine in ("onnx", "onnx-int8"))
     ids_RT = torch.ones((2, 16), dtype=torch.int64)
     mask_RT = ids_RT.clone()
