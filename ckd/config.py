@@ -197,6 +197,12 @@ class IngestConfig(Section):
         return self
 
 
+class EvaluationConfig(Section):
+    """What `ckd evaluate` says of the held_out visits."""
+
+    resamples: int = Field(1000, ge=100, description="bootstrap draws of the held_out patients: the intervals and p-values in metrics.json")
+
+
 class Config(Section):
     """The whole configuration of one run."""
 
@@ -206,9 +212,10 @@ class Config(Section):
     head: HeadConfig = HeadConfig()
     student: StudentConfig = StudentConfig()
     ingest: IngestConfig = IngestConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     seed: int = Field(42, ge=0, description="seed of splits, folds, head and student")
 
-    @field_validator("run", "data", "teacher", "head", "student", "ingest", mode="before")
+    @field_validator("run", "data", "teacher", "head", "student", "ingest", "evaluation", mode="before")
     @classmethod
     def _empty_section(cls, value: Any) -> Any:
         return {} if value is None else value

@@ -132,6 +132,21 @@ def _export(arguments: argparse.Namespace) -> None:
     export.run(arguments.cohort, arguments.out, terminal_console())
 
 
+def _export_model(arguments: argparse.Namespace) -> None:
+    from jobs import export_model
+
+    config = _config(arguments)
+    with terminal_console(config.run.folder) as console:
+        export_model.run(config, console, arguments.out, onnx=arguments.onnx)
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from jobs import predict
+
+    with terminal_console(arguments.out) as console:
+        predict.run(_config(arguments), console, arguments.input, arguments.model, arguments.out, engine=arguments.engine, meds=arguments.meds)
+
+
 def _config(arguments: argparse.Namespace) -> Config:
     overrides = [word for word in arguments.words if "=" in word]
     stray = [word for word in arguments.words if "=" not in word]
@@ -178,6 +193,7 @@ def _parser() -> argparse.ArgumentParser:
         else:
             command.add_argument("--dry-run", action="store_true", help="print the resolved configuration and the plan, start nothing")
     _add_data_commands(commands)
+    _add_predict(commands)
     _add_submit(commands)
     return parser
 
@@ -215,11 +231,29 @@ def _add_data_commands(commands: Any) -> None:
     synth.add_argument("--patients", type=_positive, required=True, metavar="N", help="number of patients; about 4.3 visits each")
     synth.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the generator (default 1)")
     synth.add_argument("--out", required=True, metavar="DIR", help="folder of the tables")
-    export = _command(commands, "export", "a cohort in other formats", None)
+    export = _command(commands, "export", "a cohort or a student in other formats", None)
     formats = export.add_subparsers(dest="format", required=True, metavar="format")
     jsonl = _command(formats, "jsonl", "the public JSONL files of a cohort, with the files that LLaMA-Factory needs to tune the teacher", _export)
     jsonl.add_argument("cohort", metavar="COHORT", help="folder that 'ckd ingest' made")
     jsonl.add_argument("--out", default="data", metavar="DIR", help="folder of name_train.json, name_val.json, name_test.json (default data)")
+    model = _command(formats, "model", "the run's student as a folder for transformers, ONNX Runtime and the Hub, with a model card", _export_model)
+    model.add_argument("--out", required=True, metavar="DIR", help="the folder; it is never written over files that are no export of this student")
+    model.add_argument(
+        "--onnx", action="store_true", help="also model.onnx (float32) and model.int8.onnx, compared with torch before anything is kept"
+    )
+    _add_config(model, takes="key=value", example="run.name=mine")
+
+
+def _add_predict(commands: Any) -> None:
+    predict = _command(commands, "predict", "predict any number of visits with a finished student; continues where it stopped", _predict)
+    predict.add_argument(
+        "input", metavar="INPUT", help="JSONL (.json, .jsonl, .gz), Parquet file, or a folder of Parquet parts; labels are not needed"
+    )
+    predict.add_argument("--model", required=True, metavar="DIR", help="results/<run>/student, or a folder that 'ckd export model' made; path or URL")
+    predict.add_argument("--out", required=True, metavar="PREDS", help="folder or URL; Parquet parts go to PREDS/predictions")
+    predict.add_argument("--engine", choices=("torch", "onnx", "onnx-int8"), default="torch", help="what computes (default torch)")
+    predict.add_argument("--meds", default="", metavar="DIR", help="also one MEDS-evaluation table per label in DIR")
+    _add_config(predict, takes="key=value", example="student.workers=2 data.max_bad_rows=10")
 
 
 def _amount(text: str) -> float:

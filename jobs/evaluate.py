@@ -37,6 +37,7 @@ def run(config: Config, console: Console) -> None:
     metrics = evaluate(
         root,
         seed=config.seed,
+        resamples=config.evaluation.resamples,
         say=lambda line: console.say(f"evaluate: {line}"),
         adapter_optimism=adapter_optimism(root),
         ceilings=ceilings(config),

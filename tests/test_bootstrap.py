@@ -2,73 +2,128 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
-from ckd.evaluation import bootstrap
-from ckd.evaluation.bootstrap import macro_auroc_difference, mean_defined, weighted_auroc
-from ckd.labels import NUM_LABELS
+from ckd.evaluation import bootstrap, ranking
+from ckd.evaluation.bootstrap import MICRO, Draws, interval, macro, resample, with_intervals
+from ckd.evaluation.metrics import METRICS, score
+from ckd.evaluation.ranking import Ranking
+from ckd.labels import DISEASES, NUM_LABELS
+
+RATES, THRESHOLDS = np.linspace(0.1, 0.6, NUM_LABELS), np.linspace(0.2, 0.9, NUM_LABELS)
 
 
 def sample(subjects=40, seed=0):
     rng = np.random.default_rng(seed)
-    groups = np.repeat(np.arange(subjects), rng.integers(1, 4, subjects)).astype(np.uint64)
-    labels = rng.random((len(groups), NUM_LABELS)) < 0.3
-    first = np.round(rng.random(labels.shape) + 0.5 * labels, 1)
-    second = np.round(rng.random(labels.shape) + 0.2 * labels, 1)
-    return labels, first, second, groups
+    members = np.repeat(np.arange(subjects), rng.integers(1, 4, subjects))
+    labels = rng.random((len(members), NUM_LABELS)) < 0.3
+    labels[:, 5] = np.arange(len(members)) == 0  # one positive visit: many draws have none
+    p = np.round(rng.random(labels.shape) * 0.6 + 0.4 * labels * rng.random(labels.shape), 1)  # ties
+    p[:, 7] = rng.random(len(members))  # no ties
+    cells = rng.random(labels.shape) < 0.8
+    return members, labels, p, cells
+
+
+def draws_of(members, resamples=20, seed=3):
+    return Draws(members, int(members.max()) + 1, resamples, seed, True)
+
+
+def slow(members, labels, p, cells, draws):
+    """The figures of every draw from really repeated rows and the metrics that everything else is scored with."""
+    rows_of = [np.flatnonzero(members == g) for g in range(draws.groups)]
+    for r in range(draws.resamples):
+        drawn = np.random.default_rng((draws.seed, r)).integers(draws.groups, size=draws.groups)
+        rows = np.concatenate([rows_of[g] for g in drawn])
+        block = score(labels[rows], p[rows], cells[rows], THRESHOLDS, RATES, range(NUM_LABELS))
+        figures = [[block["per_label"][d][m] for m in METRICS] for d in DISEASES] + [[block["micro"][m] for m in METRICS]]
+        yield np.array(figures, dtype=float)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30))
-def test_a_weight_counts_like_that_many_copies_of_the_row(rows):
+def test_a_weight_counts_as_in_scikit_learn_whatever_the_ties(rows):
     y, p, w = np.array([r[0] for r in rows]), np.array([r[1] / 3 for r in rows]), np.array([r[2] for r in rows])
-    found = weighted_auroc(y, p, w[:, None].astype(float))[0]
-    copied = np.repeat(np.arange(len(y)), w)
-    if len(set(y[copied])) < 2:
-        assert np.isnan(found)
+    area, precision = Ranking(y, p, np.arange(len(y)), len(y)).figures(w[:, None])
+    if y[w > 0].any():
+        assert precision[0] == pytest.approx(average_precision_score(y, p, sample_weight=w), abs=1e-12)
     else:
-        assert found == pytest.approx(roc_auc_score(y[copied], p[copied]))
+        assert np.isnan(precision[0])
+    if len(set(y[w > 0])) == 2:
+        assert area[0] == pytest.approx(roc_auc_score(y, p, sample_weight=w), abs=1e-12)
+    else:
+        assert np.isnan(area[0])
 
 
-def test_the_interval_equals_one_from_really_repeated_rows():
-    labels, first, second, groups = sample()
-    chosen = [0, 3, 9]
-    interval = macro_auroc_difference(labels, first, second, groups, chosen, seed=5, resamples=60)
-    rng, gaps = np.random.default_rng(5), []
-    names = np.unique(groups)
-    for _ in range(60):
-        drawn = rng.integers(len(names), size=len(names))
-        rows = np.concatenate([np.flatnonzero(groups == names[g]) for g in drawn])
-        scores = [roc_auc_score(labels[rows, j], first[rows, j]) - roc_auc_score(labels[rows, j], second[rows, j]) for j in chosen]
-        gaps.append(np.mean(scores))
-    assert interval.bounds == pytest.approx(tuple(np.quantile(gaps, [0.025, 0.975])))
-    assert interval.groups == 40 and interval.reason is None
+@pytest.mark.parametrize("decimals", [1, 3, 16])
+def test_many_steps_in_small_blocks_equal_scikit_learn(monkeypatch, decimals):
+    monkeypatch.setattr(ranking, "_STEPS_AT_ONCE", 21)  # 7 steps at once
+    rng = np.random.default_rng(1)
+    y, p, groups, counts = rng.random(500) < 0.3, np.round(rng.random(500), decimals), rng.integers(90, size=500), rng.integers(0, 4, (90, 3))
+    area, precision = Ranking(y, p, groups, 90).figures(counts)
+    for b in range(3):
+        weight = counts[groups, b]
+        assert area[b] == pytest.approx(roc_auc_score(y, p, sample_weight=weight), abs=1e-12)
+        assert precision[b] == pytest.approx(average_precision_score(y, p, sample_weight=weight), abs=1e-12)
 
 
-def test_draws_in_blocks_are_the_draws_at_once(monkeypatch):
-    labels, first, second, groups = sample()
-    whole = macro_auroc_difference(labels, first, second, groups, [1, 2], seed=1, resamples=30)
+def test_every_figure_of_every_draw_equals_one_from_really_repeated_rows():
+    members, labels, p, cells = sample()
+    draws = draws_of(members)
+    found = resample(draws, labels, p, cells, THRESHOLDS, RATES)
+    expected = np.stack(list(slow(members, labels, p, cells, draws)))
+    assert np.isnan(expected[:, 5, 0]).any() and not np.isnan(expected[:, MICRO]).any()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_blocks_of_draws_and_numbers_of_64_bits_change_nothing(monkeypatch):
+    members, labels, p, cells = sample()
+    draws = draws_of(members, resamples=40)
+    whole = resample(draws, labels, p, cells, THRESHOLDS, RATES)
     monkeypatch.setattr(bootstrap, "_DRAWS_AT_ONCE", 7)
-    assert macro_auroc_difference(labels, first, second, groups, [1, 2], seed=1, resamples=30).bounds == pytest.approx(whole.bounds)
-
-
-def test_few_patients_or_no_label_give_no_interval_and_the_reason():
-    labels, first, second, groups = sample(subjects=29)
-    few = macro_auroc_difference(labels, first, second, groups, [0], seed=0)
-    assert few.bounds is None and few.reason == "29 patients, fewer than 30"
-    labels, first, second, groups = sample()
-    assert macro_auroc_difference(labels, first, second, groups, [], seed=0).bounds is None
+    monkeypatch.setattr(ranking, "_EXACT_ROWS", 10)
+    np.testing.assert_allclose(resample(draws, labels, p, cells, THRESHOLDS, RATES), whole, rtol=0, atol=1e-12)
 
 
 def test_visits_of_one_patient_are_drawn_together():
-    labels, first, second, _ = sample(subjects=100)
-    alone = np.arange(len(labels)).astype(np.uint64)
-    copied = [np.repeat(x, 4, axis=0) for x in (labels, first, second)]
-    once = macro_auroc_difference(labels, first, second, alone, [0, 1], seed=2, resamples=200)
-    again = macro_auroc_difference(*copied, np.repeat(alone, 4), [0, 1], seed=2, resamples=200)
-    assert again.bounds == pytest.approx(once.bounds)  # repeating a patient's rows adds no certainty
+    members, labels, p, cells = sample()
+    once = resample(draws_of(members), labels, p, cells, THRESHOLDS, RATES)
+    copied = [np.repeat(x, 4, axis=0) for x in (members, labels, p, cells)]
+    again = resample(draws_of(copied[0]), *copied[1:], THRESHOLDS, RATES)
+    np.testing.assert_allclose(again, once, rtol=0, atol=1e-12)  # repeating a patient's rows adds no certainty
 
 
-def test_a_draw_without_a_class_leaves_that_label_out_for_both():
-    values = np.array([[0.5, np.nan], [0.3, np.nan]])
-    assert mean_defined(values)[0] == pytest.approx(0.4)
-    assert np.isnan(mean_defined(values)[1])
+def test_intervals_stand_beside_the_figures_they_belong_to():
+    members, labels, p, cells = sample()
+    block = score(labels, p, cells, THRESHOLDS, RATES, [0, 7])
+    figures = resample(draws_of(members, 200), labels, p, cells, THRESHOLDS, RATES)
+    found = with_intervals(block, figures, [0, 7])
+    for j, (row, place) in {0: (found["per_label"][DISEASES[0]], 0), 1: (found["micro"], MICRO)}.items():
+        for i, name in enumerate(METRICS):
+            assert row["intervals"][name] == pytest.approx(np.quantile(figures[:, place, i], [0.025, 0.975])), (j, name)
+    means = figures[:, [0, 7], 0].mean(1)
+    assert found["macro"]["intervals"]["auroc"] == pytest.approx(np.quantile(means, [0.025, 0.975]))
+    assert set(found["per_label"][DISEASES[5]]["intervals"].values()) == {None}  # too few visits for the macro average
+    assert {key: value for key, value in found["macro"].items() if key != "intervals"} == block["macro"]
+
+
+def test_a_draw_without_a_class_leaves_that_label_out():
+    figures = np.full((2, NUM_LABELS + 1, 1), np.nan)
+    figures[:, 0, 0], figures[0, 1, 0] = 0.5, 0.3
+    assert macro(figures, [0, 1])[:, 0] == pytest.approx([0.4, 0.5])
+    assert np.isnan(macro(figures, [2])).all() and np.isnan(macro(figures, [])).all()
+
+
+def test_a_figure_that_many_draws_leave_undefined_has_no_interval():
+    values = np.arange(100.0)
+    values[:5] = np.nan
+    assert interval(values) == pytest.approx(tuple(np.quantile(np.arange(5.0, 100), [0.025, 0.975])))
+    values[5] = np.nan
+    assert interval(values) is None
+
+
+def test_few_patients_have_a_reason_and_inputs_instead_of_patients_a_note():
+    assert Draws(np.arange(29), 29, 10, 0, True).reason == "29 patients, fewer than 30"
+    assert Draws(np.arange(30), 30, 10, 0, True).reason is None
+    assert Draws(np.arange(29), 29, 10, 0, False).reason == "29 distinct inputs, fewer than 30"
+    assert Draws(np.arange(30), 30, 10, 0, True).note is None
+    described = Draws(np.arange(30), 30, 10, 0, False).describe()
+    assert described["note"].startswith("probably too narrow") and described["group"].startswith("identical input")

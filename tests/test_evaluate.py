@@ -18,7 +18,7 @@ FIGURES = {"auroc", "auprc", "brier", "brier_skill", "f1", "f1_at_05", "prevalen
 
 
 def run(root, **arguments):
-    return evaluate(str(root), **{"seed": 0, "say": lambda line: None, **arguments})
+    return evaluate(str(root), **{"seed": 0, "resamples": 300, "say": lambda line: None, **arguments})
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +39,10 @@ def test_every_model_has_the_promised_names(metrics):
     for block in [held_out["student"], held_out["teacher"], *held_out["baselines"].values()]:
         assert set(block) - {"notes"} == SHAPE
         for part in (block, block["new_onset"], block["persistent"]):
-            assert set(part["macro"]) - {"labels"} == set(part["micro"]) - {"n"} == FIGURES
+            assert set(part["macro"]) - {"labels", "intervals"} == set(part["micro"]) - {"n", "intervals"} == FIGURES
             assert list(part["per_label"]) == list(DISEASES)
-            assert set(part["per_label"][DISEASES[0]]) - {"n", "positives"} == FIGURES
+            assert set(part["per_label"][DISEASES[0]]) - {"n", "positives", "intervals"} == FIGURES
+            assert set(part["macro"]["intervals"]) == set(part["per_label"][DISEASES[0]]["intervals"]) == FIGURES
     for model in ("student", "teacher"):
         assert set(metrics["public_code_metrics"][model]) == {"f1", "accuracy", "aupr", "auc"}
     assert metrics["adapter_optimism"] == 0.02 and metrics["teacher_saw_held_out"] is True
@@ -97,6 +98,7 @@ def test_a_good_student_beats_the_strongest_baseline(metrics):
     assert found["difference"] == pytest.approx(found["student"] - found["baseline"])
     low, high = found["interval"]
     assert 0 < low < found["difference"] < high
+    assert found["p"] == pytest.approx(2 / 301) and found["resamples"] == 300
     assert "beats" in found["sentence"]
     assert found["against_persistence"]["interval"][0] > 0
 
@@ -110,7 +112,7 @@ def test_a_student_that_knows_nothing_loses_aloud(tmp_path, visits):
 
 
 def test_an_interval_around_zero_decides_nothing():
-    compared = {"student": 0.71, "baseline": 0.70, "difference": 0.01, "interval": [-0.02, 0.04], "interval_reason": None}
+    compared = {"student": 0.71, "baseline": 0.70, "difference": 0.01, "interval": [-0.02, 0.04], "interval_reason": None, "interval_note": None}
     assert "is above persistence" in sentence("persistence", compared, 9) and "does not decide" in sentence("persistence", compared, 9)
 
 

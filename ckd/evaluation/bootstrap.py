@@ -1,92 +1,175 @@
-"""A paired, patient-cluster bootstrap interval of a macro AUROC difference: whole groups (patients) are drawn, both models see the same draw.
+"""The patient-cluster bootstrap: every figure of a model's block under the same draws of whole groups (patients), and percentile intervals.
 
-A draw is a weight per visit (how often its group was drawn), so nothing is copied: with the negatives sorted by score, AUROC is the weighted
-mean over positives of the negatives' weight below, ties counting half (Mann-Whitney), which cumulative sums give for many draws at once.
+A draw takes as many groups as there are, with replacement, and counts each: a visit weighs as often as its group was drawn, so nothing is
+copied. Draw r depends on the seed and r alone, so all models, labels and views see the same draws, and their differences are paired.
+What is compared with what belongs to comparisons.
 """
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
-from ckd.evaluation.metrics import Floats
-from ckd.evaluation.scores import Flags
+from ckd.evaluation.metrics import METRICS, Floats
+from ckd.evaluation.ranking import Ranking
+from ckd.evaluation.scores import Flags, Rows
+from ckd.labels import DISEASES, NUM_LABELS
 
 MIN_GROUPS = 30  # patients below which no interval is given
-RESAMPLES = 500
 LEVEL = 0.95
-_DRAWS_AT_ONCE = 50  # bounds memory: visits × draws × 8 bytes, a few times
+MICRO = NUM_LABELS  # the place of all labels pooled, after the 25
+_MAX_UNDEFINED = 0.05  # a figure that more of the draws leave undefined gets no interval
+_COUNTS_AT_ONCE = 1 << 22  # groups x draws of a block: 16 MiB of float32
+_DRAWS_AT_ONCE = 1000
+Bounds = tuple[float, float] | None
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A percentile interval, or None with the reason."""
+class Draws:
+    """Which groups each of the draws takes."""
 
-    bounds: tuple[float, float] | None
-    reason: str | None
+    members: NDArray[np.intp]  # [n] the number of each row's group
     groups: int
     resamples: int
+    seed: int
+    subjects: bool  # the groups are patients
+
+    @property
+    def reason(self) -> str | None:
+        """Why there are no intervals; None when there are."""
+        kind = "patients" if self.subjects else "distinct inputs"
+        return f"{self.groups} {kind}, fewer than {MIN_GROUPS}" if self.groups < MIN_GROUPS else None
+
+    @property
+    def note(self) -> str | None:
+        """What an interval's reader must know; None when there is nothing."""
+        return None if self.subjects else "probably too narrow: without subject ids identical inputs are drawn, not patients"
+
+    def counts(self, start: int, stop: int) -> NDArray[np.float32]:
+        """How often draws start..stop-1 take each group, whole numbers [groups, stop - start]."""
+        drawn = [np.random.default_rng((self.seed, r)).integers(self.groups, size=self.groups) for r in range(start, stop)]
+        return np.stack([np.bincount(d, minlength=self.groups) for d in drawn], axis=1).astype(np.float32)
+
+    def describe(self) -> dict[str, Any]:
+        """The block `intervals` of metrics.json."""
+        return {
+            "method": "percentile bootstrap over whole groups, the same draws for every model",
+            "level": LEVEL,
+            "resamples": 0 if self.reason else self.resamples,
+            "groups": self.groups,
+            "group": "subject" if self.subjects else "identical input where subject_id is missing",
+            "reason": self.reason,
+            "note": self.note,
+        }
 
 
-def macro_auroc_difference(
-    labels: Flags,
-    first: Floats,
-    second: Floats,
-    groups: NDArray[np.uint64],
-    chosen: Sequence[int],
-    *,
-    seed: int,
-    resamples: int = RESAMPLES,
-) -> Interval:
-    """The 95 % interval of macro AUROC(first) - macro AUROC(second) over the labels `chosen`.
+def make_draws(rows: Rows, resamples: int, seed: int) -> Draws:
+    """Draws of the groups of these visits."""
+    names, members = np.unique(rows.groups, return_inverse=True)
+    return Draws(members, len(names), resamples, seed, rows.has_subjects)
 
-    labels, first, second are [n, 25], groups [n]. A label that a draw leaves with one class is left out of that draw, for both models.
+
+def resample(draws: Draws, labels: Flags, p: Floats, cells: Flags, thresholds: Floats, train_prevalence: Floats) -> NDArray[np.float64]:
+    """The figures of METRICS in every draw [resamples, 25 labels and micro, 7] over the true `cells`; NaN where undefined.
+
+    labels, p, cells are [n, 25]; thresholds and train_prevalence [25]. Blocks of draws are shared out among the threads that the process has cores.
     """
-    _, members = np.unique(groups, return_inverse=True)
-    count = int(members.max()) + 1 if len(members) else 0
-    if count < MIN_GROUPS:
-        return Interval(None, f"{count} patients, fewer than {MIN_GROUPS}", count, 0)
-    if not chosen:
-        return Interval(None, "no label has enough held_out visits", count, 0)
-    drawn = []
-    for weights in _draws(members, count, resamples, np.random.default_rng(seed)):
-        gaps = [weighted_auroc(labels[:, j], first[:, j], weights) - weighted_auroc(labels[:, j], second[:, j], weights) for j in chosen]
-        drawn.append(mean_defined(np.stack(gaps)))
-    values = np.concatenate(drawn)
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return Interval(None, "every draw left every label with one class", count, resamples)
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval((float(low), float(high)), None, count, resamples)
+    p = p.astype(np.float64)
+    sums = _sums(draws, labels, p, cells, thresholds, train_prevalence)
+    rankings = [Ranking(labels[c, j], p[c, j], draws.members[c], draws.groups) for j, c in enumerate(cells.T)]
+    rankings.append(Ranking(labels[cells], p[cells], np.broadcast_to(draws.members[:, None], cells.shape)[cells], draws.groups))
+    size = min(max(_COUNTS_AT_ONCE // max(draws.groups, 1), 32), _DRAWS_AT_ONCE, draws.resamples)
+    starts = range(0, draws.resamples, size)
+    for ranking in rankings:
+        for width in {min(size, draws.resamples - start) for start in starts}:
+            ranking.prepare(width)
+    figures = np.full((draws.resamples, NUM_LABELS + 1, len(METRICS)), np.nan)
+
+    def fill(start: int) -> None:
+        stop = min(start + size, draws.resamples)
+        counts = draws.counts(start, stop)
+        for j, ranking in enumerate(rankings):
+            figures[start:stop, j, 0], figures[start:stop, j, 1] = ranking.figures(counts)
+        figures[start:stop, :, 2:] = _linear((sums @ counts.astype(np.float64)).reshape(len(_SUMS), NUM_LABELS, -1))
+
+    with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:
+        list(pool.map(fill, starts))
+    return figures
 
 
-def weighted_auroc(y: Flags, p: Floats, weights: Floats) -> NDArray[np.float64]:
-    """AUROC of y, p [n] under each of B row weightings [n, B]; NaN where a weighting leaves one class."""
-    negatives = np.flatnonzero(~y)
-    negatives = negatives[np.argsort(p[negatives], kind="stable")]
-    positives = np.flatnonzero(y)
-    below = np.zeros((len(negatives) + 1, weights.shape[1]))
-    np.cumsum(weights[negatives], axis=0, out=below[1:])
-    sorted_scores = p[negatives]
-    left = below[np.searchsorted(sorted_scores, p[positives], "left")]
-    right = below[np.searchsorted(sorted_scores, p[positives], "right")]
-    wins = (weights[positives] * (left + right)).sum(0) / 2
-    pairs = weights[positives].sum(0) * below[-1]
-    return np.asarray(np.divide(wins, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0))
+def macro(figures: NDArray[np.float64], chosen: Sequence[int]) -> NDArray[np.float64]:
+    """Means over the labels `chosen` of figures [resamples, 26, m] -> [resamples, m].
 
-
-def mean_defined(values: Floats) -> NDArray[np.float64]:
-    """Column means [B] of values [k, B] over what is not NaN; NaN where nothing is."""
+    A label that a draw leaves undefined is left out of that draw; NaN where all are.
+    """
+    values = figures[:, list(chosen)]
     defined = ~np.isnan(values)
-    count = defined.sum(0)
-    total = np.where(defined, values, 0.0).sum(0)
-    return np.asarray(np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0))
+    count = defined.sum(1)
+    return np.asarray(np.divide(np.where(defined, values, 0).sum(1), count, out=np.full(count.shape, np.nan), where=count > 0))
 
 
-def _draws(members: NDArray[np.intp], count: int, resamples: int, rng: np.random.Generator) -> Iterator[Floats]:
-    """Row weights [n, B] of `resamples` draws of `count` groups with replacement, a block of draws at a time."""
-    for start in range(0, resamples, _DRAWS_AT_ONCE):
-        size = min(_DRAWS_AT_ONCE, resamples - start)
-        drawn = [np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(size)]
-        yield np.stack(drawn, axis=1).astype(np.float64)[members]
+def interval(values: NDArray[np.float64]) -> Bounds:
+    """The percentile interval of a figure in every draw [resamples]; None where over 5 % of the draws leave it undefined.
+
+    Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+    """
+    known = values[~np.isnan(values)]
+    if not len(known) or len(known) < (1 - _MAX_UNDEFINED) * len(values):
+        return None
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def with_intervals(block: dict[str, Any], figures: NDArray[np.float64], chosen: Sequence[int]) -> dict[str, Any]:
+    """A block of metrics (macro, micro, per_label) with `intervals` {metric: [low, high] or null} beside its figures.
+
+    A label outside `chosen` (too few visits for the macro average) gets no interval, nor does a figure that is null.
+    """
+    known = {DISEASES[j] for j in chosen}
+    return {
+        **block,
+        "macro": _beside(block["macro"], macro(figures, chosen)),
+        "micro": _beside(block["micro"], figures[:, MICRO]),
+        "per_label": {d: _beside(row, figures[:, j] if d in known else None) for j, (d, row) in enumerate(block["per_label"].items())},
+    }
+
+
+def _beside(row: dict[str, Any], values: NDArray[np.float64] | None) -> dict[str, Any]:
+    found = {m: None if values is None or row[m] is None else interval(values[:, i]) for i, m in enumerate(METRICS)}
+    return {**row, "intervals": {name: None if bounds is None else list(bounds) for name, bounds in found.items()}}
+
+
+_SUMS = ("visits", "positives", "error", "reference", "hits", "alarms", "hits_at_05", "alarms_at_05")
+
+
+def _sums(draws: Draws, labels: Flags, p: Floats, cells: Flags, thresholds: Floats, train_prevalence: Floats) -> NDArray[np.float64]:
+    """What the figures other than AUROC and AUPRC are made of, summed over each group's cells: [8 · 25, groups] in the order of _SUMS."""
+    n = len(labels)
+    of_group = csr_array((np.ones(n), (draws.members, np.arange(n))), shape=(draws.groups, n))
+    at_threshold, at_05 = p >= thresholds, p >= 0.5
+    values = (
+        np.ones_like(labels),
+        labels,
+        (p - labels) ** 2,
+        (train_prevalence - labels) ** 2,
+        labels & at_threshold,
+        at_threshold,
+        labels & at_05,
+        at_05,
+    )
+    return np.concatenate([(of_group @ np.where(cells, v, 0.0)).T for v in values])
+
+
+def _linear(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """prevalence, brier, brier_skill, f1, f1_at_05 [B, 26, 5] from the draws' sums [8, 25, B]."""
+    sums = np.concatenate([sums, sums.sum(1, keepdims=True)], axis=1)  # micro pools the labels' cells
+    visits, positives, error, reference, hits, alarms, hits_at_05, alarms_at_05 = sums
+    with np.errstate(divide="ignore", invalid="ignore"):
+        skill = np.where(reference > 0, 1 - error / reference, np.nan)
+        rows = (positives / visits, error / visits, skill, 2 * hits / (positives + alarms), 2 * hits_at_05 / (positives + alarms_at_05))
+        return np.stack(rows, axis=-1).transpose(1, 0, 2)

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from ckd.cohort import Cohort
 from ckd.errors import DataError
 from ckd.evaluation import baselines
+from ckd.evaluation.bootstrap import Draws, make_draws, resample, with_intervals
+from ckd.evaluation.comparisons import Figures, compare
 from ckd.evaluation.headline import headline
 from ckd.evaluation.metrics import MIN_COUNT, macro_labels, score
 from ckd.evaluation.public_code import public_code_metrics
@@ -43,6 +45,7 @@ def evaluate(
     root: str,
     *,
     seed: int,
+    resamples: int,
     say: Callable[[str], None],
     adapter_optimism: float | None = None,
     ceilings: "pa.Table | None" = None,
@@ -50,8 +53,8 @@ def evaluate(
     """Score everything below an artifacts root on its labelled held_out visits; strict JSON (no NaN), undefined is null.
 
     Reads the stages visits, predictions and soft_labels. `ceilings` has a visit_id and one column of 25 probabilities per further model
-    (an oracle, say) for the held_out visits; such a model's thresholds stay at 0.5. `adapter_optimism` is passed through. Raises
-    ArtifactError where a visit is missing, DataError without labelled held_out or train visits.
+    (an oracle, say) for the held_out visits; such a model's thresholds stay at 0.5. `adapter_optimism` is passed through.
+    Intervals come from `resamples` bootstrap draws. Raises ArtifactError where a visit is missing, DataError without labelled held_out or train visits.
     """
     cohort = Cohort.open(root)
     train = read_split(cohort, "train")
@@ -64,7 +67,8 @@ def evaluate(
         names = [name for name in ceilings.column_names if name != "visit_id"]
         models |= {name: (None, align(held_out.visit_ids, ceilings, name, name)) for name in names}
     fitted = baselines.fit_all(cohort, train, tuning, held_out, seed=seed, say=say)
-    metrics = assemble(cohort.facts, train, tuning, held_out, models, fitted, seed=seed)
+    say(f"figures and their intervals: {resamples:,} bootstrap draws of the held_out visits")
+    metrics = assemble(cohort.facts, train, tuning, held_out, models, fitted, make_draws(held_out, resamples, seed))
     gains = {name: _gain(metrics["held_out"], name) for name in models if name not in MODELS}
     return {**metrics, "ceilings": gains, "adapter_optimism": adapter_optimism}
 
@@ -76,17 +80,26 @@ def assemble(
     held_out: Rows,
     models: Models,
     fitted: Mapping[str, baselines.Result],
-    *,
-    seed: int,
+    draws: Draws,
 ) -> Metrics:
     """metrics.json from probabilities that are already there."""
     views = make_views(held_out)
     rates = baselines.prevalence(train.labels)
-    scored = {name: score_model(tuning, held_out, p, views, rates) for name, p in models.items()}
-    compared = {name: _baseline(result, tuning, held_out, views, rates) for name, result in fitted.items()}
+    figures: dict[str, Figures] = {}
+
+    def scored(name: str, p: tuple[Scores | None, Scores]) -> Metrics:
+        block, drawn = score_model(tuning, held_out, p, views, rates, draws)
+        figures.update({} if drawn is None else {name: drawn})
+        return block
+
+    own = {name: scored(name, p) for name, p in models.items()}
+    others = {name: _baseline(result, name, scored) for name, result in fitted.items()}
+    comparisons = compare("student", {**own, **others}, figures, views[0].chosen)
     return {
-        "headline": headline(models["student"][1], fitted, tuning, held_out, views[0].chosen, seed),
-        "held_out": {**scored, "baselines": compared},
+        "headline": headline(own["student"], others, fitted, tuning, comparisons, draws, len(views[0].chosen)),
+        "held_out": {**own, "baselines": others},
+        "comparisons": {"student": comparisons},
+        "intervals": draws.describe(),
         "public_code_metrics": {name: public_code_metrics(held_out.labels, models[name][1]) for name in MODELS},
         **{_macro_key(view.name): _counted(view, held_out) for view in views},
         "counts": _counts(train, tuning, held_out),
@@ -104,24 +117,29 @@ def make_views(held_out: Rows) -> list[View]:
     return [View(name, where, macro_labels(held_out.labels, where)) for name, where in cells.items()]
 
 
-def score_model(tuning: Rows, held_out: Rows, p: tuple[Scores | None, Scores], views: list[View], train_prevalence: NDArray[np.float64]) -> Metrics:
-    """One model's block: macro, micro, per_label over all visits, and the same inside new_onset and persistent.
+def score_model(
+    tuning: Rows, held_out: Rows, p: tuple[Scores | None, Scores], views: list[View], train_prevalence: NDArray[np.float64], draws: Draws
+) -> tuple[Metrics, Figures | None]:
+    """One model's block: macro, micro, per_label over all visits, and the same inside new_onset and persistent; and the draws' figures over all visits.
 
     p holds the probabilities on tuning (for thresholds alone; None: they stay at 0.5) and on held_out.
     """
     thresholds = _choose(tuning, p[0]).values
     blocks = {v.name: score(held_out.labels, p[1], v.cells, thresholds, train_prevalence, v.chosen) for v in views}
+    drawn: dict[str, Figures] = {}
+    for v in views if draws.reason is None else []:
+        drawn[v.name] = resample(draws, held_out.labels, p[1], v.cells, thresholds, train_prevalence)
+        blocks[v.name] = with_intervals(blocks[v.name], drawn[v.name], v.chosen)
     if not held_out.known.any():
         reason = "current labels unknown for every held_out visit"
         blocks |= {name: _nothing(reason) for name in ("new_onset", "persistent")}
-    return {**blocks.pop("all"), **blocks}
+    return {**blocks.pop("all"), **blocks}, drawn.get("all")
 
 
-def _baseline(result: baselines.Result, tuning: Rows, held_out: Rows, views: list[View], rates: NDArray[np.float64]) -> Metrics:
+def _baseline(result: baselines.Result, name: str, scored: Callable[[str, tuple[Scores | None, Scores]], Metrics]) -> Metrics:
     if isinstance(result, baselines.NotComputable):
         return {**_nothing(result.reason), "new_onset": None, "persistent": None}
-    scored = score_model(tuning, held_out, (result.tuning, result.held_out), views, rates)
-    return {**scored, **({"notes": result.notes} if result.notes else {})}
+    return {**scored(name, (result.tuning, result.held_out)), **({"notes": result.notes} if result.notes else {})}
 
 
 def _gain(held_out: Metrics, ceiling: str) -> Metrics:
@@ -177,7 +195,7 @@ def _warnings(facts: Mapping[str, Any], tuning: Rows, held_out: Rows, views: lis
     if left_out:
         lines.append(f"small sample: {left_out} of {len(DISEASES)} labels have fewer than {MIN_COUNT} positive or negative held_out visits")
     if not held_out.has_subjects:
-        lines.append("visits without subject_id: patients may be on both sides of a split, and intervals are too narrow")
+        lines.append("visits without subject_id: patients may be on both sides of a split, and intervals are probably too narrow")
     if held_out.from_clause.any():
         lines.append(f"current labels of {int(held_out.from_clause.sum())} held_out visits are those that the treatment clause names, maybe not all")
     one_class = len(choose_thresholds(tuning.labels, np.zeros(tuning.labels.shape)).reasons)

@@ -1,25 +1,33 @@
-"""The one comparison that a reader takes away: the student against the strongest baseline, chosen on tuning, with a paired interval."""
+"""The one comparison that a reader takes away: the student against the strongest baseline, chosen on tuning. Its interval comes from comparisons."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from ckd.evaluation.baselines import Predictions, Result
-from ckd.evaluation.bootstrap import macro_auroc_difference
+from ckd.evaluation.bootstrap import Draws
 from ckd.evaluation.metrics import MIN_COUNT, macro_auroc, macro_labels
-from ckd.evaluation.scores import Rows, Scores
+from ckd.evaluation.scores import Rows
 
 METRIC = "macro_auroc"
 _FALLBACK = ("persistence", "prevalence")  # in this order, when tuning cannot rank the baselines
 
 
-def headline(student: Scores, fitted: Mapping[str, Result], tuning: Rows, held_out: Rows, chosen: list[int], seed: int) -> dict[str, Any]:
-    """Macro AUROC of the student [n, 25] and of the strongest baseline over the labels `chosen`, their difference and its interval.
+def headline(
+    student: Mapping[str, Any],
+    baselines: Mapping[str, Any],
+    fitted: Mapping[str, Result],
+    tuning: Rows,
+    comparisons: Mapping[str, Any],
+    draws: Draws,
+    labels: int,
+) -> dict[str, Any]:
+    """Macro AUROC of the student and of the strongest baseline over `labels` labels, from their blocks, their difference and its interval.
 
     `against_persistence` is the same comparison with persistence (None when that is not computable).
     """
     strongest, tuning_auroc, how = strongest_baseline(fitted, tuning)
     against = {
-        name: compare(student, result, held_out, chosen, seed) for name, result in _computed(fitted).items() if name in (strongest, "persistence")
+        name: compared(student, baselines[name], comparisons[name], draws, labels) for name in _computed(fitted) if name in (strongest, "persistence")
     }
     main = against[strongest]
     return {
@@ -30,7 +38,7 @@ def headline(student: Scores, fitted: Mapping[str, Result], tuning: Rows, held_o
         "chosen_by": how,
         **main,
         "against_persistence": against.get("persistence"),
-        "sentence": sentence(strongest, main, len(chosen)),
+        "sentence": sentence(strongest, main, labels),
     }
 
 
@@ -52,18 +60,20 @@ def strongest_baseline(fitted: Mapping[str, Result], tuning: Rows) -> tuple[str,
     return max(reversed(ranked), key=lambda name: ranked[name]), values, how  # of equals the later, richer one: persistence ranks like copy_forward
 
 
-def compare(student: Scores, baseline: Predictions, held_out: Rows, chosen: list[int], seed: int) -> dict[str, Any]:
-    """Both macro AUROC values, student minus baseline, and the paired patient-cluster bootstrap interval."""
-    first, second = (macro_auroc(held_out.labels, p, chosen) for p in (student, baseline.held_out))
-    interval = macro_auroc_difference(held_out.labels, student, baseline.held_out, held_out.groups, chosen, seed=seed)
+def compared(student: Mapping[str, Any], baseline: Mapping[str, Any], comparison: Mapping[str, Any], draws: Draws, labels: int) -> dict[str, Any]:
+    """Both macro AUROC values, student minus baseline, the paired interval, and why there is none or what it hides."""
+    entry = comparison["macro"]["auroc"]
+    reason = draws.reason or (None if labels else "no label has enough held_out visits")
+    if entry["interval"] is None and reason is None:
+        reason = "too many draws left every label with one class"
     return {
-        "student": first,
-        "baseline": second,
-        "difference": None if first is None or second is None else first - second,
-        "interval": None if interval.bounds is None else list(interval.bounds),
-        "interval_reason": interval.reason,
-        "groups": interval.groups,
-        "resamples": interval.resamples,
+        "student": student["macro"]["auroc"],
+        "baseline": baseline["macro"]["auroc"],
+        **entry,
+        "interval_reason": reason,
+        "interval_note": draws.note,
+        "groups": draws.groups,
+        "resamples": 0 if draws.reason else draws.resamples,
     }
 
 
@@ -73,6 +83,8 @@ def sentence(name: str, compared: Mapping[str, Any], labels: int) -> str:
     if difference is None:
         return f"No headline: no label has {MIN_COUNT} positive and {MIN_COUNT} negative held_out visits."
     bounds = f"95 % interval {interval[0]:+.3f} to {interval[1]:+.3f}" if interval else f"no interval: {compared['interval_reason']}"
+    if interval and compared["interval_note"]:
+        bounds += f", {compared['interval_note']}"
     if difference < 0:
         verb = "loses to" if interval and interval[1] < 0 else "is below"
     elif difference > 0:

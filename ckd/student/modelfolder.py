@@ -3,6 +3,7 @@ without torch; loading the weights belongs to scoring. `results/<run>/student` a
 
 import json
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from ckd.calibration import FILE as CALIBRATION_FILE
@@ -79,6 +80,8 @@ def _files(folder: str, engine: str, content: dict[str, Any]) -> tuple[str, str]
     weights = {name: facts["sha256"] for name, facts in wanted.items() if name.endswith(ENGINES[engine])}
     if not weights:
         raise ConfigError(f"{folder}: no {ENGINES[engine].lstrip('.')} file for engine '{engine}'; make the folder with 'ckd export model --onnx'")
+    if engine != "torch" and find_spec("onnxruntime") is None:
+        raise ConfigError(f"engine '{engine}' needs ONNX Runtime; install it with: pip install 'ckd-ehr[onnx]'")
     local = fetched_folder(folder, lambda name: name in wanted)  # compares what it copies
     for name, facts in wanted.items() if is_local(folder) else ():
         path = inner(folder, name)

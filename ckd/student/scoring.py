@@ -70,7 +70,7 @@ class Scorer:
             )
         calibration = self.model.calibration
         calibrated = None if calibration is None else calibration.probabilities(logits)
-        flags = None if calibration is None else calibration.flags(calibrated)
+        flags = None if calibration is None or calibrated is None else calibration.flags(calibrated)
         truncated = tokens["truncated"].to_numpy()
         return Scores(logits, sigmoid(logits), calibrated, flags, truncated, sum(map(len, sequences)))
 
@@ -117,10 +117,8 @@ def _onnx(local: str, engine: str) -> Logits:
     """One text at a time with int8: the scales of its activations are taken over a whole batch, and a text's neighbours must not matter."""
     import json
 
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ConfigError(f"engine '{engine}' needs ONNX Runtime; install it with: pip install 'ckd-ehr[onnx]'") from None
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)  # as torch; 0: all cores

@@ -1,0 +1,76 @@
+"""One model against others under the same draws: paired differences, bootstrap p-values, Holm's correction over labels. Computes no draw."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckd.evaluation.bootstrap import interval, macro
+from ckd.evaluation.metrics import METRICS
+from ckd.labels import DISEASES
+
+Figures = NDArray[np.float64]  # [resamples, 26, 7], see bootstrap.resample
+COMPARED = tuple(name for name in METRICS if name != "prevalence")  # the prevalence is every model's
+
+
+def compare(model: str, blocks: Mapping[str, Any], figures: Mapping[str, Figures], chosen: Sequence[int]) -> dict[str, Any]:
+    """`model` minus every other model that has figures: {other: {macro: {metric: …}, per_label: {disease: …}}}.
+
+    Each entry has difference, interval, p; per_label compares AUROC over the labels `chosen` and has p_holm too, corrected over these labels
+    for this pair of models. `figures` is empty when there are no draws: then intervals and p are None.
+    """
+    return {
+        name: _pair(blocks[model], block, figures.get(model), figures.get(name), chosen)
+        for name, block in blocks.items()
+        if name != model and block["macro"] is not None
+    }
+
+
+def holm(p: Sequence[float | None]) -> list[float | None]:
+    """Holm's step-down adjusted p-values, in the given order; None (not tested) stays None and does not count.
+
+    Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6 (1979): with m tests, the k-th smallest
+    becomes the largest of (m - i + 1) · p_(i) over i <= k, at most 1.
+    """
+    adjusted: list[float | None] = [None] * len(p)
+    tested = sorted((value, place) for place, value in enumerate(p) if value is not None)
+    largest = 0.0
+    for i, (value, place) in enumerate(tested):
+        largest = max(largest, min(1.0, (len(tested) - i) * value))
+        adjusted[place] = largest
+    return adjusted
+
+
+def p_value(differences: NDArray[np.float64]) -> float:
+    """Two-sided p of "no difference" from its values in the draws [resamples] (NaN: left out): twice the smaller tail on the wrong side of 0.
+
+    (1 + draws) / (1 + resamples) per tail as in Davison and Hinkley, Bootstrap Methods and their Application (1997), 4.2: never 0, and
+    below .05 just when the percentile interval leaves 0 out (but for the added 1).
+    """
+    known = differences[~np.isnan(differences)]
+    tail = min(int((known <= 0).sum()), int((known >= 0).sum()))
+    return min(1.0, 2 * (1 + tail) / (1 + len(known)))
+
+
+def _pair(first: Mapping[str, Any], second: Mapping[str, Any], a: Figures | None, b: Figures | None, chosen: Sequence[int]) -> dict[str, Any]:
+    gaps = None if a is None or b is None else a - b
+    means = None if gaps is None else macro(gaps, chosen)  # a label undefined in a draw for one of both is left out for both
+    over_all = {m: _entry(first["macro"][m], second["macro"][m], None if means is None else means[:, METRICS.index(m)]) for m in COMPARED}
+    rows = {}
+    for j in chosen:
+        one, other = (block["per_label"][DISEASES[j]]["auroc"] for block in (first, second))
+        rows[DISEASES[j]] = _entry(one, other, None if gaps is None else gaps[:, j, METRICS.index("auroc")])
+    for row, adjusted in zip(rows.values(), holm([row["p"] for row in rows.values()]), strict=True):
+        row["p_holm"] = adjusted
+    return {"macro": over_all, "per_label": rows}
+
+
+def _entry(first: float | None, second: float | None, gaps: NDArray[np.float64] | None) -> dict[str, Any]:
+    known = first is not None and second is not None
+    bounds = interval(gaps) if known and gaps is not None else None
+    return {
+        "difference": first - second if first is not None and second is not None else None,
+        "interval": None if bounds is None else list(bounds),
+        "p": p_value(gaps) if bounds is not None and gaps is not None else None,
+    }
