@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -55,6 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     out = arguments.out or ROOT / "benchmarks/results" / f"student-vs-teacher-{'gpu' if gpu else 'cpu'}.json"
     report = header(device, sys.argv[1:] if argv is None else argv, arguments.commit, "student_vs_teacher")
     if not gpu:
+        report["versions"]["onnxruntime"] = version("onnxruntime")
         torch.set_num_threads(arguments.threads)
         os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # ONNX Runtime's, through ckd.student.scoring
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one core; a GPU's machine tokenises with all of its cores

@@ -5,25 +5,31 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from ckd.errors import ConfigError
+from jobs.cli import main
 from jobs.console import Console
 
 TOKEN_VARIABLE = "CKD_SERVE_TOKEN"
 LEAST_TOKEN = 16  # characters
+PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 DRAIN_S = 30  # what requests in flight get at SIGTERM
 CONNECTIONS = 1024
 
 
-def run(model: str, host: str, port: int, token_file: str | None, console: Console) -> None:
+def run(model: str, console: Console, *, engine: str, host: str, port: int, token_file: str | None) -> None:
     """Serve the student in folder `model` until SIGTERM or Ctrl-C; requests in flight are answered first.
 
     Raises ConfigError: another host than loopback without a token, a token that cannot be used, an address that is taken; ArtifactError: the model.
     """
+    if not all(map(find_spec, PACKAGES)):
+        raise ConfigError("'ckd serve' needs FastAPI, uvicorn and prometheus_client; install them with: pip install 'ckd-ehr[serve]'")
     token = read_token(token_file)
     if token is None and not is_loopback(host):
         raise ConfigError(
@@ -31,14 +37,13 @@ def run(model: str, host: str, port: int, token_file: str | None, console: Conso
             f"set {TOKEN_VARIABLE} or --token-file FILE, with at least {LEAST_TOKEN} characters"
         )
     listening = _bind(host, port)
-    started = time.monotonic()
-    app = _application(model, token)
-    console.say(f"serve: {model} loaded in {time.monotonic() - started:.1f} s")
+    app = _application(model, engine, token, console)
+    listening.listen(CONNECTIONS)
     address, bound = listening.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
     console.say(f"serve: http://{shown}:{bound}/predict, page at /docs; {'with' if token else 'without'} a token; Ctrl-C or SIGTERM ends it")
     _run(app, listening)
-    console.say("serve: ended; every request that had come was answered")
+    console.say(f"serve: ended; {app.gauges.answered:,} requests and {app.gauges.scored:,} visits answered")
 
 
 def read_token(file: str | None) -> str | None:
@@ -68,7 +73,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """Before the model is loaded, so that a taken address is known at once; nobody is accepted before uvicorn listens."""
+    """Before the model is loaded, so that a taken address is known at once; nobody gets in before the socket listens."""
     name = "127.0.0.1" if host == "localhost" else host
     listening = socket.socket(socket.AF_INET6 if ":" in name else socket.AF_INET)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -81,8 +86,18 @@ def _bind(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _application(model: str, token: str | None) -> Any:
-    raise NotImplementedError
+def _application(folder: str, engine: str, token: str | None, console: Console) -> Any:
+    """The model first: a server that listens is ready."""
+    from ckd.student.scoring import ModelFolder, Scorer
+    from ckd.student.serving.app import make_app
+
+    started = time.monotonic()
+    model = ModelFolder.open(folder, engine)
+    for note in model.notes:
+        console.say(f"serve: {note}")
+    scorer = Scorer(model)
+    console.say(f"serve: {folder} loaded in {time.monotonic() - started:.1f} s")
+    return make_app(scorer, model.fields, token)
 
 
 class _WithoutMessages(logging.Formatter):
@@ -112,7 +127,12 @@ def _run(app: Any, listening: socket.socket) -> None:
         limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=DRAIN_S,
     )
-    # uvicorn stops at these by itself, and raises them again when it has stopped: then they have done their work.
+    server = uvicorn.Server(settings)
+    # uvicorn takes these over while it runs, and raises them again when it has ended, where they would end the process half-way.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    uvicorn.Server(settings).run(sockets=[listening])
+        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+    server.run(sockets=[listening])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(["serve", *sys.argv[1:]]))

@@ -12,6 +12,7 @@ class Gauges:
     """One server's metrics, in a registry of their own."""
 
     def __init__(self) -> None:
+        self.answered = self.scored = 0  # requests of /predict with status 200; visits that went through the model
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._requests = Counter("ckd_serve_requests", "Requests answered", ["route", "status"], registry=self.registry)
@@ -22,11 +23,13 @@ class Gauges:
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """One answered request. `route` is one of the server's own, never a path that a client made up."""
+        self.answered += route == "/predict" and status == 200
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
     def batch(self, visits: int) -> None:
         """One call of the model."""
+        self.scored += visits
         self._visits.inc(visits)
         self._batch.observe(visits)
 
