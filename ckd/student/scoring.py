@@ -45,7 +45,7 @@ class Scorer:
 
     def __init__(self, model: ModelFolder, gpus: float = 0) -> None:
         self.model = model
-        self.tokenizer = _tokenizer(model)
+        self.tokenizer = load_tokenizer_of(model)
         self._logits = load_logits(model.local, model.engine, gpus)
         try:
             self(["", _PROBE])
@@ -86,7 +86,8 @@ def load_logits(local: str, engine: str, gpus: float = 0) -> Logits:
     return _torch(local, gpus) if engine == "torch" else _onnx(local, engine)
 
 
-def _tokenizer(model: ModelFolder) -> Any:
+def load_tokenizer_of(model: ModelFolder) -> Any:
+    """The tokenizer in a model folder. Raises ConfigError when it cannot be loaded."""
     from transformers import AutoTokenizer
 
     try:
