@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from benchmarks import student_ways, teacher_model
-from benchmarks.student_ways import StudentWay, TeacherWay, make_student, student_flops, torch_logits, write_onnx
+from benchmarks.student_ways import StudentWay, TeacherWay, make_student, student_flops, torch_logits
 from benchmarks.teacher import ROOT, SHORTER, header, target
 from benchmarks.teacher_gpu import FAILURES, time_left
 from benchmarks.teacher_prompts import described
@@ -37,6 +37,7 @@ from benchmarks.teacher_ways import Default, Public
 from benchmarks.visit_texts import Visits, make_visits
 from ckd.labels import INSTRUCTION
 from ckd.prompts import Prompter
+from ckd.student.onnxfile import write_onnx
 from ckd.student.predict import TOKEN_BUDGET
 from ckd.student.scoring import Logits, load_logits
 
@@ -129,7 +130,7 @@ class Bench:
         self.report["student_parameters"] = sum(p.numel() for p in model.parameters())
         model.save_pretrained(self.folder / "student")
         if not half:
-            write_onnx(model, self.folder / "student")
+            write_onnx(model, str(self.folder / "student"))
         model.to(self.device)
 
         def add(name: str, make: Callable[[], Logits], budget: int = TOKEN_BUDGET) -> None:

@@ -6,7 +6,6 @@ Each way is called with texts and returns float64 probabilities [n, 25]; tokenis
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from ckd.batching import token_batches
 from ckd.labels import INSTRUCTION, NUM_LABELS
 from ckd.prompts import Prompter
 from ckd.student.predict import TOKEN_BUDGET, predict_logits
-from ckd.student.scoring import ENGINES, Logits
+from ckd.student.scoring import Logits
 
 
 @dataclass(frozen=True)
@@ -90,33 +89,6 @@ def torch_logits(model: Any, device: str, dtype: torch.dtype) -> Logits:
             return predict_logits(model, torch.device(device), sequences, 0)
 
     return run
-
-
-def write_onnx(model: Any, folder: Path) -> None:
-    """The ONNX files that ckd.student.scoring loads, in float32 and with dynamic int8 weights."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    class Alone(torch.nn.Module):
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            return model(input_ids=input_ids, attention_mask=attention_mask).logits
-
-    whole, small = (str(folder / ENGINES[engine]) for engine in ("onnx", "onnx-int8"))
-    ids_RT = torch.ones((2, 16), dtype=torch.int64)
-    mask_RT = ids_RT.clone()
-    mask_RT[1, 9:] = 0  # without padding the exporter may drop the mask
-    axes = {0: torch.export.Dim("rows", min=1, max=4096), 1: torch.export.Dim("tokens", min=2, max=512)}
-    torch.onnx.export(
-        Alone().eval(),
-        (ids_RT, mask_RT),
-        whole,
-        input_names=["input_ids", "attention_mask"],
-        output_names=["logits"],
-        dynamic_shapes=(axes, axes),
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
-    quantize_dynamic(whole, small, weight_type=QuantType.QInt8)
 
 
 def student_flops(shape: StudentShape, lengths: Sequence[int], budget: int = TOKEN_BUDGET) -> float:

@@ -12,6 +12,7 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.routing import APIRoute
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from ckd import __version__
@@ -24,7 +25,7 @@ from ckd.student.serving.schema import BodyError, ErrorResponse, PredictRequest,
 if TYPE_CHECKING:
     from ckd.student.scoring import Scores
 
-_NO_TELEMETRY = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
+_NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
 _ERRORS = {
     401: "no or a wrong token",
     408: "the body did not arrive in time",
