@@ -270,8 +270,8 @@ def _add_serve(commands: Any) -> None:
     serve.add_argument("--engine", choices=("torch", "onnx", "onnx-int8"), default="torch", help="what computes (default torch)")
     serve.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="beyond loopback only with a token (default 127.0.0.1)")
     serve.add_argument("--port", type=int, default=8000, metavar="N", help="0 takes a free one and prints it (default 8000)")
-    token = "file with the token that every request but /healthz must bring; without it CKD_SERVE_TOKEN"
-    serve.add_argument("--token-file", metavar="FILE", help=token)
+    text = "what every request but /healthz must bring; without it the variable CKD_SERVE_TOKEN"
+    serve.add_argument("--token-file", metavar="FILE", help=text)
 
 
 def _amount(text: str) -> float:

@@ -16,7 +16,7 @@ from ckd.errors import ConfigError
 from jobs.cli import main
 from jobs.console import Console
 
-TOKEN_VARIABLE = "CKD_SERVE_TOKEN"
+VARIABLE = "CKD_SERVE_TOKEN"  # of the environment
 LEAST_TOKEN = 16  # characters
 PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 DRAIN_S = 30  # what requests in flight get at SIGTERM
@@ -34,7 +34,7 @@ def run(model: str, console: Console, *, engine: str, host: str, port: int, toke
     if token is None and not is_loopback(host):
         raise ConfigError(
             f"--host {host}: listens beyond this machine and would answer anybody; "
-            f"set {TOKEN_VARIABLE} or --token-file FILE, with at least {LEAST_TOKEN} characters"
+            f"set {VARIABLE} or --token-file FILE, with at least {LEAST_TOKEN} characters"
         )
     listening = _bind(host, port)
     app = _application(model, engine, token, console)
@@ -48,9 +48,9 @@ def run(model: str, console: Console, *, engine: str, host: str, port: int, toke
 
 def read_token(file: str | None) -> str | None:
     """The token from `file`, else from the environment; None without one. Raises ConfigError, which never quotes it."""
-    source = f"--token-file {file}" if file else TOKEN_VARIABLE
+    source = f"--token-file {file}" if file else VARIABLE
     try:
-        text = Path(file).read_text(encoding="utf-8") if file else os.environ.get(TOKEN_VARIABLE)
+        text = Path(file).read_text(encoding="utf-8") if file else os.environ.get(VARIABLE)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{source}: cannot be read ({type(error).__name__}); expected a text file with the token alone") from None
     if text is None:

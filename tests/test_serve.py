@@ -1,5 +1,6 @@
 """`ckd serve` as a process on loopback, asked by plain HTTP clients: the same answers as the model, a drain at SIGTERM, errors in one line."""
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -19,10 +20,12 @@ import pytest
 from scored_student import make_student
 from student_cohort import WORDS
 
+from benchmarks.serve import load, make_texts, write_student
 from ckd.errors import ConfigError
 from ckd.labels import DISEASES
+from ckd.student.modelfolder import ModelFolder
 from jobs.cli import main
-from jobs.serve import TOKEN_VARIABLE, is_loopback, read_token
+from jobs.serve import VARIABLE, is_loopback, read_token
 
 MARKER = "zanzibar-4711"
 TOKEN = "t0ken-for-a-test-only"
@@ -130,6 +133,21 @@ def test_a_planted_marker_comes_back_in_no_error_page_or_metric(served):
     assert MARKER not in "".join(served.lines)
 
 
+def test_the_load_benchmark_counts_answers_and_finds_each_its_own(served):
+    figures = asyncio.run(load(served.process.pid, served.port, TEXTS, clients=8, seconds=1))
+    assert figures["errors"] == {}
+    assert figures["requests"] >= 8
+    assert figures["server"]["ckd_serve_visits_total"] >= figures["requests"]
+    assert 0 < figures["p50_ms"] <= figures["p99_ms"]
+    assert min(figures["memory"]["mib_every_10_s"]) > 10
+
+
+def test_the_load_benchmark_serves_a_folder_as_training_leaves_one(tmp_path):
+    texts = make_texts(5)
+    model = ModelFolder.open(write_student(str(tmp_path), texts))
+    assert model.calibration is None
+
+
 def test_a_connection_that_speaks_no_http_or_leaves_half_way_disturbs_nobody(served):
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)) as connection:
         connection.connect()
@@ -153,7 +171,7 @@ def ask_until_it_ends(server, texts, done):
 
 
 def test_at_sigterm_requests_in_flight_are_answered_and_the_exit_code_is_0(model):
-    server = Served(model, **{TOKEN_VARIABLE: TOKEN})
+    server = Served(model, **{VARIABLE: TOKEN})
     assert server.ask("/metrics")[0] == 401
     assert server.ask("/healthz")[0] == 200
     large, done = [" ".join(WORDS[:40])] * 256, []
@@ -188,9 +206,9 @@ def test_at_sigterm_requests_in_flight_are_answered_and_the_exit_code_is_0(model
     ],
 )
 def test_what_cannot_be_served_is_one_line_and_exit_2(words, token, message, monkeypatch, capsys):
-    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    monkeypatch.delenv(VARIABLE, raising=False)
     if token is not None:
-        monkeypatch.setenv(TOKEN_VARIABLE, token)
+        monkeypatch.setenv(VARIABLE, token)
     assert main(["serve", "--model", "/nowhere/student", "--port", "0", *words]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -215,7 +233,7 @@ def test_only_addresses_of_this_machine_are_loopback():
 
 
 def test_a_token_comes_from_a_file_before_the_environment_and_is_never_quoted(tmp_path, monkeypatch):
-    monkeypatch.setenv(TOKEN_VARIABLE, "e" * 20)
+    monkeypatch.setenv(VARIABLE, "e" * 20)
     assert read_token(None) == "e" * 20
     file = tmp_path / "token"
     file.write_text("f" * 20 + "\n")
@@ -225,7 +243,7 @@ def test_a_token_comes_from_a_file_before_the_environment_and_is_never_quoted(tm
         with pytest.raises(ConfigError) as refused:
             read_token(str(file))
         assert bad not in str(refused.value)
-    monkeypatch.delenv(TOKEN_VARIABLE)
+    monkeypatch.delenv(VARIABLE)
     assert read_token(None) is None
 
 
