@@ -54,7 +54,12 @@ def main(argv: list[str] | None = None) -> int:
             code = server.wait(60)
     good = code == 0 and not report["errors"] and report["memory"]["flat"]
     report |= {"exit_code": code, "load_average_after": os.getloadavg()[0], "good": good}
-    print(json.dumps({name: report[name] for name in ("requests", "errors", "requests_per_s", "p50_ms", "p99_ms", "memory")}, indent=1))
+    print(
+        json.dumps(
+            {name: report[name] for name in ("requests", "errors", "requests_per_s", "p50_ms", "p99_ms", "server_cpu_ms_per_request", "memory")},
+            indent=1,
+        )
+    )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(f"written to {arguments.out}; {written.strip()}")
@@ -100,6 +105,7 @@ class Seen:
 
 async def load(pid: int, port: int, texts: list[str], clients: int, seconds: float) -> dict[str, Any]:
     """Run the clients for `seconds`; figures of their requests and of the server's memory."""
+    before = (await metrics(port))["process_cpu_seconds_total"]
     memory, began = [resident(pid)], time.monotonic()
     seen = Seen(began + seconds)
     tasks = [asyncio.create_task(client(port, texts, number, seen)) for number in range(clients)]
@@ -111,6 +117,8 @@ async def load(pid: int, port: int, texts: list[str], clients: int, seconds: flo
     wall = time.monotonic() - began
     memory.append(resident(pid))
     growth = memory[-1] / memory[1] - 1
+    server = await metrics(port)
+    cpu = server["process_cpu_seconds_total"] - before
     return {
         "wall_s": wall,
         "requests": len(seen.seconds),
@@ -120,7 +128,8 @@ async def load(pid: int, port: int, texts: list[str], clients: int, seconds: flo
         "p99_ms": float(np.percentile(seen.seconds, 99)) * 1000,
         "max_ms": max(seen.seconds) * 1000,
         "memory": {"mib_every_10_s": memory, "growth_after_10_s": growth, "flat": growth <= GROWTH},
-        "server": await metrics(port),
+        "server_cpu_ms_per_request": cpu / len(seen.seconds) * 1000,  # what other work on the machine changes least
+        "server": server,
     }
 
 
@@ -161,7 +170,7 @@ async def metrics(port: int) -> dict[str, float]:
     wanted = ("ckd_serve_visits_total", "ckd_serve_batch_visits_count", "process_cpu_seconds_total")
     lines = [line.split() for line in body.decode().splitlines() if line.startswith(wanted)]
     found = {line[0]: float(line[1]) for line in lines}
-    return {**found, "visits_per_batch": found["ckd_serve_visits_total"] / found["ckd_serve_batch_visits_count"]}
+    return {**found, "visits_per_batch": found["ckd_serve_visits_total"] / max(found["ckd_serve_batch_visits_count"], 1)}
 
 
 def resident(pid: int) -> float:
