@@ -46,8 +46,9 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         model = arguments.model or write_student(folder, texts)
         report |= {"model": arguments.model or f"untrained, {SIZE}", "words_per_visit": WORDS, "clients": arguments.clients}
-        server, port, written = start(model)
+        server = launch(model)
         try:
+            port, written = listening(server)
             report |= asyncio.run(load(server.pid, port, texts, arguments.clients, arguments.seconds))
         finally:
             server.send_signal(signal.SIGTERM)
@@ -81,13 +82,17 @@ def write_student(folder: str, texts: list[str]) -> str:
     return folder
 
 
-def start(model: str) -> tuple[subprocess.Popen[str], int, str]:
-    """The server's process, its port, and the line that names it."""
-    server = subprocess.Popen([sys.executable, "-m", "jobs.serve", "--model", model, "--port", "0"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+def launch(model: str) -> subprocess.Popen[str]:
+    """A server's process on a free port."""
+    return subprocess.Popen([sys.executable, "-m", "jobs.serve", "--model", model, "--port", "0"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def listening(server: subprocess.Popen[str]) -> tuple[int, str]:
+    """Its port, once it listens, and the line that names it."""
     assert server.stdout is not None
     for line in server.stdout:
         if found := re.search(r":(\d+)/predict", line):
-            return server, int(found[1]), line
+            return int(found[1]), line
     raise RuntimeError("the server did not start; its own line above says why")
 
 

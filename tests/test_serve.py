@@ -62,6 +62,11 @@ class Served:
         assert status == 200, data
         return json.loads(data)["visits"]
 
+    def close(self):
+        """Leave nothing behind, whatever failed."""
+        self.process.kill()
+        self.process.wait(60)
+
     def end(self):
         """SIGTERM; returns the exit code and everything that was written."""
         self.process.send_signal(signal.SIGTERM)
@@ -77,9 +82,9 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(model):
-    server = Served(model)
-    yield server
-    code, written = server.end()
+    with contextlib.closing(Served(model)) as server:
+        yield server
+        code, written = server.end()
     assert code == 0
     assert MARKER not in written
     assert "Traceback" not in written
@@ -171,11 +176,10 @@ def ask_until_it_ends(server, texts, done):
 
 
 def test_at_sigterm_requests_in_flight_are_answered_and_the_exit_code_is_0(model):
-    server = Served(model, **{VARIABLE: TOKEN})
-    assert server.ask("/metrics")[0] == 401
-    assert server.ask("/healthz")[0] == 200
     large, done = [" ".join(WORDS[:40])] * 256, []
-    with ThreadPoolExecutor(7) as clients:  # 7 × 256 visits fit into the queue
+    with contextlib.closing(Served(model, **{VARIABLE: TOKEN})) as server, ThreadPoolExecutor(7) as clients:  # 7 × 256 visits fit into the queue
+        assert server.ask("/metrics")[0] == 401
+        assert server.ask("/healthz")[0] == 200
         asking = [clients.submit(ask_until_it_ends, server, large, done) for _ in range(7)]
         waiting = 0
         while waiting < 2 * len(large):
