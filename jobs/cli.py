@@ -147,6 +147,13 @@ def _predict(arguments: argparse.Namespace) -> None:
         predict.run(_config(arguments), console, arguments.input, arguments.model, arguments.out, engine=arguments.engine, meds=arguments.meds)
 
 
+def _serve(arguments: argparse.Namespace) -> None:
+    from jobs import serve
+
+    a = arguments
+    serve.run(a.model, terminal_console(), engine=a.engine, host=a.host, port=a.port, token_file=a.token_file)
+
+
 def _config(arguments: argparse.Namespace) -> Config:
     overrides = [word for word in arguments.words if "=" in word]
     stray = [word for word in arguments.words if "=" not in word]
@@ -194,6 +201,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--dry-run", action="store_true", help="print the resolved configuration and the plan, start nothing")
     _add_data_commands(commands)
     _add_predict(commands)
+    _add_serve(commands)
     _add_submit(commands)
     return parser
 
@@ -254,6 +262,16 @@ def _add_predict(commands: Any) -> None:
     predict.add_argument("--engine", choices=("torch", "onnx", "onnx-int8"), default="torch", help="what computes (default torch)")
     predict.add_argument("--meds", default="", metavar="DIR", help="also one MEDS-evaluation table per label in DIR")
     _add_config(predict, takes="key=value", example="student.workers=2 data.max_bad_rows=10")
+
+
+def _add_serve(commands: Any) -> None:
+    serve = _command(commands, "serve", "a finished student over HTTP: /predict, /healthz, /metrics, /docs; loopback unless told otherwise", _serve)
+    serve.add_argument("--model", required=True, metavar="DIR", help="results/<run>/student, or a folder that 'ckd export model' made; path or URL")
+    serve.add_argument("--engine", choices=("torch", "onnx", "onnx-int8"), default="torch", help="what computes (default torch)")
+    serve.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="beyond loopback only with a token (default 127.0.0.1)")
+    serve.add_argument("--port", type=int, default=8000, metavar="N", help="0 takes a free one and prints it (default 8000)")
+    text = "what every request but /healthz must bring; without it the variable CKD_SERVE_TOKEN"
+    serve.add_argument("--token-file", metavar="FILE", help=text)
 
 
 def _amount(text: str) -> float:
