@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from ckd.cohort import Cohort
 from ckd.errors import DataError
 from ckd.evaluation import baselines
+from ckd.evaluation.alerts import alerts
 from ckd.evaluation.bootstrap import Draws, make_draws, resample, with_intervals
 from ckd.evaluation.comparisons import Figures, compare
 from ckd.evaluation.headline import headline
 from ckd.evaluation.metrics import MIN_COUNT, macro_labels, score
 from ckd.evaluation.public_code import public_code_metrics
 from ckd.evaluation.scores import Flags, Rows, Scores, align, read_split
+from ckd.evaluation.subgroups import subgroups
 from ckd.evaluation.thresholds import DEFAULT, Thresholds, choose_thresholds
 from ckd.labels import DISEASES
 
@@ -68,9 +70,17 @@ def evaluate(
         models |= {name: (None, align(held_out.visit_ids, ceilings, name, name)) for name in names}
     fitted = baselines.fit_all(cohort, train, tuning, held_out, seed=seed, say=say)
     say(f"figures and their intervals: {resamples:,} bootstrap draws of the held_out visits")
-    metrics = assemble(cohort.facts, train, tuning, held_out, models, fitted, make_draws(held_out, resamples, seed))
+    draws = make_draws(held_out, resamples, seed)
+    metrics = assemble(cohort.facts, train, tuning, held_out, models, fitted, draws)
     gains = {name: _gain(metrics["held_out"], name) for name in models if name not in MODELS}
-    return {**metrics, "ceilings": gains, "adapter_optimism": adapter_optimism}
+    student, thresholds, chosen = models["student"][1], metrics["thresholds"]["student"]["values"], macro_labels(held_out.labels)
+    return {
+        **metrics,
+        "alerts": alerts(held_out.labels, student, thresholds, chosen),
+        "subgroups": subgroups(cohort, held_out, student, thresholds, chosen, draws),
+        "ceilings": gains,
+        "adapter_optimism": adapter_optimism,
+    }
 
 
 def assemble(

@@ -1,0 +1,33 @@
+"""What the student's alerts are worth at the thresholds that tuning chose: the block `alerts` of metrics.json. Choosing belongs to thresholds."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ckd.evaluation.metrics import Floats
+from ckd.evaluation.scores import Flags
+from ckd.labels import DISEASES
+
+
+def alerts(labels: Flags, p: Floats, thresholds: Mapping[str, float], chosen: list[int]) -> dict[str, Any]:
+    """Per label of `chosen` sensitivity, specificity, ppv and alerts_per_100 visits; labels and p are [n, 25], an alert is p >= threshold."""
+    per_label = {DISEASES[j]: at_threshold(labels[:, j], p[:, j], thresholds[DISEASES[j]]) for j in chosen}
+    return {"model": "student", "per_label": per_label}
+
+
+def at_threshold(y: Flags, p: Floats, threshold: float) -> dict[str, float | None]:
+    """The figures of one column of alerts; y, p are [n], n > 0. Sensitivity, specificity and ppv are None without an event, non-event, alert."""
+    alarm = p >= threshold
+    hits = int(np.sum(alarm & y))
+    return {
+        "threshold": float(threshold),
+        "sensitivity": _share(hits, int(y.sum())),
+        "specificity": _share(int(np.sum(~alarm & ~y)), int(np.sum(~y))),
+        "ppv": _share(hits, int(alarm.sum())),
+        "alerts_per_100": 100 * float(alarm.mean()),
+    }
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
