@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 MIN_CELL = 10  # visits, patients, events, non-events
 OTHER = "other groups, each too small to show"
@@ -15,7 +16,7 @@ def shown(*cells: Sequence[int]) -> list[bool]:
     two are left out and together they have MIN_CELL of every count.
     """
     table = np.asarray(cells, dtype=np.int64).reshape(len(cells), -1)
-    told = (table >= MIN_CELL).all(0)
+    told: NDArray[np.bool_] = np.all(table >= MIN_CELL, axis=0, keepdims=True)[0]
     while not told.all() and told.any() and (np.sum(~told) < 2 or (table[:, ~told].sum(1) < MIN_CELL).any()):
         candidates = np.flatnonzero(told)
         told[candidates[np.argmin(table.min(0)[candidates])]] = False
