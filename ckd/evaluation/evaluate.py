@@ -56,7 +56,9 @@ def evaluate(
 
     Reads the stages visits, predictions and soft_labels. `ceilings` has a visit_id and one column of 25 probabilities per further model
     (an oracle, say) for the held_out visits; such a model's thresholds stay at 0.5. `adapter_optimism` is passed through.
-    Intervals come from `resamples` bootstrap draws. Raises ArtifactError where a visit is missing, DataError without labelled held_out or train visits.
+    Intervals come from `resamples` bootstrap draws.
+
+    Raises ArtifactError where a visit is missing, DataError without labelled held_out or train visits.
     """
     cohort = Cohort.open(root)
     train = read_split(cohort, "train")
@@ -130,16 +132,17 @@ def make_views(held_out: Rows) -> list[View]:
 def score_model(
     tuning: Rows, held_out: Rows, p: tuple[Scores | None, Scores], views: list[View], train_prevalence: NDArray[np.float64], draws: Draws
 ) -> tuple[Metrics, Figures | None]:
-    """One model's block: macro, micro, per_label over all visits, and the same inside new_onset and persistent; and the draws' figures over all visits.
+    """One model's block: macro, micro, per_label over all visits, and the same inside new_onset and persistent; and all visits' figures per draw.
 
     p holds the probabilities on tuning (for thresholds alone; None: they stay at 0.5) and on held_out.
     """
     thresholds = _choose(tuning, p[0]).values
     blocks = {v.name: score(held_out.labels, p[1], v.cells, thresholds, train_prevalence, v.chosen) for v in views}
     drawn: dict[str, Figures] = {}
-    for v in views if draws.reason is None else []:
-        drawn[v.name] = resample(draws, held_out.labels, p[1], v.cells, thresholds, train_prevalence)
-        blocks[v.name] = with_intervals(blocks[v.name], drawn[v.name], v.chosen)
+    for v in views:
+        if draws.reason is None:
+            drawn[v.name] = resample(draws, held_out.labels, p[1], v.cells, p[1].astype(np.float64) >= thresholds, train_prevalence)
+        blocks[v.name] = with_intervals(blocks[v.name], drawn.get(v.name), v.chosen)
     if not held_out.known.any():
         reason = "current labels unknown for every held_out visit"
         blocks |= {name: _nothing(reason) for name in ("new_onset", "persistent")}

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ckd.evaluation.comparisons import lines as comparison_lines
 from ckd.labels import NUM_LABELS
 
 _COLUMNS = ("macro AUROC", "new onset", "persistent", "macro AUPRC", "Brier skill", "macro F1", "F1 at .5", "micro AUROC")
@@ -30,6 +31,7 @@ def render(metrics: Mapping[str, Any]) -> str:
     lines.append(f"teacher_saw_held_out: {'yes' if metrics['teacher_saw_held_out'] else 'no'}")
     shares = {name: ceiling["share_of_gain"] for name, ceiling in metrics["ceilings"].items()}
     lines += [f"the student reaches {share:.0%} of {name}'s AUROC gain over .5" for name, share in shares.items() if share is not None]
+    lines += ["", *comparison_lines(metrics["comparisons"]["student"], metrics["intervals"]), ""]
     lines += [f"warning: {line}" for line in metrics["warnings"]]
     return "\n".join([*lines, metrics["headline"]["sentence"]])
 
