@@ -5,23 +5,20 @@ from typing import Any
 
 import numpy as np
 
-from ckd.evaluation.metrics import Floats
 from ckd.evaluation.scores import Flags
 from ckd.labels import DISEASES
 
 
-def alerts(labels: Flags, p: Floats, thresholds: Mapping[str, float], chosen: list[int]) -> dict[str, Any]:
-    """Per label of `chosen` sensitivity, specificity, ppv and alerts_per_100 visits; labels and p are [n, 25], an alert is p >= threshold."""
-    per_label = {DISEASES[j]: at_threshold(labels[:, j], p[:, j], thresholds[DISEASES[j]]) for j in chosen}
+def alerts(labels: Flags, alarms: Flags, thresholds: Mapping[str, float], chosen: list[int]) -> dict[str, Any]:
+    """Per label of `chosen` sensitivity, specificity, ppv and alerts_per_100 visits; labels and alarms are [n, 25]."""
+    per_label = {DISEASES[j]: {"threshold": thresholds[DISEASES[j]], **at_threshold(labels[:, j], alarms[:, j])} for j in chosen}
     return {"model": "student", "per_label": per_label}
 
 
-def at_threshold(y: Flags, p: Floats, threshold: float) -> dict[str, float | None]:
-    """The figures of one column of alerts; y, p are [n], n > 0. Sensitivity, specificity and ppv are None without an event, non-event, alert."""
-    alarm = p >= threshold
+def at_threshold(y: Flags, alarm: Flags) -> dict[str, float | None]:
+    """The figures of one column of alerts; y, alarm are [n], n > 0. Sensitivity, specificity and ppv are None without an event, non-event, alert."""
     hits = int(np.sum(alarm & y))
     return {
-        "threshold": float(threshold),
         "sensitivity": _share(hits, int(y.sum())),
         "specificity": _share(int(np.sum(~alarm & ~y)), int(np.sum(~y))),
         "ppv": _share(hits, int(alarm.sum())),

@@ -76,10 +76,11 @@ def evaluate(
     metrics = assemble(cohort.facts, train, tuning, held_out, models, fitted, draws)
     gains = {name: _gain(metrics["held_out"], name) for name in models if name not in MODELS}
     student, thresholds, chosen = models["student"][1], metrics["thresholds"]["student"]["values"], macro_labels(held_out.labels)
+    alarms = student.astype(np.float64) >= np.array(list(thresholds.values()))
     return {
         **metrics,
-        "alerts": alerts(held_out.labels, student, thresholds, chosen),
-        "subgroups": subgroups(cohort, held_out, student, thresholds, chosen, draws),
+        "alerts": alerts(held_out.labels, alarms, thresholds, chosen),
+        "subgroups": subgroups(cohort, held_out, student, alarms, chosen, draws),
         "ceilings": gains,
         "adapter_optimism": adapter_optimism,
     }

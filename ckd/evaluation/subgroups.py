@@ -4,7 +4,6 @@ with small cells are left out here already, so that metrics.json holds none. Dra
 Pooled rows count every (visit, label) pair of the labels in the macro average.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,8 @@ from numpy.typing import NDArray
 
 from ckd.cohort import Cohort
 from ckd.evaluation.bootstrap import MIN_GROUPS, Draws, interval
-from ckd.evaluation.scores import Flags, Rows, Scores
+from ckd.evaluation.metrics import Floats
+from ckd.evaluation.scores import Flags, Rows
 from ckd.evaluation.small_cells import MIN_CELL, OTHER, pooled, shown
 from ckd.labels import DISEASES
 from ckd.visits import SUBGROUP_FIELDS, Split
@@ -20,19 +20,18 @@ from ckd.visits import SUBGROUP_FIELDS, Split
 UNKNOWN = "unknown"
 MOST_GROUPS = 12  # rows of one field; the rest is pooled
 AGE_BANDS = ((0, "0–17"), (18, "18–44"), (45, "45–64"), (65, "65–79"), (80, "80–89"), (90, "90+"))  # from this age on, in years
-FIGURES = ("observed", "predicted", "observed_minus_predicted", "sensitivity", "alerts_per_100")
+FIGURES = ("observed", "predicted", "predicted_minus_observed", "sensitivity", "alerts_per_100")
 _SUMS = 5  # pairs, events, predicted events, alerts, alerts that are events
 _DRAWS_AT_ONCE = 100
 
 
-def subgroups(cohort: Cohort, held_out: Rows, p: Scores, thresholds: Mapping[str, float], chosen: list[int], draws: Draws) -> dict[str, Any]:
+def subgroups(cohort: Cohort, held_out: Rows, p: Floats, alarms: Flags, chosen: list[int], draws: Draws) -> dict[str, Any]:
     """The block `subgroups` of metrics.json.
 
-    p: the probabilities [n, 25] that the thresholds (disease -> value; an alert is p >= threshold) belong to. Per field of SUBGROUP_FIELDS its
-    groups, or the reason why it has none.
+    p: probabilities [n, 25]; alarms [n, 25]: what they are worth at the thresholds. Per field of SUBGROUP_FIELDS its groups, or the reason why
+    it has none.
     """
-    values = np.array([thresholds[disease] for disease in DISEASES])
-    sums = _sums(held_out.labels, p.astype(np.float64), values)
+    sums = _sums(held_out.labels, p.astype(np.float64), alarms)
     fields = {}
     for field, names in read_fields(cohort, "held_out").items():
         fields[field] = _field(names, held_out, sums, chosen, draws)
@@ -59,10 +58,9 @@ def age_band(age: str | None) -> str:
     return bands[-1] if bands else UNKNOWN  # NaN is above nothing
 
 
-def _sums(labels: Flags, p: NDArray[np.float64], thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
+def _sums(labels: Flags, p: Floats, alarms: Flags) -> NDArray[np.float64]:
     """What the figures are made of per visit and label: [n, 25, 5]."""
-    alerts = p >= thresholds
-    return np.stack([np.ones_like(p), labels, p, alerts, alerts & labels], axis=-1).astype(np.float64)
+    return np.stack([np.ones_like(p), labels, p, alarms, alarms & labels], axis=-1).astype(np.float64)
 
 
 def _field(names: NDArray[np.object_], held_out: Rows, sums: NDArray[np.float64], chosen: list[int], draws: Draws) -> dict[str, Any]:
@@ -114,7 +112,7 @@ def _figures(sums: NDArray[np.float64]) -> dict[str, float | None]:
     return {
         "observed": events / pairs,
         "predicted": predicted / pairs,
-        "observed_minus_predicted": (events - predicted) / pairs,
+        "predicted_minus_observed": (predicted - events) / pairs,
         "sensitivity": hits / events if events else None,
         "alerts_per_100": 100 * alerts / pairs,
     }
@@ -137,4 +135,4 @@ def _drawn(of_patient: NDArray[np.float64], counts: NDArray[np.float32]) -> NDAr
     """FIGURES in every draw [5, B], NaN where undefined."""
     pairs, events, predicted, alerts, hits = of_patient.T @ counts.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.stack([events / pairs, predicted / pairs, (events - predicted) / pairs, hits / events, 100 * alerts / pairs])
+        return np.stack([events / pairs, predicted / pairs, (predicted - events) / pairs, hits / events, 100 * alerts / pairs])

@@ -116,6 +116,7 @@ def _stage_fields(root: str) -> dict[str, Fields]:
     found: dict[str, Fields] = {}
     for name in STAGES:
         stage = Stage(root, name, {})
-        footers = (stage.footer(index) for index in sorted(stage.indices())[:1])
-        found |= {name: footer.fields for footer in footers if footer is not None}
+        footer = next((stage.footer(index) for index in sorted(stage.indices())), None)
+        if footer is not None:
+            found[name] = footer.fields
     return found

@@ -21,20 +21,27 @@ def draw_all(run: Run) -> dict[str, Drawing]:
     reason = f"This figure is left out: {small}." if small else None
     with style() as figure:
         made = [
-            drawing(figure, "models", "All models", MODELS_READING, reason, lambda made: _models(made, run)),
+            drawing(figure, "models", "Macro AUROC of every model", MODELS_READING, reason, lambda made: _models(made, run)),
             drawing(figure, "labels", "AUROC per disease", LABELS_READING, reason or _without_labels(run), lambda made: _labels(made, run)),
             drawing(figure, "onset", "New onset and persistent", ONSET_READING, reason or _without_onset(run), lambda made: _onset(made, run)),
             *label_panels(run, figure, reason),
             drawing(figure, "teacher", "Teacher against student", TEACHER_READING, reason or _without_labels(run), lambda made: _teacher(made, run)),
-            drawing(figure, "subgroups", "Subgroups", SUBGROUPS_READING, reason or _without_groups(run), lambda made: _subgroups(made, run)),
+            drawing(
+                figure,
+                "subgroups",
+                "Calibration and sensitivity by group",
+                SUBGROUPS_READING,
+                reason or _without_groups(run),
+                lambda made: _subgroups(made, run),
+            ),
             drawing(figure, "training", "Training curves", TRAINING_READING, _without_steps(run), lambda made: _training(made, run)),
         ]
     return {one.name: one for one in made}
 
 
 MODELS_READING = (
-    "Macro AUROC on the held-out visits: 0.5 is a coin, 1 is perfect. Lines are 95 % intervals over patients; where two overlap, read their difference "
-    "in the table below."
+    "Macro AUROC on the held-out visits: 0.5 is a coin, 1 is perfect. Lines are 95 % intervals over patients; where two overlap, read their "
+    "difference under Baselines."
 )
 LABELS_READING = "Each row is a disease: how well the student (dot, 95 % interval) and the teacher (square) rank who has it at the next visit."
 ONSET_READING = (
@@ -43,8 +50,8 @@ ONSET_READING = (
 )
 TEACHER_READING = "Each dot is a disease. On the diagonal the student ranks as well as its teacher; below it, it lost something."
 SUBGROUPS_READING = (
-    "Left: observed minus predicted per 100 (visit, disease) pairs; 0 is calibrated, above 0 risks are predicted too low. Right: share of events found at "
-    "the thresholds from tuning. Lines are 95 % intervals; groups under 30 patients have none."
+    "Left: predicted minus observed per 100 (visit, disease) pairs; 0 is calibrated, above 0 risks are predicted too high. Right: share of events "
+    "found at the thresholds from tuning. Lines are 95 % intervals; groups under 30 patients have none."
 )
 TRAINING_READING = (
     "Left: the student's loss at each step. Middle: its score on tuning visits after each epoch. Right: the teacher head's loss on tuning."
@@ -131,7 +138,7 @@ def _onset(figure_class: Any, run: Run) -> Any:
 def _teacher(figure_class: Any, run: Run) -> Any:
     student, teacher = (run.metrics["held_out"][name]["per_label"] for name in ("student", "teacher"))
     points = [(teacher[DISEASES[j]]["auroc"], student[DISEASES[j]]["auroc"]) for j in run.chosen]
-    low = min(0.5, *(min(point) for point in points)) - 0.02
+    low = min(0.95, *(min(point) for point in points)) - 0.03
     figure = figure_class(figsize=(5, 4.6))
     axes = figure.subplots()
     axes.plot([low, 1], [low, 1], color=OTHER, linestyle=":", linewidth=1)
@@ -151,12 +158,12 @@ def _subgroups(figure_class: Any, run: Run) -> Any:
     figure = figure_class(figsize=(10, height))
     left, right = figure.subplots(1, 2, sharey=True)
     for place, (_, group) in enumerate(rows):
-        if group and group["observed_minus_predicted"] is not None:
-            bounds = group["intervals"]["observed_minus_predicted"]
-            _dot(left, 100 * group["observed_minus_predicted"], place, bounds and [100 * bound for bound in bounds], STUDENT, "o")
+        if group and group["predicted_minus_observed"] is not None:
+            bounds = group["intervals"]["predicted_minus_observed"]
+            _dot(left, 100 * group["predicted_minus_observed"], place, bounds and [100 * bound for bound in bounds], STUDENT, "o")
             _dot(right, group["sensitivity"], place, group["intervals"]["sensitivity"], STUDENT, "o")
     left.axvline(0, color=OTHER, linestyle=":", linewidth=1)
-    _rows(left, [name for name, _ in rows], "observed minus predicted, per 100")
+    _rows(left, [name for name, _ in rows], "predicted minus observed, per 100")
     right.set(xlabel="sensitivity at the threshold", xlim=(0, 1))
     right.grid(axis="y", visible=False)
     figure.subplots_adjust(left=0.24, right=0.98, top=0.99, bottom=0.5 / height, wspace=0.06)

@@ -113,8 +113,8 @@ def _distillation(run: Run) -> Iterator[str]:
     optimism = run.metrics["adapter_optimism"]
     if optimism is not None:
         yield (
-            f"The adapter's optimism is {optimism:+.4f}: tuning minus out-of-fold training log-loss of the teacher. Above 0, the adapter remembers something "
-            "of the labels it was tuned on."
+            f"The adapter's optimism is {optimism:+.4f}: tuning minus out-of-fold training log-loss of the teacher. Above 0, the adapter remembers "
+            "something of the labels it was tuned on."
         )
     for name, ceiling in run.metrics["ceilings"].items():
         if ceiling["share_of_gain"] is not None and not run.headline.too_small:

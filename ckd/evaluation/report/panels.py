@@ -15,7 +15,10 @@ from ckd.evaluation.report.svg import ACCENT, MUTED, OTHER, STUDENT, TEACHER
 from ckd.labels import DISEASES
 
 ACROSS = 5
-STYLES = {"student": {"color": STUDENT}, "teacher": {"color": TEACHER, "linestyle": (0, (4, 1.5))}}  # told apart without colour too
+STYLES: dict[str, dict[str, Any]] = {
+    "student": {"color": STUDENT},
+    "teacher": {"color": TEACHER, "linestyle": (0, (4, 1.5))},
+}  # told apart without colour too
 THRESHOLDS = np.linspace(0.01, 0.6, 60)  # beyond it few would act
 Panel = Callable[[Any, str, dict[str, curves.Ranked]], None]  # axes, disease, ranked by model
 
@@ -24,7 +27,14 @@ def label_panels(run: Run, figure: Any, reason: str | None) -> list[Drawing]:
     """The five figures, or `reason` in their place."""
     ranked = {j: {m: curves.rank(run.held_out.labels[:, j], run.held_out.scores[s][:, j]) for m, s in MODELS.items()} for j in run.chosen}
     few = reason or (None if run.chosen else "no label has enough positive and negative held-out visits")
-    square = {"xlim": (0, 1), "ylim": (0, 1), "xticks": (0, 0.5, 1), "yticks": (0, 0.5, 1)}
+    square = {
+        "xlim": (0, 1),
+        "ylim": (0, 1),
+        "xticks": (0, 0.5, 1),
+        "yticks": (0, 0.5, 1),
+        "xticklabels": ("0", ".5", "1"),
+        "yticklabels": ("0", ".5", "1"),
+    }
 
     def panels(name: str, title: str, reading: str, panel: Panel, x: str, y: str, **axes: Any) -> Drawing:
         return drawing(figure, name, title, reading, few, lambda made: _grid(made, run.chosen, ranked, panel, (x, y), axes))
@@ -54,6 +64,7 @@ def label_panels(run: Run, figure: Any, reason: str | None) -> list[Drawing]:
             xlim=(0, 1),
             ylim=(0, 100),
             xticks=(0, 0.5, 1),
+            xticklabels=("0", ".5", "1"),
             yticks=(0, 50, 100),
         ),
     ]
@@ -83,7 +94,7 @@ def _grid(figure_class: Any, chosen: list[int], ranked: dict[int, dict[str, curv
             continue
         disease = DISEASES[chosen[place]]
         panel(spot, disease, ranked[chosen[place]])
-        spot.set_title("\n".join(textwrap.wrap(disease, 28)), loc="left", fontsize=7, linespacing=1.0, y=1.0, pad=3)
+        spot.set_title("\n".join(textwrap.wrap(disease, 28)), loc="left", fontsize=7, linespacing=1.15, y=1.0, pad=3)
         if place + ACROSS >= len(chosen):
             spot.tick_params(labelbottom=True)
     figure.subplots_adjust(left=0.065, right=0.99, top=1 - 0.55 / height, bottom=0.5 / height, hspace=0.42, wspace=0.12 if "ylim" in axes else 0.32)
@@ -110,13 +121,7 @@ def _precision(axes: Any, disease: str, ranks: dict[str, curves.Ranked]) -> None
 def _reliability(axes: Any, columns: dict[str, tuple[Any, Any]]) -> None:
     axes.plot([0, 1], [0, 1], color=OTHER, linestyle=":", linewidth=1)
     for model, (y, p) in columns.items():
-        axes.plot(
-            *curves.reliability(y, p), label=model, marker="o" if model == "student" else "s", markersize=2.5, linewidth=1, **_without_width(model)
-        )
-
-
-def _without_width(model: str) -> dict[str, Any]:
-    return {key: value for key, value in STYLES[model].items() if key != "linewidth"}
+        axes.plot(*curves.reliability(y, p), label=model, marker="o" if model == "student" else "s", markersize=2.5, linewidth=1, **STYLES[model])
 
 
 def _decision(axes: Any, disease: str, ranks: dict[str, curves.Ranked]) -> None:

@@ -10,7 +10,9 @@ from markupsafe import Markup, escape
 
 # What is drawn in these colours takes the page's variables of the same names, so one figure serves light, dark and print.
 INK, MUTED, GRID, STUDENT, TEACHER, OTHER, ACCENT = (f"#10010{k}" for k in range(7))
-_VARIABLES = dict(zip((INK, MUTED, GRID, STUDENT, TEACHER, OTHER, ACCENT), "ink muted grid student teacher other accent".split(), strict=True))
+_VARIABLES = dict(
+    zip((INK, MUTED, GRID, STUDENT, TEACHER, OTHER, ACCENT), ("ink", "muted", "grid", "student", "teacher", "other", "accent"), strict=True)
+)
 _COLOUR = re.compile("|".join(_VARIABLES))
 _FAMILY = re.compile(r"font-family: [^;\"]*")
 _ID = re.compile(r'(\bid="|url\(#|href="#)')

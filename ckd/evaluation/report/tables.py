@@ -122,26 +122,26 @@ def subgroups(run: Run) -> list[Table]:
         rows = []
         for group in block["groups"]:
             rates = [figure(_times_100(group[name]), digits=1) for name in ("observed", "predicted")]
-            bounds = group["intervals"]["observed_minus_predicted"]
-            gap = figure(_times_100(group["observed_minus_predicted"]), bounds and [100 * b for b in bounds], 1, sign=True)
+            bounds = group["intervals"]["predicted_minus_observed"]
+            gap = figure(_times_100(group["predicted_minus_observed"]), bounds and [100 * b for b in bounds], 1, sign=True)
             visits = Cell(f"{group['visits']:,}", sort=str(group["visits"]))
             found = figure(group["sensitivity"], group["intervals"]["sensitivity"], 2)
             rows.append([word(group["group"]), visits, *rates, gap, found, figure(group["alerts_per_100"], digits=1)])
-        columns = ("Group", "Visits", "Observed per 100", "Predicted per 100", "Observed minus predicted", "Sensitivity", "Alerts per 100")
+        columns = ("Group", "Visits", "Observed per 100", "Predicted per 100", "Predicted minus observed", "Sensitivity", "Alerts per 100")
         if rows:
             tables.append(Table(f"subgroups-{field}", field.replace("_", " ").capitalize(), columns, rows))
     return tables
 
 
 def subgroups_by_label(run: Run) -> list[Table]:
-    """Per field a table of disease × group: observed minus predicted per 100 visits, and sensitivity."""
+    """Per field a table of disease × group: predicted minus observed per 100 visits, and sensitivity."""
     tables = []
     for field, block in run.metrics["subgroups"]["fields"].items():
         if block["groups"]:
             rows = [
                 [word(disease), *(_gap(group["per_label"][disease]) for group in block["groups"])] for disease in run.metrics["subgroups"]["labels"]
             ]
-            title = f"{field.replace('_', ' ').capitalize()}: observed minus predicted per 100 visits, in brackets the sensitivity"
+            title = f"{field.replace('_', ' ').capitalize()}: predicted minus observed per 100 visits, in brackets the sensitivity"
             tables.append(Table(f"by-label-{field}", title, ("Disease", *(group["group"] for group in block["groups"])), rows))
     return tables
 
@@ -153,7 +153,7 @@ def plain(name: str, caption: str, columns: Sequence[str], rows: Iterable[Sequen
 
 def _blocks(run: Run) -> dict[str, Mapping[str, Any]]:
     held_out = run.metrics["held_out"]
-    return {name: block for name, block in held_out.items() if name != "baselines"} | held_out["baselines"]
+    return {**{name: block for name, block in held_out.items() if name != "baselines"}, **held_out["baselines"]}
 
 
 def _macro(block: Mapping[str, Any] | None, metric: str) -> Cell:
@@ -173,7 +173,7 @@ def _view(block: Mapping[str, Any], counted: Sequence[Mapping[str, Any]], diseas
 def _gap(row: Mapping[str, Any] | None) -> Cell:
     if row is None:
         return Cell(f"<{MIN_CELL}")
-    found = figure(100 * row["observed_minus_predicted"], digits=1, sign=True)
+    found = figure(100 * row["predicted_minus_observed"], digits=1, sign=True)
     return Cell(found.text, "" if row["sensitivity"] is None else f"({row['sensitivity']:.2f})", found.sort)
 
 
