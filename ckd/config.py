@@ -123,6 +123,18 @@ class HeadConfig(Section):
     batch_size: int = Field(256, ge=1, description="visits per step")
     learning_rate: float = Field(2e-3, gt=0, description="Adam step size on standardised embeddings")
     l2: float = Field(1e-4, ge=0, description="weight of ½·l2·‖W‖² (standardised weights, bias excluded) per label")
+    calibrated: bool = Field(
+        False, description="Platt's slope and intercept per label, from out-of-fold train logits, before distilling; fits folds²/2 further heads"
+    )
+    cross_fitted: bool = Field(
+        True, description="training visits get the head of their fold; false: the final head, which has learned their labels, for comparison only"
+    )
+
+    @model_validator(mode="after")
+    def _calibrated_from_others(self) -> Self:
+        if self.calibrated and self.folds < 3:
+            raise ValueError("calibrated needs folds of at least 3: a fold's calibration comes from heads that saw neither it nor the visit's fold")
+        return self
 
 
 class StudentConfig(Section):
@@ -134,6 +146,9 @@ class StudentConfig(Section):
     temperature: float = Field(1.0, gt=0, description="soft labels and student logits are divided by it in the soft loss")
     batch_size: int = Field(32, ge=1, description="visits per optimizer step over all workers")
     gradient_accumulation: int = Field(1, ge=1, description="micro-batches per optimizer step and worker")
+    activation_checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass: less memory, more time, the same values"
+    )
     epochs: int = Field(10, ge=1, description="most passes over the training visits")
     patience: int = Field(3, ge=1, description="epochs without a better tuning score before stopping")
     learning_rate: float = Field(2e-5, gt=0, description="peak AdamW step size, linear decay")
@@ -154,6 +169,25 @@ class StudentConfig(Section):
                 f"batch_size={self.batch_size} leaves nothing to do for some of {self.workers.max or 1} workers x {self.gradient_accumulation} "
                 f"micro-batches (workers, gradient_accumulation); raise batch_size to at least {most} or lower the others"
             )
+        return self
+
+
+class EvaluationConfig(Section):
+    """How held_out visits are scored. Thresholds are chosen on tuning."""
+
+    threshold_for: Literal["f1", "sensitivity", "precision"] = Field(
+        "f1", description="what each label's threshold on calibrated probabilities is chosen for: the largest f1, or threshold_target's share"
+    )
+    threshold_target: float | None = Field(
+        None, gt=0, le=1, description="sensitivity: the share of the positives found; precision: the share of right alarms"
+    )
+
+    resamples: int = Field(1000, ge=100, description="bootstrap draws of the held_out patients: the intervals and p-values in metrics.json")
+
+    @model_validator(mode="after")
+    def _target(self) -> Self:
+        if (self.threshold_for == "f1") != (self.threshold_target is None):
+            raise ValueError("threshold_target goes with threshold_for=sensitivity or precision; give both or neither")
         return self
 
 
@@ -185,12 +219,6 @@ class IngestConfig(Section):
         return self
 
 
-class EvaluationConfig(Section):
-    """What `ckd evaluate` says of the held_out visits."""
-
-    resamples: int = Field(1000, ge=100, description="bootstrap draws of the held_out patients: the intervals and p-values in metrics.json")
-
-
 class Config(Section):
     """The whole configuration of one run."""
 
@@ -199,11 +227,11 @@ class Config(Section):
     teacher: TeacherConfig = TeacherConfig()
     head: HeadConfig = HeadConfig()
     student: StudentConfig = StudentConfig()
-    ingest: IngestConfig = IngestConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    ingest: IngestConfig = IngestConfig()
     seed: int = Field(42, ge=0, description="seed of splits, folds, head and student")
 
-    @field_validator("run", "data", "teacher", "head", "student", "ingest", "evaluation", mode="before")
+    @field_validator("run", "data", "teacher", "head", "student", "evaluation", "ingest", mode="before")
     @classmethod
     def _empty_section(cls, value: Any) -> Any:
         return {} if value is None else value

@@ -34,7 +34,7 @@ def slow(members, labels, p, cells, draws):
     for r in range(draws.resamples):
         drawn = np.random.default_rng((draws.seed, r)).integers(draws.groups, size=draws.groups)
         rows = np.concatenate([rows_of[g] for g in drawn])
-        block = score(labels[rows], p[rows], cells[rows], THRESHOLDS, RATES, range(NUM_LABELS))
+        block = score(labels[rows], p[rows], cells[rows], p[rows] >= THRESHOLDS, RATES, range(NUM_LABELS))
         figures = [[block["per_label"][d][m] for m in METRICS] for d in DISEASES] + [[block["micro"][m] for m in METRICS]]
         yield np.array(figures, dtype=float)
 
@@ -93,7 +93,7 @@ def test_visits_of_one_patient_are_drawn_together():
 
 def test_intervals_stand_beside_the_figures_they_belong_to():
     members, labels, p, cells = sample()
-    block = score(labels, p, cells, THRESHOLDS, RATES, [0, 7])
+    block = score(labels, p, cells, p >= THRESHOLDS, RATES, [0, 7])
     figures = resample(draws_of(members, 200), labels, p, cells, p >= THRESHOLDS, RATES)
     found = with_intervals(block, figures, [0, 7])
     for j, (row, place) in {0: (found["per_label"][DISEASES[0]], 0), 1: (found["micro"], MICRO)}.items():
@@ -107,7 +107,7 @@ def test_intervals_stand_beside_the_figures_they_belong_to():
 
 def test_without_draws_every_interval_is_null():
     _, labels, p, cells = sample()
-    found = with_intervals(score(labels, p, cells, THRESHOLDS, RATES, [0]), None, [0])
+    found = with_intervals(score(labels, p, cells, p >= THRESHOLDS, RATES, [0]), None, [0])
     rows = [found["macro"], found["micro"], *found["per_label"].values()]
     assert all(row["intervals"] == dict.fromkeys(METRICS) for row in rows)
 

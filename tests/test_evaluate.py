@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 from evaluation_cohort import MARKER, as_lists, make_visits, noisy, write_all, write_cohort, write_stage
 
+from ckd.config import EvaluationConfig
 from ckd.errors import DataError
 from ckd.evaluation.baselines import NAMES
 from ckd.evaluation.evaluate import evaluate
@@ -18,7 +19,7 @@ FIGURES = {"auroc", "auprc", "brier", "brier_skill", "f1", "f1_at_05", "prevalen
 
 
 def run(root, **arguments):
-    return evaluate(str(root), **{"seed": 0, "resamples": 300, "say": lambda line: None, **arguments})
+    return evaluate(str(root), **{"seed": 0, "wanted": EvaluationConfig(resamples=300), "say": lambda line: None, **arguments})
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from ckd.config import EvaluationConfig
 from ckd.errors import ArtifactError
+from ckd.evaluation.calibrate import calibrate_student
 from ckd.evaluation.claims import LIMITS, headline_facts
 from ckd.evaluation.evaluate import evaluate
 from ckd.evaluation.report import curves
@@ -50,7 +52,10 @@ def make_run(folder, visits):
     cohort = write_all(
         folder / "artifacts", visits, {"read": 590, "kept": 580, "quarantined_by_reason": {"no input": {"rows": 10}}, "echo_rate": 0.1}
     )
-    metrics = evaluate(cohort.root, seed=0, resamples=100, say=lambda line: None)
+    metrics = evaluate(cohort.root, seed=0, wanted=EvaluationConfig(resamples=100), say=lambda line: None)
+    student = FolderArtifact(str(folder / "student"), {"seed": 1})
+    student.commit([])
+    calibrate_student(cohort.root, EvaluationConfig(), 0).save(str(folder / "student" / "calibration.json"), student.identity())
     (folder / "metrics.json").write_text(json.dumps(metrics))
     (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in EVENTS) + '{"event": "cut o')
     (folder / "card.json").write_text(json.dumps(CARD))
@@ -60,7 +65,7 @@ def make_run(folder, visits):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A run's folder and its visits: 240 held_out visits of 120 patients. One patient's ethnicity is a marker; 15 of the labels are as good as never there."""
+    """A run's folder and its visits: 240 held_out visits of 120 patients. One patient's ethnicity is a marker; 15 labels are rare."""
     visits = []
     for row, one in enumerate(make_visits((200, 80, 240))):
         groups = {"age": ["30", "50", "70", "90"][row // 2 % 4], "sex": "FM"[row // 2 % 2], "ethnicity": MARKER if row == 500 else "WHITE"}

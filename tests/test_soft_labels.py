@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from embedded import embedded, visits
 
@@ -29,8 +30,9 @@ def labelled(tmp_path, rows, overrides=()):
     return config, cohort, stage, heads, soft
 
 
-def test_every_visit_gets_the_head_that_never_saw_its_subject(tmp_path):
-    _, cohort, stage, heads, soft = labelled(tmp_path, visits(["train"] * 40 + ["tuning"] * 10 + ["held_out"] * 10))
+@pytest.mark.parametrize("asked", [[], ["head.calibrated=true"], ["head.cross_fitted=false"]])
+def test_every_visit_gets_the_head_that_never_saw_its_subject_unless_asked_otherwise(tmp_path, asked):
+    config, cohort, stage, heads, soft = labelled(tmp_path, visits(["train"] * 40 + ["tuning"] * 10 + ["held_out"] * 10), asked)
     for shard in cohort.shards:
         rows = cohort.read(shard).to_pylist()
         part = soft.read(shard.index)
@@ -40,8 +42,8 @@ def test_every_visit_gets_the_head_that_never_saw_its_subject(tmp_path):
             rows, x, column_matrix(part["logits"]), column_matrix(part["probabilities"]), part["out_of_fold"].to_pylist(), strict=True
         ):
             group = Visit("", "", row["input"], None, row["subject_id"]).group
-            head = int(heads.folds.assign(np.array([group], np.uint64))[0]) if row["split"] == "train" else heads.final
-            assert crossed == (row["split"] == "train")
+            assert crossed == (row["split"] == "train" and config.head.cross_fitted)
+            head = int(heads.folds.assign(np.array([group], np.uint64))[0]) if crossed else heads.final
             np.testing.assert_allclose(logits, heads.weight[head] @ vector + heads.bias[head], atol=1e-4)
             np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-logits)), atol=1e-6)
 
@@ -77,8 +79,6 @@ def test_the_public_head_file_loads_into_a_plain_linear_layer(tmp_path):
 
 
 def test_soft_labels_of_a_new_head_do_not_mix_with_old_ones(tmp_path):
-    import pytest
-
     from ckd.errors import ArtifactError
 
     _, cohort, _, _, soft = labelled(tmp_path, visits(["train"] * 20 + ["tuning"] * 4 + ["held_out"] * 4))

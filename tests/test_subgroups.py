@@ -8,7 +8,9 @@ from evaluation_cohort import MARKER, make_visits, write_all
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ckd.config import EvaluationConfig
 from ckd.evaluation.alerts import at_threshold
+from ckd.evaluation.calibrate import calibrate_student, log_odds
 from ckd.evaluation.evaluate import evaluate
 from ckd.evaluation.scores import read_split
 from ckd.evaluation.small_cells import MIN_CELL, OTHER, parts_text, pooled, shown
@@ -31,7 +33,7 @@ def cohort(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def metrics(cohort):
-    return evaluate(cohort.root, seed=0, resamples=100, say=lambda line: None)
+    return evaluate(cohort.root, seed=0, wanted=EvaluationConfig(resamples=100), say=lambda line: None)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,7 @@ def test_ages_become_bands():
 def test_a_group_has_its_figures_as_a_plain_count_gives_them(cohort, metrics, block):
     rows = read_split(cohort, "held_out", ["predictions"])
     thresholds = metrics["thresholds"]["student"]["values"]
+    calibrated = calibrate_student(cohort.root, EvaluationConfig(), 0).probabilities(log_odds(rows.scores["predictions"]))
     women = read_fields(cohort, "held_out")["sex"] == "F"
     found = next(group for group in block["fields"]["sex"]["groups"] if group["group"] == "F")
     pairs = events = hits = alarms = 0
@@ -55,7 +58,7 @@ def test_a_group_has_its_figures_as_a_plain_count_gives_them(cohort, metrics, bl
     for row in np.flatnonzero(women):
         for j, disease in enumerate(thresholds):
             if disease in block["labels"]:
-                p, event = float(rows.scores["predictions"][row, j]), bool(rows.labels[row, j])
+                p, event = float(calibrated[row, j]), bool(rows.labels[row, j])
                 alarm = p >= thresholds[disease]
                 pairs, events, predicted, hits, alarms = pairs + 1, events + event, predicted + p, hits + (alarm and event), alarms + alarm
     assert found["visits"] == women.sum() == 80

@@ -1,17 +1,17 @@
 """What the student's alerts are worth at the thresholds that tuning chose: the block `alerts` of metrics.json. Choosing belongs to thresholds."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ckd.evaluation.scores import Flags
 from ckd.labels import DISEASES
 
 
-def alerts(labels: Flags, alarms: Flags, thresholds: Mapping[str, float], chosen: list[int]) -> dict[str, Any]:
-    """Per label of `chosen` sensitivity, specificity, ppv and alerts_per_100 visits; labels and alarms are [n, 25]."""
-    per_label = {DISEASES[j]: {"threshold": thresholds[DISEASES[j]], **at_threshold(labels[:, j], alarms[:, j])} for j in chosen}
+def alerts(labels: Flags, alarms: Flags, thresholds: NDArray[np.float64], chosen: list[int]) -> dict[str, Any]:
+    """Per label of `chosen` sensitivity, specificity, ppv and alerts_per_100 visits; labels and alarms are [n, 25], thresholds [25]."""
+    per_label = {DISEASES[j]: {"threshold": float(thresholds[j]), **at_threshold(labels[:, j], alarms[:, j])} for j in chosen}
     return {"model": "student", "per_label": per_label}
 
 

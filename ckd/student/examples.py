@@ -3,8 +3,8 @@ batch belongs to order, their tensors to batches."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from ckd.cohort import Cohort
 from ckd.errors import ArtifactError
 from ckd.labels import NUM_LABELS
 from ckd.store import Fields, Stage
+from ckd.student.mapped import Arrays, MappedArrays
 from ckd.student.order import WINDOW
 from ckd.student.tokens import STAGE as TOKENS
 from ckd.visits import Shard
@@ -41,16 +42,28 @@ class ShardExamples:
         """The number of tokens of one visit."""
         return int(self.offsets[row + 1] - self.offsets[row])
 
+    def arrays(self) -> Arrays:
+        """All that is here as arrays, for a file."""
+        return {f.name: np.asarray(value) for f in fields(self) if (value := getattr(self, f.name)) is not None}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> Self:
+        """The same from what `arrays` gave."""
+        return cls(**{**arrays, "visit_ids": arrays["visit_ids"].tolist(), "hard_weight": float(arrays["hard_weight"])})
+
 
 class Examples:
-    """The joined rows of some shards, read when needed; at most 2 × WINDOW shards stay in memory."""
+    """The joined rows of some shards, read when needed; at most 2 × WINDOW shards stay in memory. With `mapped` a machine joins each shard once,
+    whatever the number of its ranks and of epochs, and they share its memory."""
 
-    def __init__(self, root: str, shards: Sequence[Shard], token_fields: Fields, *, hard_weight: float, soft: bool) -> None:
+    def __init__(
+        self, root: str, shards: Sequence[Shard], token_fields: Fields, *, hard_weight: float, soft: bool, mapped: MappedArrays | None = None
+    ) -> None:
         self.cohort = Cohort.open(root)
         self.shards = list(shards)
         self.tokens = Stage(root, TOKENS, token_fields)
         self.soft = Stage(root, "soft_labels", {}) if soft else None
-        self.hard_weight = hard_weight
+        self.hard_weight, self.mapped = hard_weight, mapped
         self._read: OrderedDict[int, ShardExamples] = OrderedDict()
 
     @property
@@ -61,11 +74,16 @@ class Examples:
     def __getitem__(self, position: int) -> ShardExamples:
         """The shard at `position` of the list. Raises ArtifactError when a part is missing or holds other visits."""
         if position not in self._read:
-            self._read[position] = self._join(self.shards[position])
+            self._read[position] = self._open(self.shards[position])
             if len(self._read) > 2 * WINDOW:
                 self._read.popitem(last=False)
         self._read.move_to_end(position)
         return self._read[position]
+
+    def _open(self, shard: Shard) -> ShardExamples:
+        if self.mapped is None:
+            return self._join(shard)
+        return ShardExamples.from_arrays(self.mapped.get(f"{shard.index:05d}", lambda: self._join(shard).arrays()))
 
     def _join(self, shard: Shard) -> ShardExamples:
         if not self.tokens.is_done(shard.index, rows=shard.rows, input_hash=shard.text_hash):

@@ -2,15 +2,20 @@
 
 One matrix [K+1, 25, hidden] on standardised embeddings; head k's loss is masked to the rows outside fold k, and each head keeps its own best
 epoch and stops by itself, so a subject's labels reach its own fold's head on no path.
+
+With head.calibrated there is a further head for every pair of folds, fitted without both. Fold k's map from logits to probabilities is fitted on
+fold j's visits under head {j, k}, for all j but k: no label of fold k is in it. (The logits of head j alone would not do: it learned fold k.)
 """
 
 from collections.abc import Callable, Iterator
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
+from ckd.calibration import fit_platt
 from ckd.cohort import Cohort
 from ckd.config import Config, HeadConfig
 from ckd.errors import ConfigError
@@ -29,7 +34,10 @@ def train_heads(config: Config, cohort: Cohort, stage: Stage, say: Callable[[str
     folds = Folds.of(cohort, config.head.folds, config.seed)
     if folds.count < config.head.folds:
         say(f"head: {folds.count} folds instead of {config.head.folds}, one per training subject")
-    fit = _Fit(config.head, folds, *_moments(cohort, read, folds), device=_device(config))
+    if config.head.calibrated and folds.count < 3:
+        raise ConfigError(f"head.calibrated=true: needs 3 folds, {folds.count} training subjects allow no more; set it to false")
+    left_out = _left_out(folds.count, pairs=config.head.calibrated)
+    fit = _Fit(config.head, folds, left_out, *_moments(cohort, read, folds, left_out), device=_device(config))
     chooses = cohort.facts.get("tuning") != "one_class"
     for epoch in range(config.head.epochs):
         order = np.random.default_rng([config.seed, epoch])
@@ -40,13 +48,46 @@ def train_heads(config: Config, cohort: Cohort, stage: Stage, say: Callable[[str
         if not fit.finite or (tuning is not None and not np.isfinite(tuning).all()):
             raise ConfigError(f"head.learning_rate={config.head.learning_rate:g}: the heads are no longer finite; lower it")
         fit.keep_best(epoch, tuning)
-        say(f"head: epoch {epoch + 1}/{config.head.epochs}" + (f", tuning loss {tuning[-1]:.4f}" if tuning is not None else ""))
+        say(f"head: epoch {epoch + 1}/{config.head.epochs}" + (f", tuning loss {tuning[folds.count]:.4f}" if tuning is not None else ""))
         if fit.finished:
             break
-    heads = fit.heads()
+    everything = fit.heads()
+    heads = Heads(everything.weight[: folds.count + 1], everything.bias[: folds.count + 1], folds)
     saw = {"teacher_saw_held_out": cohort.facts.get("teacher_saw_held_out", False)}
     heads.report = fit.report() | _optimism(heads, cohort, read) | saw
-    return heads
+    return _calibrated(heads, everything, cohort, read) if config.head.calibrated else heads
+
+
+def _left_out(folds: int, *, pairs: bool) -> np.ndarray:
+    """bool [heads, K]: the folds that a head may not learn from. K fold heads, the final one, then one per pair in the order of `combinations`."""
+    sets: list[tuple[int, ...]] = [*((k,) for k in range(folds)), (), *(combinations(range(folds), 2) if pairs else ())]
+    return np.array([[k in left for k in range(folds)] for left in sets])
+
+
+def _calibrated(heads: Heads, everything: Heads, cohort: Cohort, read: EmbeddingReader) -> Heads:
+    """The heads with Platt's slope and intercept of their logits folded in: calibrated logits are linear in the embedding too.
+
+    Reads the embeddings K+1 times, and holds the logits of the training visits for one fold's map at a time: 125 bytes per visit with the labels.
+    """
+    count = heads.folds.count
+    pair = {frozenset(two): count + 1 + n for n, two in enumerate(combinations(range(count), 2))}
+    own_N, y_NL = [], []
+    for _, y, groups in _stream(cohort, read, "train"):
+        own_N.append(heads.folds.assign(groups))
+        y_NL.append(y.astype(bool))
+    fold_N, labels_NL = np.concatenate(own_N), np.concatenate(y_NL)
+    slopes, intercepts = np.ones((count + 1, NUM_LABELS)), np.zeros((count + 1, NUM_LABELS))
+    for k in range(count + 1):
+        wanted = np.array([pair.get(frozenset({j, k}), k) if k < count else j for j in range(count)])
+        logits_NL = np.concatenate([everything.logits(x, wanted[heads.folds.assign(groups)]) for x, _, groups in _stream(cohort, read, "train")])
+        rows = fold_N != k
+        for label in range(NUM_LABELS):
+            found = fit_platt(logits_NL[rows, label], labels_NL[rows, label])
+            slopes[k, label], intercepts[k, label] = found.slope, found.intercept
+    weight = (slopes[:, :, None] * heads.weight).astype(np.float32)
+    bias = (slopes * heads.bias + intercepts).astype(np.float32)
+    report = {**heads.report, "platt_slopes": slopes.tolist(), "platt_intercepts": intercepts.tolist()}
+    return Heads(weight, bias, heads.folds, report)
 
 
 def _device(config: Config) -> torch.device:
@@ -63,14 +104,14 @@ def _stream(cohort: Cohort, read: EmbeddingReader, split: Split) -> Iterator[tup
     return (read.labeled(shard) for shard in cohort.select(split))
 
 
-def _moments(cohort: Cohort, read: EmbeddingReader, folds: Folds) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and standard deviation [hidden] of the training embeddings, and each head's starting log-odds [K+1, 25]."""
+def _moments(cohort: Cohort, read: EmbeddingReader, folds: Folds, left_out: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and standard deviation [hidden] of the training embeddings, and each head's starting log-odds [heads, 25]."""
     total = squares = np.zeros(1)
-    rows, positive, seen = 0, np.zeros((folds.count + 1, NUM_LABELS)), np.zeros((folds.count + 1, 1))
+    rows, positive, seen = 0, np.zeros((len(left_out), NUM_LABELS)), np.zeros((len(left_out), 1))
     for x, y, groups in _stream(cohort, read, "train"):
         wide = x.astype(np.float64)
         total, squares, rows = total + wide.sum(0), squares + (wide**2).sum(0), rows + len(x)
-        mask = _mask(folds, groups)
+        mask = _mask(folds, left_out, groups)
         positive += mask.T @ y
         seen += mask.sum(0)[:, None]
     mean = total / rows
@@ -79,10 +120,9 @@ def _moments(cohort: Cohort, read: EmbeddingReader, folds: Folds) -> tuple[np.nd
     return mean, np.where(deviation > 1e-6, deviation, 1.0), np.log(share / (1 - share))
 
 
-def _mask(folds: Folds, groups: np.ndarray) -> np.ndarray:
-    """float32 [n, K+1]: 1 where the head may learn from the row."""
-    mask = np.ones((len(groups), folds.count + 1), np.float32)
-    mask[np.arange(len(groups)), folds.assign(groups)] = 0
+def _mask(folds: Folds, left_out: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """float32 [n, heads]: 1 where the head may learn from the row."""
+    mask: np.ndarray = (~left_out[:, folds.assign(groups)]).T.astype(np.float32)
     return mask
 
 
@@ -105,22 +145,32 @@ def _optimism(heads: Heads, cohort: Cohort, read: EmbeddingReader) -> dict[str, 
 class _Fit:
     """The weights in training, and the best of each head so far."""
 
-    def __init__(self, config: HeadConfig, folds: Folds, mean: np.ndarray, deviation: np.ndarray, bias: np.ndarray, device: torch.device) -> None:
-        self.config, self.folds, self.device = config, folds, device
+    def __init__(
+        self,
+        config: HeadConfig,
+        folds: Folds,
+        left_out: np.ndarray,
+        mean: np.ndarray,
+        deviation: np.ndarray,
+        bias: np.ndarray,
+        *,
+        device: torch.device,
+    ) -> None:
+        self.config, self.folds, self.left_out, self.device = config, folds, left_out, device
         self.mean, self.deviation = mean, deviation
-        self.weight = torch.zeros(folds.count + 1, NUM_LABELS, len(mean), device=device, requires_grad=True)
+        self.weight = torch.zeros(len(left_out), NUM_LABELS, len(mean), device=device, requires_grad=True)
         self.bias = torch.tensor(bias, dtype=torch.float32, device=device, requires_grad=True)
         self.adam = torch.optim.Adam([self.weight, self.bias], lr=config.learning_rate)
         self.best_weight, self.best_bias = self.weight.detach().clone(), self.bias.detach().clone()
-        self.best_loss = np.full(folds.count + 1, np.inf)
-        self.best_epoch = np.full(folds.count + 1, -1)
+        self.best_loss = np.full(len(left_out), np.inf)
+        self.best_epoch = np.full(len(left_out), -1)
         self.tuning_losses: list[float] = []
         self.finished = False
 
     def shard(self, x: np.ndarray, y: np.ndarray, groups: np.ndarray, order: np.random.Generator, done: float) -> None:
         """One pass over a shard's rows in random order; `done` is the share of the epochs behind (the step size decays linearly)."""
         inputs, labels = self._standardise(x), torch.from_numpy(y).to(self.device)
-        mask = torch.from_numpy(_mask(self.folds, groups)).to(self.device)
+        mask = torch.from_numpy(_mask(self.folds, self.left_out, groups)).to(self.device)
         for group in self.adam.param_groups:
             group["lr"] = self.config.learning_rate * (1 - done)
         permutation = torch.from_numpy(order.permutation(len(x))).to(self.device)
@@ -140,14 +190,14 @@ class _Fit:
         return torch.from_numpy(((x - self.mean) / self.deviation).astype(np.float32)).to(self.device)
 
     def _row_losses(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """[n, K+1]: sum over labels of each row's cross-entropy under each head."""
+        """[n, heads]: sum over labels of each row's cross-entropy under each head."""
         logits = torch.einsum("nh,klh->nkl", x, self.weight) + self.bias
         return bce(logits, y[:, None].expand_as(logits), reduction="none").sum(2)
 
     @torch.no_grad()
     def losses(self, rows: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray | None:
-        """[K+1]: mean loss per label of each head on the given rows; None when there are none."""
-        total, count = np.zeros(self.folds.count + 1), 0
+        """[heads]: mean loss per label of each head on the given rows; None when there are none."""
+        total, count = np.zeros(len(self.left_out)), 0
         for x, y, _ in rows:
             total += self._row_losses(self._standardise(x), torch.from_numpy(y).to(self.device)).sum(0).double().cpu().numpy()
             count += len(x)
@@ -158,7 +208,7 @@ class _Fit:
         if tuning is None:
             better = np.ones(len(self.best_epoch), bool)
         else:
-            self.tuning_losses.append(float(tuning[-1]))
+            self.tuning_losses.append(float(tuning[self.folds.count]))
             better = (tuning < self.best_loss) & (epoch - self.best_epoch <= PATIENCE)
             self.best_loss[better] = tuning[better]
             self.finished = bool((epoch - np.where(better, epoch, self.best_epoch) >= PATIENCE).all())
@@ -175,4 +225,8 @@ class _Fit:
 
     def report(self) -> dict[str, Any]:
         """What happened: folds, epochs kept, the final head's tuning loss after every epoch."""
-        return {"folds": self.folds.count, "best_epochs": (self.best_epoch + 1).tolist(), "tuning_loss_by_epoch": self.tuning_losses}
+        return {
+            "folds": self.folds.count,
+            "best_epochs": (self.best_epoch + 1).tolist()[: self.folds.count + 1],
+            "tuning_loss_by_epoch": self.tuning_losses,
+        }

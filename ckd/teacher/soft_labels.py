@@ -1,5 +1,5 @@
 """Stage `soft_labels`: sigmoid(head(embedding)) per visit without a second pass of the teacher. A training visit gets the head of its
-subject's fold, which never saw that subject; all others get the final head."""
+subject's fold, which never saw that subject (the final head with head.cross_fitted=false); all others get the final head."""
 
 import heapq
 import time
@@ -23,7 +23,7 @@ STAGE = "soft_labels"
 
 
 def soft_label_stage(config: Config) -> Stage:
-    """The stage; its fingerprint is the head's identity, which covers embeddings, labels and seed.
+    """The stage; its fingerprint is the head's identity, which covers embeddings, labels and seed, and head.cross_fitted where it is false.
 
     Raises ArtifactError when the head is missing, or naming the field when it belongs to another configuration.
     """
@@ -31,14 +31,15 @@ def soft_label_stage(config: Config) -> Stage:
     head = head_artifact(config, head_fields(config, cohort, embed.teacher_fields(config.teacher)))
     if not head.is_done():
         raise ArtifactError(f"{head.folder}: no head has been trained there; run 'ckd train-head' first")
-    return Stage(config.run.artifacts_root, STAGE, {"head": head.identity()})
+    in_sample: Fields = {} if config.head.cross_fitted else {"head.cross_fitted": False}
+    return Stage(config.run.artifacts_root, STAGE, {"head": head.identity(), **in_sample})
 
 
 class SoftLabelWorker:
     """Labels one shard per call from its stored embeddings. Safe to run twice on a shard."""
 
     def __init__(self, config: Config, fields: Fields) -> None:
-        self.root = config.run.artifacts_root
+        self.root, self.cross_fitted = config.run.artifacts_root, config.head.cross_fitted
         self.stage = Stage(self.root, STAGE, fields)
         self.cohort, self.heads = Cohort.open(self.root), load_heads(self.root)
         self.read = EmbeddingReader(self.cohort, Stage(self.root, embed.STAGE, {}))
@@ -47,7 +48,7 @@ class SoftLabelWorker:
         """Write part `shard.index`: visit_id, probabilities, logits (float32 [25] each), out_of_fold."""
         started = time.monotonic()
         visits = self.cohort.read(shard, ["visit_id", "group"])
-        crossed = shard.split == "train"
+        crossed = self.cross_fitted and shard.split == "train"
         heads = self.heads.folds.assign(visits["group"].to_numpy()) if crossed else np.full(shard.rows, self.heads.final)
         logits = self.heads.logits(self.read.vectors(shard), heads)
         probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))

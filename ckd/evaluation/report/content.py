@@ -6,16 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ckd.calibration import Calibration
 from ckd.cohort import Cohort, cohort_artifact
 from ckd.errors import ArtifactError
+from ckd.evaluation.calibrate import log_odds
 from ckd.evaluation.claims import HeadlineFacts, headline_facts
 from ckd.evaluation.evaluate import MODELS
-from ckd.evaluation.metrics import macro_auroc
+from ckd.evaluation.metrics import Floats, macro_auroc
 from ckd.evaluation.scores import Rows, read_split
 from ckd.labels import DISEASES
 from ckd.store import Fields, FolderArtifact, Stage, exists, join, read_bytes
 
 METRICS_FILE, EVENTS_FILE, CARD_FILE = "metrics.json", "events.jsonl", "card.json"
+CALIBRATED = "student, calibrated"
 STAGES = ("embeddings", "soft_labels", "tokens", "predictions")
 
 
@@ -27,6 +30,7 @@ class Run:
     metrics: Mapping[str, Any]
     headline: HeadlineFacts
     held_out: Rows
+    calibrated: Floats | None  # the student's calibrated probabilities [n, 25], where it has a calibration
     facts: Mapping[str, Any]  # of the visits
     card: Mapping[str, Any] | None  # of the cohort that `ckd ingest` made
     events: list[dict[str, Any]]
@@ -38,6 +42,12 @@ class Run:
     def chosen(self) -> list[int]:
         """The labels in the macro average."""
         return [DISEASES.index(row["disease"]) for row in self.metrics["labels_in_macro"]]
+
+    @property
+    def columns(self) -> dict[str, Floats]:
+        """What is drawn of the held_out visits: model -> probabilities [n, 25]."""
+        found: dict[str, Floats] = {model: self.held_out.scores[stage] for model, stage in MODELS.items()}
+        return found if self.calibrated is None else {**found, CALIBRATED: self.calibrated}
 
     def last_events(self, kind: str, key: str) -> list[dict[str, Any]]:
         """Events of one kind in the order of their `key` (epoch, step); of those that a continued run repeated, the last."""
@@ -59,11 +69,13 @@ def gather(folder: str, root: str, *, name: str, cohort_folder: str, config: str
         "student": FolderArtifact(join(folder, "student"), {}),
     }
     loaded = {key: artifact.load() or {} for key, artifact in artifacts.items()}
+    calibration = Calibration.of_student(artifacts["student"].folder)
     run = Run(
         name=name,
         metrics=metrics,
         headline=headline_facts(metrics),
         held_out=held_out,
+        calibrated=None if calibration is None else calibration.probabilities(log_odds(held_out.scores[MODELS["student"]])),
         facts=cohort.facts,
         card=json.loads(read_bytes(join(cohort_folder, CARD_FILE))) if cohort_folder and exists(join(cohort_folder, CARD_FILE)) else None,
         events=_events(join(folder, EVENTS_FILE)),
@@ -83,7 +95,7 @@ def _metrics(folder: str) -> dict[str, Any]:
         raise ArtifactError(f"{path}: missing; run 'ckd evaluate' first") from None
     except ValueError:
         raise ArtifactError(f"{path}: not JSON; run 'ckd evaluate' again") from None
-    lacking = [key for key in ("headline", "held_out", "intervals", "comparisons", "alerts", "subgroups") if key not in metrics]
+    lacking = [key for key in ("headline", "held_out", "intervals", "comparisons", "calibration", "alerts", "subgroups") if key not in metrics]
     if lacking:
         raise ArtifactError(f"{path}: without '{lacking[0]}', so of an earlier version; run 'ckd evaluate' again")
     return metrics

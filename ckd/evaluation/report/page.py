@@ -73,6 +73,7 @@ def _tables(run: Run) -> dict[str, Any]:
         "models": tables.models(run),
         "labels": tables.labels(run),
         "alerts": tables.alerts(run),
+        "calibration": tables.calibration(run),
         "comparisons": tables.comparisons(run),
         "baseline_notes": tables.plain("baseline-notes", "What the baselines are", ("Baseline", "What it says"), _baselines(run)),
         "strongest": _strongest(run),

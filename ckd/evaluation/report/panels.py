@@ -7,17 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from ckd.evaluation.evaluate import MODELS
 from ckd.evaluation.report import curves
-from ckd.evaluation.report.content import Run
+from ckd.evaluation.report.content import CALIBRATED, Run
 from ckd.evaluation.report.drawing import Drawing, drawing
 from ckd.evaluation.report.svg import ACCENT, MUTED, OTHER, STUDENT, TEACHER
 from ckd.labels import DISEASES
 
 ACROSS = 5
+MARKERS = {"student": "o", "teacher": "s", CALIBRATED: "^"}
 STYLES: dict[str, dict[str, Any]] = {
     "student": {"color": STUDENT},
     "teacher": {"color": TEACHER, "linestyle": (0, (4, 1.5))},
+    CALIBRATED: {"color": ACCENT, "linestyle": (0, (1.5, 1))},
 }  # told apart without colour too
 THRESHOLDS = np.linspace(0.01, 0.6, 60)  # beyond it few would act
 Panel = Callable[[Any, str, dict[str, curves.Ranked]], None]  # axes, disease, ranked by model
@@ -25,7 +26,7 @@ Panel = Callable[[Any, str, dict[str, curves.Ranked]], None]  # axes, disease, r
 
 def label_panels(run: Run, figure: Any, reason: str | None) -> list[Drawing]:
     """The five figures, or `reason` in their place."""
-    ranked = {j: {m: curves.rank(run.held_out.labels[:, j], run.held_out.scores[s][:, j]) for m, s in MODELS.items()} for j in run.chosen}
+    ranked = {j: {m: curves.rank(run.held_out.labels[:, j], p[:, j]) for m, p in run.columns.items()} for j in run.chosen}
     few = reason or (None if run.chosen else "no label has enough positive and negative held-out visits")
     square = {
         "xlim": (0, 1),
@@ -47,7 +48,7 @@ def label_panels(run: Run, figure: Any, reason: str | None) -> list[Drawing]:
 
     def calibrated(axes: Any, disease: str, _: dict[str, curves.Ranked]) -> None:
         j = DISEASES.index(disease)
-        _reliability(axes, {m: (run.held_out.labels[:, j], run.held_out.scores[s][:, j]) for m, s in MODELS.items()})
+        _reliability(axes, {m: (run.held_out.labels[:, j], p[:, j]) for m, p in run.columns.items()})
 
     return [
         panels("roc", "ROC curves", ROC_READING, _roc, "false alerts among visits without it", "sensitivity", **square),
@@ -105,23 +106,28 @@ def _grid(figure_class: Any, chosen: list[int], ranked: dict[int, dict[str, curv
     return figure
 
 
+def _uncalibrated(ranks: dict[str, curves.Ranked]) -> dict[str, curves.Ranked]:
+    """Without the calibrated student, who ranks as the student does."""
+    return {model: ranked for model, ranked in ranks.items() if model != CALIBRATED}
+
+
 def _roc(axes: Any, disease: str, ranks: dict[str, curves.Ranked]) -> None:
     axes.plot([0, 1], [0, 1], color=OTHER, linestyle=":", linewidth=1)
-    for model, ranked in ranks.items():
+    for model, ranked in _uncalibrated(ranks).items():
         axes.plot(*curves.roc(ranked), label=model, **STYLES[model])
 
 
 def _precision(axes: Any, disease: str, ranks: dict[str, curves.Ranked]) -> None:
     rate = ranks["student"].events / ranks["student"].visits
     axes.plot([0, 1], [rate, rate], color=OTHER, linestyle=":", linewidth=1)
-    for model, ranked in ranks.items():
+    for model, ranked in _uncalibrated(ranks).items():
         axes.plot(*curves.precision_recall(ranked), label=model, **STYLES[model])
 
 
 def _reliability(axes: Any, columns: dict[str, tuple[Any, Any]]) -> None:
     axes.plot([0, 1], [0, 1], color=OTHER, linestyle=":", linewidth=1)
     for model, (y, p) in columns.items():
-        axes.plot(*curves.reliability(y, p), label=model, marker="o" if model == "student" else "s", markersize=2.5, linewidth=1, **STYLES[model])
+        axes.plot(*curves.reliability(y, p), label=model, marker=MARKERS[model], markersize=2.5, linewidth=1, **STYLES[model])
 
 
 def _decision(axes: Any, disease: str, ranks: dict[str, curves.Ranked]) -> None:
@@ -137,6 +143,6 @@ def _decision(axes: Any, disease: str, ranks: dict[str, curves.Ranked]) -> None:
 
 
 def _alerts(axes: Any, ranks: dict[str, curves.Ranked]) -> None:
-    axes.plot([0, 1], [0, 100], color=ACCENT, linestyle=":", linewidth=1)
-    for model, ranked in ranks.items():
+    axes.plot([0, 1], [0, 100], color=OTHER, linestyle=":", linewidth=1)
+    for model, ranked in _uncalibrated(ranks).items():
         axes.plot(*curves.alerts_for_sensitivity(ranked), label=model, **STYLES[model])

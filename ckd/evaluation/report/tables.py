@@ -8,7 +8,7 @@ from ckd.evaluation.claims import MIN_EVENTS
 from ckd.evaluation.metrics import MIN_COUNT
 from ckd.evaluation.report.content import Run
 from ckd.evaluation.report.drawing import model_name
-from ckd.evaluation.small_cells import MIN_CELL, count_text
+from ckd.evaluation.small_cells import MIN_CELL
 from ckd.labels import DISEASES
 
 NOTHING = "–"
@@ -63,11 +63,13 @@ def labels(run: Run) -> Table:
     """The student per disease. A label outside the macro average has too few visits for any figure."""
     student, teacher = (run.metrics["held_out"][name] for name in ("student", "teacher"))
     told = set() if run.headline.too_small else {DISEASES[j] for j in run.chosen}
+    enough = run.metrics["counts"]["held_out"]["groups"] >= MIN_CELL
     rows = []
     for disease in DISEASES:
         row = student["per_label"][disease]
         few = row["positives"] < MIN_EVENTS
-        count = Cell(count_text(row["positives"]) + (" †" if few else ""), sort=str(max(row["positives"], MIN_CELL - 1)))
+        positives = f"<{MIN_CELL}" if row["positives"] < MIN_CELL else f"{row['positives']:,}"
+        count = Cell(positives + (" †" if few else ""), sort=str(max(row["positives"], MIN_CELL - 1))) if enough else Cell(NOTHING)
         figures = [Cell(NOTHING)] * 6
         if disease in told:
             onset = [_view(student[view], run.metrics[f"labels_in_macro_{view}"], disease) for view in ("new_onset", "persistent")]
@@ -97,6 +99,23 @@ def alerts(run: Run) -> Table:
         )
     columns = ("Disease", "Threshold", "Sensitivity", "Specificity", "Alerts that are right", "Alerts per 100 visits", "F1")
     return Table("alerts-table", "The student's alerts at the thresholds that tuning chose.", columns, rows, sortable=True)
+
+
+def calibration(run: Run) -> Table:
+    """How far probabilities can be taken at their word, as they come and calibrated on tuning; means over the labels of the macro average."""
+    rows = []
+    for name, block in run.metrics["calibration"].items():
+        for kind in ("raw", "calibrated"):
+            if block[kind] is not None:
+                macro = block[kind]["macro"]
+                cells = [figure(macro[key], digits=2) for key in ("slope", "intercept")]
+                rows.append([word(f"{model_name(name)}, {kind}"), *cells, *(figure(macro[key]) for key in ("in_the_large", "ece", "brier_skill"))])
+    columns = ("Probabilities", "Slope", "Intercept", "Predicted minus observed", "Calibration error", "Brier skill")
+    caption = (
+        "Calibrated: slope 1, intercept 0, nothing predicted too high or low, error 0. Raw: as the model gives them; calibrated: with the map that "
+        "tuning visits chose, which also the alerts use."
+    )
+    return Table("calibration-table", caption, columns, rows)
 
 
 def comparisons(run: Run) -> Table:

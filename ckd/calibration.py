@@ -1,0 +1,260 @@
+"""From logits to probabilities that can be taken at their word, and to alarms: one map and one threshold per label, stored as
+calibration.json beside the student. Choosing maps and thresholds belongs to evaluation; only the plain fits live here, for the head needs them.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckd.errors import ArtifactError
+from ckd.labels import DISEASES, NUM_LABELS
+from ckd.store import FolderArtifact, join, read_bytes, write_bytes
+
+FILE = "calibration.json"
+FORMAT = 1
+DEFAULT_THRESHOLD = 0.5
+COOLEST, HOTTEST = 0.01, 100.0  # temperatures outside are not believed
+_ITERATIONS, _ENOUGH = 100, 1e-10
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Map:
+    """One label's map. `none`: sigmoid(z). `temperature`: sigmoid(z / temperature). `platt`: sigmoid(slope·z + intercept), slope >= 0.
+    `isotonic`: linear between the points (logits ascending, probabilities not descending), constant outside them.
+    """
+
+    kind: str
+    temperature: float = 1.0
+    slope: float = 1.0
+    intercept: float = 0.0
+    logits: tuple[float, ...] = ()
+    probabilities: tuple[float, ...] = ()
+
+    def __call__(self, logits_N: NDArray[Any]) -> Floats:
+        """Probabilities [n] of logits [n]."""
+        z_N = np.asarray(logits_N, np.float64)
+        if self.kind == "isotonic":
+            return np.interp(z_N, self.logits, self.probabilities)
+        return sigmoid(z_N * self.slope / self.temperature + self.intercept)
+
+    def record(self) -> dict[str, Any]:
+        """`kind` and its parameters, as calibration.json holds them."""
+        return {"kind": self.kind, **{name: _plain(getattr(self, name)) for name in _PARAMETERS[self.kind]}}
+
+
+_PARAMETERS = {"none": (), "temperature": ("temperature",), "platt": ("slope", "intercept"), "isotonic": ("logits", "probabilities")}
+UNCHANGED = Map("none")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """25 maps and thresholds (an alarm is p >= threshold, p calibrated), in the order of DISEASES."""
+
+    maps: tuple[Map, ...]
+    thresholds: Floats  # [25]
+    reasons: Mapping[str, str] = field(default_factory=dict)  # disease -> why its threshold is the default one
+    threshold_for: str = "f1"
+    threshold_target: float | None = None
+
+    @classmethod
+    def load(cls, path: str, model: str | None = None) -> "Calibration":
+        """Read calibration.json, everything checked. Raises ArtifactError when it is missing, damaged, or not of the `model` given (its
+        artifact's identity; None: whosever it is)."""
+        try:
+            content = json.loads(read_bytes(path), parse_constant=_no_number)
+            found = _content(content)
+        except FileNotFoundError:
+            raise ArtifactError(f"{path}: no calibration there; run 'ckd evaluate' first") from None
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            what = str(error) if isinstance(error, _WrongError) else "not a calibration of this project"
+            raise ArtifactError(f"{path}: {what}; delete it and run 'ckd evaluate' again") from None
+        if model is not None and content["model"] != model:
+            raise ArtifactError(f"{path}: made for another student than the one beside it; run 'ckd evaluate' again")
+        return found
+
+    @classmethod
+    def of_student(cls, folder: str) -> "Calibration | None":
+        """The calibration of the student in `folder` (path or URL); None when it has none. Raises ArtifactError when it is damaged or stale."""
+        path = join(folder, FILE)
+        try:
+            read_bytes(path)
+        except FileNotFoundError:
+            return None
+        return cls.load(path, FolderArtifact(folder, {}).identity())
+
+    def save(self, path: str, model: str) -> None:
+        """Write calibration.json whole, for the model with that identity. Safe to run twice."""
+        labels = [
+            {"disease": disease, **one.record(), "threshold": float(threshold), "threshold_reason": self.reasons.get(disease)}
+            for disease, one, threshold in zip(DISEASES, self.maps, self.thresholds, strict=True)
+        ]
+        content = {
+            "format": FORMAT,
+            "model": model,
+            "threshold_for": self.threshold_for,
+            "threshold_target": self.threshold_target,
+            "labels": labels,
+        }
+        write_bytes(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+
+    def probabilities(self, logits_NL: NDArray[Any]) -> Floats:
+        """Calibrated probabilities float64 [n, 25] of the model's logits [n, 25]."""
+        return np.stack([one(logits_NL[:, j]) for j, one in enumerate(self.maps)], axis=1)
+
+    def flags(self, probabilities_NL: NDArray[Any]) -> Flags:
+        """bool [n, 25]: where a calibrated probability reaches its label's threshold. `labels.names(row)` names a row's alarms."""
+        return np.asarray(probabilities_NL >= self.thresholds)
+
+
+def sigmoid(z: NDArray[Any]) -> Floats:
+    """1 / (1 + exp(-z)) without overflow."""
+    return np.asarray(np.exp(-np.logaddexp(0, -np.asarray(z, np.float64))))
+
+
+def fit_platt(logits_N: NDArray[Any], y_N: Flags) -> Map:
+    """Slope and intercept with the least cross-entropy against Platt's targets; `none` without visits.
+
+    Targets (n₊ + 1) / (n₊ + 2) and 1 / (n₋ + 2) keep separable data finite: Platt 1999; Lin, Lin and Weng 2007, "A note on Platt's
+    probabilistic outputs for support vector machines". A slope below 0 would turn the ranking round: then it is 0.
+    """
+    if not len(y_N):
+        return UNCHANGED
+    t_N = platt_targets(y_N)
+    slope, intercept = fit_logistic(logits_N, t_N)
+    if slope <= 0:
+        return Map("platt", slope=0.0, intercept=_log_odds(float(t_N.mean())))
+    return Map("platt", slope=slope, intercept=intercept)
+
+
+def fit_logistic(logits_N: NDArray[Any], targets_N: NDArray[Any]) -> tuple[float, float]:
+    """Slope and intercept of sigmoid(slope·z + intercept) with the least cross-entropy to targets in 0..1 of both classes, by Newton's method.
+
+    Slope 0 where the logits are constant. Without a finite optimum (separable classes) it stops somewhere on the way.
+    """
+    z_N, t_N = np.asarray(logits_N, np.float64), np.asarray(targets_N, np.float64)
+    center, scale, base = float(z_N.mean()), float(z_N.std()), _log_odds(float(t_N.mean()))
+    if not scale > _ENOUGH * max(1.0, abs(center)):
+        return 0.0, base
+    columns_N2 = np.stack([(z_N - center) / scale, np.ones_like(z_N)], axis=1)
+    slope, intercept = _newton(columns_N2, t_N, np.array([0.0, base]))
+    return float(slope / scale), float(intercept - slope * center / scale)
+
+
+def fit_temperature(logits_NL: NDArray[Any], y_NL: Flags) -> Map:
+    """The one temperature, COOLEST to HOTTEST, with the least cross-entropy over all labels (Guo et al. 2017, "On calibration of modern neural
+    networks"), against each label's Platt targets."""
+    z_NL = np.asarray(logits_NL, np.float64)
+    t_NL = np.stack([platt_targets(y_NL[:, j]) for j in range(y_NL.shape[1])], axis=1)
+    if not z_NL.any():
+        return UNCHANGED
+    scale = float(np.sqrt(np.mean(z_NL**2)))
+    (warmth,) = _newton((z_NL / scale).reshape(-1, 1), t_NL.reshape(-1), np.array([scale]))
+    return Map("temperature", temperature=float(1 / np.clip(warmth / scale, 1 / HOTTEST, 1 / COOLEST)))
+
+
+def platt_targets(y_N: Flags) -> Floats:
+    """(n₊ + 1) / (n₊ + 2) for the positives, 1 / (n₋ + 2) for the negatives."""
+    positives = int(y_N.sum())
+    return np.where(y_N, (positives + 1) / (positives + 2), 1 / (len(y_N) - positives + 2))
+
+
+def _newton(x_NC: Floats, t_N: Floats, start_C: Floats) -> Floats:
+    """The weights of the logistic regression of targets t on x; a step that does not lower the loss is halved. The loss is convex."""
+    w_C, loss = start_C, _cross_entropy(x_NC @ start_C, t_N)
+    for _ in range(_ITERATIONS):
+        p_N = sigmoid(x_NC @ w_C)
+        gradient_C = x_NC.T @ (p_N - t_N) / len(t_N)
+        if np.abs(gradient_C).max() < _ENOUGH:
+            break
+        hessian_CC = (x_NC * (p_N * (1 - p_N))[:, None]).T @ x_NC / len(t_N) + 1e-12 * np.eye(len(w_C))
+        step_C = np.linalg.solve(hessian_CC, gradient_C)
+        size = 1.0
+        while (after := _cross_entropy(x_NC @ (w_C - size * step_C), t_N)) > loss and size > _ENOUGH:
+            size /= 2
+        if after > loss:
+            break
+        w_C, loss = w_C - size * step_C, after
+    return w_C
+
+
+def _cross_entropy(z_N: Floats, t_N: Floats) -> float:
+    return float(np.mean(np.logaddexp(0, z_N) - t_N * z_N))
+
+
+def _log_odds(share: float) -> float:
+    return math.log(share / (1 - share))
+
+
+class _WrongError(ValueError):
+    """What is wrong with a calibration.json."""
+
+
+def _no_number(name: str) -> float:
+    raise _WrongError(f"{name} is no number")
+
+
+def _content(content: Any) -> Calibration:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise _WrongError(f"not a calibration of format {FORMAT}")
+    if set(content) != {"format", "model", "threshold_for", "threshold_target", "labels"} or not isinstance(content["model"], str):
+        raise _WrongError("its keys are not format, model, threshold_for, threshold_target, labels")
+    rows, target = content["labels"], content["threshold_target"]
+    if not isinstance(rows, list) or [row["disease"] for row in rows] != list(DISEASES):
+        raise _WrongError(f"its labels are not the {NUM_LABELS} diseases in their order")
+    if content["threshold_for"] not in ("f1", "sensitivity", "precision"):
+        raise _WrongError("threshold_for is not f1, sensitivity or precision")
+    if (content["threshold_for"] == "f1") != (target is None):
+        raise _WrongError("threshold_target goes with sensitivity and precision alone")
+    maps = tuple(_map(row) for row in rows)
+    thresholds = np.array([_number(row, "threshold") for row in rows])
+    if not ((thresholds >= 0) & (thresholds <= 1)).all():
+        raise _WrongError("a threshold is outside 0..1")
+    reasons = {row["disease"]: str(row["threshold_reason"]) for row in rows if row["threshold_reason"] is not None}
+    return Calibration(maps, thresholds, reasons, content["threshold_for"], None if target is None else _number(content, "threshold_target"))
+
+
+def _map(row: Mapping[str, Any]) -> Map:
+    disease, kind = row["disease"], row["kind"]
+    if kind not in _PARAMETERS:
+        raise _WrongError(f"{disease}: kind is not one of {', '.join(_PARAMETERS)}")
+    names = _PARAMETERS[kind]
+    if set(row) != {"disease", "kind", "threshold", "threshold_reason", *names}:
+        raise _WrongError(f"{disease}: kind {kind} has the parameters {', '.join(names) or 'none'}")
+    if kind == "isotonic":
+        return _isotonic(disease, *([_finite(value, f"{disease}: a point") for value in row[name]] for name in names))
+    values: dict[str, Any] = {name: _number(row, name) for name in names}
+    found = Map(kind, **values)
+    if found.slope < 0 or found.temperature <= 0:
+        raise _WrongError(f"{disease}: slope is below 0, or temperature not above 0")
+    return found
+
+
+def _isotonic(disease: str, logits: Sequence[float], probabilities: Sequence[float]) -> Map:
+    if len(logits) != len(probabilities) or not logits:
+        raise _WrongError(f"{disease}: isotonic needs as many logits as probabilities, at least one")
+    if (np.diff(logits) <= 0).any() or (np.diff(probabilities) < 0).any():
+        raise _WrongError(f"{disease}: isotonic points must rise: logits strictly, probabilities never down")
+    if probabilities[0] < 0 or probabilities[-1] > 1:
+        raise _WrongError(f"{disease}: an isotonic probability is outside 0..1")
+    return Map("isotonic", logits=tuple(logits), probabilities=tuple(probabilities))
+
+
+def _number(row: Mapping[str, Any], name: str) -> float:
+    return _finite(row[name], f"{row.get('disease', 'calibration')}: {name}")
+
+
+def _finite(value: Any, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise _WrongError(f"{what} is no finite number")
+    return float(value)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
