@@ -16,6 +16,7 @@ from ckd.store import Fields, FolderArtifact, Stage, digest, exists, size_and_ha
 from ckd.student.fingerprint import student_artifact, student_fields, token_fields, training_shards
 from ckd.student.tokens import STAGE as TOKENS
 from ckd.student.tokens import TokenWorker
+from ckd.student.windows import LOST
 from ckd.visits import Shard
 from jobs.cli import main
 from jobs.console import SECONDS_BETWEEN_LINES, Console
@@ -68,7 +69,7 @@ def tokenize(config: Config, console: Console, shards: list[Shard]) -> None:
     truncated, visits = sum(row["truncated"] for row in rows), sum(row["rows"] for row in rows)
     if truncated:
         console.say(
-            f"tokens: {truncated:,} of {visits:,} visits exceeded student.max_length={config.student.max_length} and lost text from their end"
+            f"tokens: {truncated:,} of {visits:,} visits exceeded student.max_length={config.student.max_length} and {LOST[config.student.long_text]}"
         )
     console.event("tokens_done", visits=visits, truncated=truncated)
 

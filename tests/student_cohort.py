@@ -134,3 +134,15 @@ def train_rank_killed_once(payload: dict, *, rank: int, report, **ranks: object)
             os._exit(9)
 
     return train_rank(payload, rank=rank, report=dying_report, **ranks)
+
+
+def make_embeddings(config: Config, *, only: Split | None = None, width: int = 6) -> None:
+    """Teacher embeddings that depend on what a visit says (and its id), for the shards of one split or of all, unlabeled ones too."""
+    root = config.run.artifacts_root
+    stage, made = Stage(root, "embeddings", {"teacher": "made up"}), Cohort.open(root)
+    for shard in made.select(*([only] if only else []), labeled=None):
+        visits = made.read(shard, ["visit_id", "input"])
+        counts = np.array([[text.count(f"w{i:02d}") for i in range(width)] for text in visits["input"].to_pylist()])
+        values = (100 + counts + np.arange(width)).astype(np.float16)
+        column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), width)
+        stage.write(shard.index, pa.table({"visit_id": visits["visit_id"], "embedding": column}), rows=shard.rows, input_hash=shard.text_hash)

@@ -115,7 +115,7 @@ def test_micro_batches_hold_the_rows_padded_on_the_right():
     made = batches(examples, batch_size=5)
     rows, batch = made.micro_rows(0, 1, 0), made.micro_batch(0, 1, 0)
     for i, (shard, row) in enumerate(rows):
-        ids = examples[shard].ids(row)
+        (ids,) = examples[shard].sequences(row)
         assert batch.input_ids[i, : len(ids)].tolist() == ids.tolist()
         assert batch.attention_mask[i].sum() == len(ids) and not batch.input_ids[i, len(ids) :].any()
         assert (batch.hard[i] == examples[shard].hard[row]).all()
@@ -181,7 +181,7 @@ def test_tokens_labels_and_soft_labels_meet_by_visit_id(tmp_path: Path, reverse)
         found = examples[position]
         soft = Stage(str(tmp_path), "soft_labels", {}).read(shard.index).to_pylist()
         for row, visit_id in enumerate(found.visit_ids):
-            assert found.ids(row).tolist() == [2, int(visit_id.rsplit("-", 1)[1]), 3]
+            assert found.sequences(row)[0].tolist() == [2, int(visit_id.rsplit("-", 1)[1]), 3]
             assert np.allclose(found.soft_logits[row], next(r["logits"] for r in soft if r["visit_id"] == visit_id))
             assert found.hard[row].astype(bool).tolist() == list(labels[visit_id] or [False] * NUM_LABELS)
         assert found.hard_weight == (0.9 if shard.labeled else 0.0)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from mimic_rows import write_rows
 from student_cohort import make_base, make_visits
 
+from ckd.calibration import Calibration
 from ckd.labels import render_output
 from ckd.store import list_files, read_bytes
 
@@ -89,8 +91,15 @@ def test_the_pipeline_ends_with_metrics_public_files_and_a_clean_audit(undisturb
     assert len(json.loads((folder / "data/hands_name_train.json").read_text())) == 120
     assert f"report: wrote {folder}/results/t/report.html" in output
     assert "This sample shows nothing about performance" in (folder / "results/t/report.html").read_text()
-    verify = words(folder, rows, teacher_folder, bert)[1:]
-    assert subprocess.run([sys.executable, "-m", "jobs.cli", "verify", *verify], capture_output=True).returncode == 0
+    student = folder / "results/t/student"
+    assert Calibration.of_student(str(student)).thresholds.tolist() == list(metrics["thresholds"]["student"]["values"].values())
+    verify = [sys.executable, "-m", "jobs.cli", "verify", *words(folder, rows, teacher_folder, bert)[1:]]
+    assert subprocess.run(verify, capture_output=True).returncode == 0
+    fresh = (student / "calibration.json").read_text()
+    (student / "calibration.json").write_text(re.sub('"model": "[^"]*"', '"model": "other"', fresh))
+    stale = subprocess.run(verify, capture_output=True, text=True)
+    (student / "calibration.json").write_text(fresh)
+    assert stale.returncode == 2 and "made for another student" in stale.stdout + stale.stderr
 
 
 def test_no_patient_text_reaches_a_log_an_error_or_a_metric(undisturbed):

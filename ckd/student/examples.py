@@ -4,7 +4,7 @@ batch belongs to order, their tensors to batches."""
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
 import numpy as np
 
@@ -15,12 +15,15 @@ from ckd.store import Fields, Stage
 from ckd.student.mapped import Arrays, MappedArrays
 from ckd.student.order import WINDOW
 from ckd.student.tokens import STAGE as TOKENS
+from ckd.student.tokens import sequences, stored_columns
+from ckd.student.windows import LongText
 from ckd.visits import Shard
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Flat = np.ndarray
+SOFT_LABELS, EMBEDDINGS = "soft_labels", "embeddings"  # the teacher's stages, known by name alone
 
 
 @dataclass(frozen=True)
@@ -29,18 +32,33 @@ class ShardExamples:
 
     visit_ids: list[str]
     tokens: Flat  # int32, all visits' ids one after the other
-    offsets: Flat  # int64 [R+1]
+    offsets: Flat  # int64 [W+1], where each sequence begins; one sequence per visit, or its windows
     hard: Flat  # float32 [R, L]
     soft_logits: Flat  # float32 [R, L]; zeros where soft labels have no weight
     hard_weight: float
+    embeddings: Flat | None = None  # [R, E], the teacher's, as stored; None where the student does not match them
+    first: Flat | None = None  # int64 [R+1], the first sequence of each visit; None where each visit has one
 
-    def ids(self, row: int) -> Flat:
-        """The token ids of one visit."""
-        return self.tokens[self.offsets[row] : self.offsets[row + 1]]
+    def sequences(self, row: int) -> list[Flat]:
+        """The token ids of one visit: one sequence, or its windows."""
+        start, stop = self._span(row)
+        return [self.sequence(i) for i in range(start, stop)]
+
+    def sequence(self, i: int) -> Flat:
+        """The token ids of the shard's sequence i, counted over all visits."""
+        return self.tokens[self.offsets[i] : self.offsets[i + 1]]
+
+    def counts(self) -> Flat:
+        """Sequences per visit [R]."""
+        return np.ones(len(self.visit_ids), np.int64) if self.first is None else np.diff(self.first)
 
     def length(self, row: int) -> int:
-        """The number of tokens of one visit."""
-        return int(self.offsets[row + 1] - self.offsets[row])
+        """The number of tokens of one visit, over all its windows."""
+        start, stop = self._span(row)
+        return int(self.offsets[stop] - self.offsets[start])
+
+    def _span(self, row: int) -> tuple[int, int]:
+        return (row, row + 1) if self.first is None else (int(self.first[row]), int(self.first[row + 1]))
 
     def arrays(self) -> Arrays:
         """All that is here as arrays, for a file."""
@@ -57,12 +75,22 @@ class Examples:
     whatever the number of its ranks and of epochs, and they share its memory."""
 
     def __init__(
-        self, root: str, shards: Sequence[Shard], token_fields: Fields, *, hard_weight: float, soft: bool, mapped: MappedArrays | None = None
+        self,
+        root: str,
+        shards: Sequence[Shard],
+        token_fields: Fields,
+        *,
+        hard_weight: float,
+        soft: bool,
+        embeddings: bool = False,
+        mapped: MappedArrays | None = None,
     ) -> None:
         self.cohort = Cohort.open(root)
         self.shards = list(shards)
         self.tokens = Stage(root, TOKENS, token_fields)
-        self.soft = Stage(root, "soft_labels", {}) if soft else None
+        self.long_text = cast(LongText, token_fields.get("student.long_text", "head"))
+        self.soft = Stage(root, SOFT_LABELS, {}) if soft else None
+        self.embeddings = Stage(root, EMBEDDINGS, {}) if embeddings else None
         self.hard_weight, self.mapped = hard_weight, mapped
         self._read: OrderedDict[int, ShardExamples] = OrderedDict()
 
@@ -90,20 +118,33 @@ class Examples:
             raise ArtifactError(f"{self.tokens.path(shard.index)}: missing; run 'ckd train-student' to make it")
         visits = self.cohort.read(shard, ["visit_id", "labels"])
         ids = visits["visit_id"].to_pylist()
-        table = self.tokens.read(shard.index, ["visit_id", "input_ids"])
-        tokens = table.take(align(ids, table["visit_id"].to_pylist(), self.tokens.path(shard.index)))["input_ids"].combine_chunks()
+        table = self.tokens.read(shard.index, stored_columns(self.long_text))
+        tokens, offsets, counts = sequences(table.take(align(ids, table["visit_id"].to_pylist(), self.tokens.path(shard.index))))
         soft = np.zeros((shard.rows, NUM_LABELS), np.float32)
         if self.soft is not None:
             table = self.soft.read(shard.index, ["visit_id", "logits"])
             soft = matrix(table.take(align(ids, table["visit_id"].to_pylist(), self.soft.path(shard.index)))["logits"])
         return ShardExamples(
             visit_ids=ids,
-            tokens=tokens.flatten().to_numpy(zero_copy_only=False),
-            offsets=np.concatenate([[0], np.cumsum(tokens.value_lengths().to_numpy(zero_copy_only=False), dtype=np.int64)]),
+            tokens=tokens,
+            offsets=offsets,
             hard=matrix(visits["labels"]) if shard.labeled else np.zeros((shard.rows, NUM_LABELS), np.float32),
             soft_logits=soft,
             hard_weight=self.hard_weight if shard.labeled else 0.0,
+            embeddings=None if self.embeddings is None else self.embedded(shard, ids),
+            first=None if (counts == 1).all() else np.concatenate([[0], np.cumsum(counts)]),
         )
+
+    def embedded(self, shard: Shard, ids: list[str] | None = None) -> Flat:
+        """The teacher's embeddings [R, E] of a shard, in the type and, without `ids`, the order they are stored in."""
+        stage = self.embeddings
+        if stage is None:
+            raise ValueError("these examples have no embeddings")
+        table = stage.read(shard.index, ["visit_id", "embedding"])
+        if ids is not None:
+            table = table.take(align(ids, table["visit_id"].to_pylist(), stage.path(shard.index)))
+        flat: Flat = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return flat.reshape(shard.rows, -1)
 
 
 def align(wanted: list[str], found: list[str], where: str) -> list[int]:

@@ -6,9 +6,14 @@ from ckd.config import Config
 from ckd.errors import ArtifactError, ConfigError
 from ckd.pretrained import known_positions, model_fields
 from ckd.store import Fields, FolderArtifact, Stage, digest, join
+from ckd.student.examples import EMBEDDINGS, SOFT_LABELS
 from ckd.visits import Shard
 
 _KEY = "student.base_model"
+_TEACHER = {  # the teacher's stages: the command that makes each, and how to do without
+    SOFT_LABELS: ("soft-labels", "student.hard_weight=1"),
+    EMBEDDINGS: ("embed", "student.embedding_weight=0"),
+}
 _DECIDING = (  # the keys of section student that change its values
     "max_length",
     "hard_weight",
@@ -22,6 +27,12 @@ _DECIDING = (  # the keys of section student that change its values
     "dropout",
     "use_unlabeled",
 )
+_OPTIONS = {
+    "embedding_weight": 0,
+    "class_weighting": "none",
+    "label_smoothing": 0,
+    "long_text": "head",
+}  # in it only where set: students from before they came stay valid
 
 
 def training_shards(config: Config, cohort: Cohort) -> list[Shard]:
@@ -44,7 +55,9 @@ def token_fields(config: Config) -> Fields:
     if known is not None and wanted > known:
         raise ConfigError(f"student.max_length={wanted}: {name} knows {known} positions; set student.max_length to at most that")
     tokenizer = f"{_KEY} tokenizer"
-    return {tokenizer: model_fields(_KEY, name)[tokenizer], "student.max_length": wanted}
+    long_text = config.student.long_text
+    otherwise = {} if long_text == "head" else {"student.long_text": long_text}
+    return {tokenizer: model_fields(_KEY, name)[tokenizer], "student.max_length": wanted, **otherwise}
 
 
 def student_fields(config: Config, cohort: Cohort) -> Fields:
@@ -57,8 +70,10 @@ def student_fields(config: Config, cohort: Cohort) -> Fields:
     return {
         **model_fields(_KEY, config.student.base_model),
         **{f"student.{name}": getattr(config.student, name) for name in _DECIDING},
+        **{f"student.{name}": value for name, off in _OPTIONS.items() if (value := getattr(config.student, name)) != off},
         "visits": digest([[shard.split, shard.labeled, shard.content_hash] for shard in used]),
-        "soft_labels": _soft_labels(config.run.artifacts_root, learned) if needs_soft_labels(config) else None,
+        "soft_labels": _made_by(config, SOFT_LABELS, learned) if needs_soft_labels(config) else None,
+        **({EMBEDDINGS: _made_by(config, EMBEDDINGS, learned)} if config.student.embedding_weight > 0 else {}),
         "seed": config.seed,
     }
 
@@ -68,16 +83,20 @@ def student_artifact(config: Config, fields: Fields) -> FolderArtifact:
     return FolderArtifact(join(config.run.folder, "student"), fields)
 
 
-def _soft_labels(root: str, shards: list[Shard]) -> str:
-    stage = Stage(root, "soft_labels", {})
+def _made_by(config: Config, name: str, shards: list[Shard]) -> str:
+    """What made the parts of a teacher's stage that the student learns from. Raises ArtifactError when one is missing, stale or made otherwise."""
+    stage = Stage(config.run.artifacts_root, name, {})
+    command, instead = _TEACHER[name]
     made: set[str] = set()
     for shard in shards:
         footer = stage.footer(shard.index)
         if footer is None:
-            raise ArtifactError(f"{stage.path(shard.index)}: missing; run 'ckd soft-labels' first, or set student.hard_weight=1 to do without")
+            raise ArtifactError(f"{stage.path(shard.index)}: missing; run 'ckd {command}' first, or set {instead} to do without")
+        if footer.input_hash != shard.text_hash:
+            raise ArtifactError(f"{stage.path(shard.index)}: made from other visits than the shard holds; delete it and run 'ckd {command}' again")
         made.add(digest(dict(footer.fields)))
     if len(made) > 1:
-        raise ArtifactError(f"{stage.folder}: its parts come from {len(made)} different heads; delete the folder and run 'ckd soft-labels' again")
+        raise ArtifactError(f"{stage.folder}: its parts were made in {len(made)} different ways; delete the folder and run 'ckd {command}' again")
     return digest(sorted(made))
 
 

@@ -116,13 +116,15 @@ def _examples(config: Config, cohort: Cohort, mapped: MappedArrays) -> tuple[Exa
     if not shards:
         raise DataError(f"{cohort.root}: no training visits with labels; give data.train, or rows with split=train")
     root, weight = config.run.artifacts_root, config.student.hard_weight
-    examples = Examples(root, shards, fields, hard_weight=weight, soft=needs_soft_labels(config), mapped=mapped)
+    matched = config.student.embedding_weight > 0
+    examples = Examples(root, shards, fields, hard_weight=weight, soft=needs_soft_labels(config), embeddings=matched, mapped=mapped)
     return examples, Examples(root, tuning, fields, hard_weight=1.0, soft=False, mapped=mapped) if tuning else None
 
 
 def _trainer(
     config: Config, place: Place, examples: Examples, checkpoints: Checkpoints, selection: Selection, start: Checkpoint | None
 ) -> "StudentTrainer":
+    from ckd.student import learning
     from ckd.student.batches import Batches
     from ckd.student.model import new_student
     from ckd.student.resume import prepare
@@ -131,6 +133,7 @@ def _trainer(
     resume = prepare(start, place.ranks, config.student.zero_stage if place.deepspeed else None) if start else None
     # Before the arguments: they switch ZeRO-3's partitioned loading on, which a BERT does not need and which skips our seed.
     model = new_student(config)
+    losses = learning.prepare(config, model, examples, Cohort.open(config.run.artifacts_root), place.ranks)
     batches = Batches(
         examples,
         seed=config.seed,
@@ -149,9 +152,15 @@ def _trainer(
         deepspeed=place.deepspeed,
         universal=resume is not None and resume.universal,
     )
-    micro_batches = MicroBatches(batches)
     return StudentTrainer(
-        model, arguments, micro_batches, config=config, ranks=place.ranks, checkpoints=checkpoints, selection=selection, resume=resume
+        model,
+        arguments,
+        MicroBatches(batches),
+        ranks=place.ranks,
+        checkpoints=checkpoints,
+        selection=selection,
+        learning=losses,
+        resume=resume,
     )
 
 

@@ -15,11 +15,13 @@ from ckd.config import Config
 from ckd.student.batches import Batches, pad
 from ckd.student.checkpoint import Checkpoints
 from ckd.student.examples import Examples
-from ckd.student.loss import micro_batch_loss, visit_loss
+from ckd.student.learning import Learning
+from ckd.student.loss import micro_batch_loss
 from ckd.student.model import rows_per_micro_batch
 from ckd.student.ranks import Ranks
 from ckd.student.resume import Resume, random_seed
 from ckd.student.tuning import Selection
+from ckd.student.windows import mean_per_visit
 from ckd.student.zero import GRADIENT_NORM, zero_config
 
 TOKEN_BUDGET = 16384  # padded tokens per forward pass without gradients
@@ -48,18 +50,19 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
         arguments: TrainingArguments,
         data: MicroBatches,
         *,
-        config: Config,
         ranks: Ranks,
         checkpoints: Checkpoints,
         selection: Selection,
+        learning: Learning,
         resume: Resume | None = None,
     ) -> None:
         super().__init__(model=model, args=arguments, train_dataset=data)
         self.remove_callback(PrinterCallback)
         # BERT's forward takes **kwargs, from which the Trainer concludes that its loss is already divided by the accumulation.
         self.model_accepts_loss_kwargs = False
-        self.data, self.student, self.ranks, self.checkpoints, self.selection = data, config.student, ranks, checkpoints, selection
-        self.seed, self.resume = config.seed, resume
+        self.data, self.student, self.ranks, self.checkpoints, self.selection = data, learning.student, ranks, checkpoints, selection
+        self.learning = learning.on(self.args.device)
+        self.seed, self.resume = arguments.seed, resume
         self.gradient_norm: float | None = None
         self.recent = torch.zeros(2, device=self.args.device)  # loss summed over visits, visits: fetched only when asked for
 
@@ -70,7 +73,7 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """The micro-batch's share of the global batch's loss; see ckd.student.loss."""
         output = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-        losses_r = visit_loss(output.logits, inputs["hard"], inputs["soft_logits"], inputs["hard_weight"], self.student.temperature)
+        losses_r = self.learning.losses(output, inputs)
         micro_batches = self.ranks.world * self.student.gradient_accumulation
         loss = micro_batch_loss(losses_r, inputs["weight"], micro_batches=micro_batches, batch_size=self.student.batch_size)
         self.recent += torch.stack([(losses_r.detach() * inputs["weight"]).sum(), inputs["weight"].sum()])
@@ -137,11 +140,7 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
 
     def predict_logits(self, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
         """Logits and true labels [n, 25] of all examples, shard after shard, the work dealt to the ranks. Every rank gets both."""
-        batches = [
-            (shard, chosen)
-            for shard in range(len(examples.shards))
-            for chosen in token_batches([examples[shard].length(row) for row in range(examples.sizes[shard])], TOKEN_BUDGET)
-        ]
+        batches, starts_S, counts_n = _sequence_batches(examples)
         mine = batches[self.ranks.rank :: self.ranks.world]
         # ZeRO-3 gathers weights in every forward pass, so all ranks need the same number of them.
         extra = -(-len(batches) // self.ranks.world) - len(mine)
@@ -151,15 +150,14 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
         for shard, chosen in batches[:1] * extra:
             self._forward(network, examples, shard, chosen)
         network.train()
-        starts = np.concatenate([[0], np.cumsum(examples.sizes, dtype=np.int64)])
-        logits_nl = np.empty((int(starts[-1]), self.model.config.num_labels), np.float32)
+        logits_WL = np.empty((int(counts_n.sum()), self.model.config.num_labels), np.float32)
         for shard, chosen, part in (row for rows in self.ranks.gather(found) for row in rows):
-            logits_nl[starts[shard] + np.asarray(chosen)] = part
-        return logits_nl, np.concatenate([examples[shard].hard for shard in range(len(examples.shards))])
+            logits_WL[starts_S[shard] + np.asarray(chosen)] = part
+        return mean_per_visit(logits_WL, counts_n), np.concatenate([examples[shard].hard for shard in range(len(examples.shards))])
 
     @torch.no_grad()
     def _forward(self, network: Any, examples: Examples, shard: int, chosen: list[int]) -> np.ndarray:
-        arrays = pad([examples[shard].ids(row) for row in chosen], self.data.batches.pad_id)
+        arrays = pad([examples[shard].sequence(i) for i in chosen], self.data.batches.pad_id)
         ids, mask = (torch.from_numpy(array).to(self.args.device) for array in arrays)
         with self.compute_loss_context_manager():
             logits = network(input_ids=ids, attention_mask=mask).logits
@@ -203,6 +201,15 @@ def training_arguments(
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # one process drives one GPU; the Trainer would wrap all it sees into DataParallel
     return arguments
+
+
+def _sequence_batches(examples: Examples) -> tuple[list[tuple[int, list[int]]], np.ndarray, np.ndarray]:
+    """Batches of sequences of one shard each (shard, places in it), how many sequences come before each shard, and sequences per visit [n]."""
+    shards = range(len(examples.shards))
+    batches = [(shard, chosen) for shard in shards for chosen in token_batches(np.diff(examples[shard].offsets).tolist(), TOKEN_BUDGET)]
+    counts = [examples[shard].counts() for shard in shards]
+    starts_S = np.concatenate([[0], np.cumsum([found.sum() for found in counts], dtype=np.int64)])
+    return batches, starts_S, np.concatenate(counts)
 
 
 def _first(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
