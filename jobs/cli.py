@@ -17,13 +17,14 @@ from jobs.cluster_paths import placed
 from jobs.console import Console, terminal_console
 
 COMMANDS = {
-    "run": ("pipeline", "the whole pipeline: visits to metrics; continues where an earlier run stopped"),
+    "run": ("pipeline", "the whole pipeline: visits to metrics and report; continues where an earlier run stopped"),
     "validate": ("validate", "read input files, count and locate bad rows; no model is loaded"),
     "embed": ("embed", "prepare the visits and embed each once with the teacher"),
     "train-head": ("train_head", "fit the 25-label head and its cross-fitting folds on the embeddings"),
     "soft-labels": ("soft_labels", "turn embeddings into soft labels; write the public hands_name_*.json"),
     "train-student": ("train_student", "distil hard and soft labels into the student"),
     "evaluate": ("evaluate", "score student, teacher and baselines on held_out; write metrics.json"),
+    "report": ("report", "results/<run>/report.html from the run's artifacts: one offline page"),
     "verify": ("verify", "prove that every visit_id is once in every artifact, no NaN, values in range"),
     "status": ("status", "shards done and missing of every stage"),
     "plan": ("plan", "before paying: tokens of a sample, GPU-hours, cost on demand and on spot, disk; starts and writes nothing"),

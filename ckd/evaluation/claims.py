@@ -10,8 +10,8 @@ MIN_EVENTS = 100  # positive visits below which a label's figures are marked: Co
 
 CONDITION = "given that the patient returns"
 INTENDED_USE = (
-    "Research on next-visit prediction: for a patient who will be admitted again, how likely is each of 25 groups of diagnoses (CCS categories) to be "
-    "coded at that next visit, from the codes and drugs of the present one.",
+    "Research on next-visit prediction: for a patient who will be admitted again, how likely is each of 25 groups of diagnoses (CCS categories) "
+    "to be coded at that next visit, from the codes and drugs of the present one.",
     "Comparing models, data and training recipes on the same held-out patients.",
 )
 NOT_INTENDED = (
@@ -68,7 +68,8 @@ def _cautions(metrics: Mapping[str, Any]) -> list[str]:
     found = []
     if metrics["ceilings"]:
         found.append(
-            "The patients of this run are invented (their true probabilities are known). It shows that the machinery works, and nothing about real patients."
+            "The patients of this run are invented (their true probabilities are known). It shows that the machinery works, and nothing about real "
+            "patients."
         )
     if metrics["teacher_saw_held_out"]:
         found.append("The teacher's adapter may have been tuned on held-out visits: the figures may be too good.")

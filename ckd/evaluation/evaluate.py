@@ -17,6 +17,7 @@ from ckd.cohort import Cohort
 from ckd.config import EvaluationConfig
 from ckd.errors import DataError
 from ckd.evaluation import baselines
+from ckd.evaluation.alerts import alerts
 from ckd.evaluation.bootstrap import Draws, make_draws, resample, with_intervals
 from ckd.evaluation.calibrate import calibrate, log_odds
 from ckd.evaluation.comparisons import Figures, compare
@@ -25,6 +26,7 @@ from ckd.evaluation.metrics import MIN_COUNT, macro_labels, score
 from ckd.evaluation.public_code import public_code_metrics
 from ckd.evaluation.reliability import reliability
 from ckd.evaluation.scores import Flags, Rows, Scores, align, read_split
+from ckd.evaluation.subgroups import subgroups
 from ckd.evaluation.thresholds import choose_thresholds
 from ckd.labels import DISEASES
 
@@ -76,13 +78,13 @@ def evaluate(
     fitted = baselines.fit_all(cohort, train, tuning, held_out, seed=seed, say=say)
     wanted = wanted or EvaluationConfig()
     say(f"figures and their intervals: {wanted.resamples:,} bootstrap draws of the held_out visits")
-    metrics = assemble(cohort.facts, train, tuning, held_out, models, fitted, make_draws(held_out, wanted.resamples, seed), wanted)
+    metrics = assemble(cohort, train, tuning, held_out, models, fitted, make_draws(held_out, wanted.resamples, seed), wanted)
     gains = {name: _gain(metrics["held_out"], name) for name in models if name not in MODELS}
     return {**metrics, "ceilings": gains, "adapter_optimism": adapter_optimism}
 
 
 def assemble(
-    facts: Mapping[str, Any],
+    cohort: Cohort,
     train: Rows,
     tuning: Rows,
     held_out: Rows,
@@ -104,20 +106,25 @@ def assemble(
 
     own = {name: scored(name, p[1], maps[name]) for name, p in models.items()}
     others = {name: _baseline(result, name, tuning, wanted, draws.seed, scored) for name, result in fitted.items()}
-    comparisons = compare("student", {**own, **others}, figures, views[0].chosen)
+    chosen = views[0].chosen
+    comparisons = compare("student", {**own, **others}, figures, chosen)
+    calibrated = maps["student"].probabilities(log_odds(models["student"][1]))
+    alarms = maps["student"].flags(calibrated)
     return {
-        "headline": headline(own["student"], others, fitted, tuning, comparisons, draws, len(views[0].chosen)),
+        "headline": headline(own["student"], others, fitted, tuning, comparisons, draws, len(chosen)),
         "held_out": {**own, "baselines": others},
         "comparisons": {"student": comparisons},
         "intervals": draws.describe(),
         "public_code_metrics": {name: public_code_metrics(held_out.labels, models[name][1]) for name in MODELS},
         **{_macro_key(view.name): _counted(view, held_out) for view in views},
         "counts": _counts(train, tuning, held_out),
-        "calibration": _reliability(held_out, models, maps, views[0].chosen, rates),
+        "calibration": _reliability(held_out, models, maps, chosen, rates),
         "thresholds": {name: _thresholds(found) for name, found in maps.items()},
         "train_prevalence": dict(zip(DISEASES, map(float, rates), strict=True)),
-        "teacher_saw_held_out": bool(facts.get("teacher_saw_held_out", False)),
-        "warnings": [*_warnings(facts, tuning, held_out, views, fitted), *_untuned(models)],
+        "alerts": alerts(held_out.labels, alarms, maps["student"].thresholds, chosen),
+        "subgroups": subgroups(cohort, held_out, calibrated, alarms, chosen, draws),
+        "teacher_saw_held_out": bool(cohort.facts.get("teacher_saw_held_out", False)),
+        "warnings": [*_warnings(cohort.facts, tuning, held_out, views, fitted), *_untuned(models)],
     }
 
 
