@@ -71,7 +71,7 @@ def require_parity(folder: str, vocabulary: int, max_length: int) -> float:
     worst = 0.0
     for size in _BATCHES:
         lengths = {1, max_length, *rng.integers(1, max_length + 1, size).tolist()}
-        sequences = [rng.integers(0, vocabulary, length) for length in sorted(lengths)[:size] + [max_length]]
+        sequences = [rng.integers(0, vocabulary, length) for length in [*sorted(lengths)[:size], max_length]]
         gaps = np.abs(sigmoid(torch_logits(sequences)) - sigmoid(onnx_logits(sequences)))
         worst = max(worst, float(gaps.max()))  # NaN stays
         if not worst <= TOLERANCE or not np.isfinite(gaps).all():
