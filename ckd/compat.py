@@ -59,6 +59,11 @@ def visit_file(folder: str, split: Split) -> str:
     return join(folder, f"name_{VISIT_FILES[split]}.json")
 
 
+def adapter_file(folder: str) -> str:
+    """`name_train_adapter.json`: the train visits that the adapter alone is tuned on (not a file of the public code)."""
+    return join(folder, "name_train_adapter.json")
+
+
 def visit_line(visit: Visit, fields: Sequence[str]) -> bytes:
     """One labelled visit as a line of public JSONL, which ckd.sources reads back; `fields` name what it holds beside instruction, input, output.
 

@@ -101,6 +101,9 @@ class TeacherConfig(Section):
 
     base_model: str = Field("Qwen/Qwen2.5-7B-Instruct", description="folder, s3:// or gs:// folder, or Hub id of the causal language model")
     adapter: str = Field("", description="LoRA adapter folder or URL, as PEFT or LLaMA-Factory write it; empty: none")
+    adapter_share: float = Field(
+        0, ge=0, lt=1, description="share of the train subjects that alone the adapter was tuned on (ckd export jsonl --adapter-share); 0: on any"
+    )
     merge_adapter: bool = Field(False, description="add the adapter into the weights: faster, but in bfloat16 a weak one can get lost")
     engine: Literal["transformers", "vllm"] = Field("transformers", description="what runs the forward pass; vllm: pip install '.[vllm]'")
     max_length: int = Field(1536, ge=8, description="tokens per prompt; longer visits lose visit text, never the template's tail")
@@ -240,6 +243,14 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     ingest: IngestConfig = IngestConfig()
     seed: int = Field(42, ge=0, description="seed of splits, folds, head and student")
+
+    @model_validator(mode="after")
+    def _nothing_learned_by_heart(self) -> Self:
+        if self.teacher.adapter_share and self.student.embedding_weight:
+            raise ValueError(
+                "teacher.adapter_share with student.embedding_weight: the embeddings of the adapter's subjects carry their labels; set one to 0"
+            )
+        return self
 
     @field_validator("run", "data", "teacher", "head", "student", "evaluation", "ingest", mode="before")
     @classmethod

@@ -1,10 +1,11 @@
-"""Which split a visit belongs to, so that no subject (without one: no identical input) is in two. Also the set of 64-bit hashes that
-such bookkeeping rests on. Reading rows belongs to sources, counting and refusing empty splits to prepare."""
+"""Which split a visit belongs to, so that no subject (without one: no identical input) is in two; which train subjects are the adapter's
+alone; the set of 64-bit hashes that such bookkeeping rests on. Reading rows belongs to sources, counting and refusing empty splits to prepare."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ckd.errors import DataError
 from ckd.visits import SPLITS, Split, Visit, hash64
@@ -26,6 +27,16 @@ def choose(group: int, seed: int, shares: Mapping[Split, float]) -> Split:
 def point(group: int, seed: int) -> float:
     """Where a group stands between 0 and 1: what `choose` compares with the shares."""
     return hash64("split", seed, group) / 2**64
+
+
+def of_adapter(groups: Iterable[int], share: float) -> NDArray[np.bool_]:
+    """Which of the train groups (Visit.group) [n] are the adapter's: about `share` of them, by hash of the group alone.
+
+    Neither a seed nor the other subjects matter, so that `ckd export` and the run that uses the adapter cannot disagree.
+    """
+    if not share:
+        return np.zeros(len(list(groups)), bool)
+    return np.array([hash64("adapter", int(group)) / 2**64 < share for group in groups], bool)
 
 
 def edges(labeled: Sequence[float], shares: Mapping[Split, float]) -> dict[Split, float]:

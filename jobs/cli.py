@@ -130,7 +130,7 @@ STARTS = {"plan": _plan, "doctor": _doctor}  # commands with options of their ow
 def _export(arguments: argparse.Namespace) -> None:
     from jobs import export
 
-    export.run(arguments.cohort, arguments.out, terminal_console())
+    export.run(arguments.cohort, arguments.out, terminal_console(), arguments.adapter_share)
 
 
 def _export_model(arguments: argparse.Namespace) -> None:
@@ -157,6 +157,8 @@ def _serve(arguments: argparse.Namespace) -> None:
 
 def _config(arguments: argparse.Namespace) -> Config:
     overrides = [word for word in arguments.words if "=" in word]
+    if getattr(arguments, "adapter_share", None):
+        overrides.append(f"teacher.adapter_share={arguments.adapter_share}")
     stray = [word for word in arguments.words if "=" not in word]
     if stray and arguments.command not in FILES:
         example = "ingest.min_support=10" if arguments.command == "ingest" else "data.train=data/name_train.json"
@@ -200,6 +202,8 @@ def _parser() -> argparse.ArgumentParser:
             _add_options(name, command)
         else:
             command.add_argument("--dry-run", action="store_true", help="print the resolved configuration and the plan, start nothing")
+        if name == "run":
+            command.add_argument("--adapter-share", type=_share, metavar="S", help="the same as teacher.adapter_share=S")
     _add_data_commands(commands)
     _add_predict(commands)
     _add_serve(commands)
@@ -245,6 +249,8 @@ def _add_data_commands(commands: Any) -> None:
     jsonl = _command(formats, "jsonl", "the public JSONL files of a cohort, with the files that LLaMA-Factory needs to tune the teacher", _export)
     jsonl.add_argument("cohort", metavar="COHORT", help="folder that 'ckd ingest' made")
     jsonl.add_argument("--out", default="data", metavar="DIR", help="folder of name_train.json, name_val.json, name_test.json (default data)")
+    share = "share of the train subjects on which alone the adapter is tuned; run with the same teacher.adapter_share"
+    jsonl.add_argument("--adapter-share", type=_share, default=0.0, metavar="S", help=f"{share} (default: all of them, and the head uses all too)")
     model = _command(formats, "model", "the run's student as a folder for transformers, ONNX Runtime and the Hub, with a model card", _export_model)
     model.add_argument("--out", required=True, metavar="DIR", help="the folder; it is never written over files that are no export of this student")
     model.add_argument(
@@ -279,6 +285,13 @@ def _amount(text: str) -> float:
     number = float(text)
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
+    return number
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a share between 0 and 1, such as .5")
     return number
 
 

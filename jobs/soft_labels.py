@@ -28,7 +28,7 @@ def run(config: Config, console: Console) -> None:
 
 
 def _write_public(config: Config, console: Console, cohort: Cohort, stage: Stage) -> None:
-    lost = cohort.facts["quarantined"] or cohort.count(labeled=False)
+    lost = cohort.facts["quarantined"] or cohort.count(labeled=False) or config.teacher.adapter_share
     names: tuple[tuple[Split, str], ...] = (("train", "train"), ("tuning", "val"))
     for split, name in names:
         path = soft_label_file(config.run.public_files, name)

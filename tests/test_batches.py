@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from ckd.errors import ArtifactError
 from ckd.labels import NUM_LABELS
+from ckd.splits import of_adapter
 from ckd.store import Stage
-from ckd.student.batches import Batches, pad
+from ckd.student.batches import Batches, collate, pad
 from ckd.student.examples import Examples, ShardExamples, align
 from ckd.student.order import Order, deal, steps_per_epoch
 from ckd.student.tokens import tokenize
@@ -39,7 +40,8 @@ class MadeUp:
                     offsets=np.concatenate([[0], np.cumsum(long)]),
                     hard=rng.integers(0, 2, (size, NUM_LABELS)).astype(np.float32),
                     soft_logits=rng.normal(size=(size, NUM_LABELS)).astype(np.float32),
-                    hard_weight=0.9,
+                    hard_weight=np.full(size, 0.9, np.float32),
+                    weight=np.ones(size, np.float32),
                 )
             )
 
@@ -184,7 +186,23 @@ def test_tokens_labels_and_soft_labels_meet_by_visit_id(tmp_path: Path, reverse)
             assert found.sequences(row)[0].tolist() == [2, int(visit_id.rsplit("-", 1)[1]), 3]
             assert np.allclose(found.soft_logits[row], next(r["logits"] for r in soft if r["visit_id"] == visit_id))
             assert found.hard[row].astype(bool).tolist() == list(labels[visit_id] or [False] * NUM_LABELS)
-        assert found.hard_weight == (0.9 if shard.labeled else 0.0)
+        assert (found.hard_weight == np.float32(0.9 if shard.labeled else 0)).all() and (found.weight == 1).all()
+
+
+def test_the_adapters_subjects_teach_by_their_true_labels_alone_and_their_unlabeled_visits_not_at_all(tmp_path: Path):
+    visits = make_visits("train", 40) + make_visits("train", 20, labeled=False)
+    cohort = make_cohort(tmp_path, visits, shard_rows=8)
+    write_tokens(cohort, {"a": 1})
+    spent = {v.visit_id: bool(of_adapter([v.group], 0.5)[0]) for v in visits}
+    examples = Examples(str(tmp_path), cohort.select("train", labeled=None), {"a": 1}, hard_weight=0.3, soft=True, adapter_share=0.5)
+    seen = set()
+    for position, shard in enumerate(examples.shards):
+        batch = collate(examples, [(position, row) for row in range(shard.rows)], 0)
+        for row, visit_id in enumerate(examples[position].visit_ids):
+            expected = (1.0 if spent[visit_id] else np.float32(0.3), 1.0) if shard.labeled else (0.0, 0.0 if spent[visit_id] else 1.0)
+            assert (batch.hard_weight[row], batch.weight[row]) == expected
+            seen.add(expected)
+    assert len(seen) == 4
 
 
 def test_a_soft_label_part_of_other_visits_is_refused(tmp_path: Path):

@@ -81,3 +81,11 @@ def test_a_command_that_takes_no_override_refuses_one(capsys):
     with pytest.raises(SystemExit):
         main(["synth", "--patients", "1", "--out", "x", "seed=3"])
     assert "unrecognized" in capsys.readouterr().err
+
+
+def test_the_adapters_share_may_be_given_as_a_flag_of_run(capsys, tmp_path):
+    assert main(["run", "--dry-run", "--adapter-share", ".5", f"run.results={tmp_path}"]) == 0
+    assert "adapter_share: 0.5" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["run", "--dry-run", "--adapter-share", "50"])
+    assert "a share between 0 and 1" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from ckd.calibration import fit_platt
 from ckd.config import load
 from ckd.errors import ArtifactError, ConfigError, DataError
 from ckd.labels import NUM_LABELS
+from ckd.splits import of_adapter
 from ckd.store import Stage
 from ckd.teacher.folds import Folds
 from ckd.teacher.head import EmbeddingReader, head_artifact, head_fields, load_heads, save_heads
@@ -109,6 +110,36 @@ def test_held_out_labels_change_nothing_and_tuning_labels_only_the_chosen_epoch(
     last = train_heads(*embedded(tmp_path / "c", without), quiet)
     assert last.report["best_epochs"] == [20] * 6
     assert last.report["adapter_optimism"] is None
+
+
+@pytest.mark.parametrize("calibrated", ["false", "true"])
+def test_the_labels_of_the_adapters_subjects_reach_no_head(tmp_path, calibrated):
+    rows = list(visits(SPLITS))
+    share = ["teacher.adapter_share=0.5", f"head.calibrated={calibrated}", "head.folds=3"]
+    spent = {v.subject_id for v in rows if v.split == "train" and of_adapter([v.group], 0.5)[0]}
+    assert 0 < len(spent) < 30
+    flipped = [replace(v, labels=tuple(not x for x in v.labels)) if v.subject_id in spent else v for v in rows]
+    before, after = (train_heads(*embedded(tmp_path / name, part, overrides=share), quiet) for name, part in (("a", rows), ("b", flipped)))
+    np.testing.assert_array_equal(before.weight, after.weight)
+    np.testing.assert_array_equal(before.bias, after.bias)
+    assert before.report == after.report
+    without = [v for v in rows if v.subject_id not in spent]
+    alone = train_heads(*embedded(tmp_path / "c", without, overrides=["head.folds=3"]), quiet)
+    assert alone.report["out_of_fold_train_log_loss"] == pytest.approx(before.report["out_of_fold_train_log_loss"], abs=0.05)
+    assert before.folds.keys.tolist() == alone.folds.keys.tolist()
+
+
+def test_the_adapters_share_is_in_the_heads_fingerprint_and_leaves_that_of_a_run_without_it_as_it_was(tmp_path):
+    config, cohort, stage = embedded(tmp_path, visits(SPLITS))
+    shared = config.model_copy(update={"teacher": config.teacher.model_copy(update={"adapter_share": 0.5})})
+    plain, split = (head_fields(c, cohort, stage.fields) for c in (config, shared))
+    assert split == {**plain, "teacher.adapter_share": 0.5} and "teacher.adapter_share" not in plain
+
+
+def test_a_share_that_leaves_the_head_one_subject_is_refused_by_its_name(tmp_path):
+    config, cohort, stage = embedded(tmp_path, visits(SPLITS), overrides=["teacher.adapter_share=0.999"])
+    with pytest.raises(DataError, match=r"teacher.adapter_share=0.999\), cross-fitting needs at least 2"):
+        train_heads(config, cohort, stage, quiet)
 
 
 def test_tuning_visits_of_one_class_choose_no_epoch(tmp_path):

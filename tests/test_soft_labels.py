@@ -10,6 +10,7 @@ from embedded import embedded, visits
 
 from ckd.compat import write_head, write_rows, write_soft_labels
 from ckd.labels import DISEASES, NUM_LABELS
+from ckd.splits import of_adapter
 from ckd.store import Stage
 from ckd.teacher.head import column_matrix, head_artifact, save_heads
 from ckd.teacher.head_fit import train_heads
@@ -67,6 +68,14 @@ def test_public_soft_labels_follow_the_input_files_whatever_the_splits(tmp_path)
         kept = str(tmp_path / f"{split}_kept.json")
         write_rows(kept, public_rows(config, cohort, soft, split))
         assert [json.loads(line)["input"] for line in open(kept)] == [v.input for v in wanted]
+
+
+def test_public_soft_labels_leave_the_adapters_train_subjects_out(tmp_path):
+    rows = list(visits(["train"] * 40 + ["tuning"] * 10, per_subject=1))
+    config, cohort, _, _, soft = labelled(tmp_path, rows, overrides=["teacher.adapter_share=0.5"])
+    spent = {v.input for v in rows if v.split == "train" and of_adapter([v.group], 0.5)[0]}
+    found = [row["input"] for split in ("train", "tuning") for row in public_rows(config, cohort, soft, split)]
+    assert spent and found == [v.input for v in rows if v.input not in spent]
 
 
 def test_the_public_head_file_loads_into_a_plain_linear_layer(tmp_path):

@@ -4,13 +4,14 @@ import random
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ckd.errors import DataError
-from ckd.splits import HALVES, PUBLIC_SHARES, HashSet, Splitter, choose
-from ckd.visits import SPLITS, Visit, group_key
+from ckd.splits import HALVES, PUBLIC_SHARES, HashSet, Splitter, choose, of_adapter, point
+from ckd.visits import SPLITS, Visit, group_key, hash64
 
 hashes = st.integers(0, 2**64 - 1)
 
@@ -93,3 +94,20 @@ def test_contradicting_splits_of_one_subject_are_refused_with_their_place(first)
     splitter.place(visit(subject="p", split="held_out"), "f:3")
     with pytest.raises(DataError, match=r"^f:2: the first of 2 visits"):
         splitter.check()
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), unique=True, max_size=50), st.floats(0, 0.99), st.floats(0, 0.99))
+def test_the_adapters_subjects_follow_from_the_subject_alone_and_grow_with_the_share(groups, one, other):
+    small, large = sorted((one, other))
+    chosen = of_adapter(groups, large)
+    assert chosen.tolist() == [bool(of_adapter([group], large)[0]) for group in groups]
+    assert not (of_adapter(groups, small) & ~chosen).any()
+    assert not of_adapter(groups, 0).any()
+
+
+def test_the_adapter_gets_about_its_share_of_the_subjects_whatever_split_they_were_put_in_by_hash():
+    groups = [hash64("subject", n) for n in range(4000)]
+    chosen = of_adapter(groups, 0.5)
+    low = np.array([point(group, 42) < 0.5 for group in groups])
+    for part in (low, ~low):
+        assert chosen[part].mean() == pytest.approx(0.5, abs=0.04)

@@ -14,6 +14,7 @@ from ckd.ehr.training_files import DATASETS_FILE, RECIPE_FILE, export
 from ckd.errors import ConfigError, DataError
 from ckd.prompts import content
 from ckd.sources import Input
+from ckd.splits import of_adapter
 from ckd.visits import SPLITS, from_table, to_table
 from jobs import export as job
 from jobs.console import Console
@@ -170,6 +171,30 @@ def test_a_bad_row_leaves_all_files_as_they_were(tmp_path):
     with pytest.raises(DataError, match=rf"part-00001.parquet:{labeled + 1}: field 'input' is empty"):
         export(cohort, str(data))
     assert {file.name: file.read_bytes() for file in data.iterdir()} == before
+
+
+def test_the_adapters_share_is_a_file_of_its_own_that_alone_is_offered_for_training(tmp_path):
+    visits, data = _visits(), tmp_path / "data"
+    cohort = _cohort(tmp_path / "cohort", visits)
+    said = io.StringIO()
+    job.run(cohort, str(data), Console(said), 0.5)
+    train = [v for v in visits if v.split == "train" and v.labels is not None]
+    chosen = [v for v in train if of_adapter([v.group], 0.5)[0]]
+    assert 0 < len(chosen) < len(train)
+    assert _read(data / "name_train_adapter.json", "train") == _facts(chosen)
+    assert _read(data / "name_train.json", "train") == _facts(train)
+    assert json.loads((data / DATASETS_FILE).read_text())["name_train"]["file_name"] == "name_train_adapter.json"
+    assert f"{len(chosen):,} of the train visits" in said.getvalue() and "teacher.adapter_share=0.5" in said.getvalue()
+    export(cohort, str(data))
+    assert json.loads((data / DATASETS_FILE).read_text())["name_train"]["file_name"] == "name_train.json"
+    assert not (data / "name_train_adapter.json").exists()
+
+
+def test_a_share_that_leaves_the_adapter_or_the_head_nothing_is_refused_and_nothing_is_written(tmp_path):
+    cohort = _cohort(tmp_path / "cohort", _visits(20))
+    with pytest.raises(DataError, match="some for it and some for the head"):
+        export(cohort, str(tmp_path / "data"), 1e-9)
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_what_is_no_cohort_is_refused_in_one_line(tmp_path):

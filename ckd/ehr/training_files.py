@@ -9,13 +9,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ckd.compat import VISIT_FILES, visit_file, visit_line
+from ckd.compat import VISIT_FILES, adapter_file, visit_file, visit_line
 from ckd.errors import ConfigError, DataError
 from ckd.sources import PARQUET_SUFFIX, BadRow, Input
-from ckd.store import exists, is_local, join, open_file, reaching, read_bytes, write_bytes, write_file
+from ckd.splits import of_adapter
+from ckd.store import delete, exists, is_local, join, open_file, reaching, read_bytes, write_bytes, write_file
 from ckd.visits import SPLITS, SUBGROUP_FIELDS, Split
 
 CARD_FILE, DATASETS_FILE, RECIPE_FILE = "card.json", "dataset_info.json", "qwen25_7b_lora_sft.yaml"
+_ADAPTER = "adapter"  # beside the splits: the stream of the adapter's own file
 OPTIONAL_FIELDS = ("subject_id", "split", "current_labels", "prediction_time", *SUBGROUP_FIELDS)
 _AGAIN = "expected a cohort as `ckd ingest` makes it; make it again"
 _COLUMNS = {"prompt": "instruction", "query": "input", "response": "output"}
@@ -23,9 +25,11 @@ _COLUMNS = {"prompt": "instruction", "query": "input", "response": "output"}
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written. `visits` per split, without the splits that have no labelled visit; `recipe_kept`: another YAML was there already."""
+    """What was written. `visits` per split, without the splits that have no labelled visit; `for_adapter`: train visits that the adapter may see;
+    `recipe_kept`: another YAML was there already."""
 
     visits: Mapping[Split, int]
+    for_adapter: int
     unlabeled: int
     recipe: str
     recipe_kept: bool
@@ -33,12 +37,13 @@ class Exported:
     credentialed: bool
 
 
-def export(cohort: str, out: str) -> Exported:
+def export(cohort: str, out: str, adapter_share: float = 0) -> Exported:
     """Write the labelled visits of a cohort (a folder of Parquet parts, or one file), one JSONL file per split, streaming and all or none of them.
 
     Also `dataset_info.json` with name_train and name_val, other entries kept, never name_test; and the YAML for LLaMA-Factory in the folder
-    `lora` beside `out`, unless another one is there. Raises DataError for a cohort that cannot be used, or for a file in `out` that would
-    mix with another cohort's or give the test visits away; then nothing has been written.
+    `lora` beside `out`, unless another one is there. With `adapter_share` its name_train is a file of its own with that share of the train
+    subjects; name_train.json still holds all of them, for `ckd run teacher.adapter_share=…`. Raises DataError for a cohort that cannot be used,
+    or for a file in `out` that would mix with another cohort's or give the test visits away; then nothing has been written.
     """
     source, beside = Input(cohort, "train"), _split_path(out)
     labeled, unlabeled, fields = _survey(source)
@@ -48,13 +53,17 @@ def export(cohort: str, out: str) -> Exported:
             raise DataError(
                 f"{visit_file(out, split)}: of another cohort, as this one has no labelled {split} visit; delete it or give another --out"
             )
-    datasets = _datasets(out, labeled)
+    datasets = _datasets(out, labeled, adapter_share)
     present = [split for split in SPLITS if labeled[split]]
-    _write_together({split: visit_file(out, split) for split in present}, lambda streams: _pump(source, streams, fields))
+    paths = {split: visit_file(out, split) for split in present} | ({_ADAPTER: adapter_file(out)} if adapter_share else {})
+    for_adapter = _write_together(paths, lambda streams: _pump(source, streams, fields, adapter_share))
+    if not adapter_share:
+        delete(adapter_file(out))  # an earlier export's: nothing lists it any more
     write_bytes(join(out, DATASETS_FILE), (json.dumps(datasets, indent=2, ensure_ascii=False) + "\n").encode())
     recipe, kept = _write_recipe(*beside)
     return Exported(
         visits={split: labeled[split] for split in present},
+        for_adapter=for_adapter,
         unlabeled=unlabeled,
         recipe=recipe,
         recipe_kept=kept,
@@ -94,31 +103,48 @@ def _survey(source: Input) -> tuple[Counter[str], int, list[str]]:
     return labeled, unlabeled, [name for name in OPTIONAL_FIELDS if name in used]
 
 
-def _pump(source: Input, streams: Mapping[Split, Any], fields: list[str]) -> None:
+def _pump(source: Input, streams: Mapping[str, Any], fields: list[str], adapter_share: float) -> int:
+    """Write every labelled visit; returns how many train visits the adapter may see. Raises DataError where the share leaves one side empty."""
+    train = for_adapter = 0
     for visit in source.rows():
         if isinstance(visit, BadRow):
             raise DataError(f"{visit.location}: {visit.reason}; {_AGAIN}")
-        if visit.labels is not None and visit.split is not None:
-            streams[visit.split].write(visit_line(visit, ["visit_id", *fields]))
+        if visit.labels is None or visit.split is None:
+            continue
+        line = visit_line(visit, ["visit_id", *fields])
+        streams[visit.split].write(line)
+        train += visit.split == "train"
+        if visit.split == "train" and adapter_share and of_adapter([visit.group], adapter_share)[0]:
+            streams[_ADAPTER].write(line)
+            for_adapter += 1
+    if adapter_share and not 0 < for_adapter < train:
+        raise DataError(
+            f"--adapter-share {adapter_share:g}: gives the adapter {for_adapter} of {train} train visits; expected some for it and some for the "
+            "head: another share, or a cohort of more subjects"
+        )
+    return for_adapter if adapter_share else train
 
 
-def _write_together(paths: Mapping[Split, str], work: Callable[[Mapping[Split, Any]], None]) -> None:
-    """Call `work` with a stream per path; the files appear when it has returned, none of them when it raises."""
+def _write_together(paths: Mapping[str, str], work: Callable[[Mapping[str, Any]], int]) -> int:
+    """Call `work` with a stream per path and return what it does; the files appear when it has returned, none of them when it raises."""
+    found = 0
 
-    def open_next(left: list[Split], streams: dict[Split, Any]) -> None:
+    def open_next(left: list[str], streams: dict[str, Any]) -> None:
+        nonlocal found
         if not left:
-            work(streams)
+            found = work(streams)
             return
         write_file(paths[left[0]], lambda stream: open_next(left[1:], {**streams, left[0]: stream}))
 
     open_next(list(paths), {})
+    return found
 
 
 def _card(cohort: str) -> dict[str, Any]:
     return _json_object(join(cohort, CARD_FILE)) if not cohort.endswith(PARQUET_SUFFIX) else {}
 
 
-def _datasets(out: str, labeled: Mapping[str, int]) -> dict[str, Any]:
+def _datasets(out: str, labeled: Mapping[str, int], adapter_share: float) -> dict[str, Any]:
     """The content of dataset_info.json: what is there, and name_train and name_val. Raises DataError when it offers name_test for training."""
     path = join(out, DATASETS_FILE)
     entries = _json_object(path)
@@ -129,7 +155,8 @@ def _datasets(out: str, labeled: Mapping[str, int]) -> dict[str, Any]:
         name = f"name_{VISIT_FILES[split]}"
         entries.pop(name, None)
         if labeled[split]:
-            entries[name] = {"file_name": f"{name}.json", "columns": dict(_COLUMNS)}
+            path = adapter_file("") if split == "train" and adapter_share else f"{name}.json"
+            entries[name] = {"file_name": path.lstrip("/"), "columns": dict(_COLUMNS)}
     return entries
 
 

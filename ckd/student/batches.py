@@ -13,7 +13,7 @@ from ckd.student.order import WINDOW, Order, Row, deal, steps_per_epoch
 class MicroBatch:
     """W token sequences of R visits padded to T tokens, L=25 labels; W is R unless long texts are read in windows.
 
-    `weight` is 0 for the dummy row of an otherwise empty micro-batch, else 1.
+    `weight` is 0 for the dummy row of an otherwise empty micro-batch, and for a visit from which there is nothing to learn; else 1.
     """
 
     input_ids: np.ndarray  # int64 [W, T]
@@ -84,10 +84,12 @@ def collate(examples: Examples, chosen: list[Row], pad_id: int, weight: float = 
     hard, soft = np.empty((2, len(chosen), NUM_LABELS), np.float32)
     for i, (shard, row) in enumerate(chosen):
         hard[i], soft[i] = examples[shard].hard[row], examples[shard].soft_logits[row]
-    hard_weight = np.array([examples[shard].hard_weight for shard, _ in chosen], np.float32)
+    hard_weight, weights = (
+        np.array([getattr(examples[shard], name)[row] for shard, row in chosen], np.float32) for name in ("hard_weight", "weight")
+    )
     found = [(examples[shard].embeddings, row) for shard, row in chosen]
     embedding = np.stack([np.zeros(0, np.float32) if rows is None else rows[row].astype(np.float32) for rows, row in found])
-    return MicroBatch(ids, mask, visit, hard, soft, hard_weight, np.full(len(chosen), weight, np.float32), embedding)
+    return MicroBatch(ids, mask, visit, hard, soft, hard_weight, weight * weights, embedding)
 
 
 def pad(sequences: list[np.ndarray], pad_id: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ import numpy as np
 from ckd.cohort import Cohort
 from ckd.errors import ArtifactError
 from ckd.labels import NUM_LABELS
+from ckd.splits import of_adapter
 from ckd.store import Fields, Stage
 from ckd.student.mapped import Arrays, MappedArrays
 from ckd.student.order import WINDOW
@@ -35,7 +36,8 @@ class ShardExamples:
     offsets: Flat  # int64 [W+1], where each sequence begins; one sequence per visit, or its windows
     hard: Flat  # float32 [R, L]
     soft_logits: Flat  # float32 [R, L]; zeros where soft labels have no weight
-    hard_weight: float
+    hard_weight: Flat  # float32 [R]; 1 where the soft labels must not be used
+    weight: Flat  # float32 [R]; 0 for a visit from which there is nothing to learn
     embeddings: Flat | None = None  # [R, E], the teacher's, as stored; None where the student does not match them
     first: Flat | None = None  # int64 [R+1], the first sequence of each visit; None where each visit has one
 
@@ -67,12 +69,16 @@ class ShardExamples:
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> Self:
         """The same from what `arrays` gave."""
-        return cls(**{**arrays, "visit_ids": arrays["visit_ids"].tolist(), "hard_weight": float(arrays["hard_weight"])})
+        return cls(**{**arrays, "visit_ids": arrays["visit_ids"].tolist()})
 
 
 class Examples:
     """The joined rows of some shards, read when needed; at most 2 × WINDOW shards stay in memory. With `mapped` a machine joins each shard once,
-    whatever the number of its ranks and of epochs, and they share its memory."""
+    whatever the number of its ranks and of epochs, and they share its memory.
+
+    The subjects of `adapter_share` are the adapter's: it knows their labels by heart, so they teach by their true labels alone, and their
+    unlabeled visits not at all.
+    """
 
     def __init__(
         self,
@@ -83,6 +89,7 @@ class Examples:
         hard_weight: float,
         soft: bool,
         embeddings: bool = False,
+        adapter_share: float = 0,
         mapped: MappedArrays | None = None,
     ) -> None:
         self.cohort = Cohort.open(root)
@@ -91,7 +98,7 @@ class Examples:
         self.long_text = cast(LongText, token_fields.get("student.long_text", "head"))
         self.soft = Stage(root, SOFT_LABELS, {}) if soft else None
         self.embeddings = Stage(root, EMBEDDINGS, {}) if embeddings else None
-        self.hard_weight, self.mapped = hard_weight, mapped
+        self.hard_weight, self.adapter_share, self.mapped = hard_weight, adapter_share, mapped
         self._read: OrderedDict[int, ShardExamples] = OrderedDict()
 
     @property
@@ -116,7 +123,8 @@ class Examples:
     def _join(self, shard: Shard) -> ShardExamples:
         if not self.tokens.is_done(shard.index, rows=shard.rows, input_hash=shard.text_hash):
             raise ArtifactError(f"{self.tokens.path(shard.index)}: missing; run 'ckd train-student' to make it")
-        visits = self.cohort.read(shard, ["visit_id", "labels"])
+        visits = self.cohort.read(shard, ["visit_id", "labels", "group"])
+        spent = of_adapter(visits["group"].to_pylist(), self.adapter_share)
         ids = visits["visit_id"].to_pylist()
         table = self.tokens.read(shard.index, stored_columns(self.long_text))
         tokens, offsets, counts = sequences(table.take(align(ids, table["visit_id"].to_pylist(), self.tokens.path(shard.index))))
@@ -130,7 +138,8 @@ class Examples:
             offsets=offsets,
             hard=matrix(visits["labels"]) if shard.labeled else np.zeros((shard.rows, NUM_LABELS), np.float32),
             soft_logits=soft,
-            hard_weight=self.hard_weight if shard.labeled else 0.0,
+            hard_weight=np.where(spent, 1, self.hard_weight).astype(np.float32) if shard.labeled else np.zeros(shard.rows, np.float32),
+            weight=np.ones(shard.rows, np.float32) if shard.labeled else (~spent).astype(np.float32),
             embeddings=None if self.embeddings is None else self.embedded(shard, ids),
             first=None if (counts == 1).all() else np.concatenate([[0], np.cumsum(counts)]),
         )

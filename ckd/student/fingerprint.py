@@ -75,6 +75,7 @@ def student_fields(config: Config, cohort: Cohort) -> Fields:
         "soft_labels": _made_by(config, SOFT_LABELS, learned) if needs_soft_labels(config) else None,
         **({EMBEDDINGS: _made_by(config, EMBEDDINGS, learned)} if config.student.embedding_weight > 0 else {}),
         "seed": config.seed,
+        **({"teacher.adapter_share": config.teacher.adapter_share} if config.teacher.adapter_share else {}),
     }
 
 

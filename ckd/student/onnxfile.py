@@ -76,8 +76,8 @@ def require_parity(folder: str, vocabulary: int, max_length: int) -> float:
         worst = max(worst, float(gaps.max()))  # NaN stays
         if not worst <= TOLERANCE or not np.isfinite(gaps).all():
             raise ArtifactError(
-                f"{ENGINES['onnx']}: differs from torch by {float(gaps.max()):.1e} in a probability, {TOLERANCE:.0e} is allowed; nothing was written: "
-                "export without --onnx, and report this base model"
+                f"{ENGINES['onnx']}: differs from torch by {float(gaps.max()):.1e} in a probability, {TOLERANCE:.0e} is allowed; nothing was "
+                "written: export without --onnx, and report this base model"
             )
     return worst
 

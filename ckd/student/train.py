@@ -115,9 +115,17 @@ def _examples(config: Config, cohort: Cohort, mapped: MappedArrays) -> tuple[Exa
     shards, tuning = training_shards(config, cohort), cohort.select("tuning")
     if not shards:
         raise DataError(f"{cohort.root}: no training visits with labels; give data.train, or rows with split=train")
-    root, weight = config.run.artifacts_root, config.student.hard_weight
-    matched = config.student.embedding_weight > 0
-    examples = Examples(root, shards, fields, hard_weight=weight, soft=needs_soft_labels(config), embeddings=matched, mapped=mapped)
+    s, root = config.student, config.run.artifacts_root
+    examples = Examples(
+        root,
+        shards,
+        fields,
+        hard_weight=s.hard_weight,
+        soft=needs_soft_labels(config),
+        embeddings=s.embedding_weight > 0,
+        adapter_share=config.teacher.adapter_share,
+        mapped=mapped,
+    )
     return examples, Examples(root, tuning, fields, hard_weight=1.0, soft=False, mapped=mapped) if tuning else None
 
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from ckd.cohort import Cohort
 from ckd.errors import DataError
+from ckd.splits import of_adapter
 from ckd.visits import hash64
 
 
@@ -14,12 +15,16 @@ class Folds:
         self.keys, self.count, self.seed = keys, count, seed
 
     @classmethod
-    def of(cls, cohort: Cohort, count: int, seed: int) -> "Folds":
-        """Folds of the labelled training groups, at most one fold per group. Raises DataError when there are fewer than two groups."""
+    def of(cls, cohort: Cohort, count: int, seed: int, adapter_share: float = 0) -> "Folds":
+        """Folds of the labelled training groups that are not the adapter's, at most one per group. Raises DataError for fewer than two groups."""
         groups = [cohort.read(shard, ["group"])["group"].to_numpy() for shard in cohort.select("train")]
-        keys = np.unique(_mix(np.concatenate(groups), seed)) if groups else np.empty(0, np.uint64)
+        found = np.unique(np.concatenate(groups)) if groups else np.empty(0, np.uint64)
+        keys = np.unique(_mix(found[~of_adapter(found, adapter_share)], seed))
         if len(keys) < 2:
-            raise DataError(f"data.train: {len(keys)} training subject(s) after splitting, cross-fitting needs at least 2; give more training visits")
+            left = f" and taking out the adapter's (teacher.adapter_share={adapter_share:g})" if adapter_share else ""
+            raise DataError(
+                f"data.train: {len(keys)} training subject(s) after splitting{left}, cross-fitting needs at least 2; give more training visits"
+            )
         return cls(keys, min(count, len(keys)), seed)
 
     def assign(self, groups: np.ndarray) -> np.ndarray:

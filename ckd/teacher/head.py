@@ -13,6 +13,7 @@ from ckd.cohort import Cohort
 from ckd.config import Config
 from ckd.errors import ArtifactError
 from ckd.labels import NUM_LABELS
+from ckd.splits import of_adapter
 from ckd.store import Fields, FolderArtifact, Stage, digest, join, read_bytes, write_bytes
 from ckd.teacher.folds import Folds
 from ckd.visits import Shard
@@ -60,6 +61,7 @@ def head_fields(config: Config, cohort: Cohort, embedding_fields: Fields) -> Fie
         "embeddings": digest(dict(embedding_fields)),
         "seed": config.seed,
         **{f"head.{k}": v for k, v in settings.items()},  # calibrated only where it is true: a head from before that key stays valid
+        **({"teacher.adapter_share": config.teacher.adapter_share} if config.teacher.adapter_share else {}),
     }
 
 
@@ -83,10 +85,10 @@ def load_heads(root: str) -> Heads:
 
 
 class EmbeddingReader:
-    """Embedded shards as arrays, joined to their visits by visit_id."""
+    """Embedded shards as arrays, joined to their visits by visit_id. `adapter_share`: train subjects that `labeled` leaves out."""
 
-    def __init__(self, cohort: Cohort, stage: Stage) -> None:
-        self.cohort, self.stage = cohort, stage
+    def __init__(self, cohort: Cohort, stage: Stage, adapter_share: float = 0) -> None:
+        self.cohort, self.stage, self.adapter_share = cohort, stage, adapter_share
 
     def vectors(self, shard: Shard) -> np.ndarray:
         """embeddings float32 [n, hidden] in the shard's order. Raises ArtifactError when ids differ."""
@@ -96,9 +98,13 @@ class EmbeddingReader:
         return column_matrix(part["embedding"])
 
     def labeled(self, shard: Shard) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """embeddings float32 [n, hidden], labels float32 [n, 25], group keys uint64 [n] of a labelled shard."""
+        """embeddings float32 [n, hidden], labels float32 [n, 25], group keys uint64 [n] of a labelled shard, without the adapter's train subjects."""
         visits = self.cohort.read(shard, ["labels", "group"])
-        return self.vectors(shard), column_matrix(visits["labels"]), visits["group"].to_numpy()
+        x, y, groups = self.vectors(shard), column_matrix(visits["labels"]), visits["group"].to_numpy()
+        if shard.split != "train" or not self.adapter_share:
+            return x, y, groups
+        kept = ~of_adapter(groups, self.adapter_share)
+        return x[kept], y[kept], groups[kept]
 
 
 def column_matrix(column: pa.ChunkedArray) -> np.ndarray:

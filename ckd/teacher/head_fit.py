@@ -29,9 +29,12 @@ PATIENCE = 5  # epochs without a better tuning loss after which a head keeps its
 
 
 def train_heads(config: Config, cohort: Cohort, stage: Stage, say: Callable[[str], None]) -> Heads:
-    """Fit all heads on the labelled training shards; the tuning shards choose each head's epoch (none, or of one class: the last epoch)."""
-    read = EmbeddingReader(cohort, stage)
-    folds = Folds.of(cohort, config.head.folds, config.seed)
+    """Fit all heads on the labelled training shards, without the adapter's subjects (teacher.adapter_share).
+
+    The tuning shards choose each head's epoch (none, or of one class: the last epoch).
+    """
+    read = EmbeddingReader(cohort, stage, config.teacher.adapter_share)
+    folds = Folds.of(cohort, config.head.folds, config.seed, config.teacher.adapter_share)
     if folds.count < config.head.folds:
         say(f"head: {folds.count} folds instead of {config.head.folds}, one per training subject")
     if config.head.calibrated and folds.count < 3:
@@ -128,12 +131,13 @@ def _mask(folds: Folds, left_out: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 def _optimism(heads: Heads, cohort: Cohort, read: EmbeddingReader) -> dict[str, Any]:
     """Mean log-losses of out-of-fold train and tuning, and their gap: what the LLM's adapter remembers of its training labels."""
-    sums = {"train": 0.0, "tuning": 0.0}
+    sums, visits = {"train": 0.0, "tuning": 0.0}, 0
     for x, y, groups in _stream(cohort, read, "train"):
         sums["train"] += log_loss(heads.logits(x, heads.folds.assign(groups)), y)
+        visits += len(x)
     for x, y, _ in _stream(cohort, read, "tuning"):
         sums["tuning"] += log_loss(heads.logits(x, np.full(len(x), heads.final)), y)
-    train = sums["train"] / cohort.count("train")
+    train = sums["train"] / visits
     tuning = sums["tuning"] / cohort.count("tuning") if cohort.count("tuning") else None
     return {
         "out_of_fold_train_log_loss": train,
@@ -174,7 +178,7 @@ class _Fit:
         for group in self.adam.param_groups:
             group["lr"] = self.config.learning_rate * (1 - done)
         permutation = torch.from_numpy(order.permutation(len(x))).to(self.device)
-        for rows in permutation.split(self.config.batch_size):
+        for rows in permutation.split(self.config.batch_size) if len(x) else ():  # all of a shard's subjects may be the adapter's
             each = self._row_losses(inputs[rows], labels[rows])
             loss = (each * mask[rows]).sum() / len(rows) + 0.5 * self.config.l2 * self.weight.square().sum()
             self.adam.zero_grad()

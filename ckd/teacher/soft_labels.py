@@ -1,5 +1,6 @@
 """Stage `soft_labels`: sigmoid(head(embedding)) per visit without a second pass of the teacher. A training visit gets the head of its
-subject's fold, which never saw that subject (the final head with head.cross_fitted=false); all others get the final head."""
+subject's fold, which never saw that subject (the final head with head.cross_fitted=false); all others get the final head. With
+teacher.adapter_share the adapter's train subjects get theirs too, which nothing may use: ckd.student.examples sees to it."""
 
 import heapq
 import time
@@ -14,6 +15,7 @@ from ckd.cohort import Cohort
 from ckd.config import Config
 from ckd.errors import ArtifactError
 from ckd.labels import NUM_LABELS
+from ckd.splits import of_adapter
 from ckd.store import Fields, Stage
 from ckd.teacher import embed
 from ckd.teacher.head import EmbeddingReader, column_matrix, head_artifact, head_fields, load_heads
@@ -68,21 +70,22 @@ def public_rows(config: Config, cohort: Cohort, stage: Stage, split: Split) -> I
     """Rows (instruction, input, labels, probabilities) of one public file in the order of its source, streamed.
 
     With data.tuning given, name_train.json and name_val.json are data.train and data.tuning as they were read, whatever split their rows
-    went to; without it they are the splits train and tuning.
+    went to; without it they are the splits train and tuning. Train visits of the adapter's subjects (teacher.adapter_share) are left out.
     """
     source: Source | None = split if config.data.tuning else None
     shards = [s for s in cohort.select() if source or s.split == split]
     groups = [[s for s in shards if s.split == name] for name in sorted({s.split for s in shards})]
-    streams = [_rows(cohort, stage, group, source) for group in groups]
+    streams = [_rows(cohort, stage, group, source, config.teacher.adapter_share) for group in groups]
     return heapq.merge(*streams, key=itemgetter("order"))
 
 
-def _rows(cohort: Cohort, stage: Stage, shards: list[Shard], source: Source | None) -> Iterator[dict[str, Any]]:
+def _rows(cohort: Cohort, stage: Stage, shards: list[Shard], source: Source | None, adapter_share: float) -> Iterator[dict[str, Any]]:
     for shard in shards:
-        visits = cohort.read(shard, ["instruction", "input", "labels", "source", "line"]).to_pylist()
+        visits = cohort.read(shard, ["instruction", "input", "labels", "source", "line", "group"]).to_pylist()
+        spent = of_adapter([visit.pop("group") for visit in visits], adapter_share if shard.split == "train" else 0)
         probabilities = column_matrix(stage.read(shard.index, ["probabilities"])["probabilities"])
-        for visit, row in zip(visits, probabilities, strict=True):
-            if source is None or visit["source"] == source:
+        for visit, row, left_out in zip(visits, probabilities, spent, strict=True):
+            if not left_out and (source is None or visit["source"] == source):
                 yield {**visit, "order": (visit["source"], visit["line"]), "probabilities": row}
 
 
