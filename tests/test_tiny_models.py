@@ -21,7 +21,7 @@ from ckd.teacher.engine_hf import TransformersEngine
 from ckd.teacher.tiny import UNTRAINED as TINY_TEACHER
 from ckd.teacher.tiny import TeacherSize, make_teacher
 from jobs import demo
-from jobs.cli import CONFIGS
+from jobs.arguments import CONFIGS
 from jobs.console import Console
 
 DEMO_SIZES = {
