@@ -9,7 +9,8 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
-from ckd.config import Config, dump, load
+from ckd.config import Config
+from ckd.configfile import dump, load
 from ckd.errors import CkdError, IncompleteError
 from jobs.arguments import COMMANDS, CONFIGS, FILES, Start, make_parser
 from jobs.cluster_paths import placed

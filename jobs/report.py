@@ -2,7 +2,8 @@
 
 import sys
 
-from ckd.config import Config, dump
+from ckd.config import Config
+from ckd.configfile import dump
 from ckd.store import join, write_bytes
 from jobs.cli import main
 from jobs.console import Console

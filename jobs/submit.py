@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ckd.config import Config, dump, load
+from ckd.config import Config
+from ckd.configfile import dump, load
 from ckd.errors import CkdError, ConfigError, UnreachableError
 from ckd.files import digest
 from jobs.arguments import COMMANDS

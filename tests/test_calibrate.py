@@ -12,7 +12,8 @@ from sklearn.linear_model import LogisticRegression
 
 from ckd.calibration import Calibration, sigmoid
 from ckd.cohort import Cohort
-from ckd.config import EvaluationConfig, load
+from ckd.config import EvaluationConfig
+from ckd.configfile import load
 from ckd.errors import ConfigError
 from ckd.evaluation.calibrate import FOLDS, NEEDED, calibrate, calibrate_student, choose_kinds, cross_fitted, fit, group_folds, log_odds
 from ckd.evaluation.evaluate import evaluate

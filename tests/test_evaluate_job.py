@@ -9,7 +9,7 @@ import pytest
 import torch
 from evaluation_cohort import MARKER, as_lists, make_visits, write_all
 
-from ckd.config import load
+from ckd.configfile import load
 from ckd.evaluation.evaluate import evaluate
 from ckd.evaluation.scores import read_split
 from jobs import evaluate as job

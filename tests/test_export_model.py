@@ -18,7 +18,7 @@ from student_cohort import make_visits
 from transformers import AutoModelForSequenceClassification
 
 from ckd.cohort import Cohort
-from ckd.config import dump
+from ckd.configfile import dump
 from ckd.errors import ArtifactError, ConfigError
 from ckd.evaluation.modelcard import Facts, model_card
 from ckd.labels import DISEASES

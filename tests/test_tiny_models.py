@@ -10,7 +10,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from ckd.config import TeacherConfig, load
+from ckd.config import TeacherConfig
+from ckd.configfile import load
 from ckd.ehr.synthetic import generate
 from ckd.ehr.synthetic_rows import table
 from ckd.errors import ArtifactError, ConfigError

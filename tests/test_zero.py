@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ckd.config import load
+from ckd.configfile import load
 from ckd.student.model import rows_per_micro_batch
 from ckd.student.trainer import training_arguments
 from ckd.student.zero import GRADIENT_NORM, uses_bf16, zero_config
