@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.ablation_setup import Arm, Phase, Setup
-from ckd.config import Config, load
+from ckd.config import Config
+from ckd.configfile import load
 from ckd.ehr.synthetic import generate, parameters
 from ckd.ehr.synthetic_ceiling import oracle_observed
 from ckd.ehr.synthetic_rows import table

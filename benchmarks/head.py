@@ -17,7 +17,8 @@ from benchmarks.pipeline_overhead import HIDDEN
 from ckd import cohort as cohorts
 from ckd.cohort import Cohort
 from ckd.compat import HEAD_FILE, write_head
-from ckd.config import Config, load
+from ckd.config import Config
+from ckd.configfile import load
 from ckd.labels import NUM_LABELS
 from ckd.store import Stage, join
 from ckd.teacher.embed import column, embedding_stage

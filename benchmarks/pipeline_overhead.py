@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ckd.config import Config, load
+from ckd.config import Config
+from ckd.configfile import load
 from ckd.grammar import render_input
 from ckd.labels import DISEASES, INSTRUCTION, OUTPUT_PREFIX
 from ckd.teacher.embed import EmbedWorker, embedding_stage, shards_to_embed

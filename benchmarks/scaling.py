@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.pipeline_overhead import HIDDEN, NullEngine, write_visits
-from ckd.config import Config, Workers, load
+from ckd.config import Config, Workers
+from ckd.configfile import load
 from ckd.labels import DISEASES, INSTRUCTION, OUTPUT_PREFIX
 from ckd.teacher.accounting import Account, figures
 from ckd.teacher.embed import EmbedWorker, embedding_stage, shards_to_embed

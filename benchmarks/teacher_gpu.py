@@ -27,6 +27,25 @@ AGREES = 0.99  # least cosine to AutoModel one by one; bfloat16 rounds in each o
 FAILURES = (RuntimeError, ValueError, TypeError, ImportError, AttributeError, TimeoutError)  # of one way, which the others need not share
 
 
+@contextmanager
+def time_left(ends: float) -> Iterator[None]:
+    """Stops what runs inside with TimeoutError when the clock of time.monotonic has come to `ends`."""
+
+    def stop(*_: Any) -> None:
+        raise TimeoutError("the benchmark's time was over (--limit)")
+
+    left = ends - time.monotonic()
+    if left <= 0:
+        stop()
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, left)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 class Bench:
     """One benchmark run: its report, its clock, and the prompts."""
 
@@ -47,7 +66,7 @@ class Bench:
         """Make a way, check and time it; its figures or the reason why there are none go into the report. Returns the way, or None."""
         ways, started, way = self.report["ways"], time.monotonic(), None
         try:
-            with self._until_the_end():
+            with time_left(self.ends):
                 way = make()
                 ways[name] = self._measure(name, way, self.alone if alone else self.chunk, started)
         except FAILURES as error:
@@ -55,24 +74,6 @@ class Bench:
         print(f"{name:<28} {_line(ways[name])}", flush=True)
         self.save()
         return way
-
-    @contextmanager
-    def _until_the_end(self) -> Iterator[None]:
-        """Stops what runs inside with TimeoutError when the benchmark's time is over."""
-
-        def stop(*_: Any) -> None:
-            raise TimeoutError("the benchmark's time was over (--limit)")
-
-        left = self.ends - time.monotonic()
-        if left <= 0:
-            stop()
-        before = signal.signal(signal.SIGALRM, stop)
-        signal.setitimer(signal.ITIMER_REAL, left)
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
 
     def _measure(self, name: str, way: Any, chunk: int, started: float) -> dict[str, Any]:
         self.vectors[name] = way(self.check)

@@ -24,7 +24,8 @@ import pyarrow as pa
 
 from benchmarks.pipeline_overhead import HIDDEN, write_visits
 from ckd.cohort import Cohort
-from ckd.config import Config, load
+from ckd.config import Config
+from ckd.configfile import load
 from ckd.labels import DISEASES, INSTRUCTION, OUTPUT_PREFIX
 from ckd.prompts import Prompter
 from ckd.store import Stage

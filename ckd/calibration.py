@@ -72,7 +72,7 @@ class Calibration:
             found = _content(content)
         except FileNotFoundError:
             raise ArtifactError(f"{path}: no calibration there; run 'ckd evaluate' first") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             what = str(error) if isinstance(error, _WrongError) else "not a calibration of this project"
             raise ArtifactError(f"{path}: {what}; delete it and run 'ckd evaluate' again") from None
         if model is not None and content["model"] != model:
@@ -119,23 +119,32 @@ def sigmoid(z: NDArray[Any]) -> Floats:
 
 
 def fit_platt(logits_N: NDArray[Any], y_N: Flags) -> Map:
-    """Slope and intercept with the least cross-entropy against Platt's targets, by Newton with step halving.
+    """Slope and intercept with the least cross-entropy against Platt's targets; `none` without visits.
 
     Targets (n₊ + 1) / (n₊ + 2) and 1 / (n₋ + 2) keep separable data finite: Platt 1999; Lin, Lin and Weng 2007, "A note on Platt's
     probabilistic outputs for support vector machines". A slope below 0 would turn the ranking round: then it is 0.
     """
-    z_N, t_N = np.asarray(logits_N, np.float64), platt_targets(y_N)
-    if not len(z_N):
+    if not len(y_N):
         return UNCHANGED
-    center, scale = float(z_N.mean()), float(z_N.std())
-    base = _log_odds(float(t_N.mean()))
+    t_N = platt_targets(y_N)
+    slope, intercept = fit_logistic(logits_N, t_N)
+    if slope <= 0:
+        return Map("platt", slope=0.0, intercept=_log_odds(float(t_N.mean())))
+    return Map("platt", slope=slope, intercept=intercept)
+
+
+def fit_logistic(logits_N: NDArray[Any], targets_N: NDArray[Any]) -> tuple[float, float]:
+    """Slope and intercept of sigmoid(slope·z + intercept) with the least cross-entropy to targets in 0..1 of both classes, by Newton's method.
+
+    Slope 0 where the logits are constant. Without a finite optimum (separable classes) it stops somewhere on the way.
+    """
+    z_N, t_N = np.asarray(logits_N, np.float64), np.asarray(targets_N, np.float64)
+    center, scale, base = float(z_N.mean()), float(z_N.std()), _log_odds(float(t_N.mean()))
     if not scale > _ENOUGH * max(1.0, abs(center)):
-        return Map("platt", slope=0.0, intercept=base)
+        return 0.0, base
     columns_N2 = np.stack([(z_N - center) / scale, np.ones_like(z_N)], axis=1)
     slope, intercept = _newton(columns_N2, t_N, np.array([0.0, base]))
-    if slope <= 0:
-        return Map("platt", slope=0.0, intercept=base)
-    return Map("platt", slope=float(slope / scale), intercept=float(intercept - slope * center / scale))
+    return float(slope / scale), float(intercept - slope * center / scale)
 
 
 def fit_temperature(logits_NL: NDArray[Any], y_NL: Flags) -> Map:
@@ -201,6 +210,8 @@ def _content(content: Any) -> Calibration:
         raise _WrongError(f"its labels are not the {NUM_LABELS} diseases in their order")
     if content["threshold_for"] not in ("f1", "sensitivity", "precision"):
         raise _WrongError("threshold_for is not f1, sensitivity or precision")
+    if (content["threshold_for"] == "f1") != (target is None):
+        raise _WrongError("threshold_target goes with sensitivity and precision alone")
     maps = tuple(_map(row) for row in rows)
     thresholds = np.array([_number(row, "threshold") for row in rows])
     if not ((thresholds >= 0) & (thresholds <= 1)).all():
@@ -218,7 +229,8 @@ def _map(row: Mapping[str, Any]) -> Map:
         raise _WrongError(f"{disease}: kind {kind} has the parameters {', '.join(names) or 'none'}")
     if kind == "isotonic":
         return _isotonic(disease, *([_finite(value, f"{disease}: a point") for value in row[name]] for name in names))
-    found = Map(kind, **{name: _number(row, name) for name in names})
+    values: dict[str, Any] = {name: _number(row, name) for name in names}
+    found = Map(kind, **values)
     if found.slope < 0 or found.temperature <= 0:
         raise _WrongError(f"{disease}: slope is below 0, or temperature not above 0")
     return found

@@ -1,15 +1,10 @@
-"""The configuration: one YAML file and dotted `key=value` overrides -> frozen pydantic models. Where a key is wrong, its line is named."""
+"""The configuration: every key, its default and meaning, as frozen pydantic models. Reading it from YAML belongs to configfile."""
 
-import difflib
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-
-from ckd.errors import ConfigError
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 _WORKERS = re.compile(r"(\d+)(?:\.\.(\d+))?")
 
@@ -159,6 +154,9 @@ class StudentConfig(Section):
     label_smoothing: float = Field(0, ge=0, lt=1, description="share of the true labels' targets moved to 1/2: the control beside soft labels")
     batch_size: int = Field(32, ge=1, description="visits per optimizer step over all workers")
     gradient_accumulation: int = Field(1, ge=1, description="micro-batches per optimizer step and worker")
+    activation_checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass: less memory, more time, the same values"
+    )
     epochs: int = Field(10, ge=1, description="most passes over the training visits")
     patience: int = Field(3, ge=1, description="epochs without a better tuning score before stopping")
     learning_rate: float = Field(2e-5, gt=0, description="peak AdamW step size, linear decay")
@@ -179,6 +177,25 @@ class StudentConfig(Section):
                 f"batch_size={self.batch_size} leaves nothing to do for some of {self.workers.max or 1} workers x {self.gradient_accumulation} "
                 f"micro-batches (workers, gradient_accumulation); raise batch_size to at least {most} or lower the others"
             )
+        return self
+
+
+class EvaluationConfig(Section):
+    """How held_out visits are scored. Thresholds are chosen on tuning."""
+
+    threshold_for: Literal["f1", "sensitivity", "precision"] = Field(
+        "f1", description="what each label's threshold on calibrated probabilities is chosen for: the largest f1, or threshold_target's share"
+    )
+    threshold_target: float | None = Field(
+        None, gt=0, le=1, description="sensitivity: the share of the positives found; precision: the share of right alarms"
+    )
+
+    resamples: int = Field(1000, ge=100, description="bootstrap draws of the held_out patients: the intervals and p-values in metrics.json")
+
+    @model_validator(mode="after")
+    def _target(self) -> Self:
+        if (self.threshold_for == "f1") != (self.threshold_target is None):
+            raise ValueError("threshold_target goes with threshold_for=sensitivity or precision; give both or neither")
         return self
 
 
@@ -210,12 +227,6 @@ class IngestConfig(Section):
         return self
 
 
-class EvaluationConfig(Section):
-    """What `ckd evaluate` says of the held_out visits."""
-
-    resamples: int = Field(1000, ge=100, description="bootstrap draws of the held_out patients: the intervals and p-values in metrics.json")
-
-
 class Config(Section):
     """The whole configuration of one run."""
 
@@ -224,8 +235,8 @@ class Config(Section):
     teacher: TeacherConfig = TeacherConfig()
     head: HeadConfig = HeadConfig()
     student: StudentConfig = StudentConfig()
-    ingest: IngestConfig = IngestConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    ingest: IngestConfig = IngestConfig()
     seed: int = Field(42, ge=0, description="seed of splits, folds, head and student")
 
     @model_validator(mode="after")
@@ -236,40 +247,10 @@ class Config(Section):
             )
         return self
 
-    @field_validator("run", "data", "teacher", "head", "student", "ingest", "evaluation", mode="before")
+    @field_validator("run", "data", "teacher", "head", "student", "evaluation", "ingest", mode="before")
     @classmethod
     def _empty_section(cls, value: Any) -> Any:
         return {} if value is None else value
-
-
-def load(path: str | None, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file (None: only defaults) and apply dotted `key=value` overrides.
-
-    Raises ConfigError with file:line (or the override) of the first wrong key or value.
-    """
-    text = _read(path) if path else ""
-    try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise ConfigError(f"{path}:{mark.line + 1 if mark else 1}: not YAML ({getattr(error, 'problem', 'unreadable')}); mend that line") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}:1: expected sections such as 'data:' and 'teacher:', found a {type(values).__name__}")
-    given: dict[tuple[str, ...], str] = {}
-    for override in overrides:
-        _apply(values, override, given)
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(_describe(error, path, text, given)) from None
-
-
-def dump(config: Config) -> str:
-    """The resolved configuration as YAML that `load` reads back."""
-    values = config.model_dump()
-    for section in ("teacher", "student", "ingest"):
-        values[section]["workers"] = str(getattr(config, section).workers)
-    return yaml.safe_dump(values, sort_keys=False)
 
 
 def absolute(config: Config) -> Config:
@@ -289,69 +270,3 @@ def absolute(config: Config) -> Config:
             "student": student.model_copy(update={"base_model": model(student.base_model)}),
         }
     )
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such config file; start from jobs/default.yaml") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({type(error).__name__}); expected a UTF-8 YAML file") from None
-
-
-def _apply(values: dict[str, Any], override: str, given: dict[tuple[str, ...], str]) -> None:
-    key, equals, raw = override.partition("=")
-    parts = tuple(key.strip().split("."))
-    if not equals or not all(parts):
-        raise ConfigError(f"override '{override}': expected key=value, such as data.train=data/name_train.json")
-    try:
-        value = yaml.safe_load(raw) if raw else ""
-    except yaml.YAMLError:
-        raise ConfigError(f"override '{override}': the value is not YAML; quote it") from None
-    node = values
-    for part in parts[:-1]:
-        if node.get(part) is None:
-            node[part] = {}
-        node = node[part]
-        if not isinstance(node, dict):
-            raise ConfigError(f"override '{override}': '{part}' has no keys below it")
-    node[parts[-1]] = value
-    given[parts] = override
-
-
-def _describe(error: ValidationError, path: str | None, text: str, given: dict[tuple[str, ...], str]) -> str:
-    first = error.errors(include_url=False)[0]
-    where_path = tuple(str(part) for part in first["loc"])
-    # An error of a whole section is put down to the override that touched it.
-    origin = next(
-        (f"override '{o}'" for parts, o in given.items() if where_path[: len(parts)] == parts or parts[: len(where_path)] == where_path), None
-    )
-    where = origin or f"{path or 'config'}:{_line(text, where_path)}"
-    key = ".".join(where_path)
-    if first["type"] == "extra_forbidden":
-        known = _keys(where_path[:-1])
-        close = difflib.get_close_matches(where_path[-1], known, n=1)
-        hint = f"did you mean '{'.'.join([*where_path[:-1], close[0]])}'?" if close else f"known here: {', '.join(known)}"
-        return f"{where}: unknown key '{key}'; {hint}"
-    return f"{where}: {key}: {first['msg'].removeprefix('Value error, ')} (found {first['input']!r})"
-
-
-def _keys(section: tuple[str, ...]) -> list[str]:
-    model: Any = Config
-    for name in section:
-        model = getattr(model.model_fields.get(name), "annotation", None)
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            return []
-    return list(model.model_fields)
-
-
-def _line(text: str, keys: tuple[str, ...]) -> int:
-    node, line = yaml.compose(text, Loader=yaml.SafeLoader), 1
-    for key in keys:
-        pairs = node.value if isinstance(node, yaml.MappingNode) else ()
-        found = next(((k, v) for k, v in pairs if k.value == key), None)
-        if found is None:
-            break
-        line, node = found[0].start_mark.line + 1, found[1]
-    return line

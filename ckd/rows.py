@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from ckd.labels import NO_DISEASE, NUM_LABELS, NoDiseaseNamedError, UnknownDiseaseError, encode, parse_output
+from ckd.labels import INSTRUCTION, NO_DISEASE, NUM_LABELS, NoDiseaseNamedError, UnknownDiseaseError, encode, parse_output
 from ckd.visits import SPLITS, SUBGROUP_FIELDS, Source, Visit
 
 Labels = tuple[bool, ...]
@@ -15,11 +15,15 @@ class RowError(ValueError):
     """Why one row cannot be used; the message names fields and rules, never values."""
 
 
-def parse_line(data: bytes, source: Source, line: int) -> Visit:
+def parse_line(data: bytes, source: Source, line: int, *, to_learn: bool = True) -> Visit:
     """One line of public JSONL: instruction, input, output; visit_id, subject_id, split, current_labels (a list of disease names),
     prediction_time and subgroup fields where given. `"output": null` means unlabeled. Raises RowError, whatever the bytes are.
+
+    Rows that are there to be predicted (`to_learn` false) may lack instruction and output.
     """
     row = _json_object(data)
+    if not to_learn:
+        row = {"instruction": INSTRUCTION, "output": None, **row}
     return to_visit(row, _output(row), _disease_list(row), source, line)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckd.errors import DataError
 from ckd.files import BLOCK
+from ckd.labels import INSTRUCTION
 from ckd.rows import MAX_LINE, RowError, parse_line, read_flags, to_visit
 from ckd.store import digest, join, list_files, open_file, reaching, resolve
 from ckd.visits import SUBGROUP_FIELDS, Source, Visit
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 JSONL_SUFFIXES = (".json", ".jsonl", ".gz")
 PARQUET_SUFFIX = ".parquet"
 _REQUIRED_COLUMNS = ("instruction", "input", "labels")
+_REQUIRED_TO_PREDICT = ("input",)
 _COLUMNS = (*_REQUIRED_COLUMNS, "visit_id", "subject_id", "split", "current_labels", "prediction_time", *SUBGROUP_FIELDS)
 _EXPECTED = "expected JSONL (.json, .jsonl, .gz), a .parquet file, or a folder of .parquet parts"
 
@@ -45,10 +47,13 @@ class Sample:
 
 
 class Input:
-    """One input file or folder. Raises DataError when it is missing, of an unsupported kind, or an empty folder."""
+    """One input file or folder. Raises DataError when it is missing, of an unsupported kind, or an empty folder.
 
-    def __init__(self, path: str, source: Source) -> None:
-        self.path, self.source = path, source
+    Rows that are there to be predicted (`to_learn` false) need nothing but `input`.
+    """
+
+    def __init__(self, path: str, source: Source, *, to_learn: bool = True) -> None:
+        self.path, self.source, self.to_learn = path, source, to_learn
         self.parts = _parts(path)
         self._starts: list[int] = []  # rows before each part read so far
 
@@ -108,7 +113,7 @@ class Input:
                 raise DataError(f"{self.path}:{line}: a JSON array; expected one object per line (JSONL), for example from: jq -c '.[]'")
             first = False
             try:
-                yield parse_line(data, self.source, line)
+                yield parse_line(data, self.source, line, to_learn=self.to_learn)
             except RowError as error:
                 yield BadRow(f"{self.path}:{line}", str(error))
 
@@ -117,8 +122,9 @@ class Input:
         self._starts = []
         for part in self.parts:
             self._starts.append(line)
-            for row in _parquet(part):
+            for row in _parquet(part, required=_REQUIRED_COLUMNS if self.to_learn else _REQUIRED_TO_PREDICT):
                 line += 1
+                row.setdefault("instruction", INSTRUCTION)
                 try:
                     yield to_visit(row, read_flags(row, "labels"), read_flags(row, "current_labels"), self.source, line)
                 except RowError as error:
@@ -156,7 +162,7 @@ def _lines(path: str) -> Iterator[bytes]:
                 data = stream.readline(MAX_LINE)
 
 
-def _parquet(path: str, row_groups: Sequence[int] | None = None) -> Iterator[dict[str, Any]]:
+def _parquet(path: str, row_groups: Sequence[int] | None = None, required: Sequence[str] = _REQUIRED_COLUMNS) -> Iterator[dict[str, Any]]:
     """Rows of one Parquet file; text columns as bytes, so that text that is not UTF-8 costs its row and not the file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -164,9 +170,9 @@ def _parquet(path: str, row_groups: Sequence[int] | None = None) -> Iterator[dic
     with open_file(path) as stream:
         file = pq.ParquetFile(stream, pre_buffer=True)
         names = file.schema_arrow.names
-        missing = [name for name in _REQUIRED_COLUMNS if name not in names]
+        missing = [name for name in required if name not in names]
         if missing:
-            raise DataError(f"{path}: no column {', '.join(missing)}; expected {', '.join(_REQUIRED_COLUMNS)} (labels null: unlabeled)")
+            raise DataError(f"{path}: no column {', '.join(missing)}; expected {', '.join(required)} (labels null: unlabeled)")
         for batch in file.iter_batches(1024, row_groups=row_groups, columns=[name for name in _COLUMNS if name in names]):
             columns = [_plain(column) for column in batch.columns]
             yield from pa.RecordBatch.from_arrays(columns, names=batch.schema.names).to_pylist()

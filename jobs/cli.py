@@ -1,4 +1,5 @@
-"""The `ckd` command: arguments, exit codes, and which job a command names. Imports a job only when it runs, so help and errors are quick."""
+"""The `ckd` command: exit codes, and which job a command starts. Imports a job only when it runs, so help and errors are quick. What can be
+typed belongs to arguments."""
 
 import argparse
 import errno
@@ -7,41 +8,15 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
-from ckd import __version__
-from ckd.config import Config, dump, load
+from ckd.config import Config
+from ckd.configfile import dump, load
 from ckd.errors import CkdError, IncompleteError
+from jobs.arguments import COMMANDS, CONFIGS, FILES, Start, make_parser
 from jobs.cluster_paths import placed
 from jobs.console import Console, terminal_console
 
-COMMANDS = {
-    "run": ("pipeline", "the whole pipeline: visits to metrics; continues where an earlier run stopped"),
-    "validate": ("validate", "read input files, count and locate bad rows; no model is loaded"),
-    "embed": ("embed", "prepare the visits and embed each once with the teacher"),
-    "train-head": ("train_head", "fit the 25-label head and its cross-fitting folds on the embeddings"),
-    "soft-labels": ("soft_labels", "turn embeddings into soft labels; write the public hands_name_*.json"),
-    "train-student": ("train_student", "distil hard and soft labels into the student"),
-    "evaluate": ("evaluate", "score student, teacher and baselines on held_out; write metrics.json"),
-    "verify": ("verify", "prove that every visit_id is once in every artifact, no NaN, values in range"),
-    "status": ("status", "shards done and missing of every stage"),
-    "plan": ("plan", "before paying: tokens of a sample, GPU-hours, cost on demand and on spot, disk; starts and writes nothing"),
-    "doctor": ("doctor", "is this machine, or the cluster, fit for a run: each line ok or what to do"),
-    "demo": ("demo", "make a synthetic cohort and tiny models, run everything on them"),
-}
-SUBMITTED = ("run", "embed", "train-head", "soft-labels", "train-student", "evaluate", "verify", "doctor")
-ADDRESS = "the cluster's dashboard, http://HEAD:8265; without it RAY_ADDRESS"
-SOURCES = {
-    "mimic3": "MIMIC-III tables, CSV or CSV.gz",
-    "mimic4": "MIMIC-IV tables (DIR/hosp), ICD-9 and ICD-10",
-    "tables": "the generic tables of docs/tables.md, Parquet or CSV",
-    "meds": "MEDS shards with hadm_id",
-}
-CONFIGS = {"demo": str(Path(__file__).with_name("demo.yaml"))}  # what a command reads without --config; the others: defaults alone
-FILES = {"validate"}  # commands that take input files before the overrides; they only read: no run, no events.jsonl
 COMPUTING = {"run", "embed", "train-head", "soft-labels", "train-student", "evaluate"}  # on a cluster they take shared paths only
-EXIT_CODES = "exit codes: 0 done, 1 bug, 2 config or input, 3 incomplete (some shards failed; run again), or storage or cluster do not answer"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _parser()
+    parser = make_parser(STARTS)
     arguments, rest = parser.parse_known_args(argv)
     if any(word.startswith("-") or "=" not in word or "words" not in arguments for word in rest):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -123,13 +98,32 @@ def _doctor(arguments: argparse.Namespace) -> None:
     doctor.run(_config(arguments), terminal_console(), arguments.address, configured=given, wake=arguments.wake)
 
 
-STARTS = {"plan": _plan, "doctor": _doctor}  # commands with options of their own
-
-
 def _export(arguments: argparse.Namespace) -> None:
     from jobs import export
 
     export.run(arguments.cohort, arguments.out, terminal_console(), arguments.adapter_share)
+
+
+def _export_model(arguments: argparse.Namespace) -> None:
+    from jobs import export_model
+
+    config = _config(arguments)
+    with terminal_console(config.run.folder) as console:
+        export_model.run(config, console, arguments.out, onnx=arguments.onnx)
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from jobs import predict
+
+    with terminal_console(arguments.out) as console:
+        predict.run(_config(arguments), console, arguments.input, arguments.model, arguments.out, engine=arguments.engine, meds=arguments.meds)
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    from jobs import serve
+
+    a = arguments
+    serve.run(a.model, terminal_console(), engine=a.engine, host=a.host, port=a.port, token_file=a.token_file)
 
 
 def _config(arguments: argparse.Namespace) -> Config:
@@ -165,100 +159,18 @@ def _dry_run(config: Config, console: Console, *_: object) -> None:
         console.say(line)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ckd", description="Distil a LoRA-tuned language model over patient visits into a BERT-size student.")
-    parser.epilog = EXIT_CODES
-    parser.add_argument("--version", action="version", version=f"ckd {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for name, (_, text) in COMMANDS.items():
-        command = _command(commands, name, text, STARTS.get(name, _stage))
-        _add_config(
-            command, takes="FILE | key=value" if name in FILES else "key=value", example="data.train=data/name_train.json teacher.workers=0..8"
-        )
-        if name in STARTS:
-            _add_options(name, command)
-        else:
-            command.add_argument("--dry-run", action="store_true", help="print the resolved configuration and the plan, start nothing")
-        if name == "run":
-            command.add_argument("--adapter-share", type=_share, metavar="S", help="the same as teacher.adapter_share=S")
-    _add_data_commands(commands)
-    _add_submit(commands)
-    return parser
-
-
-def _add_options(name: str, command: argparse.ArgumentParser) -> None:
-    if name == "doctor":
-        command.add_argument("--address", default="", metavar="URL", help=f"{ADDRESS}; without both this machine is looked at")
-        command.add_argument("--wake", action="store_true", help="wait up to 10 minutes for a worker of each kind, so that an autoscaler starts one")
-        return
-    command.add_argument("--price", type=_amount, default=0.0, metavar="P", help="one GPU-hour on demand; without it teacher.price_per_hour")
-    command.add_argument("--spot-price", type=_amount, default=0.0, metavar="P", help="one GPU-hour on spot, in the same currency")
-    rate = "visits/s of one worker of the teacher, as an earlier run's embed_accounting says; without it from the model's size"
-    command.add_argument("--visits-per-second", type=_amount, default=0.0, metavar="R", help=rate)
-
-
-def _add_submit(commands: Any) -> None:
-    text = "run a stage, or the whole pipeline, as a job of a Ray cluster; again: attaches to it, or continues after it"
-    submit = _command(commands, "submit", text, _submit)
-    submit.add_argument("stage", choices=SUBMITTED, metavar="STAGE", help=", ".join(SUBMITTED))
-    submit.add_argument("--address", default="", metavar="URL", help=ADDRESS)
-    submit.add_argument("--follow", action="store_true", help="show the job's log until it ends; its exit code becomes this command's")
-    resource = "custom resource of machines that stay, of which the driver reserves a bit (default on_demand; '' for none)"
-    submit.add_argument("--resource", default="on_demand", metavar="NAME", help=resource)
-    submit.add_argument("--dry-run", action="store_true", help="print the job's id and command, submit nothing")
-    _add_config(submit, takes="key=value", example="data.train=s3://bucket/cohort teacher.workers=0..8")
-
-
-def _add_data_commands(commands: Any) -> None:
-    ingest = _command(commands, "ingest", "hospital tables to a cohort of next-visit pairs, which is a valid data.train with its own splits", _ingest)
-    ingest.add_argument("source", choices=SOURCES, help="; ".join(f"{name}: {text}" for name, text in SOURCES.items()))
-    ingest.add_argument("folder", metavar="DIR", help="folder of the tables")
-    ingest.add_argument("--out", required=True, metavar="DIR", help="the cohort: Parquet parts, card.json, association.csv")
-    _add_config(ingest, takes="key=value", example="ingest.coding_delay_days=5 ingest.treatment=none (docs/configuration.md, section ingest)")
-    synth = _command(commands, "synth", "MIMIC-III-shaped tables of synthetic patients, any number, equal for equal seeds", _synth)
-    synth.add_argument("--patients", type=_positive, required=True, metavar="N", help="number of patients; about 4.3 visits each")
-    synth.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the generator (default 1)")
-    synth.add_argument("--out", required=True, metavar="DIR", help="folder of the tables")
-    export = _command(commands, "export", "a cohort in other formats", None)
-    formats = export.add_subparsers(dest="format", required=True, metavar="format")
-    jsonl = _command(formats, "jsonl", "the public JSONL files of a cohort, with the files that LLaMA-Factory needs to tune the teacher", _export)
-    jsonl.add_argument("cohort", metavar="COHORT", help="folder that 'ckd ingest' made")
-    jsonl.add_argument("--out", default="data", metavar="DIR", help="folder of name_train.json, name_val.json, name_test.json (default data)")
-    share = "share of the train subjects on which alone the adapter is tuned; run with the same teacher.adapter_share"
-    jsonl.add_argument("--adapter-share", type=_share, default=0.0, metavar="S", help=f"{share} (default: all of them, and the head uses all too)")
-
-
-def _amount(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
-    return number
-
-
-def _share(text: str) -> float:
-    number = float(text)
-    if not 0 < number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a share between 0 and 1, such as .5")
-    return number
-
-
-def _command(commands: Any, name: str, text: str, start: Callable[[argparse.Namespace], None] | None) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, epilog=EXIT_CODES)
-    command.set_defaults(start=start)
-    return command
-
-
-def _add_config(command: argparse.ArgumentParser, takes: str, example: str) -> None:
-    without = "jobs/demo.yaml" if command.prog.split()[-1] in CONFIGS else "the defaults hold"
-    command.add_argument("--config", metavar="YAML", help=f"configuration file, such as jobs/default.yaml; without it {without}")
-    command.add_argument("words", nargs="*", metavar=takes, help=f"dotted overrides, such as {example}")
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no number of patients; expected 1 or more")
-    return number
+STARTS: dict[str, Start] = {  # what starts a command; the others are stages
+    "ingest": _ingest,
+    "synth": _synth,
+    "submit": _submit,
+    "plan": _plan,
+    "doctor": _doctor,
+    "export jsonl": _export,
+    "export model": _export_model,
+    "predict": _predict,
+    "serve": _serve,
+    "": _stage,
+}
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from jobs import pipeline
 from jobs.cli import main
 from jobs.console import Console
 from jobs.evaluate import CEILINGS_FILE, METRICS_FILE
+from jobs.report import REPORT_FILE
 
 TARGET_SHARE = 0.75  # of oracle_observed's macro AUROC gain over .5
 CLAIM = "This shows that the machinery works. It shows nothing about a 7B model on MIMIC: patients, drugs and models are invented and tiny."
@@ -29,7 +30,7 @@ def run(config: Config, console: Console) -> None:
     metrics = json.loads(read_bytes(join(config.run.folder, METRICS_FILE)))
     for line in summary(metrics):
         console.say(line)
-    console.say(f"demo: {time.monotonic() - started:.0f} s")
+    console.say(f"demo: {time.monotonic() - started:.0f} s; the report is {join(config.run.folder, REPORT_FILE)}")
 
 
 def make(config: Config, console: Console, sizes: Mapping[str, Mapping[str, int]], *, trained: bool = True) -> None:

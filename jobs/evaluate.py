@@ -1,8 +1,10 @@
-"""Job: predict tuning and held_out with the student, score it beside teacher and baselines, write metrics.json and the public result files."""
+"""Job: predict tuning and held_out with the student, calibrate it on tuning, score it beside teacher and
+baselines, write calibration.json, metrics.json and the public result files."""
 
 import json
 import math
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ckd.cohort import Cohort
@@ -31,19 +33,34 @@ def run(config: Config, console: Console) -> None:
     require_parts(embedding_stage(config), shards, "ckd embed")
     require_parts(soft_label_stage(config), shards, "ckd soft-labels")
     predict_splits(config, console, ("tuning", "held_out"))
-    console.say("evaluate: scoring the held_out visits")
     from ckd.evaluation.evaluate import evaluate
 
+    save_calibration(config, console)
+    console.say("evaluate: scoring the held_out visits")
     metrics = evaluate(
         root,
         seed=config.seed,
-        resamples=config.evaluation.resamples,
         say=lambda line: console.say(f"evaluate: {line}"),
+        wanted=config.evaluation,
         adapter_optimism=adapter_optimism(root),
         ceilings=ceilings(config),
     )
     report(config, console, metrics)
     write_public_results(config, console, metrics)
+
+
+def save_calibration(config: Config, console: Console) -> None:
+    """Write calibration.json beside the student, from tuning alone; artifact.json does not list it, and it names that student's identity."""
+    from ckd.calibration import FILE
+    from ckd.evaluation.calibrate import calibrate_student
+    from ckd.student.fingerprint import finished_student
+
+    student = finished_student(config)
+    found = calibrate_student(config.run.artifacts_root, config.evaluation, config.seed)
+    path = join(student.folder, FILE)
+    found.save(path, student.identity())
+    kinds = ", ".join(f"{kind} for {count}" for kind, count in sorted(Counter(one.kind for one in found.maps).items()))
+    console.say(f"evaluate: wrote {path} (maps: {kinds} labels; {len(found.reasons)} thresholds at the default)")
 
 
 def report(config: Config, console: Console, metrics: dict[str, Any]) -> None:

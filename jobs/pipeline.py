@@ -8,15 +8,15 @@ from ckd.intake import configured_inputs
 from ckd.store import exists
 from ckd.student.fingerprint import token_fields
 from ckd.teacher.embed import teacher_fields
-from jobs import embed, evaluate, soft_labels, train_head, train_student
+from jobs import embed, evaluate, report, soft_labels, train_head, train_student
 from jobs.cli import main
 from jobs.console import Console
 
-STAGES = (embed, train_head, soft_labels, train_student, evaluate)
+STAGES = (embed, train_head, soft_labels, train_student, evaluate, report)
 
 
 def run(config: Config, console: Console) -> None:
-    """Visits to metrics. Inputs, models and a writable run.results are looked for before the first stage: before the teacher's pass.
+    """Visits to metrics and report. Inputs, models and a writable run.results are looked for before the first stage: before the teacher's pass.
 
     Raises UnreachableError when storage does not answer.
     """

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ckd.config import Config, dump, load
+from ckd.config import Config
+from ckd.configfile import dump, load
 from ckd.errors import CkdError, ConfigError, UnreachableError
 from ckd.files import digest
-from jobs.cli import COMMANDS, main
+from jobs.arguments import COMMANDS
+from jobs.cli import main
 from jobs.cluster_paths import require_shared
 from jobs.console import Console
 

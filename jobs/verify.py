@@ -1,10 +1,11 @@
 """Job: prove that the visits are those that were prepared, that every visit_id stands once in every artifact's parts, in the order of its
-visits, that embeddings, logits, probabilities and token ids are finite and in range, and that the files of head and student are those that
-were committed. Whether a model really computed those values is not provable from them."""
+visits, that embeddings, logits, probabilities and token ids are finite and in range, that the files of head and student are those that were
+committed, and that calibration.json, where it is, is that student's. Whether a model really computed those values is not provable from them."""
 
 import sys
 
 from ckd.audit import audit_ids, audit_stage, audit_strays, audit_values
+from ckd.calibration import Calibration
 from ckd.cohort import Cohort
 from ckd.config import Config
 from ckd.errors import ArtifactError, IncompleteError
@@ -33,6 +34,8 @@ def run(config: Config, console: Console) -> None:
             continue
         try:
             artifact.verify()
+            if name == "student":
+                Calibration.of_student(folder)
             console.say(f"{name:<12} whole")
         except ArtifactError as error:
             problems.append(str(error))

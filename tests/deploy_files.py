@@ -8,7 +8,7 @@ import click
 import yaml
 from ray.scripts.scripts import start
 
-from ckd.config import load
+from ckd.configfile import load
 from cluster.preemption import _parser as watch_parser
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from ckd import cohort as cohorts
-from ckd.config import load
+from ckd.configfile import load
 from ckd.labels import INSTRUCTION, NUM_LABELS
 from ckd.store import Stage
 from ckd.visits import Visit

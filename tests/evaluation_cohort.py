@@ -11,8 +11,8 @@ from ckd.visits import SPLITS, Visit
 MARKER = "zyxmarkerqq"
 
 
-def make_visits(sizes=(300, 120, 160), *, seed=0, known=True, subjects=True, informative=6):
-    """Visits per split: labels that partly stay, words that tell of `informative` labels. Two visits per subject."""
+def make_visits(sizes=(300, 120, 160), *, seed=0, known=True, subjects=True, informative=6, dated=True):
+    """Visits per split: labels that partly stay, words that tell of `informative` labels. Two visits per subject, a day apart."""
     rng = np.random.default_rng(seed)
     visits = []
     for split, size in zip(SPLITS, sizes, strict=True):
@@ -32,6 +32,8 @@ def make_visits(sizes=(300, 120, 160), *, seed=0, known=True, subjects=True, inf
                     subject_id=f"{split}-{row // 2}" if subjects else None,
                     split=split,
                     current_labels=tuple(map(bool, current)) if known else None,
+                    prediction_time=f"2150-01-{1 + row % 2:02d}T09:30:00" if dated else None,
+                    subgroups={"age": str(40 + row % 50), "sex": "FM"[row // 2 % 2]},
                 )
             )
     return visits

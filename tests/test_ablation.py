@@ -18,7 +18,7 @@ from benchmarks.ablation_choice import choose, compare, intervals
 from benchmarks.ablation_cohort import SHARED_STAGES, configuration, link, make_cohort, make_shared, make_student_base, matrix
 from benchmarks.ablation_setup import SETUP, Setup, load_setup
 from ckd.cohort import Cohort
-from ckd.config import load
+from ckd.configfile import load
 from ckd.evaluation.bootstrap import Draws
 from ckd.labels import NUM_LABELS
 from ckd.store import Stage, read_table

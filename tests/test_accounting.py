@@ -13,7 +13,8 @@ from rows import rows, write_jsonl
 from transformers import AutoTokenizer
 
 from ckd.cohort import Cohort
-from ckd.config import TeacherConfig, load
+from ckd.config import TeacherConfig
+from ckd.configfile import load
 from ckd.prompts import Prompter
 from ckd.teacher.accounting import Account, figures, lines, per_worker
 from ckd.teacher.embed import embedding_stage

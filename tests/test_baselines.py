@@ -54,6 +54,20 @@ def test_a_state_never_seen_in_train_falls_back_to_the_prevalence():
     assert persistence_rates(now, following)[1, 0] == pytest.approx(0.25)
 
 
+def test_earlier_visits_help_where_the_current_one_does_not_tell_all(tmp_path):
+    visits = make_visits((900, 200, 400))
+    for row in range(1, len(visits), 2):  # the second visit's next labels are the first visit's own labels
+        visits[row] = dataclasses.replace(visits[row], labels=visits[row - 1].current_labels)
+    (_, _, held_out), results = fitted(tmp_path, visits)
+    second = np.arange(len(held_out)) % 2 == 1
+
+    def mean_auroc(name):
+        return np.mean([roc_auc_score(held_out.labels[second, j], results[name].held_out[second, j]) for j in range(NUM_LABELS)])
+
+    assert mean_auroc("history_logreg") > 0.9 and mean_auroc("label_logreg") < 0.6
+    assert results["history_logreg"].notes["train_visits"] == 900
+
+
 def test_current_labels_help_every_label_and_words_help_the_labels_they_tell_of(tmp_path):
     (_, _, held_out), results = fitted(tmp_path, make_visits((1500, 300, 600)))
 

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from jobs.cli import COMMANDS, main
+from jobs.arguments import COMMANDS
+from jobs.cli import main
 from tests.rows import row, write_jsonl
 
 HEAVY = ("torch", "transformers", "peft", "deepspeed", "sklearn", "ray")

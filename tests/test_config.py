@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckd.config import Config, Workers, dump, load
+from ckd.config import Config, Workers
+from ckd.configfile import dump, load
 from ckd.errors import ConfigError
 
 

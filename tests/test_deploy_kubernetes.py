@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 from deploy_files import DEPLOY, PINS, ROOT, changed, fits_a_worker, parsed_start, parsed_watch, read
 
-from ckd.config import load
+from ckd.configfile import load
 
 CRDS = Path(os.environ.get("CKD_CRDS", ROOT.parent / "shared" / "crds"))
 JOB, CLUSTER, NETWORK = (read(DEPLOY / f"kuberay-{name}.yaml") for name in ("rayjob", "raycluster", "network"))

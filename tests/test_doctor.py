@@ -6,7 +6,7 @@ import os
 import pytest
 from student_cohort import make_base
 
-from ckd.config import load
+from ckd.configfile import load
 from ckd.errors import ConfigError
 from jobs import doctor
 from jobs.console import Console

@@ -13,7 +13,8 @@ from plain_teacher import SIZE, PlainTeacher, contract_teacher
 from safetensors.numpy import load_file, save_file
 
 from ckd import cohort as cohorts
-from ckd.config import TeacherConfig, load
+from ckd.config import TeacherConfig
+from ckd.configfile import load
 from ckd.errors import ConfigError
 from ckd.teacher.embed import EmbedWorker, embedding_stage, teacher_fields
 from ckd.teacher.engine import load_engine

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 from evaluation_cohort import MARKER, as_lists, make_visits, noisy, write_all, write_cohort, write_stage
 
+from ckd.config import EvaluationConfig
 from ckd.errors import DataError
 from ckd.evaluation.baselines import NAMES
 from ckd.evaluation.evaluate import evaluate
@@ -18,7 +19,7 @@ FIGURES = {"auroc", "auprc", "brier", "brier_skill", "f1", "f1_at_05", "prevalen
 
 
 def run(root, **arguments):
-    return evaluate(str(root), **{"seed": 0, "resamples": 300, "say": lambda line: None, **arguments})
+    return evaluate(str(root), **{"seed": 0, "wanted": EvaluationConfig(resamples=300), "say": lambda line: None, **arguments})
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +95,27 @@ def test_held_out_labels_change_no_threshold_and_no_choice_of_baseline(tmp_path,
 
 def test_a_good_student_beats_the_strongest_baseline(metrics):
     found = metrics["headline"]
-    assert found["strongest_baseline"] in ("persistence", "label_logreg")
+    assert found["strongest_baseline"] in ("persistence", "label_logreg", "history_logreg")
     assert found["difference"] == pytest.approx(found["student"] - found["baseline"])
     low, high = found["interval"]
     assert 0 < low < found["difference"] < high
     assert found["p"] == pytest.approx(2 / 301) and found["resamples"] == 300
     assert "beats" in found["sentence"]
     assert found["against_persistence"]["interval"][0] > 0
+
+
+def test_intervals_hold_the_figures_and_every_other_model_is_compared(metrics):
+    for block in [metrics["held_out"]["student"], *metrics["held_out"]["baselines"].values()]:
+        for part in (block, block["new_onset"], block["persistent"]):
+            low, high = part["macro"]["intervals"]["brier"]
+            assert low <= part["macro"]["brier"] <= high
+    compared = metrics["comparisons"]["student"]
+    assert set(compared) == {"teacher", *NAMES}
+    strongest = metrics["headline"]["strongest_baseline"]
+    assert compared[strongest]["macro"]["auroc"]["interval"] == metrics["headline"]["interval"]
+    rows = compared["persistence"]["per_label"]
+    assert list(rows) == [row["disease"] for row in metrics["labels_in_macro"]]
+    assert all(row["p"] <= row["p_holm"] <= 1 for row in rows.values())
 
 
 def test_a_student_that_knows_nothing_loses_aloud(tmp_path, visits):
@@ -123,6 +138,8 @@ def test_few_patients_give_no_interval_and_few_visits_no_macro(tmp_path):
     assert found["headline"]["interval"] is None and found["headline"]["interval_reason"] == "8 patients, fewer than 30"
     assert found["labels_in_macro"] == [] and found["held_out"]["student"]["macro"]["auroc"] is None
     assert found["headline"]["sentence"].startswith("No headline")
+    assert found["intervals"]["reason"] == "8 patients, fewer than 30" and found["intervals"]["resamples"] == 0
+    assert set(found["held_out"]["student"]["micro"]["intervals"].values()) == {None} and "no intervals: 8 patients, fewer than 30" in render(found)
     assert any(line.startswith("small sample: 25 of 25") for line in found["warnings"])
     assert "small sample" in render(found)
 
@@ -149,6 +166,8 @@ def test_unknown_current_labels_are_null_with_the_reason(tmp_path):
     }
     assert found["headline"]["against_persistence"] is None
     assert any("without subject_id" in line for line in found["warnings"])
+    assert found["intervals"]["note"].startswith("probably too narrow") and found["intervals"]["group"] == "identical input"
+    assert "probably too narrow" in found["headline"]["sentence"] and "draws of 60 identical inputs; probably too narrow" in render(found)
     assert json.dumps(found, allow_nan=False) and "copy_forward" in render(found)
 
 
@@ -178,4 +197,7 @@ def test_the_table_is_aligned_and_shows_every_model(metrics):
     assert f"{metrics['held_out']['student']['macro']['auroc']:.3f}" in rows[2]
     assert "teacher_saw_held_out: yes" in lines
     assert lines[-1] == metrics["headline"]["sentence"]
+    gap = metrics["comparisons"]["student"]["teacher"]["macro"]["auroc"]
+    assert any(line.startswith("student - teacher") and f"{gap['difference']:+.3f} ({gap['interval'][0]:+.3f} to" in line for line in lines)
+    assert "95 % intervals: 300 paired bootstrap draws of 80 subjects" in lines
     assert all(part["macro"]["labels"] <= NUM_LABELS for part in metrics["held_out"]["baselines"].values())

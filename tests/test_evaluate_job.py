@@ -9,7 +9,7 @@ import pytest
 import torch
 from evaluation_cohort import MARKER, as_lists, make_visits, write_all
 
-from ckd.config import load
+from ckd.configfile import load
 from ckd.evaluation.evaluate import evaluate
 from ckd.evaluation.scores import read_split
 from jobs import evaluate as job
@@ -23,7 +23,7 @@ def finished(tmp_path_factory):
     config = load(None, [f"run.results={folder}", "run.name=small"])
     cohort = write_all(config.run.artifacts_root, make_visits())
     console = Console(io.StringIO(), config.run.folder)
-    metrics = evaluate(cohort.root, seed=config.seed, resamples=config.evaluation.resamples, say=console.say)
+    metrics = evaluate(cohort.root, seed=config.seed, wanted=config.evaluation, say=console.say)
     for _ in range(2):
         job.report(config, console, metrics)
         job.write_public_results(config, console, metrics)

@@ -177,7 +177,8 @@ def test_one_worker_continues_what_two_began_at_any_zero_stage_and_on_an_object_
     with s3_server() if remote else nullcontext() as port:
         for name, value in {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}.items():
             monkeypatch.setenv(name, value)
-        config = prepared(tmp_path / "ranks", base, root=f"s3://{BUCKET}" if remote else "", workers="1..2", zero_stage=stage, **settings)
+        settings |= {"zero_stage": stage, "activation_checkpointing": stage > 1}
+        config = prepared(tmp_path / "ranks", base, root=f"s3://{BUCKET}" if remote else "", workers="1..2", **settings)
         spawn(config, 2, leave_after=2)
         spawn(config, 1)
         assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"], "nothing stays on this machine"

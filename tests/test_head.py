@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from ckd.calibration import fit_platt
-from ckd.config import load
+from ckd.configfile import load
 from ckd.errors import ArtifactError, ConfigError, DataError
 from ckd.labels import NUM_LABELS
 from ckd.splits import of_adapter

@@ -17,7 +17,7 @@ from ingest_reference import cohort_by_hand, cohort_files, ingest, judgeable, ra
 from mimic_rows import open_data
 from student_cohort import make_base
 
-from ckd.config import load
+from ckd.configfile import load
 from ckd.ehr import synthetic_tables
 from ckd.ehr.synthetic import generate
 from ckd.grammar import TREATMENT

@@ -9,7 +9,7 @@ import pytest
 from object_store import BUCKET, no_fault, proxy, s3_server
 from student_cohort import make_base, make_visits
 
-from ckd.config import load
+from ckd.configfile import load
 from ckd.ehr.synthetic_tables import write_tables
 from ckd.labels import render_output
 from ckd.store import FolderArtifact, exists, join, list_files, read_bytes, upload_folder, write_bytes

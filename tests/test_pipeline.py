@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from mimic_rows import write_rows
 from student_cohort import make_base, make_visits
 
+from ckd.calibration import Calibration
 from ckd.labels import render_output
 from ckd.store import list_files, read_bytes
 
@@ -87,8 +89,17 @@ def test_the_pipeline_ends_with_metrics_public_files_and_a_clean_audit(undisturb
     assert all((folder / name).is_file() for name in written)
     assert {p.name for p in (folder / "results/heads_results0.9").iterdir()} == {"best_model.pt", "test_results.pt"}
     assert len(json.loads((folder / "data/hands_name_train.json").read_text())) == 120
-    verify = words(folder, rows, teacher_folder, bert)[1:]
-    assert subprocess.run([sys.executable, "-m", "jobs.cli", "verify", *verify], capture_output=True).returncode == 0
+    assert f"report: wrote {folder}/results/t/report.html" in output
+    assert "This sample shows nothing about performance" in (folder / "results/t/report.html").read_text()
+    student = folder / "results/t/student"
+    assert Calibration.of_student(str(student)).thresholds.tolist() == list(metrics["thresholds"]["student"]["values"].values())
+    verify = [sys.executable, "-m", "jobs.cli", "verify", *words(folder, rows, teacher_folder, bert)[1:]]
+    assert subprocess.run(verify, capture_output=True).returncode == 0
+    fresh = (student / "calibration.json").read_text()
+    (student / "calibration.json").write_text(re.sub('"model": "[^"]*"', '"model": "other"', fresh))
+    stale = subprocess.run(verify, capture_output=True, text=True)
+    (student / "calibration.json").write_text(fresh)
+    assert stale.returncode == 2 and "made for another student" in stale.stdout + stale.stderr
 
 
 def test_no_patient_text_reaches_a_log_an_error_or_a_metric(undisturbed):
@@ -96,7 +107,7 @@ def test_no_patient_text_reaches_a_log_an_error_or_a_metric(undisturbed):
     assert MARKER not in output
     assert "w01" not in output
     for path in (folder / "results").rglob("*"):
-        if path.is_file() and path.suffix in {".json", ".jsonl", ".txt"} and path.name != "tokenizer.json":
+        if path.is_file() and path.suffix in {".json", ".jsonl", ".txt", ".html"} and path.name != "tokenizer.json":
             assert MARKER not in path.read_text(), path
 
 
@@ -120,6 +131,7 @@ def test_a_finished_run_answers_quickly_and_changes_nothing(undisturbed, rows, t
         ("evaluate", "student.hard_weight=0.5", "student.hard_weight=0.9, this run has student.hard_weight=0.5"),
         ("evaluate", "teacher.adapter=", "teacher.adapter="),
         ("evaluate", "data.tuning=", "data.tuning="),
+        ("report", "student.hard_weight=0.5", "student.hard_weight=0.9, this run has student.hard_weight=0.5"),
         ("verify", "teacher.max_length=900", "problems (listed above)"),
     ],
 )

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from student_cohort import make_base
 
-from ckd.config import load
+from ckd.configfile import load
 from ckd.errors import ConfigError, DataError
 from ckd.sources import Input
 from ckd.visits import to_table

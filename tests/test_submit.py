@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckd.config import Config, load
+from ckd.config import Config
+from ckd.configfile import load
 from ckd.errors import ConfigError
 from cluster.submit import Outcome, _Log
 from jobs.cluster_paths import placed, require_shared

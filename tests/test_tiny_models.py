@@ -10,7 +10,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from ckd.config import TeacherConfig, load
+from ckd.config import TeacherConfig
+from ckd.configfile import load
 from ckd.ehr.synthetic import generate
 from ckd.ehr.synthetic_rows import table
 from ckd.errors import ArtifactError, ConfigError
@@ -21,7 +22,7 @@ from ckd.teacher.engine_hf import TransformersEngine
 from ckd.teacher.tiny import UNTRAINED as TINY_TEACHER
 from ckd.teacher.tiny import TeacherSize, make_teacher
 from jobs import demo
-from jobs.cli import CONFIGS
+from jobs.arguments import CONFIGS
 from jobs.console import Console
 
 DEMO_SIZES = {

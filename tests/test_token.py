@@ -19,6 +19,7 @@ from tests.faults.cluster import CHECKOUT, cluster, until
 TOKEN = "c3" * 32
 TOKENS = {"none": None, "wrong": "d4" * 32}
 JOB = {"entrypoint": "echo in"}
+SERVERS = ("DashboardA", "gcs_server", "raylet", "ray.util.client.server")  # as their processes are named
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,8 @@ def head(tmp_path_factory):
     file = tmp_path_factory.mktemp("token") / "auth_token"
     file.write_text(TOKEN)
     with cluster(dashboard=True, settings={"RAY_AUTH_TOKEN_PATH": str(file)}) as one:
-        until(lambda: authentication(one.dashboard) == "token" and listening(one, "DashboardA"), 60, "dashboard and agent answer", 0.5)
+        until(lambda: authentication(one.dashboard) == "token", 60, "the dashboard answers", 0.5)
+        until(lambda: all(listening(one, name) for name in SERVERS), 60, f"all of {', '.join(SERVERS)} listen", 0.5)
         yield one
 
 

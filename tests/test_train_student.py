@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.models.bert.modeling_bert import BertAttention
 
 from ckd import compat
 from ckd.cohort import Cohort
@@ -171,6 +172,16 @@ def test_gradient_accumulation_changes_no_loss_and_no_gradient(tmp_path, base):
     assert list(ears[1].losses().values()) == pytest.approx(list(ears[0].losses().values()), abs=1e-5)
     # Adam hides a gradient of twice the size; its norm shows it.
     assert list(ears[1].norms().values()) == pytest.approx(list(ears[0].norms().values()), rel=1e-3)
+
+
+def test_activation_checkpointing_computes_twice_and_changes_no_weight_dropout_included(tmp_path, base, undisturbed, monkeypatch):
+    forward, calls = BertAttention.forward, []
+    monkeypatch.setattr(BertAttention, "forward", lambda *given, **more: calls.append(torch.is_grad_enabled()) or forward(*given, **more))
+    config = prepared(tmp_path, base, activation_checkpointing=True)
+    ear = run_train(config)
+    assert sum(calls) == 2 * 8, "each of 8 steps went through the layer twice"
+    assert ear.losses() == undisturbed[1].losses() and ear.norms() == undisturbed[1].norms()
+    assert_same(weights(config), weights(undisturbed[0]))
 
 
 def test_no_held_out_label_reaches_the_student(tmp_path, base, undisturbed):

@@ -1,4 +1,4 @@
-"""What a student has to beat: prevalence, copy-forward, persistence, regressions on labels and on text. Fitted on train, tuned on tuning;
+"""What a student has to beat: prevalence, copy-forward, persistence, regressions on labels, history and text. Fitted on train, tuned on tuning;
 held_out gives features only. What their predictions are worth belongs to metrics."""
 
 from collections.abc import Callable
@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from ckd.cohort import Cohort
 from ckd.evaluation import logistic
+from ckd.evaluation.history import UnknownHistoryError, read_history
 from ckd.evaluation.scores import Flags, Rows, Scores, texts
 from ckd.evaluation.tfidf import NoWordsError, fit_tfidf, sample
 from ckd.labels import NUM_LABELS
 
-NAMES = ("prevalence", "copy_forward", "persistence", "label_logreg", "tfidf_logreg")
+NAMES = ("prevalence", "copy_forward", "persistence", "label_logreg", "history_logreg", "tfidf_logreg")
 SHRINKAGE = 2.0  # persistence: visits' worth of the label's prevalence added to each conditional rate
-MAX_TRAIN = 200_000  # training visits for label_logreg
+MAX_TRAIN = 200_000  # training visits for label_logreg and history_logreg
 _LABEL_GRID = (0.01, 0.1, 1.0)
 
 
@@ -56,6 +57,8 @@ def fit_all(cohort: Cohort, train: Rows, tuning: Rows, held_out: Rows, *, seed: 
     results: dict[str, Result] = {"prevalence": Predictions(_repeat(rates, len(tuning)), _repeat(rates, len(held_out)))}
     say("baselines: labels of the current visit")
     results |= current_label_baselines(train, tuning, held_out, seed)
+    say("baselines: earlier visits")
+    results["history_logreg"] = _history(cohort, train, tuning, seed)
     say("baselines: words of the visit")
     results["tfidf_logreg"] = _tfidf(cohort, train, tuning, seed)
     return {name: results[name] for name in NAMES}
@@ -114,6 +117,17 @@ def _label_regression(current: Current, tuning_labels: Flags, seed: int) -> Pred
     model = logistic.fit(x, y, current.tuning.astype(np.float64), tuning_labels, _LABEL_GRID)
     notes = {**current.notes, "train_visits": len(chosen), "c": model.c, "c_tuned": model.tuned}
     return Predictions(model.predict(current.tuning.astype(np.float64)), model.predict(current.held_out.astype(np.float64)), notes)
+
+
+def _history(cohort: Cohort, train: Rows, tuning: Rows, seed: int) -> Result:
+    try:
+        before, between, after = (read_history(cohort, split).features() for split in ("train", "tuning", "held_out"))
+    except UnknownHistoryError as error:
+        return NotComputable(str(error))
+    chosen = sample(len(train), MAX_TRAIN, seed)
+    model = logistic.fit(before[chosen], train.labels[chosen], between, tuning.labels, _LABEL_GRID)
+    notes = {"train_visits": len(chosen), "of_train_visits": len(train), "c": model.c, "c_tuned": model.tuned}
+    return Predictions(model.predict(between), model.predict(after), notes)
 
 
 def _tfidf(cohort: Cohort, train: Rows, tuning: Rows, seed: int) -> Result:

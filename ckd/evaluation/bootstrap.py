@@ -62,7 +62,7 @@ class Draws:
             "level": LEVEL,
             "resamples": 0 if self.reason else self.resamples,
             "groups": self.groups,
-            "group": "subject" if self.subjects else "identical input where subject_id is missing",
+            "group": "subject" if self.subjects else "identical input",
             "reason": self.reason,
             "note": self.note,
         }
@@ -74,13 +74,14 @@ def make_draws(rows: Rows, resamples: int, seed: int) -> Draws:
     return Draws(members, len(names), resamples, seed, rows.has_subjects)
 
 
-def resample(draws: Draws, labels: Flags, p: Floats, cells: Flags, thresholds: Floats, train_prevalence: Floats) -> NDArray[np.float64]:
+def resample(draws: Draws, labels: Flags, p: Floats, cells: Flags, alarms: Flags, train_prevalence: Floats) -> NDArray[np.float64]:
     """The figures of METRICS in every draw [resamples, 25 labels and micro, 7] over the true `cells`; NaN where undefined.
 
-    labels, p, cells are [n, 25]; thresholds and train_prevalence [25]. Blocks of draws are shared out among the threads that the process has cores.
+    labels, p, cells, alarms (at the thresholds) are [n, 25]; train_prevalence [25].
+    Blocks of draws are shared out among the threads that the process has cores.
     """
     p = p.astype(np.float64)
-    sums = _sums(draws, labels, p, cells, thresholds, train_prevalence)
+    sums = _sums(draws, labels, p, cells, alarms, train_prevalence)
     rankings = [Ranking(labels[c, j], p[c, j], draws.members[c], draws.groups) for j, c in enumerate(cells.T)]
     rankings.append(Ranking(labels[cells], p[cells], np.broadcast_to(draws.members[:, None], cells.shape)[cells], draws.groups))
     size = min(max(_COUNTS_AT_ONCE // max(draws.groups, 1), 32), _DRAWS_AT_ONCE, draws.resamples)
@@ -125,18 +126,18 @@ def interval(values: NDArray[np.float64]) -> Bounds:
     return float(low), float(high)
 
 
-def with_intervals(block: dict[str, Any], figures: NDArray[np.float64], chosen: Sequence[int]) -> dict[str, Any]:
+def with_intervals(block: dict[str, Any], figures: NDArray[np.float64] | None, chosen: Sequence[int]) -> dict[str, Any]:
     """A block of metrics (macro, micro, per_label) with `intervals` {metric: [low, high] or null} beside its figures.
 
-    A label outside `chosen` (too few visits for the macro average) gets no interval, nor does a figure that is null.
+    A label outside `chosen` (too few visits for the macro average) gets no interval, nor does a figure that is null;
+    without draws (None) nothing does.
     """
     known = {DISEASES[j] for j in chosen}
-    return {
-        **block,
-        "macro": _beside(block["macro"], macro(figures, chosen)),
-        "micro": _beside(block["micro"], figures[:, MICRO]),
-        "per_label": {d: _beside(row, figures[:, j] if d in known else None) for j, (d, row) in enumerate(block["per_label"].items())},
-    }
+    per_label = {}
+    for j, (disease, row) in enumerate(block["per_label"].items()):
+        per_label[disease] = _beside(row, figures[:, j] if figures is not None and disease in known else None)
+    means, pooled = (None, None) if figures is None else (macro(figures, chosen), figures[:, MICRO])
+    return {**block, "macro": _beside(block["macro"], means), "micro": _beside(block["micro"], pooled), "per_label": per_label}
 
 
 def _beside(row: dict[str, Any], values: NDArray[np.float64] | None) -> dict[str, Any]:
@@ -147,12 +148,13 @@ def _beside(row: dict[str, Any], values: NDArray[np.float64] | None) -> dict[str
 _SUMS = ("visits", "positives", "error", "reference", "hits", "alarms", "hits_at_05", "alarms_at_05")
 
 
-def _sums(draws: Draws, labels: Flags, p: Floats, cells: Flags, thresholds: Floats, train_prevalence: Floats) -> NDArray[np.float64]:
+def _sums(draws: Draws, labels: Flags, p: Floats, cells: Flags, alarms: Flags, train_prevalence: Floats) -> NDArray[np.float64]:
     """What the figures other than AUROC and AUPRC are made of, summed over each group's cells: [8 · 25, groups] in the order of _SUMS."""
     n = len(labels)
     of_group = csr_array((np.ones(n), (draws.members, np.arange(n))), shape=(draws.groups, n))
-    at_threshold, at_05 = p >= thresholds, p >= 0.5
-    values = (np.ones_like(labels), labels, (p - labels) ** 2, (train_prevalence - labels) ** 2, labels & at_threshold, at_threshold, labels & at_05, at_05)
+    at_05 = p >= 0.5
+    errors = ((p - labels) ** 2, (train_prevalence - labels) ** 2)
+    values = (np.ones_like(labels), labels, *errors, labels & alarms, alarms, labels & at_05, at_05)
     return np.concatenate([(of_group @ np.where(cells, v, 0.0)).T for v in values])
 
 

@@ -11,6 +11,7 @@ from ckd.evaluation.metrics import METRICS
 from ckd.labels import DISEASES
 
 Figures = NDArray[np.float64]  # [resamples, 26, 7], see bootstrap.resample
+ALPHA = 0.05  # a label is called better or worse below it
 COMPARED = tuple(name for name in METRICS if name != "prevalence")  # the prevalence is every model's
 
 
@@ -51,6 +52,32 @@ def p_value(differences: NDArray[np.float64]) -> float:
     known = differences[~np.isnan(differences)]
     tail = min(int((known <= 0).sum()), int((known >= 0).sum()))
     return min(1.0, 2 * (1 + tail) / (1 + len(known)))
+
+
+def lines(comparisons: Mapping[str, Any], intervals: Mapping[str, Any]) -> list[str]:
+    """The student's comparisons for a terminal, and where their intervals come from."""
+    width = max(len(f"student - {name}") for name in comparisons)
+    shown = [f"{''.ljust(width)}  {'macro AUROC'.ljust(24)}  {'macro AUPRC'.ljust(24)}  AUROC by label, Holm's p < {ALPHA}"]
+    for name, row in comparisons.items():
+        clear = [entry["difference"] for entry in row["per_label"].values() if entry["p_holm"] is not None and entry["p_holm"] < ALPHA]
+        verdict = (
+            f"{sum(d > 0 for d in clear)} better, {sum(d < 0 for d in clear)} worse of {len(row['per_label'])}"
+            if intervals["reason"] is None
+            else "-"
+        )
+        cells = [_cell(row["macro"][metric]).ljust(24) for metric in ("auroc", "auprc")]
+        shown.append("  ".join([f"student - {name}".ljust(width), *cells, verdict]))
+    if intervals["reason"] is not None:
+        return [*shown, f"no intervals: {intervals['reason']}"]
+    basis = f"95 % intervals: {intervals['resamples']:,} paired bootstrap draws of {intervals['groups']:,} {intervals['group']}s"
+    return [*shown, basis if intervals["note"] is None else f"{basis}; {intervals['note']}"]
+
+
+def _cell(entry: Mapping[str, Any]) -> str:
+    if entry["difference"] is None:
+        return "-"
+    bounds = f" ({entry['interval'][0]:+.3f} to {entry['interval'][1]:+.3f})" if entry["interval"] else ""
+    return f"{entry['difference']:+.3f}{bounds}"
 
 
 def _pair(first: Mapping[str, Any], second: Mapping[str, Any], a: Figures | None, b: Figures | None, chosen: Sequence[int]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The content of metrics.json: student, teacher head, baselines and further models on the held_out visits, and the headline. Writing and
 printing it belong to jobs.
 
-Thresholds, baselines and the choice of the strongest one see train and tuning only. The macro average's labels are fixed from held_out
+Calibration, thresholds, baselines and the choice of the strongest one see train and tuning only. The macro average's labels are fixed from held_out
 label counts before any model is scored, and are the same for every model.
 """
 
@@ -12,22 +12,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ckd.calibration import DEFAULT_THRESHOLD, UNCHANGED, Calibration
 from ckd.cohort import Cohort
+from ckd.config import EvaluationConfig
 from ckd.errors import DataError
 from ckd.evaluation import baselines
+from ckd.evaluation.alerts import alerts
 from ckd.evaluation.bootstrap import Draws, make_draws, resample, with_intervals
+from ckd.evaluation.calibrate import calibrate, log_odds
 from ckd.evaluation.comparisons import Figures, compare
 from ckd.evaluation.headline import headline
 from ckd.evaluation.metrics import MIN_COUNT, macro_labels, score
 from ckd.evaluation.public_code import public_code_metrics
+from ckd.evaluation.reliability import reliability
 from ckd.evaluation.scores import Flags, Rows, Scores, align, read_split
-from ckd.evaluation.thresholds import DEFAULT, Thresholds, choose_thresholds
+from ckd.evaluation.subgroups import subgroups
+from ckd.evaluation.thresholds import choose_thresholds
 from ckd.labels import DISEASES
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 MODELS = {"student": "predictions", "teacher": "soft_labels"}  # model -> the stage that holds its probabilities
+TRUTH = "oracle_latent"  # the ceiling that is the true probability of a synthetic cohort's labels
 Metrics = dict[str, Any]
 Models = Mapping[str, tuple[Scores | None, Scores]]  # model -> probabilities on tuning [m, 25] (None: unknown) and held_out [n, 25]
 
@@ -45,16 +52,18 @@ def evaluate(
     root: str,
     *,
     seed: int,
-    resamples: int,
     say: Callable[[str], None],
+    wanted: EvaluationConfig | None = None,
     adapter_optimism: float | None = None,
     ceilings: "pa.Table | None" = None,
 ) -> Metrics:
     """Score everything below an artifacts root on its labelled held_out visits; strict JSON (no NaN), undefined is null.
 
     Reads the stages visits, predictions and soft_labels. `ceilings` has a visit_id and one column of 25 probabilities per further model
-    (an oracle, say) for the held_out visits; such a model's thresholds stay at 0.5. `adapter_optimism` is passed through.
-    Intervals come from `resamples` bootstrap draws. Raises ArtifactError where a visit is missing, DataError without labelled held_out or train visits.
+    (an oracle, say) for the held_out visits; such a model stays uncalibrated, its thresholds at 0.5. `wanted` says what thresholds are for and
+    how many bootstrap draws give the intervals; `adapter_optimism` is passed through.
+
+    Raises ArtifactError where a visit is missing, DataError without labelled held_out or train visits.
     """
     cohort = Cohort.open(root)
     train = read_split(cohort, "train")
@@ -67,46 +76,55 @@ def evaluate(
         names = [name for name in ceilings.column_names if name != "visit_id"]
         models |= {name: (None, align(held_out.visit_ids, ceilings, name, name)) for name in names}
     fitted = baselines.fit_all(cohort, train, tuning, held_out, seed=seed, say=say)
-    say(f"figures and their intervals: {resamples:,} bootstrap draws of the held_out visits")
-    metrics = assemble(cohort.facts, train, tuning, held_out, models, fitted, make_draws(held_out, resamples, seed))
+    wanted = wanted or EvaluationConfig()
+    say(f"figures and their intervals: {wanted.resamples:,} bootstrap draws of the held_out visits")
+    metrics = assemble(cohort, train, tuning, held_out, models, fitted, make_draws(held_out, wanted.resamples, seed), wanted)
     gains = {name: _gain(metrics["held_out"], name) for name in models if name not in MODELS}
     return {**metrics, "ceilings": gains, "adapter_optimism": adapter_optimism}
 
 
 def assemble(
-    facts: Mapping[str, Any],
+    cohort: Cohort,
     train: Rows,
     tuning: Rows,
     held_out: Rows,
     models: Models,
     fitted: Mapping[str, baselines.Result],
     draws: Draws,
+    wanted: EvaluationConfig,
 ) -> Metrics:
     """metrics.json from probabilities that are already there."""
     views = make_views(held_out)
     rates = baselines.prevalence(train.labels)
     figures: dict[str, Figures] = {}
+    maps = {name: _calibrate(tuning, p[0], wanted, draws.seed) for name, p in models.items()}
 
-    def scored(name: str, p: tuple[Scores | None, Scores]) -> Metrics:
-        block, drawn = score_model(tuning, held_out, p, views, rates, draws)
+    def scored(name: str, p: Scores, calibration: Calibration) -> Metrics:
+        block, drawn = score_model(held_out, p, calibration, views, rates, draws)
         figures.update({} if drawn is None else {name: drawn})
         return block
 
-    own = {name: scored(name, p) for name, p in models.items()}
-    others = {name: _baseline(result, name, scored) for name, result in fitted.items()}
-    comparisons = compare("student", {**own, **others}, figures, views[0].chosen)
+    own = {name: scored(name, p[1], maps[name]) for name, p in models.items()}
+    others = {name: _baseline(result, name, tuning, wanted, draws.seed, scored) for name, result in fitted.items()}
+    chosen = views[0].chosen
+    comparisons = compare("student", {**own, **others}, figures, chosen)
+    calibrated = maps["student"].probabilities(log_odds(models["student"][1]))
+    alarms = maps["student"].flags(calibrated)
     return {
-        "headline": headline(own["student"], others, fitted, tuning, comparisons, draws, len(views[0].chosen)),
+        "headline": headline(own["student"], others, fitted, tuning, comparisons, draws, len(chosen)),
         "held_out": {**own, "baselines": others},
         "comparisons": {"student": comparisons},
         "intervals": draws.describe(),
         "public_code_metrics": {name: public_code_metrics(held_out.labels, models[name][1]) for name in MODELS},
         **{_macro_key(view.name): _counted(view, held_out) for view in views},
         "counts": _counts(train, tuning, held_out),
-        "thresholds": {name: _thresholds(_choose(tuning, p[0])) for name, p in models.items()},
+        "calibration": _reliability(held_out, models, maps, chosen, rates),
+        "thresholds": {name: _thresholds(found) for name, found in maps.items()},
         "train_prevalence": dict(zip(DISEASES, map(float, rates), strict=True)),
-        "teacher_saw_held_out": bool(facts.get("teacher_saw_held_out", False)),
-        "warnings": [*_warnings(facts, tuning, held_out, views, fitted), *_untuned(models)],
+        "alerts": alerts(held_out.labels, alarms, maps["student"].thresholds, chosen),
+        "subgroups": subgroups(cohort, held_out, calibrated, alarms, chosen, draws),
+        "teacher_saw_held_out": bool(cohort.facts.get("teacher_saw_held_out", False)),
+        "warnings": [*_warnings(cohort.facts, tuning, held_out, views, fitted), *_untuned(models)],
     }
 
 
@@ -118,28 +136,32 @@ def make_views(held_out: Rows) -> list[View]:
 
 
 def score_model(
-    tuning: Rows, held_out: Rows, p: tuple[Scores | None, Scores], views: list[View], train_prevalence: NDArray[np.float64], draws: Draws
+    held_out: Rows, p: Scores, calibration: Calibration, views: list[View], train_prevalence: NDArray[np.float64], draws: Draws
 ) -> tuple[Metrics, Figures | None]:
-    """One model's block: macro, micro, per_label over all visits, and the same inside new_onset and persistent; and the draws' figures over all visits.
+    """One model's block: macro, micro, per_label over all visits, and the same inside new_onset and persistent; and all visits' figures per draw.
 
-    p holds the probabilities on tuning (for thresholds alone; None: they stay at 0.5) and on held_out.
+    p holds the probabilities on held_out as the model gives them; the calibrated ones decide its alarms alone.
     """
-    thresholds = _choose(tuning, p[0]).values
-    blocks = {v.name: score(held_out.labels, p[1], v.cells, thresholds, train_prevalence, v.chosen) for v in views}
+    alarms = calibration.flags(calibration.probabilities(log_odds(p)))
+    blocks = {v.name: score(held_out.labels, p, v.cells, alarms, train_prevalence, v.chosen) for v in views}
     drawn: dict[str, Figures] = {}
-    for v in views if draws.reason is None else []:
-        drawn[v.name] = resample(draws, held_out.labels, p[1], v.cells, thresholds, train_prevalence)
-        blocks[v.name] = with_intervals(blocks[v.name], drawn[v.name], v.chosen)
+    for v in views:
+        if draws.reason is None:
+            drawn[v.name] = resample(draws, held_out.labels, p, v.cells, alarms, train_prevalence)
+        blocks[v.name] = with_intervals(blocks[v.name], drawn.get(v.name), v.chosen)
     if not held_out.known.any():
         reason = "current labels unknown for every held_out visit"
         blocks |= {name: _nothing(reason) for name in ("new_onset", "persistent")}
     return {**blocks.pop("all"), **blocks}, drawn.get("all")
 
 
-def _baseline(result: baselines.Result, name: str, scored: Callable[[str, tuple[Scores | None, Scores]], Metrics]) -> Metrics:
+def _baseline(
+    result: baselines.Result, name: str, tuning: Rows, wanted: EvaluationConfig, seed: int, scored: Callable[[str, Scores, Calibration], Metrics]
+) -> Metrics:
     if isinstance(result, baselines.NotComputable):
         return {**_nothing(result.reason), "new_onset": None, "persistent": None}
-    return {**scored(name, (result.tuning, result.held_out)), **({"notes": result.notes} if result.notes else {})}
+    block = scored(name, result.held_out, calibrate(tuning, result.tuning, wanted, seed))
+    return {**block, **({"notes": result.notes} if result.notes else {})}
 
 
 def _gain(held_out: Metrics, ceiling: str) -> Metrics:
@@ -172,14 +194,26 @@ def _counts(train: Rows, tuning: Rows, held_out: Rows) -> Metrics:
     }
 
 
-def _choose(tuning: Rows, p: Scores | None) -> Thresholds:
+def _calibrate(tuning: Rows, p: Scores | None, wanted: EvaluationConfig, seed: int) -> Calibration:
     if p is None:
-        return Thresholds(np.full(len(DISEASES), DEFAULT), dict.fromkeys(DISEASES, "no tuning probabilities"))
-    return choose_thresholds(tuning.labels, p)
+        reasons = dict.fromkeys(DISEASES, "no tuning probabilities")
+        return Calibration((UNCHANGED,) * len(DISEASES), np.full(len(DISEASES), DEFAULT_THRESHOLD), reasons)
+    return calibrate(tuning, p, wanted, seed)
 
 
-def _thresholds(thresholds: Thresholds) -> Metrics:
-    return {"values": dict(zip(DISEASES, map(float, thresholds.values), strict=True)), "kept_at_05": thresholds.reasons}
+def _reliability(held_out: Rows, models: Models, maps: Mapping[str, Calibration], chosen: list[int], rates: NDArray[np.float64]) -> Metrics:
+    """Of every model but the truth itself; those without tuning probabilities as they are."""
+    truth = models[TRUTH][1] if TRUTH in models else None
+    return {
+        name: reliability(held_out.labels, p, None if on_tuning is None else maps[name], rates, chosen, truth)
+        for name, (on_tuning, p) in models.items()
+        if name != TRUTH
+    }
+
+
+def _thresholds(found: Calibration) -> Metrics:
+    values = dict(zip(DISEASES, map(float, found.thresholds), strict=True))
+    return {"for": found.threshold_for, "target": found.threshold_target, "values": values, "kept_at_05": dict(found.reasons)}
 
 
 def _untuned(models: Models) -> list[str]:

@@ -1,5 +1,5 @@
-"""What probabilities are worth against labels: per label, macro, micro, at thresholds given. Undefined is None, never 0.5. Choosing
-thresholds and resampling belong to thresholds and bootstrap."""
+"""What probabilities are worth against labels: per label, macro, micro, with alarms given. Undefined is None, never 0.5. Raising
+alarms and resampling belong to calibrate and bootstrap."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -45,10 +45,10 @@ def brier(y: Flags, p: Floats | float) -> float | None:
     return float(np.mean((p - y) ** 2)) if len(y) else None
 
 
-def binary(y: Flags, p: Floats, threshold: Floats | float, train_prevalence: Floats | float) -> Figures:
-    """All figures of one column of decisions: y, p are [n]; threshold and train prevalence are one value or one per row.
+def binary(y: Flags, p: Floats, alarms: Flags, train_prevalence: Floats | float) -> Figures:
+    """All figures of one column of decisions: y, p, alarms are [n]; the train prevalence is one value or one per row.
 
-    An alarm is p >= threshold. Brier skill is 1 - Brier / Brier of always predicting the train prevalence.
+    Brier skill is 1 - Brier / Brier of always predicting the train prevalence.
     """
     p = p.astype(np.float64)
     error, reference = brier(y, p), brier(y, train_prevalence)
@@ -58,22 +58,22 @@ def binary(y: Flags, p: Floats, threshold: Floats | float, train_prevalence: Flo
         "prevalence": float(y.mean()) if len(y) else None,
         "brier": error,
         "brier_skill": 1 - error / reference if error is not None and reference else None,
-        "f1": f1(y, p >= threshold),
+        "f1": f1(y, alarms),
         "f1_at_05": f1(y, p >= 0.5),
     }
 
 
-def score(labels: Flags, p: Floats, cells: Flags, thresholds: Floats, train_prevalence: Floats, chosen: Sequence[int]) -> Figures:
+def score(labels: Flags, p: Floats, cells: Flags, alarms: Flags, train_prevalence: Floats, chosen: Sequence[int]) -> Figures:
     """Per label, macro (mean over the labels `chosen` beforehand) and micro (all 25 labels pooled) over the true `cells`.
 
-    labels, p, cells are [n, 25]; thresholds and train_prevalence [25].
+    labels, p, cells, alarms are [n, 25]; train_prevalence [25].
     """
     per_label: list[Figures] = []
     for j in range(len(DISEASES)):
         rows = cells[:, j]
         y = labels[rows, j]
-        per_label.append({"n": len(y), "positives": int(y.sum()), **binary(y, p[rows, j], float(thresholds[j]), float(train_prevalence[j]))})
-    pooled = binary(labels[cells], p[cells], _per_cell(thresholds, cells), _per_cell(train_prevalence, cells))
+        per_label.append({"n": len(y), "positives": int(y.sum()), **binary(y, p[rows, j], alarms[rows, j], float(train_prevalence[j]))})
+    pooled = binary(labels[cells], p[cells], alarms[cells], _per_cell(train_prevalence, cells))
     return {
         "macro": {"labels": len(chosen), **{m: _mean([per_label[j][m] for j in chosen]) for m in METRICS}},
         "micro": {"n": int(cells.sum()), **pooled},

@@ -17,7 +17,7 @@ from ckd.evaluation.scores import Flags
 
 _EXACT_ROWS = 1 << 20  # rows up to which float32 holds a step's weight exactly (16 times as many are still below 2^24)
 _STEPS_AT_ONCE = 1 << 17  # steps x draws of a block: 1 MiB of float64, what a core's cache holds
-Groups = NDArray[np.intp]  # [n] the number of each row's group
+Groups = NDArray[np.integer[Any]]  # [n] the number of each row's group
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Ranking:
         y, p, groups = y[order], p[order], groups[order].astype(np.int32)
         rank = np.cumsum(np.append(False, p[1:] != p[:-1])) if len(p) else np.zeros(0, dtype=np.intp)  # equal scores, equal rank
         self.count = count
-        self.type = np.float32 if len(y) <= _EXACT_ROWS else np.float64
-        self.of_class = np.stack([np.bincount(groups[side], minlength=count) for side in (y, ~y)]).astype(self.type)  # [2, groups]
+        self.type: Any = np.float32 if len(y) <= _EXACT_ROWS else np.float64
+        self.of_class: Floats = np.stack([np.bincount(groups[side], minlength=count) for side in (y, ~y)]).astype(self.type)  # [2, groups]
         ranks, starts = np.unique(rank[y], return_index=True)
         step = np.searchsorted(ranks, rank[~y])  # of each negative; len(ranks): below every positive
         ahead = step < len(ranks)
@@ -91,7 +91,7 @@ class Ranking:
                 self._with_ties[first:last] - start,
             )
 
-    def _matrix(self, groups: NDArray[np.int32], ends: NDArray[np.intp], start: int, stop: int) -> Any:
+    def _matrix(self, groups: Groups, ends: Groups, start: int, stop: int) -> Any:
         ends = ends[start : stop + 1]
         inside = groups[ends[0] : ends[-1]]
         return csr_array((np.ones(len(inside), dtype=self.type), inside, (ends - ends[0]).astype(np.int32)), shape=(stop - start, self.count))
@@ -99,7 +99,7 @@ class Ranking:
 
 def _running(weights: Floats, before: NDArray[np.float64]) -> NDArray[np.float64]:
     """Sums of weights [steps, B] down to each step, `before` [B] added."""
-    sums = np.cumsum(weights, axis=0, dtype=np.float64)
+    sums = np.asarray(np.cumsum(weights.astype(np.float64, copy=False), axis=0))  # converting on the way costs three times as much
     sums += before
     return sums
 

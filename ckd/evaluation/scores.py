@@ -78,6 +78,22 @@ def align(visit_ids: "pa.Array", table: "pa.Table", where: str, column: str = "p
     return values
 
 
+def current_labels(cohort: Cohort, shard: Shard, table: "pa.Table") -> tuple[Flags, Flags, Flags]:
+    """The labels of a shard's visits themselves [n, 25], from the column or else the treatment clause, and where each said so ([n] twice)."""
+    column = table.column("current_labels").combine_chunks()
+    known = np.asarray(column.is_valid())
+    current = np.zeros((len(table), NUM_LABELS), dtype=bool)
+    current[known] = _matrix(column.drop_null())
+    from_clause = np.zeros(len(table), dtype=bool)
+    if not known.all():
+        inputs = cohort.read(shard, ["input"]).column("input")
+        for row in np.flatnonzero(~known):
+            named = diseases_in_treatment_clause(inputs[int(row)].as_py())
+            if named is not None:
+                current[row], from_clause[row] = named, True
+    return current, known, from_clause
+
+
 class _StageReader:
     """Reads the parts of one stage and refuses two parts made differently."""
 
@@ -97,17 +113,7 @@ class _StageReader:
 
 def _read_shard(cohort: Cohort, shard: Shard, readers: Mapping[str, _StageReader]) -> Rows:
     table = cohort.read(shard, ["visit_id", "subject_id", "labels", "current_labels", "group"])
-    column = table.column("current_labels").combine_chunks()
-    known = np.asarray(column.is_valid())
-    current = np.zeros((len(table), NUM_LABELS), dtype=bool)
-    current[known] = _matrix(column.drop_null())
-    from_clause = np.zeros(len(table), dtype=bool)
-    if not known.all():
-        inputs = cohort.read(shard, ["input"]).column("input")
-        for row in np.flatnonzero(~known):
-            named = diseases_in_treatment_clause(inputs[int(row)].as_py())
-            if named is not None:
-                current[row], from_clause[row] = named, True
+    current, known, from_clause = current_labels(cohort, shard, table)
     visit_ids = table.column("visit_id").combine_chunks()
     return Rows(
         visit_ids=visit_ids,

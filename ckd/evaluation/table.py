@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ckd.evaluation.comparisons import lines as comparison_lines
 from ckd.labels import NUM_LABELS
 
 _COLUMNS = ("macro AUROC", "new onset", "persistent", "macro AUPRC", "Brier skill", "macro F1", "F1 at .5", "micro AUROC")
@@ -28,8 +29,10 @@ def render(metrics: Mapping[str, Any]) -> str:
     lines.insert(1, "-" * len(lines[0]))
     lines += ["", _basis(metrics, counts), _macro_basis(metrics)]
     lines.append(f"teacher_saw_held_out: {'yes' if metrics['teacher_saw_held_out'] else 'no'}")
+    lines.append(_calibration(metrics["calibration"]["student"]))
     shares = {name: ceiling["share_of_gain"] for name, ceiling in metrics["ceilings"].items()}
     lines += [f"the student reaches {share:.0%} of {name}'s AUROC gain over .5" for name, share in shares.items() if share is not None]
+    lines += ["", *comparison_lines(metrics["comparisons"]["student"], metrics["intervals"]), ""]
     lines += [f"warning: {line}" for line in metrics["warnings"]]
     return "\n".join([*lines, metrics["headline"]["sentence"]])
 
@@ -53,6 +56,23 @@ def _basis(metrics: Mapping[str, Any], counts: Mapping[str, Any]) -> str:
     sizes = ", ".join(f"{split} {counts[split]['visits']:,} visits of {counts[split]['groups']:,}" for split in ("train", "tuning", "held_out"))
     optimism = metrics["adapter_optimism"]
     return f"{sizes} (unit: {counts['group']})" + ("" if optimism is None else f"; adapter optimism {optimism:+.4f}")
+
+
+def _calibration(student: Mapping[str, Any]) -> str:
+    """One line on the student's calibrated probabilities, and on its own beside them."""
+    block = student["calibrated"]
+    whole, before = block["macro"], student["raw"]["macro"]
+    line = (
+        f"student calibrated on tuning: slope {_plain(whole['slope'])} (raw {_plain(before['slope'])}), "
+        f"ECE {_plain(whole['ece'])} (raw {_plain(before['ece'])}, a constant {_plain(whole['ece_of_constant'])}), "
+        f"Brier skill > 0 on {block['labels_with_brier_skill']} of {NUM_LABELS} labels"
+    )
+    distance = block["pooled"]["distance_to_truth"]
+    return line + ("" if distance is None else f", {distance:.3f} from the true probability on average")
+
+
+def _plain(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _macro_basis(metrics: Mapping[str, Any]) -> str:

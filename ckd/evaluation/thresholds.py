@@ -1,15 +1,16 @@
-"""The probability at which each label raises an alarm: the one that maximises F1 on the tuning visits. Never looks at held_out."""
+"""The probability at which each label raises an alarm, from tuning visits: the largest F1, or a given sensitivity or precision. Never looks
+at held_out. Which probabilities (cross-fitted, calibrated) is calibrate's business."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ckd.calibration import DEFAULT_THRESHOLD as DEFAULT
+from ckd.config import EvaluationConfig
 from ckd.evaluation.metrics import Floats
 from ckd.evaluation.scores import Flags
 from ckd.labels import DISEASES
-
-DEFAULT = 0.5
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,31 @@ class Thresholds:
 
 def best_threshold(y: Flags, p: Floats) -> float:
     """The score among p [n] at which alarms (p >= threshold) have the largest F1; of equals the highest. Needs a positive in y [n]."""
-    order = np.argsort(-p, kind="stable")
-    scores, hits = p[order], np.cumsum(y[order])
-    ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))  # a threshold takes all visits that tie with it
-    f1 = 2 * hits[ends] / (ends + 1 + hits[-1])
-    return float(scores[ends[np.argmax(f1)]])
+    scores, hits, alarms = _candidates(y, p)
+    f1 = 2 * hits / (alarms + hits[-1])
+    return float(scores[np.argmax(f1)])
 
 
-def choose_thresholds(labels: Flags, p: Floats) -> Thresholds:
-    """Per-label thresholds from tuning labels and probabilities [n, 25]; 0.5 with a reason where tuning has no or one class."""
+def sensitivity_threshold(y: Flags, p: Floats, target: float) -> float:
+    """The highest score at which at least the share `target` of the positives raises an alarm. Needs a positive in y."""
+    scores, hits, _ = _candidates(y, p)
+    return float(scores[np.argmax(hits / hits[-1] >= target)])  # the lowest score finds them all
+
+
+def precision_threshold(y: Flags, p: Floats, target: float) -> float | None:
+    """Of the scores at which at least the share `target` of the alarms is right, the one that finds most positives (of equals the highest);
+    None when there is no such score."""
+    scores, hits, alarms = _candidates(y, p)
+    reached = hits / alarms >= target
+    return float(scores[np.argmax(np.where(reached, hits, -1))]) if reached.any() else None
+
+
+def choose_thresholds(labels: Flags, p: Floats, wanted: EvaluationConfig | None = None) -> Thresholds:
+    """Per-label thresholds from tuning labels and probabilities [n, 25], for F1 unless `wanted` says otherwise.
+
+    0.5 with a reason where tuning has no or one class, or no threshold reaches the target.
+    """
+    wanted = wanted or EvaluationConfig()
     values, reasons = np.full(len(DISEASES), DEFAULT), {}
     for j, disease in enumerate(DISEASES):
         y = labels[:, j]
@@ -38,6 +55,23 @@ def choose_thresholds(labels: Flags, p: Floats) -> Thresholds:
             reasons[disease] = "no positive tuning visit" if len(y) else "no tuning visits"
         elif y.all():
             reasons[disease] = "no negative tuning visit"
+        elif (found := _one(y, p[:, j], wanted)) is None:
+            reasons[disease] = f"no threshold reaches precision {wanted.threshold_target:g} on tuning"
         else:
-            values[j] = best_threshold(y, p[:, j])
+            values[j] = found
     return Thresholds(values, reasons)
+
+
+def _one(y: Flags, p: Floats, wanted: EvaluationConfig) -> float | None:
+    if wanted.threshold_target is None:
+        return best_threshold(y, p)
+    choose = sensitivity_threshold if wanted.threshold_for == "sensitivity" else precision_threshold
+    return choose(y, p, wanted.threshold_target)
+
+
+def _candidates(y: Flags, p: Floats) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
+    """The scores that occur, from the highest; at each the hits and the alarms (a threshold takes all visits that tie with it)."""
+    order = np.argsort(-p, kind="stable")
+    scores, hits = p[order], np.cumsum(y[order])
+    ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
+    return scores[ends], np.asarray(hits[ends], np.int64), np.asarray(ends + 1, np.int64)

@@ -3,8 +3,8 @@ batch belongs to order, their tensors to batches."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Self, cast
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from ckd.errors import ArtifactError
 from ckd.labels import NUM_LABELS
 from ckd.splits import of_adapter
 from ckd.store import Fields, Stage
+from ckd.student.mapped import Arrays, MappedArrays
 from ckd.student.order import WINDOW
 from ckd.student.tokens import STAGE as TOKENS
 from ckd.student.tokens import sequences, stored_columns
@@ -61,9 +62,19 @@ class ShardExamples:
     def _span(self, row: int) -> tuple[int, int]:
         return (row, row + 1) if self.first is None else (int(self.first[row]), int(self.first[row + 1]))
 
+    def arrays(self) -> Arrays:
+        """All that is here as arrays, for a file."""
+        return {f.name: np.asarray(value) for f in fields(self) if (value := getattr(self, f.name)) is not None}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> Self:
+        """The same from what `arrays` gave."""
+        return cls(**{**arrays, "visit_ids": arrays["visit_ids"].tolist()})
+
 
 class Examples:
-    """The joined rows of some shards, read when needed; at most 2 × WINDOW shards stay in memory.
+    """The joined rows of some shards, read when needed; at most 2 × WINDOW shards stay in memory. With `mapped` a machine joins each shard once,
+    whatever the number of its ranks and of epochs, and they share its memory.
 
     The subjects of `adapter_share` are the adapter's: it knows their labels by heart, so they teach by their true labels alone, and their
     unlabeled visits not at all.
@@ -79,6 +90,7 @@ class Examples:
         soft: bool,
         embeddings: bool = False,
         adapter_share: float = 0,
+        mapped: MappedArrays | None = None,
     ) -> None:
         self.cohort = Cohort.open(root)
         self.shards = list(shards)
@@ -86,7 +98,7 @@ class Examples:
         self.long_text = cast(LongText, token_fields.get("student.long_text", "head"))
         self.soft = Stage(root, SOFT_LABELS, {}) if soft else None
         self.embeddings = Stage(root, EMBEDDINGS, {}) if embeddings else None
-        self.hard_weight, self.adapter_share = hard_weight, adapter_share
+        self.hard_weight, self.adapter_share, self.mapped = hard_weight, adapter_share, mapped
         self._read: OrderedDict[int, ShardExamples] = OrderedDict()
 
     @property
@@ -97,11 +109,16 @@ class Examples:
     def __getitem__(self, position: int) -> ShardExamples:
         """The shard at `position` of the list. Raises ArtifactError when a part is missing or holds other visits."""
         if position not in self._read:
-            self._read[position] = self._join(self.shards[position])
+            self._read[position] = self._open(self.shards[position])
             if len(self._read) > 2 * WINDOW:
                 self._read.popitem(last=False)
         self._read.move_to_end(position)
         return self._read[position]
+
+    def _open(self, shard: Shard) -> ShardExamples:
+        if self.mapped is None:
+            return self._join(shard)
+        return ShardExamples.from_arrays(self.mapped.get(f"{shard.index:05d}", lambda: self._join(shard).arrays()))
 
     def _join(self, shard: Shard) -> ShardExamples:
         if not self.tokens.is_done(shard.index, rows=shard.rows, input_hash=shard.text_hash):

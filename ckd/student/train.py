@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from ckd.cohort import Cohort
 from ckd.config import Config
 from ckd.errors import ArtifactError, DataError
+from ckd.store import cache_folder, digest
 from ckd.student.checkpoint import Checkpoint, Checkpoints
 from ckd.student.examples import Examples
 from ckd.student.fingerprint import needs_soft_labels, student_fields, token_fields, training_shards
+from ckd.student.mapped import MappedArrays
 from ckd.student.ranks import Ranks
 from ckd.student.tuning import Selection, all_labels, choose_metric
 
@@ -52,17 +54,18 @@ def train(
     """
     place = _place(config, Ranks(world, rank), deepspeed)
     cohort = Cohort.open(config.run.artifacts_root)
-    examples, tuning = _examples(config, cohort)
-    metric, labels, why = choose_metric(all_labels(tuning))
     checkpoints = place.ranks.once(lambda: open_checkpoints(config, cohort, place))
-    start = place.ranks.once(lambda: checkpoints.newest(lambda line: report({"line": line})))
-    selection = Selection.from_json(start.extra["selection"]) if start else Selection(metric, config.student.patience, config.student.epochs)
-    report({"line": _beginning(start, why, place)})
-    report({"started": start.step if start else 0, "world": world})
-    if not selection.finished:
-        trainer = _trainer(config, place, examples, checkpoints, selection, start)
-        _drive(trainer, tuning, labels, preempted, report, seconds_between)
-        trainer.train(resume_from_checkpoint=trainer.resume.folder if trainer.resume else None)
+    with MappedArrays(cache_folder() / "examples" / digest([config.run.artifacts_root, checkpoints.fields])) as mapped:
+        examples, tuning = _examples(config, cohort, mapped)
+        metric, labels, why = choose_metric(all_labels(tuning))
+        start = place.ranks.once(lambda: checkpoints.newest(lambda line: report({"line": line})))
+        selection = Selection.from_json(start.extra["selection"]) if start else Selection(metric, config.student.patience, config.student.epochs)
+        report({"line": _beginning(start, why, place)})
+        report({"started": start.step if start else 0, "world": world})
+        if not selection.finished:
+            trainer = _trainer(config, place, examples, checkpoints, selection, start)
+            _drive(trainer, tuning, labels, preempted, report, seconds_between)
+            trainer.train(resume_from_checkpoint=trainer.resume.folder if trainer.resume else None)
     return selection.finished
 
 
@@ -107,7 +110,7 @@ def _place(config: Config, ranks: Ranks, deepspeed: bool) -> Place:
     return Place(ranks, device, uses_bf16(config.student.zero_stage if deepspeed else None, has_bf16(device)), deepspeed)
 
 
-def _examples(config: Config, cohort: Cohort) -> tuple[Examples, Examples | None]:
+def _examples(config: Config, cohort: Cohort, mapped: MappedArrays) -> tuple[Examples, Examples | None]:
     fields = token_fields(config)
     shards, tuning = training_shards(config, cohort), cohort.select("tuning")
     if not shards:
@@ -121,8 +124,9 @@ def _examples(config: Config, cohort: Cohort) -> tuple[Examples, Examples | None
         soft=needs_soft_labels(config),
         embeddings=s.embedding_weight > 0,
         adapter_share=config.teacher.adapter_share,
+        mapped=mapped,
     )
-    return examples, Examples(root, tuning, fields, hard_weight=1.0, soft=False) if tuning else None
+    return examples, Examples(root, tuning, fields, hard_weight=1.0, soft=False, mapped=mapped) if tuning else None
 
 
 def _trainer(

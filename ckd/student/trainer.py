@@ -182,6 +182,8 @@ def training_arguments(
         lr_scheduler_type="linear",
         warmup_steps=int(s.warmup_share * s.epochs * steps_per_epoch),
         optim="adamw_torch",
+        activation_checkpointing=s.activation_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},  # the other kind needs inputs with gradients, which token ids are not
         bf16=bf16,
         seed=config.seed,
         use_cpu=device.type == "cpu",

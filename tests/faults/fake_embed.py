@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ckd.config import load
+from ckd.configfile import load
 from ckd.errors import IncompleteError
 from ckd.files import write_file
 from ckd.labels import DISEASES, INSTRUCTION, OUTPUT_PREFIX

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from student_cohort import make_base, make_cohort, make_config, make_tokens, make_visits
 
-from ckd import config as configuration
+from ckd import configfile
 from ckd.errors import IncompleteError
 from ckd.student.train import best_checkpoint
 from jobs import verify
@@ -33,7 +33,7 @@ class Run:
         make_tokens(made)
         self.config = made.model_copy(update={"run": made.run.model_copy(update={"shared_mounts": (str(folder.parents[1]),)})})
         self.file, self.folder = folder / "config.yaml", Path(made.run.folder)
-        self.file.write_text(configuration.dump(self.config))
+        self.file.write_text(configfile.dump(self.config))
         self.log = folder / "driver.log"
 
     def drive(self, one) -> None:

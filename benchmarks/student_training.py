@@ -1,0 +1,182 @@
+"""What training the student costs: the public code's loop (everything padded to 512, float32, batch 8) and this project's, same visits and steps.
+
+Token ids of the lengths measured on MIMIC-III (student_visits.py); the project's side is the whole of ckd.student.train, checkpoint included.
+
+    python -m benchmarks.student_training            # CPU: 4 layers of hidden 256, one thread; CPU seconds, medians of alternating runs
+    python -m benchmarks.student_training --gpu      # one CUDA device: bert-base's geometry; under 8 minutes
+    python -m benchmarks.student_training --gpu --device cpu --tiny --out /tmp/x.json   # the GPU benchmark's code on a CPU; figures mean nothing
+
+Writes benchmarks/results/student-training-cpu.json or student-training-gpu.json.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import torch
+
+from benchmarks import student_loops
+from benchmarks.student_visits import LEARNER, LONGEST, SMALL, TINY, Geometry, Made, make_visits, write_base, write_cohort
+from benchmarks.teacher import ROOT, header, target
+from ckd.config import Config
+from ckd.student.order import deal
+
+ACCUMULATION = 4  # micro-batches of two visits: with a batch of 8, what deals by length
+SHORTER = 8  # divides the lengths of --tiny
+LEARN = {"epochs": 3, "learning_rate": 2e-3}
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = _parse(argv)
+    device = arguments.device or ("cuda" if arguments.gpu else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        print(
+            "student_training --gpu: this machine has no CUDA device; run it on one, or try its code with --gpu --device cpu --tiny", file=sys.stderr
+        )
+        return 2
+    out = arguments.out or ROOT / "benchmarks" / "results" / f"student-training-{'gpu' if arguments.gpu else 'cpu'}.json"
+    report: dict[str, Any] = header(device, sys.argv[1:] if argv is None else argv, arguments.commit, "student_training")
+
+    def save() -> None:
+        report["load_average_after"] = os.getloadavg()[0]
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+    good = True
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.gpu:
+            from benchmarks.student_gpu import measure_gpu
+
+            good = measure_gpu(report, Path(folder), device, arguments.tiny, arguments.seconds, arguments.limit, save)
+        else:
+            torch.set_num_threads(1)
+            measure_cpu(report, Path(folder), arguments.tiny, arguments.visits, arguments.learned, arguments.runs, save)
+    save()
+    print(f"written to {out}")
+    return int(not good)
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda with --gpu, else cpu")
+    parser.add_argument("--tiny", action="store_true", help="a tiny model and visits an eighth as long, to try the code")
+    parser.add_argument("--visits", type=int, default=64, help="CPU: visits per timed run, one epoch")
+    parser.add_argument("--learned", type=int, default=256, help="CPU: visits of the runs that compare the tuning loss")
+    parser.add_argument("--runs", type=int, default=5, help="CPU: runs of each loop")
+    parser.add_argument("--seconds", type=float, default=15, help="GPU: timed seconds of each way")
+    parser.add_argument("--limit", type=float, default=400, help="GPU: seconds after which no way is begun")
+    parser.add_argument("--commit", help="where the checkout's git history did not travel along")
+    parser.add_argument("--out", type=Path)
+    return parser.parse_args(argv)
+
+
+def make_config(folder: Path, base: str, seed: int = 0, gpus: float = 0, rows: int = 4096, **student: Any) -> Config:
+    """A run below `folder` with the public code's batch size."""
+    settings = {"base_model": base, "batch_size": student_loops.BATCH, "gpus_per_worker": gpus, "checkpoint_steps": 1 << 30, **student}
+    run = {"artifacts": str(folder / "artifacts"), "results": str(folder / "results")}
+    return Config.model_validate({"run": run, "data": {"shard_rows": rows}, "student": settings, "seed": seed})
+
+
+def measure_cpu(report: dict[str, Any], folder: Path, tiny: bool, visits: int, learned: int, runs: int, save: Callable[[], None]) -> None:
+    """First speed, at the larger geometry; then the tuning loss, where a small one has learned something."""
+    shorter = SHORTER if tiny else 1
+    report |= {"threads": torch.get_num_threads(), "dtype": "float32", "batch_size": student_loops.BATCH, "gradient_accumulation": ACCUMULATION}
+    speed = Compared(folder / "speed", TINY if tiny else SMALL, visits, shorter, {"epochs": 1, "learning_rate": 5e-4})
+    report["speed"] = speed.alternate(runs)
+    save()
+    learner = Compared(folder / "learning", TINY if tiny else LEARNER, learned, shorter, LEARN)
+    report["learning"] = learner.alternate(runs)
+    faster = report["speed"]["project_over_public"]
+    losses = report["learning"]["tuning_loss"]
+    report["targets"] = {
+        "useful samples per CPU second over the public loop": target(1.15, faster),
+        "public tuning loss minus the project's, mean over seeds": target(0.0, mean(losses["public"]) - mean(losses["project"])),
+    }
+    for name, figures in report["targets"].items():
+        print(f"{name}: {figures}")
+
+
+class Compared:
+    """Both loops on the same visits from the same first weights."""
+
+    def __init__(self, folder: Path, geometry: Geometry, visits: int, shorter: int, settings: dict[str, Any]) -> None:
+        self.folder, self.geometry, self.width = folder, geometry, LONGEST // shorter
+        self.settings = {"max_length": self.width, "warmup_share": 0.1, **settings}
+        self.per_step: dict[str, list[float]] = {"public": [], "project": []}
+        self.whole: dict[str, list[float]] = {"public": [], "project": []}
+        self.base = write_base(folder / "base", geometry)
+        self.made = make_visits(visits, geometry.vocabulary, 1, shorter=shorter)
+        self.tuning = make_visits(min(visits, 256), geometry.vocabulary, 2, shorter=shorter)
+
+    def alternate(self, runs: int) -> dict[str, Any]:
+        """CPU seconds and tuning loss of `runs` runs of each, one seed per pair, in turn."""
+        losses: dict[str, list[float]] = {"public": [], "project": []}
+        for seed in range(runs):
+            for name in ("public", "project") if seed % 2 == 0 else ("project", "public"):
+                model = self._public(seed) if name == "public" else self._project(seed)
+                losses[name].append(student_loops.hard_loss(model, self.tuning))
+            print(f"run {seed + 1} of {runs}:", {n: (round(self.per_step[n][-1], 3), round(losses[n][-1], 4)) for n in losses}, flush=True)
+        return self._figures(losses)
+
+    def _public(self, seed: int) -> Any:
+        config, weights = make_config(self.folder / "run", self.base, seed, **self.settings), self.folder / "public.pt"
+        steps = student_loops.Steps()
+        student_loops.public(config, self.made, weights, "cpu", self.width, steps)
+        self._took("public", steps)
+        return student_loops.trained_public(config, weights)
+
+    def _project(self, seed: int) -> Any:
+        config = make_config(self.folder / "run", self.base, seed, gradient_accumulation=ACCUMULATION, **self.settings)
+        write_cohort(config, self.made)
+        steps = student_loops.Steps()
+        student_loops.project(config, steps)
+        self._took("project", steps)
+        model = student_loops.trained_project(config)
+        shutil.rmtree(config.run.artifacts_root)
+        return model
+
+    def _took(self, name: str, steps: student_loops.Steps) -> None:
+        self.per_step[name].append(steps.seconds_per_step())
+        self.whole[name].append(steps.whole())
+
+    def _figures(self, losses: dict[str, list[float]]) -> dict[str, Any]:
+        middle = {name: median(values) for name, values in self.per_step.items()}
+        whole = {name: median(values) for name, values in self.whole.items()}
+        useful, padded = useful_share(self.made, self.width)
+        return {
+            "geometry": asdict(self.geometry),
+            "visits": len(self.made.ids),
+            "settings": self.settings,
+            "mean_tokens": float(mean(map(len, self.made.ids))),
+            "useful_tokens": {"public": useful, "project": padded},
+            "fewer_computed_tokens": padded / useful,
+            "cpu_s_per_step": {name: [round(s, 4) for s in values] for name, values in self.per_step.items()},
+            "cpu_s_whole": {name: [round(s, 3) for s in values] for name, values in self.whole.items()},
+            "visits_per_cpu_s": {name: student_loops.BATCH / value for name, value in middle.items()},
+            "project_over_public": middle["public"] / middle["project"],
+            "project_over_public_with_start_and_saving": whole["public"] / whole["project"],
+            "tuning_loss": losses,
+        }
+
+
+def useful_share(made: Made, width: int, batch: int = student_loops.BATCH, accumulation: int = ACCUMULATION) -> tuple[float, float]:
+    """The share of computed tokens that are no padding: padded to `width`, and dealt by length (batches of neighbours in a random order)."""
+    sizes = [len(ids) for ids in made.ids]
+    dealt = 0
+    for start in range(0, len(sizes), batch):
+        part = sizes[start : start + batch]
+        dealt += sum(max(part[i] for i in slot) * len(slot) for slot in deal(part, 1, accumulation)[0] if slot)
+    return sum(sizes) / (width * len(sizes)), sum(sizes) / dealt
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,108 @@
+"""A YAML file and dotted `key=value` overrides -> the configuration, and back. Where a key is wrong, its line is named."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ckd.config import Config
+from ckd.errors import ConfigError
+
+
+def load(path: str | None, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file (None: only defaults) and apply dotted `key=value` overrides.
+
+    Raises ConfigError with file:line (or the override) of the first wrong key or value.
+    """
+    text = _read(path) if path else ""
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise ConfigError(f"{path}:{mark.line + 1 if mark else 1}: not YAML ({getattr(error, 'problem', 'unreadable')}); mend that line") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}:1: expected sections such as 'data:' and 'teacher:', found a {type(values).__name__}")
+    given: dict[tuple[str, ...], str] = {}
+    for override in overrides:
+        _apply(values, override, given)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_describe(error, path, text, given)) from None
+
+
+def dump(config: Config) -> str:
+    """The resolved configuration as YAML that `load` reads back."""
+    values = config.model_dump()
+    for section in ("teacher", "student", "ingest"):
+        values[section]["workers"] = str(getattr(config, section).workers)
+    return yaml.safe_dump(values, sort_keys=False)
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file; start from jobs/default.yaml") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({type(error).__name__}); expected a UTF-8 YAML file") from None
+
+
+def _apply(values: dict[str, Any], override: str, given: dict[tuple[str, ...], str]) -> None:
+    key, equals, raw = override.partition("=")
+    parts = tuple(key.strip().split("."))
+    if not equals or not all(parts):
+        raise ConfigError(f"override '{override}': expected key=value, such as data.train=data/name_train.json")
+    try:
+        value = yaml.safe_load(raw) if raw else ""
+    except yaml.YAMLError:
+        raise ConfigError(f"override '{override}': the value is not YAML; quote it") from None
+    node = values
+    for part in parts[:-1]:
+        if node.get(part) is None:
+            node[part] = {}
+        node = node[part]
+        if not isinstance(node, dict):
+            raise ConfigError(f"override '{override}': '{part}' has no keys below it")
+    node[parts[-1]] = value
+    given[parts] = override
+
+
+def _describe(error: ValidationError, path: str | None, text: str, given: dict[tuple[str, ...], str]) -> str:
+    first = error.errors(include_url=False)[0]
+    where_path = tuple(str(part) for part in first["loc"])
+    # An error of a whole section is put down to the override that touched it.
+    origin = next(
+        (f"override '{o}'" for parts, o in given.items() if where_path[: len(parts)] == parts or parts[: len(where_path)] == where_path), None
+    )
+    where = origin or f"{path or 'config'}:{_line(text, where_path)}"
+    key = ".".join(where_path)
+    if first["type"] == "extra_forbidden":
+        known = _keys(where_path[:-1])
+        close = difflib.get_close_matches(where_path[-1], known, n=1)
+        hint = f"did you mean '{'.'.join([*where_path[:-1], close[0]])}'?" if close else f"known here: {', '.join(known)}"
+        return f"{where}: unknown key '{key}'; {hint}"
+    return f"{where}: {key}: {first['msg'].removeprefix('Value error, ')} (found {first['input']!r})"
+
+
+def _keys(section: tuple[str, ...]) -> list[str]:
+    model: Any = Config
+    for name in section:
+        model = getattr(model.model_fields.get(name), "annotation", None)
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            return []
+    return list(model.model_fields)
+
+
+def _line(text: str, keys: tuple[str, ...]) -> int:
+    node, line = yaml.compose(text, Loader=yaml.SafeLoader), 1
+    for key in keys:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+        found = next(((k, v) for k, v in pairs if k.value == key), None)
+        if found is None:
+            break
+        line, node = found[0].start_mark.line + 1, found[1]
+    return line

@@ -1,0 +1,111 @@
+"""Which map makes each label's logits probabilities: shared temperature, Platt or isotonic, chosen by cross-validated log-loss inside tuning,
+whole groups (patients) per fold. Sees tuning only. Maps themselves are ckd.calibration's, thresholds thresholds', what it all is worth on
+held_out reliability's.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.isotonic import IsotonicRegression
+
+from ckd.calibration import UNCHANGED, Calibration, Floats, Map, fit_platt, fit_temperature, platt_targets, sigmoid
+from ckd.cohort import Cohort
+from ckd.config import EvaluationConfig
+from ckd.evaluation.scores import Flags, Rows, read_split
+from ckd.evaluation.thresholds import choose_thresholds
+from ckd.labels import NUM_LABELS
+
+FOLDS = 5
+NEEDED = {"temperature": 0, "platt": 20, "isotonic": 100}  # tuning visits of the label's rarer class that a kind needs; the simplest kind first
+_SMALLEST = 2.0**-25  # half a float32 step below 1: a probability that was rounded to 0 or 1
+
+
+def calibrate_student(root: str, wanted: EvaluationConfig, seed: int) -> Calibration:
+    """The student's maps and thresholds from the tuning visits below an artifacts root. Raises ArtifactError when predictions are missing."""
+    tuning = read_split(Cohort.open(root), "tuning", ["predictions"])
+    return calibrate(tuning, tuning.scores["predictions"], wanted, seed)
+
+
+def calibrate(tuning: Rows, p_NL: NDArray[Any], wanted: EvaluationConfig, seed: int) -> Calibration:
+    """Maps and thresholds of a model from its tuning probabilities [n, 25].
+
+    Thresholds are chosen on cross-fitted calibrated probabilities: each visit's map was fitted without its group. With fewer than two groups
+    nothing can be fitted: the maps are `none`, the thresholds see the probabilities as they are.
+    """
+    z_NL = log_odds(p_NL)
+    fold_N = group_folds(tuning.groups, seed)
+    if not len(fold_N) or not fold_N.any():
+        maps, crossed_NL = (UNCHANGED,) * NUM_LABELS, sigmoid(z_NL)
+    else:
+        crossed = cross_fitted(z_NL, tuning.labels, fold_N)
+        kinds = choose_kinds(crossed, tuning.labels)
+        maps = fit(z_NL, tuning.labels, kinds)
+        crossed_NL = np.stack([crossed[kind][:, j] for j, kind in enumerate(kinds)], axis=1)
+    chosen = choose_thresholds(tuning.labels, crossed_NL, wanted)
+    return Calibration(maps, chosen.values, chosen.reasons, wanted.threshold_for, wanted.threshold_target)
+
+
+def log_odds(p: NDArray[Any]) -> Floats:
+    """The logits of probabilities, finite: 0 and 1 count as half a float32 step inside. A float32 probability gives its logit back within
+    3e-8 / (1 - p), which moves no calibrated probability by more than the slope times that rounding."""
+    inside = np.clip(np.asarray(p, np.float64), _SMALLEST, 1 - _SMALLEST)
+    return np.asarray(np.log(inside) - np.log1p(-inside))
+
+
+def group_folds(groups_N: NDArray[np.uint64], seed: int) -> NDArray[np.int64]:
+    """int64 [n] below FOLDS: a seeded fold per group, group counts equal to one; the order of rows plays no part."""
+    keys, position_N = np.unique(groups_N, return_inverse=True)
+    fold = np.random.default_rng([seed, len(keys)]).permutation(len(keys)) % FOLDS
+    return np.asarray(fold[position_N], np.int64)
+
+
+def cross_fitted(z_NL: Floats, y_NL: Flags, fold_N: NDArray[np.int64]) -> dict[str, Floats]:
+    """Kind -> calibrated probabilities [n, 25] of every visit from maps fitted on the other folds; NaN where a label has too few visits for it."""
+    out = {kind: np.full(z_NL.shape, np.nan) for kind in NEEDED}
+    enough = {kind: np.flatnonzero(_rarer(y_NL) >= needed) for kind, needed in NEEDED.items()}
+    for fold in range(int(fold_N.max()) + 1):
+        inside, others = fold_N == fold, fold_N != fold
+        shared = fit_temperature(z_NL[others], y_NL[others])
+        for kind, labels in enough.items():
+            for j in labels:
+                one = shared if kind == "temperature" else _fit(kind, z_NL[others, j], y_NL[others, j])
+                out[kind][inside, j] = one(z_NL[inside, j])
+    return out
+
+
+def choose_kinds(crossed: Mapping[str, Floats], y_NL: Flags) -> list[str]:
+    """Per label the kind with the least cross-validated log-loss; of equals the simpler one."""
+    losses = np.stack([_log_loss(p_NL, y_NL) for p_NL in crossed.values()])  # [kinds, 25]
+    kinds = list(crossed)
+    return [kinds[int(np.argmin(losses[:, j]))] for j in range(losses.shape[1])]
+
+
+def fit(z_NL: Floats, y_NL: Flags, kinds: list[str]) -> tuple[Map, ...]:
+    """The maps of the given kinds, one per label, fitted on all rows."""
+    shared = fit_temperature(z_NL, y_NL)
+    return tuple(shared if kind == "temperature" else _fit(kind, z_NL[:, j], y_NL[:, j]) for j, kind in enumerate(kinds))
+
+
+def fit_isotonic(z_N: NDArray[Any], y_N: Flags) -> Map:
+    """The rising points with the least squared error (pool adjacent violators: Zadrozny and Elkan 2002), kept between Platt's targets so that
+    no visit is certain."""
+    targets = platt_targets(y_N)
+    model = IsotonicRegression(y_min=float(targets.min()), y_max=float(targets.max()), out_of_bounds="clip").fit(z_N, y_N.astype(np.float64))
+    return Map("isotonic", logits=tuple(model.X_thresholds_.tolist()), probabilities=tuple(model.y_thresholds_.tolist()))
+
+
+def _fit(kind: str, z_N: Floats, y_N: Flags) -> Map:
+    return fit_platt(z_N, y_N) if kind == "platt" else fit_isotonic(z_N, y_N)
+
+
+def _rarer(y_NL: Flags) -> NDArray[np.int64]:
+    return np.asarray(np.minimum(y_NL.sum(0), (~y_NL).sum(0)))
+
+
+def _log_loss(p_NL: Floats, y_NL: Flags) -> Floats:
+    """Sum per label [25]; infinite where the kind was not fitted."""
+    with np.errstate(divide="ignore"):
+        loss = -np.log(np.where(y_NL, p_NL, 1 - p_NL)).sum(0)
+    return np.asarray(np.where(np.isnan(loss), np.inf, loss))

@@ -1,0 +1,94 @@
+"""Whether probabilities can be taken at their word on held_out: logistic recalibration, Brier skill, expected calibration error, and on
+synthetic cohorts the distance to the true probability. Undefined is None. Fitting maps belongs to calibrate."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckd.calibration import Calibration, Floats, fit_logistic
+from ckd.evaluation.calibrate import log_odds
+from ckd.evaluation.metrics import brier
+from ckd.evaluation.scores import Flags
+from ckd.labels import DISEASES
+
+BINS = 10
+FIGURES = ("slope", "intercept", "in_the_large", "brier", "brier_skill", "ece", "ece_of_constant", "distance_to_truth")
+Figures = dict[str, Any]
+
+
+def reliability(
+    y_NL: Flags, p_NL: NDArray[Any], calibration: Calibration | None, train_prevalence: Floats, chosen: Sequence[int], truth_NL: NDArray[Any] | None
+) -> Figures:
+    """`raw` and `calibrated` (None without a calibration) figures of held_out probabilities [n, 25], and how many labels have each kind of map.
+
+    `chosen` are the labels of the macro average; `truth_NL` the true probabilities where somebody knows them.
+    """
+
+    def block(p: NDArray[Any]) -> Figures:
+        return summary(y_NL, np.asarray(p, np.float64), train_prevalence, chosen, truth_NL)
+
+    calibrated = None if calibration is None else block(calibration.probabilities(log_odds(p_NL)))
+    kinds = {} if calibration is None else Counter(one.kind for one in calibration.maps)
+    return {"raw": block(p_NL), "calibrated": calibrated, "kinds": dict(sorted(kinds.items()))}
+
+
+def summary(y_NL: Flags, p_NL: Floats, train_prevalence: Floats, chosen: Sequence[int], truth_NL: NDArray[Any] | None) -> Figures:
+    """Per label, macro (mean over `chosen`; None where one of them is undefined) and pooled over all labels."""
+    per_label = [
+        figures(y_NL[:, j], p_NL[:, j], np.full(len(y_NL), train_prevalence[j]), None if truth_NL is None else truth_NL[:, j])
+        for j in range(len(DISEASES))
+    ]
+    constant = np.broadcast_to(train_prevalence, p_NL.shape).reshape(-1)
+    pooled = figures(y_NL.reshape(-1), p_NL.reshape(-1), constant, None if truth_NL is None else truth_NL.reshape(-1))
+    return {
+        "macro": {"labels": len(chosen), **{name: _mean([per_label[j][name] for j in chosen]) for name in FIGURES}},
+        "pooled": pooled,
+        "labels_with_brier_skill": sum(one["brier_skill"] is not None and one["brier_skill"] > 0 for one in per_label),
+        "per_label": dict(zip(DISEASES, per_label, strict=True)),
+    }
+
+
+def figures(y_N: Flags, p_N: Floats, constant_N: Floats, truth_N: NDArray[Any] | None) -> Figures:
+    """All figures of one column: labels, probabilities, a constant's probabilities, the true ones (all [n])."""
+    slope, intercept = recalibration(y_N, p_N)
+    error, reference = brier(y_N, p_N), brier(y_N, constant_N)
+    return {
+        "slope": slope,
+        "intercept": intercept,
+        "in_the_large": float(p_N.mean() - y_N.mean()) if len(y_N) else None,
+        "brier": error,
+        "brier_skill": 1 - error / reference if error is not None and reference else None,
+        "ece": expected_calibration_error(y_N, p_N),
+        "ece_of_constant": expected_calibration_error(y_N, constant_N),
+        "distance_to_truth": None if truth_N is None or not len(p_N) else float(np.abs(p_N - truth_N).mean()),
+    }
+
+
+def recalibration(y_N: Flags, p_N: Floats) -> tuple[float | None, float | None]:
+    """Slope and intercept of the logistic regression of labels on log-odds (Cox 1958): 1 and 0 when probabilities are calibrated.
+
+    None with one class, with constant probabilities, and where a threshold parts the classes (then there is no finite slope).
+    """
+    if not len(y_N) or y_N.all() or not y_N.any() or p_N.min() == p_N.max():
+        return None, None
+    if p_N[~y_N].max() <= p_N[y_N].min() or p_N[y_N].max() <= p_N[~y_N].min():
+        return None, None
+    return fit_logistic(log_odds(p_N), y_N.astype(np.float64))
+
+
+def expected_calibration_error(y_N: Flags, p_N: Floats) -> float | None:
+    """Mean over visits of |mean p - mean y| of their bin; BINS bins of equal mass by p, equal ones always in one bin. None without visits."""
+    if not len(y_N):
+        return None
+    below_N = np.searchsorted(np.sort(p_N), p_N, side="left")  # the same for equal probabilities
+    bin_N = below_N * BINS // len(p_N)
+    gaps = np.bincount(bin_N, weights=p_N - y_N, minlength=BINS)
+    return float(np.abs(gaps).sum() / len(p_N))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return float(np.mean(known)) if known and len(known) == len(values) else None

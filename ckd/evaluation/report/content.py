@@ -1,0 +1,134 @@
+"""What a report is made of, read from a run's artifacts: metrics.json, the held_out labels and probabilities, events.jsonl, what head and student
+recorded, the cohort's facts and card. No patient's text and no visit id is read. What it looks like belongs to page, tables and figures."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ckd.calibration import Calibration
+from ckd.cohort import Cohort, cohort_artifact
+from ckd.errors import ArtifactError
+from ckd.evaluation.calibrate import log_odds
+from ckd.evaluation.claims import HeadlineFacts, headline_facts
+from ckd.evaluation.evaluate import MODELS
+from ckd.evaluation.metrics import Floats, macro_auroc
+from ckd.evaluation.scores import Rows, read_split
+from ckd.labels import DISEASES
+from ckd.store import Fields, FolderArtifact, Stage, exists, join, read_bytes
+
+METRICS_FILE, EVENTS_FILE, CARD_FILE = "metrics.json", "events.jsonl", "card.json"
+CALIBRATED = "student, calibrated"
+STAGES = ("embeddings", "soft_labels", "tokens", "predictions")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that the report of one run tells."""
+
+    name: str
+    metrics: Mapping[str, Any]
+    headline: HeadlineFacts
+    held_out: Rows
+    calibrated: Floats | None  # the student's calibrated probabilities [n, 25], where it has a calibration
+    facts: Mapping[str, Any]  # of the visits
+    card: Mapping[str, Any] | None  # of the cohort that `ckd ingest` made
+    events: list[dict[str, Any]]
+    extras: Mapping[str, Mapping[str, Any]]  # what head and student recorded; {} where nothing is there
+    fingerprints: Mapping[str, Fields]  # stage or folder -> its fields
+    config: str
+
+    @property
+    def chosen(self) -> list[int]:
+        """The labels in the macro average."""
+        return [DISEASES.index(row["disease"]) for row in self.metrics["labels_in_macro"]]
+
+    @property
+    def columns(self) -> dict[str, Floats]:
+        """What is drawn of the held_out visits: model -> probabilities [n, 25]."""
+        found: dict[str, Floats] = {model: self.held_out.scores[stage] for model, stage in MODELS.items()}
+        return found if self.calibrated is None else {**found, CALIBRATED: self.calibrated}
+
+    def last_events(self, kind: str, key: str) -> list[dict[str, Any]]:
+        """Events of one kind in the order of their `key` (epoch, step); of those that a continued run repeated, the last."""
+        found = {event[key]: event for event in self.events if event["event"] == kind and key in event}
+        return [found[value] for value in sorted(found)]
+
+
+def gather(folder: str, root: str, *, name: str, cohort_folder: str, config: str) -> Run:
+    """The run whose results lie in `folder` and whose stages below `root`; `cohort_folder` may hold a card.json.
+
+    Raises ArtifactError where metrics.json is missing, of another version, or of other predictions than those that are there.
+    """
+    metrics, where = _metrics(folder), join(folder, METRICS_FILE)
+    cohort = Cohort.open(root)
+    held_out = read_split(cohort, "held_out", list(MODELS.values()))
+    artifacts = {
+        "visits": cohort_artifact(root, {}),
+        "head": FolderArtifact(join(root, "head"), {}),
+        "student": FolderArtifact(join(folder, "student"), {}),
+    }
+    loaded = {key: artifact.load() or {} for key, artifact in artifacts.items()}
+    calibration = Calibration.of_student(artifacts["student"].folder)
+    run = Run(
+        name=name,
+        metrics=metrics,
+        headline=headline_facts(metrics),
+        held_out=held_out,
+        calibrated=None if calibration is None else calibration.probabilities(log_odds(held_out.scores[MODELS["student"]])),
+        facts=cohort.facts,
+        card=json.loads(read_bytes(join(cohort_folder, CARD_FILE))) if cohort_folder and exists(join(cohort_folder, CARD_FILE)) else None,
+        events=_events(join(folder, EVENTS_FILE)),
+        extras={key: content.get("extra", {}) for key, content in loaded.items()},
+        fingerprints={key: content["fields"] for key, content in loaded.items() if content} | _stage_fields(root),
+        config=config,
+    )
+    _require_same(run, where)
+    return run
+
+
+def _metrics(folder: str) -> dict[str, Any]:
+    path = join(folder, METRICS_FILE)
+    try:
+        metrics: dict[str, Any] = json.loads(read_bytes(path))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: missing; run 'ckd evaluate' first") from None
+    except ValueError:
+        raise ArtifactError(f"{path}: not JSON; run 'ckd evaluate' again") from None
+    lacking = [key for key in ("headline", "held_out", "intervals", "comparisons", "calibration", "alerts", "subgroups") if key not in metrics]
+    if lacking:
+        raise ArtifactError(f"{path}: without '{lacking[0]}', so of an earlier version; run 'ckd evaluate' again")
+    return metrics
+
+
+def _require_same(run: Run, where: str) -> None:
+    """The curves are drawn from the predictions that are there: they must be those that metrics.json tells of."""
+    for model, stage in MODELS.items():
+        told, found = run.metrics["held_out"][model]["macro"]["auroc"], macro_auroc(run.held_out.labels, run.held_out.scores[stage], run.chosen)
+        same = told is None if found is None else told is not None and abs(told - found) < 1e-9
+        if not same or run.metrics["counts"]["held_out"]["visits"] != len(run.held_out):
+            raise ArtifactError(f"{where}: tells of other {stage} than those that are there; run 'ckd evaluate' again")
+
+
+def _events(path: str) -> list[dict[str, Any]]:
+    """The events; a line that a kill cut off is none."""
+    found = []
+    for line in read_bytes(path).splitlines() if exists(path) else []:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and "event" in event:
+            found.append(event)
+    return found
+
+
+def _stage_fields(root: str) -> dict[str, Fields]:
+    """The fields in the footer of the first part of every stage."""
+    found: dict[str, Fields] = {}
+    for name in STAGES:
+        stage = Stage(root, name, {})
+        footer = next((stage.footer(index) for index in sorted(stage.indices())), None)
+        if footer is not None:
+            found[name] = footer.fields
+    return found

@@ -1,0 +1,120 @@
+"""What the report says besides performance, as tables and lines: who is in the cohort and who is not, training, speed and cost, fingerprints.
+Counts of few visits are not told, nor anything that would tell them."""
+
+import re
+from collections.abc import Iterator, Mapping
+from statistics import median
+from typing import Any
+
+from ckd.evaluation.report.content import Run
+from ckd.evaluation.report.tables import NOTHING, Table, plain
+from ckd.evaluation.small_cells import MIN_CELL, count_text, parts_text
+from ckd.visits import SPLITS
+
+_SMALL_COUNT = re.compile(r"\b[1-9](?= (?:of \d+ )?(?:\w+ ){0,2}(?:visits|patients|subjects|distinct inputs)\b)")
+_STAGES = {"embed": "Teacher reads the visits", "soft-labels": "Soft labels", "tokens": "Tokens for the student", "predict": "Student predicts"}
+
+
+def without_small_counts(line: str) -> str:
+    """A warning of metrics.json in which no count of visits or patients under MIN_CELL stands."""
+    while (found := _SMALL_COUNT.sub(f"<{MIN_CELL}", line)) != line:
+        line = found
+    return line
+
+
+def splits(run: Run) -> Table:
+    """Labelled visits and patients per split."""
+    counts = run.metrics["counts"]
+    visits, groups = (parts_text({split: counts[split][unit] for split in SPLITS}) for unit in ("visits", "groups"))
+    uses = {"train": "fitting", "tuning": "early stopping, thresholds, choice of the baseline", "held_out": "every figure of this report"}
+    unit = "Patients" if counts["group"] == "subject" else "Different inputs"
+    return plain("splits", "Labelled visits", ("Split", "Visits", unit, "Used for"), [(s, visits[s], groups[s], uses[s]) for s in SPLITS])
+
+
+def visits(run: Run) -> Table:
+    """What became of the rows that were read."""
+    facts = run.facts
+    rows = [("rows read", count_text(facts["read"])), ("kept", count_text(facts["kept"]))] if "read" in facts else []
+    reasons = {reason: entry["rows"] for reason, entry in facts.get("quarantined_by_reason", {}).items()}
+    rows += [(f"cannot be used: {reason}", text) for reason, text in parts_text(reasons).items()]
+    for name, text in (
+        ("unlabeled", "without a next visit"),
+        ("without_subject", "without a patient id"),
+        ("moved", "moved to the split of their patient"),
+    ):
+        if facts.get(name):
+            rows.append((text, count_text(facts[name])))
+    if facts.get("echo_rate") is not None and facts.get("echoes", 0) >= MIN_CELL:
+        rows.append(("target equals the present visit's diseases", f"{facts['echo_rate']:.1%}"))
+    return plain("visits", "Rows of the input", ("What", "Visits"), rows)
+
+
+def admissions(card: Mapping[str, Any]) -> Table:
+    """What became of every admission: pairs, last visits, excluded with the reason."""
+    found = card["admissions"]
+    parts = {"index of a next-visit pair": found["pairs"], "last visit of a patient (no next visit)": found["last_visits"]}
+    parts |= {f"excluded: {reason}": entry["rows"] for reason, entry in found["excluded"].items()}
+    rows = [("admissions in", count_text(found["in"])), *parts_text(parts).items()]
+    return plain("admissions", "Every admission is exactly one of these", ("What", "Admissions"), rows)
+
+
+def returners(card: Mapping[str, Any]) -> Table:
+    """Patients who return beside those who do not: what "given that the patient returns" leaves out."""
+    groups = [group if group["visits"] >= MIN_CELL else {} for group in (card["returners"]["return"], card["returners"]["do_not_return"])]
+    names = {
+        "mean_age": "mean age (years)",
+        "women": "women (%)",
+        "diagnoses_per_visit": "diagnoses per visit",
+        "medications_per_visit": "drugs per visit",
+        "procedures_per_visit": "procedures per visit",
+    }
+    rows = [(text, *(_number(group.get(key), 100 if key == "women" else 1) for group in groups)) for key, text in names.items()]
+    return plain("returners", "Visits with and without a next one", ("", "Patient returns", "Patient does not return"), rows)
+
+
+def speed(run: Run) -> Table:
+    """Visits, seconds and rate per stage, summed over the commands that continued this run."""
+    rows = []
+    for kind, text in _STAGES.items():
+        done = [event for event in run.events if event["event"] == kind and event.get("visits")]
+        seconds, count = sum(event["seconds"] for event in done), sum(event["visits"] for event in done)
+        if done:
+            rows.append((text, f"{count:,}", f"{seconds:,.1f}", f"{count / seconds:,.1f}" if seconds else NOTHING))
+    steps = run.last_events("student_step", "step")
+    if steps:
+        spent, rate = sum(step["step_seconds"] for step in steps), median(step["visits_per_s"] for step in steps)
+        rows.append(("Student trains (steps told)", f"{len(steps):,} steps", f"{spent:,.1f}", f"{rate:,.1f}"))
+    return plain("speed", "Speed", ("Stage", "Visits", "Seconds", "Visits per second"), rows)
+
+
+def cost(run: Run) -> list[tuple[str, str]]:
+    """Name and value of what the teacher's pass cost."""
+    accounts = [event for event in run.events if event["event"] == "embed_accounting"]
+    if not accounts:
+        return []
+    last = accounts[-1]
+    prices = [account["cost"] for account in accounts if account.get("cost") is not None]
+    rows = [
+        ("teacher's engine and device", f"{last.get('engine')} on {last.get('device')}"),
+        ("tokens read", f"{sum(account['tokens'] for account in accounts):,}"),
+        ("share of the device's measured matrix rate", _percent(last.get("flop_utilisation"))),
+        ("peak device memory", NOTHING if not last.get("peak_bytes") else f"{last['peak_bytes'] / 2**30:,.1f} GiB"),
+        ("cost of the teacher's pass", f"{sum(prices):,.2f}" if prices else "no price given (teacher.price_per_hour)"),
+    ]
+    if prices and last.get("cost_per_million") is not None:
+        rows.append(("cost per million visits", f"{last['cost_per_million']:,.2f}"))
+    return rows
+
+
+def fingerprints(run: Run) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Stage -> what decides its values."""
+    for stage, fields in run.fingerprints.items():
+        yield stage, [(name, str(value)) for name, value in sorted(fields.items())]
+
+
+def _number(value: float | None, times: int = 1) -> str:
+    return NOTHING if value is None else f"{times * value:,.1f}"
+
+
+def _percent(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.1%}"

@@ -1,0 +1,129 @@
+"""The report's page: one HTML file that loads nothing. Autoescape is on; the only markup let through is the page's own figures, style and script."""
+
+import base64
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ckd import __version__
+from ckd.evaluation import claims
+from ckd.evaluation.report import facts, tables
+from ckd.evaluation.report.content import Run
+from ckd.evaluation.report.drawing import model_name
+from ckd.evaluation.report.figures import draw_all
+
+FOLDER = Path(__file__).parent
+SECTIONS = (
+    ("use", "Intended use and limits"),
+    ("cohort", "Who is in it"),
+    ("models", "All models"),
+    ("labels", "Per disease"),
+    ("onset", "New onset"),
+    ("curves", "ROC and PR"),
+    ("calibration", "Calibration"),
+    ("decisions", "Decisions and alerts"),
+    ("distillation", "Teacher and student"),
+    ("baselines", "Baselines"),
+    ("subgroups-section", "Subgroups"),
+    ("training-section", "Training"),
+    ("speed-section", "Speed and cost"),
+    ("provenance", "Configuration"),
+)
+
+
+def render(run: Run) -> str:
+    """The page of a run."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    css, script = (Markup(f"\n{(FOLDER / name).read_text(encoding='utf-8')}") for name in ("report.css", "report.js"))  # nosec B704
+    return environment.get_template("report.html.jinja").render(
+        run=run,
+        version=__version__,
+        condition=claims.CONDITION,
+        intended=claims.INTENDED_USE,
+        not_intended=claims.NOT_INTENDED,
+        limits=claims.LIMITS,
+        warnings=[facts.without_small_counts(line) for line in run.metrics["warnings"]],
+        sections=SECTIONS,
+        css=css,
+        script=script,
+        script_hash=script_hash(str(script)),
+        number=lambda value: tables.figure(value).text,
+        figures=draw_all(run),
+        **_tables(run),
+    )
+
+
+def script_hash(script: str) -> str:
+    """What the Content-Security-Policy says of the one script that may run."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _tables(run: Run) -> dict[str, Any]:
+    fields = run.metrics["subgroups"]["fields"]
+    return {
+        "splits": facts.splits(run),
+        "visits": facts.visits(run),
+        "card": run.card,
+        "admissions": facts.admissions(run.card) if run.card else None,
+        "returners": facts.returners(run.card) if run.card else None,
+        "models": tables.models(run),
+        "labels": tables.labels(run),
+        "alerts": tables.alerts(run),
+        "calibration": tables.calibration(run),
+        "comparisons": tables.comparisons(run),
+        "baseline_notes": tables.plain("baseline-notes", "What the baselines are", ("Baseline", "What it says"), _baselines(run)),
+        "strongest": _strongest(run),
+        "distillation": list(_distillation(run)),
+        "subgroups": tables.subgroups(run),
+        "by_label": tables.subgroups_by_label(run),
+        "without_groups": [f"{name.replace('_', ' ').capitalize()}: {field['reason']}." for name, field in fields.items() if field["reason"]],
+        "speed": facts.speed(run),
+        "cost": facts.cost(run),
+        "fingerprints": list(facts.fingerprints(run)),
+        "intervals": _intervals(run),
+    }
+
+
+BASELINES = {
+    "prevalence": "Everyone gets the training rate of the disease.",
+    "copy_forward": "The diseases of the present visit again.",
+    "persistence": "How often the disease was there next time in training, given whether it is there now.",
+    "label_logreg": "A logistic regression on the diseases of the present visit.",
+    "history_logreg": "A logistic regression on the diseases of the present and the earlier visits.",
+    "tfidf_logreg": "A logistic regression on the words of the visit (TF-IDF).",
+}
+
+
+def _baselines(run: Run) -> Iterator[tuple[str, str]]:
+    for name, block in run.metrics["held_out"]["baselines"].items():
+        missing = f" Not computed: {facts.without_small_counts(block['reason'])}." if block.get("reason") else ""
+        yield model_name(name), BASELINES.get(name, "") + missing
+
+
+def _strongest(run: Run) -> str:
+    headline = run.metrics["headline"]
+    return f"The strongest baseline was chosen without held-out visits: {model_name(headline['strongest_baseline'])} ({headline['chosen_by']})."
+
+
+def _distillation(run: Run) -> Iterator[str]:
+    """Sentences on what distilling kept."""
+    optimism = run.metrics["adapter_optimism"]
+    if optimism is not None:
+        yield (
+            f"The adapter's optimism is {optimism:+.4f}: tuning minus out-of-fold training log-loss of the teacher. Above 0, the adapter remembers "
+            "something of the labels it was tuned on."
+        )
+    for name, ceiling in run.metrics["ceilings"].items():
+        if ceiling["share_of_gain"] is not None and not run.headline.too_small:
+            yield f"The student reaches {ceiling['share_of_gain']:.0%} of the AUROC gain over a coin that “{model_name(name)}” has."
+
+
+def _intervals(run: Run) -> str:
+    found = run.metrics["intervals"]
+    if found["reason"]:
+        return f"none are given ({facts.without_small_counts(found['reason'])})"
+    return f"{found['method']}, {found['resamples']:,} draws, level {found['level']:.0%}"

@@ -1,0 +1,200 @@
+"""The figures of metrics.json as tables for a reader: cells of text and of what they sort by. Computes nothing; counts of few visits are not told."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ckd.evaluation.claims import MIN_EVENTS
+from ckd.evaluation.metrics import MIN_COUNT
+from ckd.evaluation.report.content import Run
+from ckd.evaluation.report.drawing import model_name
+from ckd.evaluation.small_cells import MIN_CELL
+from ckd.labels import DISEASES
+
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is shown, what stands smaller behind it, and what the column sorts by ("": always last)."""
+
+    text: str
+    small: str = ""
+    sort: str = ""
+    number: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a name of its own, its columns, and its rows; the first cell of a row names it."""
+
+    name: str
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    sortable: bool = False
+
+
+def word(text: str) -> Cell:
+    """A cell of words."""
+    return Cell(text, sort=text.lower(), number=False)
+
+
+def figure(value: float | None, bounds: Sequence[float] | None = None, digits: int = 3, *, sign: bool = False) -> Cell:
+    """A figure with its interval; NOTHING where it is undefined."""
+    if value is None:
+        return Cell(NOTHING)
+    form = f"{'+' if sign else ''}.{digits}f"
+    small = f"({bounds[0]:{form}} to {bounds[1]:{form}})" if bounds else ""
+    return Cell(format(round(value, digits) + 0.0, form), small, repr(value))
+
+
+def models(run: Run) -> Table:
+    """Macro figures of every model."""
+    rows = []
+    for name, block in _blocks(run).items():
+        cells = [_macro(block, "auroc"), _macro(block.get("new_onset"), "auroc"), _macro(block.get("persistent"), "auroc")]
+        rows.append([word(model_name(name)), *cells, *(_macro(block, metric) for metric in ("auprc", "brier_skill", "f1"))])
+    columns = ("Model", "Macro AUROC", "New onset", "Persistent", "Macro AUPRC", "Brier skill", "F1 at thresholds")
+    return Table("models-table", "All models on the same held-out visits. In brackets: 95 % interval over patients.", columns, rows, sortable=True)
+
+
+def labels(run: Run) -> Table:
+    """The student per disease. A label outside the macro average has too few visits for any figure."""
+    student, teacher = (run.metrics["held_out"][name] for name in ("student", "teacher"))
+    told = set() if run.headline.too_small else {DISEASES[j] for j in run.chosen}
+    enough = run.metrics["counts"]["held_out"]["groups"] >= MIN_CELL
+    rows = []
+    for disease in DISEASES:
+        row = student["per_label"][disease]
+        few = row["positives"] < MIN_EVENTS
+        positives = f"<{MIN_CELL}" if row["positives"] < MIN_CELL else f"{row['positives']:,}"
+        count = Cell(positives + (" †" if few else ""), sort=str(max(row["positives"], MIN_CELL - 1))) if enough else Cell(NOTHING)
+        figures = [Cell(NOTHING)] * 6
+        if disease in told:
+            onset = [_view(student[view], run.metrics[f"labels_in_macro_{view}"], disease) for view in ("new_onset", "persistent")]
+            shown = [_with_interval(row, metric) for metric in ("auroc", "auprc", "brier_skill")]
+            figures = [*shown, *onset, figure(teacher["per_label"][disease]["auroc"])]
+        rows.append([word(disease), count, *figures])
+    columns = ("Disease", "Positive visits", "AUROC", "AUPRC", "Brier skill", "AUROC, new onset", "AUROC, persistent", "AUROC of the teacher")
+    caption = (
+        f"The student per disease. {NOTHING}: fewer than {MIN_COUNT} positive or negative visits, or too small a sample. "
+        f"†: fewer than {MIN_EVENTS} positive visits, read with care."
+    )
+    return Table("labels-table", caption, columns, rows, sortable=True)
+
+
+def alerts(run: Run) -> Table:
+    """What the student's alerts are worth at the thresholds from tuning."""
+    rows = []
+    for disease, row in {} if run.headline.too_small else run.metrics["alerts"]["per_label"].items():
+        shares = [figure(row[name], digits=2) for name in ("threshold", "sensitivity", "specificity", "ppv")]
+        rows.append(
+            [
+                word(disease),
+                *shares,
+                figure(row["alerts_per_100"], digits=1),
+                _with_interval(run.metrics["held_out"]["student"]["per_label"][disease], "f1", 2),
+            ]
+        )
+    columns = ("Disease", "Threshold", "Sensitivity", "Specificity", "Alerts that are right", "Alerts per 100 visits", "F1")
+    return Table("alerts-table", "The student's alerts at the thresholds that tuning chose.", columns, rows, sortable=True)
+
+
+def calibration(run: Run) -> Table:
+    """How far probabilities can be taken at their word, as they come and calibrated on tuning; means over the labels of the macro average."""
+    rows = []
+    for name, block in run.metrics["calibration"].items():
+        for kind in ("raw", "calibrated"):
+            if block[kind] is not None:
+                macro = block[kind]["macro"]
+                cells = [figure(macro[key], digits=2) for key in ("slope", "intercept")]
+                rows.append([word(f"{model_name(name)}, {kind}"), *cells, *(figure(macro[key]) for key in ("in_the_large", "ece", "brier_skill"))])
+    columns = ("Probabilities", "Slope", "Intercept", "Predicted minus observed", "Calibration error", "Brier skill")
+    caption = (
+        "Calibrated: slope 1, intercept 0, nothing predicted too high or low, error 0. Raw: as the model gives them; calibrated: with the map that "
+        "tuning visits chose, which also the alerts use."
+    )
+    return Table("calibration-table", caption, columns, rows)
+
+
+def comparisons(run: Run) -> Table:
+    """Student minus every other model, paired over the same draws of patients."""
+    rows = []
+    for name, pair in run.metrics["comparisons"]["student"].items():
+        entry = pair["macro"]["auroc"]
+        decided = [row for row in pair["per_label"].values() if row["p_holm"] is not None and row["p_holm"] < 0.05]
+        above = sum(row["difference"] > 0 for row in decided)
+        verdict = Cell(f"{above} / {len(decided) - above}", sort=str(above)) if entry["p"] is not None else Cell(NOTHING)
+        p = "<0.001" if entry["p"] is not None and entry["p"] < 0.001 else None
+        cells = [figure(entry["difference"], entry["interval"], sign=True), Cell(p, sort="0") if p else figure(entry["p"]), verdict]
+        rows.append([word(model_name(name)), *cells])
+    columns = ("Student minus", "Macro AUROC", "p", "Diseases better / worse")
+    caption = "Paired differences. The last column counts diseases whose difference holds after Holm's correction (p < .05)."
+    return Table("comparisons-table", caption, columns, rows, sortable=True)
+
+
+def subgroups(run: Run) -> list[Table]:
+    """One table per field that has groups."""
+    tables = []
+    for field, block in run.metrics["subgroups"]["fields"].items():
+        rows = []
+        for group in block["groups"]:
+            rates = [figure(_times_100(group[name]), digits=1) for name in ("observed", "predicted")]
+            bounds = group["intervals"]["predicted_minus_observed"]
+            gap = figure(_times_100(group["predicted_minus_observed"]), bounds and [100 * b for b in bounds], 1, sign=True)
+            visits = Cell(f"{group['visits']:,}", sort=str(group["visits"]))
+            found = figure(group["sensitivity"], group["intervals"]["sensitivity"], 2)
+            rows.append([word(group["group"]), visits, *rates, gap, found, figure(group["alerts_per_100"], digits=1)])
+        columns = ("Group", "Visits", "Observed per 100", "Predicted per 100", "Predicted minus observed", "Sensitivity", "Alerts per 100")
+        if rows:
+            tables.append(Table(f"subgroups-{field}", field.replace("_", " ").capitalize(), columns, rows))
+    return tables
+
+
+def subgroups_by_label(run: Run) -> list[Table]:
+    """Per field a table of disease × group: predicted minus observed per 100 visits, and sensitivity."""
+    tables = []
+    for field, block in run.metrics["subgroups"]["fields"].items():
+        if block["groups"]:
+            rows = [
+                [word(disease), *(_gap(group["per_label"][disease]) for group in block["groups"])] for disease in run.metrics["subgroups"]["labels"]
+            ]
+            title = f"{field.replace('_', ' ').capitalize()}: predicted minus observed per 100 visits, in brackets the sensitivity"
+            tables.append(Table(f"by-label-{field}", title, ("Disease", *(group["group"] for group in block["groups"])), rows))
+    return tables
+
+
+def plain(name: str, caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table of words that does not sort."""
+    return Table(name, caption, columns, [[Cell(text, number=False) for text in row] for row in rows])
+
+
+def _blocks(run: Run) -> dict[str, Mapping[str, Any]]:
+    held_out = run.metrics["held_out"]
+    return {**{name: block for name, block in held_out.items() if name != "baselines"}, **held_out["baselines"]}
+
+
+def _macro(block: Mapping[str, Any] | None, metric: str) -> Cell:
+    macro = (block or {}).get("macro")
+    return _with_interval(macro, metric) if macro else Cell(NOTHING)
+
+
+def _with_interval(row: Mapping[str, Any], metric: str, digits: int = 3) -> Cell:
+    return figure(row[metric], (row.get("intervals") or {}).get(metric), digits)
+
+
+def _view(block: Mapping[str, Any], counted: Sequence[Mapping[str, Any]], disease: str) -> Cell:
+    known = block["per_label"] and disease in {row["disease"] for row in counted}
+    return figure(block["per_label"][disease]["auroc"]) if known else Cell(NOTHING)
+
+
+def _gap(row: Mapping[str, Any] | None) -> Cell:
+    if row is None:
+        return Cell(f"<{MIN_CELL}")
+    found = figure(100 * row["predicted_minus_observed"], digits=1, sign=True)
+    return Cell(found.text, "" if row["sensitivity"] is None else f"({row['sensitivity']:.2f})", found.sort)
+
+
+def _times_100(value: float | None) -> float | None:
+    return None if value is None else 100 * value

@@ -1,0 +1,53 @@
+"""Small cells: which counts of few visits must not be told, and what else is left out so that a total does not tell them after all."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+MIN_CELL = 10  # visits, patients, events, non-events
+OTHER = "other groups, each too small to show"
+
+
+def shown(*cells: Sequence[int]) -> list[bool]:
+    """Which parts of a known total may be told; `cells` are one or more counts per part (events, non-events), each with a known total.
+
+    A part goes when one of its counts is under MIN_CELL. So that the totals do not tell the rest, the smallest other parts go too until at least
+    two are left out and together they have MIN_CELL of every count.
+    """
+    table = np.asarray(cells, dtype=np.int64).reshape(len(cells), -1)
+    told: NDArray[np.bool_] = np.all(table >= MIN_CELL, axis=0, keepdims=True)[0]
+    while not told.all() and told.any() and (np.sum(~told) < 2 or (table[:, ~told].sum(1) < MIN_CELL).any()):
+        candidates = np.flatnonzero(told)
+        told[candidates[np.argmin(table.min(0)[candidates])]] = False
+    return [bool(value) for value in told]
+
+
+def pooled(sizes: Mapping[str, int], most: int) -> dict[str, str]:
+    """Group -> the row that it is shown in, itself or OTHER. `sizes`: the smaller of a group's visits and patients.
+
+    Groups under MIN_CELL, and the smallest beyond the `most` largest, are pooled; so are further ones, the smallest first, until the pool has
+    MIN_CELL. So no row is small, and none tells another by subtraction.
+    """
+    ordered = sorted(sizes, key=lambda group: (sizes[group], group))
+    pool = {group for place, group in enumerate(ordered) if sizes[group] < MIN_CELL or place < len(ordered) - most}
+    for group in ordered:
+        if not pool or sum(sizes[name] for name in pool) >= MIN_CELL:
+            break
+        pool.add(group)
+    return {group: OTHER if group in pool else group for group in sizes}
+
+
+def count_text(value: int) -> str:
+    """A count for a reader."""
+    return f"{value:,}" if value >= MIN_CELL or value == 0 else f"<{MIN_CELL}"
+
+
+def parts_text(parts: Mapping[str, int]) -> dict[str, str]:
+    """Counts whose total is told elsewhere, for a reader: small ones, and what would tell them, are withheld. 0 says that nothing is there."""
+    counted = {name: value for name, value in parts.items() if value}
+    told = dict(zip(counted, shown(list(counted.values())), strict=True))
+    return {
+        name: "0" if not value else f"{value:,}" if told[name] else f"<{MIN_CELL}" if value < MIN_CELL else "withheld"
+        for name, value in parts.items()
+    }

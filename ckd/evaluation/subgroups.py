@@ -1,0 +1,138 @@
+"""The student inside groups of held_out visits: calibration-in-the-large, and sensitivity at the thresholds that tuning chose. Groups and labels
+with small cells are left out here already, so that metrics.json holds none. Drawing it is the report's business.
+
+Pooled rows count every (visit, label) pair of the labels in the macro average.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckd.cohort import Cohort
+from ckd.evaluation.bootstrap import MIN_GROUPS, Draws, interval
+from ckd.evaluation.metrics import Floats
+from ckd.evaluation.scores import Flags, Rows
+from ckd.evaluation.small_cells import MIN_CELL, OTHER, pooled, shown
+from ckd.labels import DISEASES
+from ckd.visits import SUBGROUP_FIELDS, Split
+
+UNKNOWN = "unknown"
+MOST_GROUPS = 12  # rows of one field; the rest is pooled
+AGE_BANDS = ((0, "0–17"), (18, "18–44"), (45, "45–64"), (65, "65–79"), (80, "80–89"), (90, "90+"))  # from this age on, in years
+FIGURES = ("observed", "predicted", "predicted_minus_observed", "sensitivity", "alerts_per_100")
+_SUMS = 5  # pairs, events, predicted events, alerts, alerts that are events
+_DRAWS_AT_ONCE = 100
+
+
+def subgroups(cohort: Cohort, held_out: Rows, p: Floats, alarms: Flags, chosen: list[int], draws: Draws) -> dict[str, Any]:
+    """The block `subgroups` of metrics.json.
+
+    p: probabilities [n, 25]; alarms [n, 25]: what they are worth at the thresholds. Per field of SUBGROUP_FIELDS its groups, or the reason why
+    it has none.
+    """
+    sums = _sums(held_out.labels, p.astype(np.float64), alarms)
+    fields = {}
+    for field, names in read_fields(cohort, "held_out").items():
+        fields[field] = _field(names, held_out, sums, chosen, draws)
+    return {"model": "student", "min_cell": MIN_CELL, "labels": [DISEASES[j] for j in chosen], "fields": fields}
+
+
+def read_fields(cohort: Cohort, split: Split) -> dict[str, NDArray[np.object_]]:
+    """The group of every labelled visit of a split per field [n], ages as bands, in the order of `scores.read_split`."""
+    tables = [cohort.read(shard, list(SUBGROUP_FIELDS)) for shard in cohort.select(split)]
+    found = {}
+    for field in SUBGROUP_FIELDS:
+        raw = [value for table in tables for value in table.column(field).to_pylist()]
+        found[field] = np.array([age_band(v) if field == "age" else (v or "").strip() or UNKNOWN for v in raw], dtype=object)
+    return found
+
+
+def age_band(age: str | None) -> str:
+    """The band of an age in years as a cohort writes it ("90", "90+" and more are 90 and more); UNKNOWN when it is none."""
+    try:
+        years = float((age or "").strip().removesuffix("+"))
+    except ValueError:
+        return UNKNOWN
+    bands = [name for start, name in AGE_BANDS if years >= start]
+    return bands[-1] if bands else UNKNOWN  # NaN is above nothing
+
+
+def _sums(labels: Flags, p: Floats, alarms: Flags) -> NDArray[np.float64]:
+    """What the figures are made of per visit and label: [n, 25, 5]."""
+    return np.stack([np.ones_like(p), labels, p, alarms, alarms & labels], axis=-1).astype(np.float64)
+
+
+def _field(names: NDArray[np.object_], held_out: Rows, sums: NDArray[np.float64], chosen: list[int], draws: Draws) -> dict[str, Any]:
+    if (names == UNKNOWN).all():
+        return _none("not in the data")
+    if not chosen:
+        return _none("no label has enough positive and negative held-out visits")
+    rows = _rows(names, held_out)
+    if len(rows) < 2:
+        return _none(f"fewer than two groups of at least {MIN_CELL} visits and {MIN_CELL} patients")
+    pairs = np.stack([sums[where][:, chosen].sum(0) for where in rows.values()])  # [rows, chosen, 5]
+    events, others = pairs[..., 1], pairs[..., 0] - pairs[..., 1]
+    pooled_shown = shown(events.sum(1).tolist(), others.sum(1).tolist())
+    label_shown = [shown(events[:, k].tolist(), others[:, k].tolist()) for k in range(len(chosen))]
+    return {
+        "reason": None,
+        "groups": [
+            {
+                "group": group,
+                "visits": int(where.sum()),
+                **({**_figures(pairs[i].sum(0)), "intervals": _intervals(where, sums[:, chosen].sum(1), draws)} if pooled_shown[i] else _hidden()),
+                "per_label": {DISEASES[j]: _figures(pairs[i, k]) if label_shown[k][i] else None for k, j in enumerate(chosen)},
+            }
+            for i, (group, where) in enumerate(rows.items())
+        ],
+    }
+
+
+def _none(reason: str) -> dict[str, Any]:
+    return {"reason": reason, "groups": []}
+
+
+def _hidden() -> dict[str, Any]:
+    return {**dict.fromkeys(FIGURES), "intervals": dict.fromkeys(FIGURES)}
+
+
+def _rows(names: NDArray[np.object_], held_out: Rows) -> dict[str, Flags]:
+    """Row -> which visits it holds; in order, what is pooled and what is unknown last."""
+    visits = {str(group): names == group for group in sorted(set(names))}
+    sizes = {group: min(int(where.sum()), len(np.unique(held_out.groups[where]))) for group, where in visits.items()}
+    row_of = pooled(sizes, MOST_GROUPS)
+    order = sorted(set(row_of.values()), key=lambda row: (row == OTHER, row == UNKNOWN, row))
+    return {row: np.any([where for group, where in visits.items() if row_of[group] == row], axis=0) for row in order}
+
+
+def _figures(sums: NDArray[np.float64]) -> dict[str, float | None]:
+    """FIGURES of sums [5]: rates per (visit, label) pair, alerts per 100 of them; sensitivity is None without an event."""
+    pairs, events, predicted, alerts, hits = (float(value) for value in sums)
+    return {
+        "observed": events / pairs,
+        "predicted": predicted / pairs,
+        "predicted_minus_observed": (predicted - events) / pairs,
+        "sensitivity": hits / events if events else None,
+        "alerts_per_100": 100 * alerts / pairs,
+    }
+
+
+def _intervals(where: Flags, sums: NDArray[np.float64], draws: Draws) -> dict[str, list[float] | None]:
+    """Percentile intervals of FIGURES over the visits `where` [n]; None under MIN_GROUPS patients. sums [n, 5] are over the labels."""
+    if draws.reason or len(np.unique(draws.members[where])) < MIN_GROUPS:
+        return dict.fromkeys(FIGURES)
+    of_patient = np.zeros((draws.groups, _SUMS))
+    np.add.at(of_patient, draws.members[where], sums[where])
+    drawn = [
+        _drawn(of_patient, draws.counts(start, min(start + _DRAWS_AT_ONCE, draws.resamples))) for start in range(0, draws.resamples, _DRAWS_AT_ONCE)
+    ]
+    bounds = {name: interval(values) for name, values in zip(FIGURES, np.concatenate(drawn, axis=1), strict=True)}
+    return {name: None if found is None else list(found) for name, found in bounds.items()}
+
+
+def _drawn(of_patient: NDArray[np.float64], counts: NDArray[np.float32]) -> NDArray[np.float64]:
+    """FIGURES in every draw [5, B], NaN where undefined."""
+    pairs, events, predicted, alerts, hits = of_patient.T @ counts.astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.stack([events / pairs, predicted / pairs, (predicted - events) / pairs, hits / events, 100 * alerts / pairs])

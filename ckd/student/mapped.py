@@ -1,0 +1,69 @@
+"""A shard's arrays in one file on this machine's disk, mapped into memory: made by the first process that asks, shared by all ranks there,
+which hold its pages once. What the arrays mean belongs to examples; the truth stays in the parts, and these files go when training ends."""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+
+from ckd.errors import ConfigError
+from ckd.store import make_folder, write_file
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class MappedArrays:
+    """The files of one run in `folder`, gone when its `with` ends; readable by this user alone, for they hold what the visits say, in tokens."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get(self, name: str, build: Callable[[], Arrays]) -> Arrays:
+        """The arrays of `name`, read-only; `build` makes them once per machine. Where no file can be written they stay in this process's memory."""
+        path = self.folder / f"{name}.arrow"
+        built: Arrays | None = None
+        try:
+            make_folder(self.folder)
+            self.folder.chmod(0o700)
+            with path.with_suffix(".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process, whatever ends it
+                if not path.exists():
+                    built = build()
+                    _write(path, built)
+            return _map(path)
+        except (OSError, ConfigError):
+            if built is None:  # `build`'s own trouble, or no lock: let it speak for itself
+                return build()
+            return built
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the files. Processes that have them mapped keep what they see."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _write(path: Path, arrays: Arrays) -> None:
+    """One row, one column per array: Arrow begins each at a multiple of 8 bytes."""
+    kinds = {name: [array.dtype.str, array.shape] for name, array in arrays.items()}
+    columns = {name: pa.array([np.ascontiguousarray(array).tobytes()], pa.large_binary()) for name, array in arrays.items()}
+    table = pa.table(columns).replace_schema_metadata({"arrays": json.dumps(kinds)})
+
+    def write(stream: object) -> None:
+        with pa.ipc.new_file(stream, table.schema) as writer:
+            writer.write_table(table)
+
+    write_file(str(path), write)
+
+
+def _map(path: Path) -> Arrays:
+    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    # The chunk's own buffer of bytes lies in the file; a scalar's would be a copy.
+    kinds = json.loads(table.schema.metadata[b"arrays"])
+    return {name: np.frombuffer(table[name].chunk(0).buffers()[2], dtype).reshape(shape) for name, (dtype, shape) in kinds.items()}

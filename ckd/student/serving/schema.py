@@ -1,0 +1,110 @@
+"""What a request may say, what an answer says, and how a bad request is told so without quoting it. Routes belong to app, bytes to guard."""
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
+
+MAX_VISITS = 256  # per request
+MAX_CHARACTERS = 100_000  # per visit: many times what a student reads
+_TOLD = 20  # errors of one request that are listed
+_SAFE = {  # pydantic's messages that name rules and no value
+    *("missing", "string_type", "string_too_long", "string_too_short", "string_unicode", "list_type", "too_long", "too_short"),
+    *("model_attributes_type", "extra_forbidden", "blank", "body"),
+}
+
+
+class VisitIn(BaseModel):
+    """One visit."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    visit_id: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(None, description="comes back with the answer")
+    input: str = Field(max_length=MAX_CHARACTERS, description="the visit's text, as in the field `input` of the training files")
+
+    @field_validator("input")
+    @classmethod
+    def _not_blank(cls, text: str) -> str:
+        if not text.strip():
+            raise PydanticCustomError("blank", "empty text")
+        return text
+
+
+class PredictRequest(BaseModel):
+    """Visits to score; all or none are answered."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    visits: list[VisitIn] = Field(min_length=1, max_length=MAX_VISITS)
+
+
+class VisitOut(BaseModel):
+    """One visit's answer."""
+
+    visit_id: str | None
+    probabilities: dict[str, float] = Field(description="disease name to the student's own probability")
+    calibrated: dict[str, float] | None = Field(description="the same, calibrated on tuning; null where the model has no calibration")
+    names: list[str] | None = Field(description="diseases at or above their threshold; null where the model has no thresholds")
+    truncated: bool = Field(description="whether the end of the text was beyond what the student reads")
+
+
+class PredictResponse(BaseModel):
+    """Answers in the order of the visits."""
+
+    model: dict[str, str | int | None] = Field(description="which model answered: hashes of student, weights and calibration, engine, max_length")
+    visits: list[VisitOut]
+
+
+class ErrorResponse(BaseModel):
+    """Why there is no answer."""
+
+    error: str
+    details: list[dict[str, str]] = Field([], description="where and what, at most 20; never a value of the request")
+
+
+class BodyError(ValueError):
+    """The body is no usable JSON; the message quotes nothing of it."""
+
+
+def parse(data: bytes) -> Any:
+    """The JSON value of a body. Raises BodyError: not UTF-8, broken, NaN or Infinity, a repeated key."""
+    try:
+        return json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except UnicodeDecodeError:
+        raise BodyError("not UTF-8") from None
+    except BodyError:
+        raise
+    except (ValueError, RecursionError):  # the decoder's own message may quote the text
+        raise BodyError("broken JSON") from None
+
+
+def told(error: RequestValidationError) -> dict[str, Any]:
+    """The body of a 422: places and rules. Keys that this schema does not know are not repeated either: they may hold text."""
+    errors: Sequence[dict[str, Any]] = error.errors()
+    details = [{"where": _where(one["loc"]), "what": _what(one)} for one in errors[:_TOLD]]
+    more = f", {_TOLD} of {len(errors)} listed" if len(errors) > _TOLD else ""
+    return {"error": f'not a valid request{more}; expected {{"visits": [{{"visit_id": "…", "input": "…"}}]}} as application/json', "details": details}
+
+
+def _where(location: Sequence[Any]) -> str:
+    known = {*PredictRequest.model_fields, *VisitIn.model_fields}
+    steps = [str(step) if isinstance(step, int) or step in known else "(unknown key)" for step in location if step != "body"]
+    return ".".join(steps) or "body"
+
+
+def _what(error: dict[str, Any]) -> str:
+    if error["type"] == "model_attributes_type":
+        return "expected a JSON object"
+    return str(error["msg"]) if error["type"] in _SAFE else "not valid"
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise BodyError("JSON with a repeated key")
+    return found
+
+
+def _refuse_constant(_: str) -> NoReturn:
+    raise BodyError("JSON with NaN or Infinity")

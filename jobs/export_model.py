@@ -1,0 +1,158 @@
+"""Job: the run's student as a folder for transformers, ONNX Runtime and the Hub, with a model card."""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ckd.cohort import Cohort
+from ckd.config import Config, absolute
+from ckd.errors import ArtifactError
+from ckd.store import Stage, is_local, join, read_bytes
+from ckd.student.modelfolder import ENGINES, ModelFolder
+from ckd.student.onnxfile import require_packages
+from ckd.student.predict import STAGE as PREDICTIONS
+from jobs.console import Console
+from jobs.evaluate import METRICS_FILE
+from jobs.stages import open_cohort
+
+COMPARED = 1000  # tuning visits on which the engines are compared, drawn with the seed
+
+
+def run(config: Config, console: Console, out: str, *, onnx: bool = False) -> None:
+    """Export results/<run>/student to `out`. Raises ArtifactError when it is not trained or evaluated, or ONNX differs from torch; ConfigError
+    when `out` holds something else, or a package is missing.
+    """
+    from ckd.student.bundle import KIND, build, bundle_fields, deliver, is_done
+
+    if onnx:
+        require_packages()
+    config = absolute(config)
+    out = str(Path(out).absolute()) if is_local(out) else out.rstrip("/")
+    model = ModelFolder.open(join(config.run.folder, "student"))
+    for note in model.notes:
+        console.say(f"export: {note}")
+    cohort = open_cohort(config)
+    metrics = _metrics(config, cohort, model)
+    license_ = _license(config)
+    fields = bundle_fields(model, onnx=onnx, card={"metrics": metrics, **license_})
+    if is_done(out, fields):
+        console.say(f"export: {out} is done")
+        return
+    with tempfile.TemporaryDirectory() as local:
+        parity = build(model, local, onnx=onnx)
+        engines, compared = _compared(config, console, cohort, model, local, parity) if onnx else ({}, "")
+        card = _card(config, metrics, model, license_, engines, compared)
+        deliver(local, out, fields, card, {"engines": engines, "parity": parity})
+    console.say(f"export: wrote {out} ({KIND} {model.student})")
+    console.event("export_model", student=model.student, onnx=onnx, parity=parity, engines=engines)
+
+
+def _metrics(config: Config, cohort: Cohort, model: ModelFolder) -> dict[str, Any]:
+    """metrics.json, if the student it is about is this one."""
+    path = join(config.run.folder, METRICS_FILE)
+    again = "run 'ckd evaluate' first: the model card holds its figures"
+    stage = Stage(config.run.artifacts_root, PREDICTIONS, {})
+    for shard in cohort.select("held_out")[:1]:
+        footer = stage.footer(shard.index)
+        if footer is None or footer.fields.get("student") != model.student:
+            raise ArtifactError(f"{stage.folder}: not the predictions of the student in {model.folder}; {again}")
+    try:
+        return dict(json.loads(read_bytes(path)))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: missing; {again}") from None
+    except ValueError:
+        raise ArtifactError(f"{path}: not JSON; {again}") from None
+
+
+def _license(config: Config) -> dict[str, Any]:
+    """What the card of an ingested cohort says of its data."""
+    try:
+        card = json.loads(read_bytes(join(config.data.train, "card.json"))) if config.data.train else {}
+    except (OSError, ValueError):
+        card = {}
+    return {"data_license": str(card.get("data_license", "")), "credentialed": bool(card.get("credentialed", False))}
+
+
+def _compared(
+    config: Config, console: Console, cohort: Cohort, model: ModelFolder, local: str, parity: float | None
+) -> tuple[dict[str, dict[str, Any]], str]:
+    """Size, largest gap to torch and AUROC on tuning visits of each ONNX file; on which visits. Held_out visits are not looked at."""
+    from ckd.student.bundle import compare_engines
+
+    texts, labels, of = _tuning(cohort, config.seed)
+    found = compare_engines(model, local, texts)
+    aurocs = {engine: _auroc(labels, values) for engine, values in found.items()}
+    engines: dict[str, dict[str, Any]] = {}
+    for engine in ("onnx", "onnx-int8"):
+        gap = float(abs(found[engine] - found["torch"]).max()) if found else None
+        ours, torchs = aurocs.get(engine), aurocs.get("torch")
+        engines[ENGINES[engine]] = {
+            "megabytes": (Path(local) / ENGINES[engine]).stat().st_size / 1e6,
+            "largest_gap": gap,
+            "auroc": ours,
+            "auroc_loss": None if ours is None or torchs is None else torchs - ours,
+        }
+    visits = f"{len(texts):,} of {of:,} labelled tuning visits" if texts else "no visits: there is no labelled tuning visit"
+    console.say(f"export: model.onnx agrees with torch within {parity:.1e} in a probability (random tokens, lengths up to {model.max_length})")
+    for name, row in engines.items():
+        loss = "unknown" if row["auroc_loss"] is None else f"{row['auroc_loss']:+.4f}"
+        gap_told = "-" if row["largest_gap"] is None else f"{row['largest_gap']:.1e}"
+        console.say(f"export: {name}, {row['megabytes']:.1f} MB: macro AUROC loss {loss}, largest gap {gap_told}, on {visits}")
+    return engines, visits
+
+
+def _tuning(cohort: Cohort, seed: int) -> tuple[list[str], Any, int]:
+    """Texts and labels [n, 25] of at most COMPARED labelled tuning visits, and how many there are."""
+    import numpy as np
+
+    shards = cohort.select("tuning")
+    total = sum(shard.rows for shard in shards)
+    places = np.sort(np.random.default_rng(seed).permutation(total)[:COMPARED])
+    texts: list[str] = []
+    labels: list[list[bool]] = []
+    start = 0
+    for shard in shards:
+        table = cohort.read(shard, ["input", "labels"]).take(places[(places >= start) & (places < start + shard.rows)] - start)
+        texts += table["input"].to_pylist()
+        labels += table["labels"].to_pylist()
+        start += shard.rows
+    return texts, np.array(labels, bool).reshape(len(texts), -1), total
+
+
+def _auroc(labels: Any, probabilities: Any) -> float | None:
+    """Macro AUROC over the labels with enough visits of both classes, else over all with both."""
+    from ckd.evaluation.metrics import macro_auroc, macro_labels
+
+    return macro_auroc(labels, probabilities, macro_labels(labels) or macro_labels(labels, min_count=1))
+
+
+def _card(
+    config: Config,
+    metrics: Mapping[str, Any],
+    model: ModelFolder,
+    license_: Mapping[str, Any],
+    engines: Mapping[str, Mapping[str, Any]],
+    compared: str,
+) -> str:
+    from ckd.evaluation.modelcard import Facts, model_card
+
+    return model_card(
+        metrics,
+        Facts(
+            student=model.student,
+            base_model=_hub_id(config.student.base_model),
+            max_length=model.max_length,
+            calibrated=model.calibration is not None,
+            engines=engines,
+            compared=compared,
+            **license_,
+        ),
+    )
+
+
+def _hub_id(name: str) -> str:
+    """The base model's Hub id; "" for a folder or URL, which nobody else could load."""
+    parts: Sequence[str] = name.split("/")
+    return "" if Path(name).is_dir() or not is_local(name) or len(parts) > 2 or not all(parts) or name.startswith(".") else name

@@ -1,0 +1,104 @@
+"""Job: predict the visits of any input with a finished student. Continues where it stopped; a finished one says so."""
+
+from pathlib import Path
+
+from ckd import arrivals
+from ckd.cohort import Cohort
+from ckd.config import Config
+from ckd.errors import ArtifactError, ConfigError, MismatchError
+from ckd.sources import Input
+from ckd.store import Stage, is_local
+from ckd.student.modelfolder import ModelFolder
+from ckd.student.scored import ScoreWorker, scored_fields
+from ckd.visits import Shard
+from jobs.console import Console
+from jobs.shards import map_worker
+
+STAGE = "predictions"
+
+
+def run(config: Config, console: Console, source: str, folder: str, out: str, *, engine: str = "torch", meds: str = "") -> None:
+    """Predict `source` with the model in `folder` into `<out>/predictions`, and MEDS tables into `meds`.
+
+    Raises ConfigError or ArtifactError for a model that cannot be used, DataError for such input, MismatchError when `out` belongs to another
+    model or input, IncompleteError when shards failed.
+    """
+    folder, out = _absolute(folder), _absolute(out)
+    model = ModelFolder.open(folder, engine)
+    if engine != "torch" and config.student.gpus_per_worker:
+        raise ConfigError(f"engine '{engine}' computes on the CPU; set student.gpus_per_worker=0")
+    for note in model.notes:
+        console.say(f"predict: {note}")
+    stage = Stage(out, STAGE, scored_fields(model))
+    arrived = Input(source, "held_out", to_learn=False)
+    try:
+        cohort = arrivals.receive(out, arrived, config.data)
+        missing = _missing(stage, cohort)
+    except MismatchError as error:
+        raise MismatchError(f"{str(error).partition(';')[0]}; give another --out, or delete {out} to predict anew") from None
+    _say_counts(console, cohort)
+    if missing:
+        console.say(f"predict: {len(cohort.shards) - len(missing)} of {len(cohort.shards)} shards done, {len(missing)} to do")
+        arrivals.restore(out, arrived, config.data, cohort)
+        _predict(config, console, stage, missing, model)
+    else:
+        console.say(f"predict: {stage.folder} is done")
+    _check(console, stage, cohort)
+    arrivals.forget(out, cohort)
+    if meds:
+        _meds(console, stage, cohort, _absolute(meds))
+
+
+def _predict(config: Config, console: Console, stage: Stage, missing: list[Shard], model: ModelFolder) -> None:
+    student = config.student
+    root = stage.folder.rpartition("/")[0]
+    kwargs = {"root": root, "stage": stage, "folder": model.folder, "engine": model.engine, "gpus": student.gpus_per_worker}
+    rows = map_worker(console, "predict", ScoreWorker, kwargs, missing, workers=student.workers, gpus_per_worker=student.gpus_per_worker)
+    truncated, visits = sum(row["truncated"] for row in rows), sum(row["rows"] for row in rows)
+    if truncated:
+        console.say(f"predict: {truncated:,} of {visits:,} visits are longer than the {model.max_length} tokens that this student reads")
+
+
+def _missing(stage: Stage, cohort: Cohort) -> list[Shard]:
+    known = {shard.index for shard in cohort.shards}
+    for index in stage.indices():
+        if index not in known:
+            raise ArtifactError(f"{stage.path(index)}: belongs to no shard of this input; delete it, or give another --out")
+    return [s for s in cohort.shards if not stage.is_done(s.index, rows=s.rows, input_hash=s.content_hash)]
+
+
+def _say_counts(console: Console, cohort: Cohort) -> None:
+    counts = arrivals.counted(cohort)
+    for reason, count in sorted(counts.reasons.items()):
+        console.say(f"predict: quarantined {count:,}: {reason} (first: {counts.first[reason]})")
+
+
+def _check(console: Console, stage: Stage, cohort: Cohort) -> None:
+    """Count what the parts' footers say against what was read: nothing is lost, nothing is twice."""
+    counts = arrivals.counted(cohort)
+    footers = [stage.footer(index) for index in stage.indices()]
+    predicted = sum(footer.rows for footer in footers if footer)
+    if counts.read != predicted + counts.quarantined:
+        raise ArtifactError(
+            f"{stage.folder}: read {counts.read:,} visits, but {predicted:,} are predicted and {counts.quarantined:,} quarantined; "
+            "run the same command again"
+        )
+    console.say(f"predict: read {counts.read:,} = predicted {predicted:,} + quarantined {counts.quarantined:,}, in {stage.folder}")
+    console.event("predict_done", read=counts.read, predicted=predicted, quarantined=counts.quarantined, **stage.fields)
+
+
+def _meds(console: Console, stage: Stage, cohort: Cohort, folder: str) -> None:
+    from ckd.student.meds_tables import write_tables
+
+    facts = write_tables(folder, stage, cohort.shards)
+    if facts is None:
+        console.say(f"predict: {folder} is done")
+        return
+    for reason, visits in facts["left_out"].items():
+        console.say(f"predict: {visits:,} visits left out of the MEDS tables: {reason}")
+    console.say(f"predict: wrote a MEDS table of {facts['visits']:,} visits per label to {folder}")
+
+
+def _absolute(path: str) -> str:
+    """For a worker that may run in another folder than the command."""
+    return str(Path(path).absolute()) if is_local(path) else path.rstrip("/")

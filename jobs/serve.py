@@ -1,0 +1,138 @@
+"""Job: a student over HTTP. Decides who may listen where, loads the model, runs uvicorn; requests and answers are ckd.student.serving's."""
+
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ckd.errors import ConfigError
+from jobs.cli import main
+from jobs.console import Console
+
+VARIABLE = "CKD_SERVE_TOKEN"  # of the environment
+LEAST_TOKEN = 16  # characters
+PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
+DRAIN_S = 30  # what requests in flight get at SIGTERM
+CONNECTIONS = 1024
+
+
+def run(model: str, console: Console, *, engine: str, host: str, port: int, token_file: str | None) -> None:
+    """Serve the student in folder `model` until SIGTERM or Ctrl-C; requests in flight are answered first.
+
+    Raises ConfigError: another host than loopback without a token, a token that cannot be used, an address that is taken; ArtifactError: the model.
+    """
+    if not all(map(find_spec, PACKAGES)):
+        raise ConfigError("'ckd serve' needs FastAPI, uvicorn and prometheus_client; install them with: pip install 'ckd-ehr[serve]'")
+    token = read_token(token_file)
+    if token is None and not is_loopback(host):
+        raise ConfigError(
+            f"--host {host}: listens beyond this machine and would answer anybody; "
+            f"set {VARIABLE} or --token-file FILE, with at least {LEAST_TOKEN} characters"
+        )
+    listening = _bind(host, port)
+    app = _application(model, engine, token, console)
+    listening.listen(CONNECTIONS)
+    address, bound = listening.getsockname()[:2]
+    shown = f"[{address}]" if ":" in address else address
+    console.say(f"serve: http://{shown}:{bound}/predict, page at /docs; {'with' if token else 'without'} a token; Ctrl-C or SIGTERM ends it")
+    _run(app, listening)
+    console.say(f"serve: ended; {app.gauges.answered:,} requests and {app.gauges.scored:,} visits answered")
+
+
+def read_token(file: str | None) -> str | None:
+    """The token from `file`, else from the environment; None without one. Raises ConfigError, which never quotes it."""
+    source = f"--token-file {file}" if file else VARIABLE
+    try:
+        text = Path(file).read_text(encoding="utf-8") if file else os.environ.get(VARIABLE)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source}: cannot be read ({type(error).__name__}); expected a text file with the token alone") from None
+    if text is None:
+        return None
+    token = text.strip()
+    if len(token) < LEAST_TOKEN or not token.isascii() or any(c.isspace() or not c.isprintable() for c in token):
+        raise ConfigError(
+            f"{source}: not a usable token; expected at least {LEAST_TOKEN} ASCII characters without spaces, "
+            "such as python -c 'import secrets; print(secrets.token_hex(32))' makes"
+        )
+    return token
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`: an address, since a name may be resolved to anything, or localhost."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Before the model is loaded, so that a taken address is known at once; nobody gets in before the socket listens."""
+    name = "127.0.0.1" if host == "localhost" else host
+    listening = socket.socket(socket.AF_INET6 if ":" in name else socket.AF_INET)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((name, port))
+    except (OSError, OverflowError) as error:
+        listening.close()
+        reason = getattr(error, "strerror", None) or "no such port"
+        raise ConfigError(f"--host {host} --port {port}: cannot listen there ({reason}); choose another port or end what uses it") from None
+    return listening
+
+
+def _application(folder: str, engine: str, token: str | None, console: Console) -> Any:
+    """The model first: a server that listens is ready."""
+    from ckd.student.scoring import ModelFolder, Scorer
+    from ckd.student.serving.app import make_app
+
+    started = time.monotonic()
+    model = ModelFolder.open(folder, engine)
+    for note in model.notes:
+        console.say(f"serve: {note}")
+    scorer = Scorer(model)
+    console.say(f"serve: {folder} loaded in {time.monotonic() - started:.1f} s")
+    return make_app(scorer, model.fields, token)
+
+
+class _WithoutMessages(logging.Formatter):
+    """Errors by type and place: their messages may quote a visit."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        from ckd.student.serving.batcher import without_message
+
+        error: tuple[type[BaseException], BaseException, TracebackType | None] = ei
+        return without_message(error[1])
+
+
+def _run(app: Any, listening: socket.socket) -> None:
+    import uvicorn
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(_WithoutMessages("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    settings = uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        ws="none",
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=DRAIN_S,
+    )
+    server = uvicorn.Server(settings)
+    # uvicorn takes these over while it runs, and raises them again when it has ended, where they would end the process half-way.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+    server.run(sockets=[listening])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(["serve", *sys.argv[1:]]))

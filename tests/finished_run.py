@@ -1,0 +1,33 @@
+"""A run that is trained, predicted, evaluated and calibrated, as small as it goes, for what is made from a finished one."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+from student_cohort import make_base, make_cohort, make_config, make_visits
+
+from ckd.calibration import FILE, Calibration, Map
+from ckd.config import Config
+from ckd.evaluation.evaluate import evaluate
+from ckd.labels import NUM_LABELS
+from ckd.store import FolderArtifact
+from jobs import train_student
+from jobs.console import Console
+from jobs.predict_student import predict_splits
+
+
+def finished_run(root: Path, *, held_out: int = 120, base: str = "", **student: object) -> Config:
+    """Train one epoch on 48 visits; the calibration is made up."""
+    config = make_config(root, base or make_base(root / "base"), epochs=1, **student)
+    visits = [*make_visits("train", 48), *make_visits("tuning", 60), *make_visits("held_out", held_out)]
+    make_cohort(config.run.artifacts_root, visits)
+    console = Console(io.StringIO())
+    train_student.run(config, console)
+    predict_splits(config, console, ("tuning", "held_out"))
+    metrics = evaluate(config.run.artifacts_root, seed=0, say=lambda _: None, resamples=20)
+    Path(config.run.folder, "metrics.json").write_text(json.dumps(metrics))
+    folder = Path(config.run.folder, "student")
+    maps = tuple(Map("platt", slope=1 + j / 50, intercept=-j / 100) for j in range(NUM_LABELS))
+    Calibration(maps, np.linspace(0.3, 0.7, NUM_LABELS)).save(str(folder / FILE), FolderArtifact(str(folder), {}).identity())
+    return config
