@@ -31,8 +31,8 @@ def references(work: Path, setup: Setup, phase: Phase) -> dict[str, Any]:
     heads = Path(config.run.artifacts_root).parents[2]
     return {
         "split": split,
-        "visits": {name: cohort.count(name) for name in ("train", "tuning", "held_out")}
-        | {"unlabeled train": cohort.count("train", labeled=False), "patients in the split": len(np.unique(rows.groups))},
+        "patients": len(np.unique(rows.groups)),
+        "visits": {name: cohort.count(name) for name in ("train", "tuning", "held_out")} | {"unlabeled train": cohort.count("train", labeled=False)},
         "models": {name: figures(rows.labels, p) for name, p in probabilities.items()},
         "adapter_optimism": {folder.name: _optimism(folder) for folder in sorted(heads.iterdir())},
     }
