@@ -39,11 +39,11 @@ class ModelFolder:
         that was written.
         """
         content = _content(folder)
+        max_length, long_text = int(content["fields"]["student.max_length"]), _long_text(folder, content)
         student = str(content["fields"].get(EXPORTED) or FolderArtifact(folder, {}).identity())
         local, weights = _files(folder, engine, content)
         _require_labels(folder, local)
         calibration, calibration_hash = _calibration(folder, student)
-        max_length, long_text = int(content["fields"]["student.max_length"]), _long_text(folder, content)
         return cls(folder, local, engine, student, max_length, long_text, weights, calibration, calibration_hash)
 
     @property

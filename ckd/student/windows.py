@@ -33,8 +33,9 @@ def told(long_text: LongText, max_length: int) -> str:
         how = f"Of a longer visit it reads beginning and end as one sequence: round(n · {_HEAD:.6f}) tokens and the last ones up to n = {content}."
     else:
         how = (
-            f"A longer visit is read in windows of n = {content}. Each begins n - floor(n · {_OVERLAP:g}) tokens after the one before; the last begins "
-            f"earlier, to end with the text; only the first {MOST} are read. The visit's logits are the mean of its windows' logits, before the sigmoid."
+            f"A longer visit is read in windows of n = {content}. Each begins n - floor(n · {_OVERLAP:g}) tokens after the one before; the last "
+            f"begins earlier, to end with the text; only the first {MOST} are read. The visit's logits are the mean of its windows' logits, before "
+            "the sigmoid."
         )
     return f"{how} {alone} as training did.**"
 
