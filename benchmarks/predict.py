@@ -142,7 +142,7 @@ def steady(out: Path, workers: int) -> float:
     found = sorted((path.stat().st_mtime, pq.read_metadata(path).num_rows) for path in (out / "predictions").glob("part-*.parquet"))
     if len(found) <= workers or found[-1][0] == found[workers - 1][0]:
         return 0.0
-    return sum(rows for _, rows in found[workers:]) / (found[-1][0] - found[workers - 1][0])
+    return float(sum(rows for _, rows in found[workers:]) / (found[-1][0] - found[workers - 1][0]))
 
 
 def _below(process: psutil.Process) -> list[psutil.Process]:
