@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -99,10 +98,15 @@ class Command:
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors)
 
-    def watch(self, stop: Callable[[], bool] = lambda: False) -> float:
-        """Wait for its end, or until `stop`; returns seconds since its start."""
+    def wait_for(self, count: int) -> None:
+        """Until there are so many parts, or its end. Looks at nothing else: the next parts are soon there."""
+        while self.process.poll() is None and len(_times(self.out)) < count:
+            time.sleep(0.01)
+
+    def watch(self) -> float:
+        """Wait for its end; returns seconds since its start."""
         driver = psutil.Process(self.process.pid)
-        while self.process.poll() is None and not stop():
+        while self.process.poll() is None:
             for process in [driver, *_below(driver)]:
                 place = "driver" if process == driver else "worker"
                 self.peaks[place] = max(self.peaks[place], _megabytes(process) if process == driver or _is_worker(process) else 0.0)
@@ -112,7 +116,8 @@ class Command:
     def kill(self) -> None:
         """SIGKILL it with everything that it started, itself first: nothing must have time to end in good order."""
         if self.process.poll() is not None:
-            raise RuntimeError("ckd predict had ended before it could be killed; give more --visits or fewer --shard-rows")
+            told = self.errors.read_text(errors="replace")[-500:]
+            raise RuntimeError(f"ckd predict ended with {self.process.returncode} before it could be killed; give more --visits: {told}")
         below = _below(psutil.Process(self.process.pid))
         self.process.kill()
         for process in below:
@@ -166,10 +171,6 @@ def _is_worker(process: psutil.Process) -> bool:
         return False
 
 
-def _has(out: Path, count: int) -> bool:
-    return len(list((out / "predictions").glob("part-*.parquet"))) >= count
-
-
 def _times(out: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in (out / "predictions").glob("part-*.parquet")}
 
@@ -219,7 +220,7 @@ def killed_half_way(folder: Path, model: str, count: int, shard_rows: int) -> li
     for engine in ENGINES:
         out, whole = folder / f"killed-{engine}", parts(folder / f"out-{count}-{engine}-0")
         command = Command(folder / f"{count}.jsonl", model, out, engine, 2, shard_rows)
-        command.watch(partial(_has, out, len(whole) // 2))
+        command.wait_for(len(whole) // 2)
         command.kill()
         left = _times(out)
         seconds = Command(folder / f"{count}.jsonl", model, out, engine, 2, shard_rows).finish()["seconds"]
