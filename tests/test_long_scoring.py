@@ -30,7 +30,7 @@ LENGTH = 8  # 6 tokens of text; 8 windows hold 41, and the visits have 3 to 40
 def run(request, tmp_path_factory):
     """A finished run and its export; ONNX files only for windows."""
     root = tmp_path_factory.mktemp(request.param)
-    config = finished_run(root, held_out=40, max_length=LENGTH, long_text=request.param)
+    config = finished_run(root, held_out=40, max_length=LENGTH, long_text=request.param, learning_rate=0.05)  # for figures that differ
     export_model.run(config, Console(io.StringIO()), str(root / "exported"), onnx=request.param == "windows")
     return config, root / "exported"
 
@@ -66,7 +66,7 @@ def test_reading_the_beginning_alone_would_say_something_else(run):
     config, _ = run
     _, texts, expected = own(config)
     beginnings = [" ".join(text.split()[: LENGTH - 2]) for text in texts]
-    assert np.abs(Scorer.load(f"{config.run.folder}/student")(beginnings).probabilities - expected).max() > 1e-3
+    assert np.abs(Scorer.load(f"{config.run.folder}/student")(beginnings).probabilities - expected).max() > 0.01  # a hundred times the tolerances
 
 
 def test_order_and_company_do_not_matter(run):
