@@ -37,7 +37,7 @@ class Geometry:
 
 
 SMALL = Geometry(layers=4, hidden=256, heads=4, intermediate=1024, vocabulary=4000)
-LEARNER = Geometry(layers=2, hidden=64, heads=2, intermediate=128, vocabulary=1000)
+SMALLER = Geometry(layers=2, hidden=64, heads=2, intermediate=128, vocabulary=1000)
 BERT_BASE = Geometry(layers=12, hidden=768, heads=12, intermediate=3072, vocabulary=30_522)
 TINY = Geometry(layers=1, hidden=16, heads=2, intermediate=32, vocabulary=200)
 

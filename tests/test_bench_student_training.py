@@ -37,14 +37,12 @@ def test_dealing_by_length_leaves_less_padding():
 def test_the_cpu_benchmark_compares_both_loops(tmp_path, capsys):
     threads, out = torch.get_num_threads(), tmp_path / "cpu.json"
     try:
-        assert main(["--tiny", "--visits", "24", "--learned", "40", "--runs", "2", "--out", str(out)]) == 0
+        assert main(["--tiny", "--visits", "16", "--runs", "2", "--out", str(out)]) == 0
     finally:
         torch.set_num_threads(threads)
     report = json.loads(out.read_text())
-    for part in ("speed", "learning"):
-        assert all(len(report[part][key][name]) == 2 for key in ("cpu_s_per_step", "cpu_s_whole", "tuning_loss") for name in ("public", "project"))
-        # The same visits, first weights and steps: at this size nothing but their order differs.
-        assert report[part]["tuning_loss"]["project"] == pytest.approx(report[part]["tuning_loss"]["public"], abs=0.02)
+    for part in ("speed", "smaller"):
+        assert all(len(report[part][key][name]) == 2 for key in ("cpu_s_per_step", "cpu_s_whole") for name in ("public", "project"))
     assert report["command"].startswith("python -m benchmarks.student_training --tiny")
     assert {"device", "versions", "commit", "targets", "load_average", "threads"} <= set(report)
     assert "over the public loop" in capsys.readouterr().out
