@@ -50,7 +50,10 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     rng = random.Random(2)
     texts = [" ".join(text(rng) for _ in range(rng.randint(1, 4))) for _ in range(TEXTS)]
-    expected = Scorer.load(options.folder)(texts).probabilities
+    scorer = Scorer.load(options.folder)
+    if scorer.model.long_text != "head":
+        parser.error(f"{options.folder}: trained with student.long_text={scorer.model.long_text}, which only ckd reads; give a student of head")
+    expected = scorer(texts).probabilities
     report: dict[str, Any] = header("cpu", argv, None, "clean_environments") | {"largest_difference": {}, "installed": {}}
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "texts.json").write_text(json.dumps(texts))

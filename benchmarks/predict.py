@@ -1,12 +1,15 @@
 """What `ckd predict` does per second and how much memory it takes, by engine and number of workers; and that a kill half-way changes no part.
 
 The student is tiny and the texts are short, so that it is the machinery that is measured; a model of your size costs what student_vs_teacher
-says. Each run is the command in a process of its own; the peer is transformers' pipeline (batches of 32) over the first 2,000 texts.
+says. Each run is the command in a process of its own: `seconds` are the whole command's, `visits_per_s` leaves out what comes before the stage,
+`steady_visits_per_s` also every worker's start and first part. The peer is transformers' pipeline (batches of 32) over the first 2,000 texts,
+loaded and warm. The larger numbers of visits come last, so that an end before time costs little: --out is written after every run.
 
-    python -m benchmarks.predict [--visits 20000 200000] [--runs 3 1] [--out benchmarks/results/predict.json]
+    python -m benchmarks.predict [--visits 20000 200000] [--runs 3 1] [--shard-rows 4096] [--out benchmarks/results/predict.json]
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -17,13 +20,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow.parquet as pq
 
 from benchmarks.teacher import ROOT, header
 from ckd.calibration import FILE, Calibration, Map
@@ -86,17 +89,24 @@ def make_model(folder: Path) -> str:
 class Command:
     """One `ckd predict` in a process of its own; `peaks` are MB of resident memory: the driver's, and the largest of any Ray worker."""
 
-    def __init__(self, source: Path, model: str, out: Path, engine: str, workers: int) -> None:
+    def __init__(self, source: Path, model: str, out: Path, engine: str, workers: int, shard_rows: int) -> None:
         words = [str(source), "--model", model, "--out", str(out), "--engine", engine, f"student.workers={workers}"]
-        self.out, self.started = out, time.monotonic()
+        words += [f"data.shard_rows={shard_rows}"]
+        self.out, self.workers, self.errors, self.started = out, workers, Path(f"{out}.stderr"), time.monotonic()
         self.peaks = {"driver": 0.0, "worker": 0.0}
         command = [sys.executable, "-m", "jobs.cli", "predict", *words]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        with self.errors.open("wb") as errors:
+            self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors)
 
-    def watch(self, stop: Callable[[], bool] = lambda: False) -> float:
-        """Wait for its end, or until `stop`; returns seconds since its start."""
+    def wait_for(self, count: int) -> None:
+        """Until there are so many parts, or its end. Looks at nothing else: the next parts are soon there."""
+        while self.process.poll() is None and len(_times(self.out)) < count:
+            time.sleep(0.01)
+
+    def watch(self) -> float:
+        """Wait for its end; returns seconds since its start."""
         driver = psutil.Process(self.process.pid)
-        while self.process.poll() is None and not stop():
+        while self.process.poll() is None:
             for process in [driver, *_below(driver)]:
                 place = "driver" if process == driver else "worker"
                 self.peaks[place] = max(self.peaks[place], _megabytes(process) if process == driver or _is_worker(process) else 0.0)
@@ -104,27 +114,40 @@ class Command:
         return time.monotonic() - self.started
 
     def kill(self) -> None:
-        """SIGKILL it with everything that it started."""
-        for process in [*_below(psutil.Process(self.process.pid)), psutil.Process(self.process.pid)]:
-            process.send_signal(signal.SIGKILL) if process.is_running() else None
+        """SIGKILL it with everything that it started, itself first: nothing must have time to end in good order."""
+        if self.process.poll() is not None:
+            told = self.errors.read_text(errors="replace")[-500:]
+            raise RuntimeError(f"ckd predict ended with {self.process.returncode} before it could be killed; give more --visits: {told}")
+        below = _below(psutil.Process(self.process.pid))
+        self.process.kill()
+        for process in below:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
         self.process.wait()
 
     def finish(self) -> dict[str, float]:
         """The figures of a run to its end."""
         seconds = self.watch()
         if self.process.returncode:
-            raise RuntimeError(
-                f"ckd predict ended with {self.process.returncode}: {(self.process.stderr.read() if self.process.stderr else '')[-500:]}"
-            )
+            raise RuntimeError(f"ckd predict ended with {self.process.returncode}: {self.errors.read_text(errors='replace')[-500:]}")
         events = [json.loads(line) for line in (self.out / "events.jsonl").read_text().splitlines()]
         figures = next(event for event in reversed(events) if event["event"] == "predict")
         return {
             "seconds": seconds,
             "visits_per_s": figures["visits_per_s"],
+            "steady_visits_per_s": steady(self.out, max(self.workers, 1)),
             "tokens_per_s": figures["tokens_per_s"],
             "driver_mb": self.peaks["driver"],
             "worker_mb": self.peaks["worker"],
         }
+
+
+def steady(out: Path, workers: int) -> float:
+    """visits/s between the first parts, one per worker, and the last one, by the times at which they were put in place; 0 for too few parts."""
+    found = sorted((path.stat().st_mtime, pq.read_metadata(path).num_rows) for path in (out / "predictions").glob("part-*.parquet"))
+    if len(found) <= workers or found[-1][0] == found[workers - 1][0]:
+        return 0.0
+    return float(sum(rows for _, rows in found[workers:]) / (found[-1][0] - found[workers - 1][0]))
 
 
 def _below(process: psutil.Process) -> list[psutil.Process]:
@@ -148,17 +171,17 @@ def _is_worker(process: psutil.Process) -> bool:
         return False
 
 
-def _has(out: Path, count: int) -> bool:
-    return len(list((out / "predictions").glob("part-*"))) >= count
+def _times(out: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (out / "predictions").glob("part-*.parquet")}
 
 
 def parts(out: Path) -> dict[str, bytes]:
     """The predictions' parts, byte by byte."""
-    return {path.name: path.read_bytes() for path in sorted((out / "predictions").glob("*.parquet"))}
+    return {path.name: path.read_bytes() for path in sorted((out / "predictions").glob("part-*.parquet"))}
 
 
-def measure(folder: Path, model: str, count: int, runs: int) -> list[dict[str, Any]]:
-    """All engines and numbers of workers in turn, `runs` times; medians."""
+def measure(folder: Path, model: str, count: int, runs: int, shard_rows: int, keep: Callable[[list[dict[str, Any]]], None]) -> list[dict[str, Any]]:
+    """All engines and numbers of workers in turn, `runs` times; medians, which `keep` gets after every run."""
     source = folder / f"{count}.jsonl"
     write_rows(source, count)
     found: dict[tuple[str, int], list[dict[str, float]]] = {
@@ -168,31 +191,51 @@ def measure(folder: Path, model: str, count: int, runs: int) -> list[dict[str, A
         for (engine, workers), rows in found.items():
             out = folder / f"out-{count}-{engine}-{workers}"
             shutil.rmtree(out, ignore_errors=True)
-            rows.append(Command(source, model, out, engine, workers).finish())
+            rows.append(Command(source, model, out, engine, workers, shard_rows).finish())
             print(count, engine, workers, run, {name: round(value, 1) for name, value in rows[-1].items()}, flush=True)
+            keep(_medians(count, found))
+    return _medians(count, found)
+
+
+def _medians(count: int, found: dict[tuple[str, int], list[dict[str, float]]]) -> list[dict[str, Any]]:
     return [
         {
             "visits": count,
             "engine": engine,
             "workers": workers,
-            "runs": runs,
+            "runs": len(rows),
             **{name: round(median(row[name] for row in rows), 1) for name in rows[0]},
         }
         for (engine, workers), rows in found.items()
+        if rows
     ]
 
 
-def killed_half_way(folder: Path, model: str, count: int) -> list[dict[str, Any]]:
-    """A run with 2 workers that is killed with half of its parts, and run again: against the undisturbed parts of `measure`."""
+def killed_half_way(folder: Path, model: str, count: int, shard_rows: int) -> list[dict[str, Any]]:
+    """A run with 2 workers that is killed with half of its parts, and run again: against the undisturbed parts of `measure`.
+
+    `kept` counts the parts of before the kill that the second run left as they were.
+    """
     results = []
     for engine in ENGINES:
         out, whole = folder / f"killed-{engine}", parts(folder / f"out-{count}-{engine}-0")
-        command = Command(folder / f"{count}.jsonl", model, out, engine, 2)
-        command.watch(partial(_has, out, len(whole) // 2))
+        command = Command(folder / f"{count}.jsonl", model, out, engine, 2, shard_rows)
+        command.wait_for(len(whole) // 2)
         command.kill()
-        left = len(parts(out))
-        Command(folder / f"{count}.jsonl", model, out, engine, 2).finish()
-        results.append({"engine": engine, "visits": count, "parts": len(whole), "parts_at_the_kill": left, "equal_bytes": parts(out) == whole})
+        left = _times(out)
+        seconds = Command(folder / f"{count}.jsonl", model, out, engine, 2, shard_rows).finish()["seconds"]
+        again = _times(out)
+        results.append(
+            {
+                "engine": engine,
+                "visits": count,
+                "parts": len(whole),
+                "parts_at_the_kill": len(left),
+                "kept": sum(again[name] == when for name, when in left.items()),
+                "equal_bytes": parts(out) == whole,
+                "seconds_of_the_second_run": round(seconds, 1),
+            }
+        )
         print(results[-1], flush=True)
     return results
 
@@ -212,10 +255,11 @@ def _keep(report: dict[str, Any], out: Path | None) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Run everything; 1 when a killed run's parts differ."""
+    """Run everything; 1 when a kill was not half-way, or its run's parts differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--visits", type=int, nargs="+", default=[20_000, 200_000])
     parser.add_argument("--runs", type=int, nargs="+", default=[3, 1], help="timed runs for each number of visits")
+    parser.add_argument("--shard-rows", type=int, default=4096, help="visits per part")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(argv)
     os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", PYTHONPATH=str(ROOT), TOKENIZERS_PARALLELISM="false")
@@ -224,19 +268,38 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = make_model(folder)
-        report["results"] = []
-        for count, runs in zip(options.visits, options.runs, strict=True):
-            report["results"] += measure(folder, model, count, runs)
-            _keep(report, options.out)  # what has been measured survives an end before time
-        report["killed"] = killed_half_way(folder, model, options.visits[0])
-        report["pipeline_visits_per_s"] = round(peer(folder, model, options.visits[0]), 1)
+        _measure_all(report, folder, model, options)
+    report["load_average_at_the_end"] = os.getloadavg()[0]
     report["ratio_to_pipeline"] = {
-        f"{row['visits']} {row['engine']} {row['workers']}": round(row["visits_per_s"] / report["pipeline_visits_per_s"], 2)
+        f"{row['visits']} {row['engine']} {row['workers']}": round(row["steady_visits_per_s"] / report["pipeline_visits_per_s"], 2)
         for row in report["results"]
     }
     _keep(report, options.out)
     print(json.dumps(report, indent=1))
-    return 0 if all(row["equal_bytes"] for row in report["killed"]) else 1
+    return 0 if all(_proves(row) for row in report["killed"]) else 1
+
+
+def _measure_all(report: dict[str, Any], folder: Path, model: str, options: argparse.Namespace) -> None:
+    """Fill the report; what has been measured survives an end before time."""
+    results: list[dict[str, Any]] = []
+    report["results"] = results
+
+    def keep(measured: list[dict[str, Any]]) -> None:
+        report["results"] = results + measured
+        _keep(report, options.out)
+
+    for n, (count, runs) in enumerate(zip(options.visits, options.runs, strict=True)):
+        results += measure(folder, model, count, runs, options.shard_rows, keep)
+        if n == 0:
+            report["killed"] = killed_half_way(folder, model, count, options.shard_rows)
+            report["pipeline_visits_per_s"] = round(peer(folder, model, count), 1)
+            keep([])
+    report["results"] = results
+
+
+def _proves(row: dict[str, Any]) -> bool:
+    """The kill came in between, and the second run neither changed nor repeated anything."""
+    return bool(row["equal_bytes"] and 0 < row["parts_at_the_kill"] < row["parts"] and row["kept"] == row["parts_at_the_kill"])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The two loops that the student's training benchmark compares: the public code's, written anew and plain, and the project's whole training."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +15,31 @@ from benchmarks.student_visits import Made
 from ckd.config import Config
 from ckd.student.batches import pad
 from ckd.student.model import load_student, new_student
+from ckd.student.order import Order, steps_per_epoch
 from ckd.student.train import best_checkpoint, train
 
 BATCH = 8  # the public code's
 
 
 def public(config: Config, made: Made, out: Path, device: str, width: int, enough: Callable[[int], bool] = lambda _: False) -> None:
-    """Everything padded to `width`, float32, batches of BATCH in random order, AdamW; the weights go to `out` at the end.
+    """Everything padded to `width`, float32, batches of BATCH, AdamW; the weights go to `out` at the end.
 
-    The project's schedule of the learning rate and the project's first weights: the loops are compared, not these. Visits come as token ids: the
+    The project's schedule of the learning rate, its first weights and its batches: the loops are compared, not these. Visits come as token ids: the
     public code would tokenise them here, every epoch. `enough(step)`, asked after each step, may stop early.
     """
     s = config.student
     model = new_student(config).to(device).train()
-    torch.manual_seed(config.seed)
     ids = torch.zeros(len(made.ids), width, dtype=torch.int64)
     mask = torch.zeros_like(ids)
     for row, visit in enumerate(made.ids):
         ids[row, : len(visit)], mask[row, : len(visit)] = torch.from_numpy(visit), 1
     rows = TensorDataset(ids, mask, torch.from_numpy(made.hard).float(), torch.from_numpy(made.soft_logits).sigmoid())
-    loader = DataLoader(rows, batch_size=BATCH, shuffle=True)
-    steps = s.epochs * len(loader)
+    steps = s.epochs * steps_per_epoch(len(rows), BATCH)
     optimizer = torch.optim.AdamW(model.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay)
     schedule = get_linear_schedule_with_warmup(optimizer, int(s.warmup_share * steps), steps)
     step = 0
-    for _ in range(s.epochs):
-        for batch in loader:
+    for epoch in range(s.epochs):
+        for batch in DataLoader(rows, batch_sampler=global_batches(config, len(rows), epoch)):
             ids_bt, mask_bt, hard_bl, soft_bl = (tensor.to(device) for tensor in batch)
             logits_bl = model(input_ids=ids_bt, attention_mask=mask_bt).logits
             loss = s.hard_weight * bce(logits_bl, hard_bl) + (1 - s.hard_weight) * bce(logits_bl, soft_bl)
@@ -52,6 +51,14 @@ def public(config: Config, made: Made, out: Path, device: str, width: int, enoug
             if enough(step):
                 return
     torch.save(model.state_dict(), out)
+
+
+def global_batches(config: Config, visits: int, epoch: int) -> Iterator[list[int]]:
+    """The visits of each of the project's global batches of an epoch, for a cohort of labelled train rows that write_cohort wrote."""
+    rows = config.data.shard_rows
+    order = Order([min(rows, visits - start) for start in range(0, visits, rows)], seed=config.seed, epoch=epoch)
+    for start in range(0, visits, BATCH):
+        yield [shard * rows + row for shard, row in order.rows(start, start + BATCH)]
 
 
 def project(config: Config, enough: Callable[[int], bool] = lambda _: False, seconds_between: float = 0.0, deepspeed: bool = False) -> None:

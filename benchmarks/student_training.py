@@ -3,10 +3,11 @@
 Token ids of the lengths measured on MIMIC-III (student_visits.py); the project's side is the whole of ckd.student.train, checkpoint included.
 
     python -m benchmarks.student_training            # CPU: 4 layers of hidden 256, one thread; CPU seconds, medians of alternating runs
+    python -m benchmarks.student_training --learning # CPU: the tuning loss of both, where a small student learns (student_learning.py)
     python -m benchmarks.student_training --gpu      # one CUDA device: bert-base's geometry; under 8 minutes
     python -m benchmarks.student_training --gpu --device cpu --tiny --out /tmp/x.json   # the GPU benchmark's code on a CPU; figures mean nothing
 
-Writes benchmarks/results/student-training-cpu.json or student-training-gpu.json.
+Writes benchmarks/results/student-training-cpu.json, student-learning-cpu.json or student-training-gpu.json.
 """
 
 import argparse
@@ -23,15 +24,15 @@ from typing import Any
 
 import torch
 
+from benchmarks import student_learning as learning
 from benchmarks import student_loops
-from benchmarks.student_visits import LEARNER, LONGEST, SMALL, TINY, Geometry, Made, make_visits, write_base, write_cohort
+from benchmarks.student_visits import LONGEST, SMALL, SMALLER, TINY, Geometry, Made, make_visits, write_base, write_cohort
 from benchmarks.teacher import ROOT, header, target
 from ckd.config import Config
 from ckd.student.order import deal
 
 ACCUMULATION = 4  # micro-batches of two visits: with a batch of 8, what deals by length
 SHORTER = 8  # divides the lengths of --tiny
-LEARN = {"epochs": 3, "learning_rate": 2e-3}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,7 +43,8 @@ def main(argv: list[str] | None = None) -> int:
             "student_training --gpu: this machine has no CUDA device; run it on one, or try its code with --gpu --device cpu --tiny", file=sys.stderr
         )
         return 2
-    out = arguments.out or ROOT / "benchmarks" / "results" / f"student-training-{'gpu' if arguments.gpu else 'cpu'}.json"
+    name = "training-gpu" if arguments.gpu else "learning-cpu" if arguments.learning else "training-cpu"
+    out = arguments.out or ROOT / "benchmarks" / "results" / f"student-{name}.json"
     report: dict[str, Any] = header(device, sys.argv[1:] if argv is None else argv, arguments.commit, "student_training")
 
     def save() -> None:
@@ -58,7 +60,11 @@ def main(argv: list[str] | None = None) -> int:
             good = measure_gpu(report, Path(folder), device, arguments.tiny, arguments.seconds, arguments.limit, save)
         else:
             torch.set_num_threads(1)
-            measure_cpu(report, Path(folder), arguments.tiny, arguments.visits, arguments.learned, arguments.runs, save)
+            report |= {"threads": 1, "dtype": "float32", "batch_size": student_loops.BATCH, "gradient_accumulation": ACCUMULATION}
+            if arguments.learning:
+                good = measure_learning(report, Path(folder), arguments.runs)
+            else:
+                measure_cpu(report, Path(folder), arguments.tiny, arguments.visits, arguments.runs, save)
     save()
     print(f"written to {out}")
     return int(not good)
@@ -67,11 +73,11 @@ def main(argv: list[str] | None = None) -> int:
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--learning", action="store_true", help="CPU: compare what is learned, not the time")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda with --gpu, else cpu")
     parser.add_argument("--tiny", action="store_true", help="a tiny model and visits an eighth as long, to try the code")
-    parser.add_argument("--visits", type=int, default=64, help="CPU: visits per timed run, one epoch")
-    parser.add_argument("--learned", type=int, default=256, help="CPU: visits of the runs that compare the tuning loss")
-    parser.add_argument("--runs", type=int, default=5, help="CPU: runs of each loop")
+    parser.add_argument("--visits", type=int, default=64, help="CPU: visits per timed run, one epoch; 4 times as many and 3 epochs at 2 layers")
+    parser.add_argument("--runs", type=int, default=5, help="CPU: runs (with --learning seeds) of each loop")
     parser.add_argument("--seconds", type=float, default=15, help="GPU: timed seconds of each way")
     parser.add_argument("--limit", type=float, default=400, help="GPU: seconds after which no way is begun")
     parser.add_argument("--commit", help="where the checkout's git history did not travel along")
@@ -86,46 +92,54 @@ def make_config(folder: Path, base: str, seed: int = 0, gpus: float = 0, rows: i
     return Config.model_validate({"run": run, "data": {"shard_rows": rows}, "student": settings, "seed": seed})
 
 
-def measure_cpu(report: dict[str, Any], folder: Path, tiny: bool, visits: int, learned: int, runs: int, save: Callable[[], None]) -> None:
-    """First speed, at the larger geometry; then the tuning loss, where a small one has learned something."""
+def measure_cpu(report: dict[str, Any], folder: Path, tiny: bool, visits: int, runs: int, save: Callable[[], None]) -> None:
+    """Speed at two geometries: at the smaller one all that is not the model's own work weighs most."""
     shorter = SHORTER if tiny else 1
-    report |= {"threads": torch.get_num_threads(), "dtype": "float32", "batch_size": student_loops.BATCH, "gradient_accumulation": ACCUMULATION}
-    speed = Compared(folder / "speed", TINY if tiny else SMALL, visits, shorter, {"epochs": 1, "learning_rate": 5e-4})
-    report["speed"] = speed.alternate(runs)
-    save()
-    learner = Compared(folder / "learning", TINY if tiny else LEARNER, learned, shorter, LEARN)
-    report["learning"] = learner.alternate(runs)
-    faster = report["speed"]["project_over_public"]
-    losses = report["learning"]["tuning_loss"]
-    report["targets"] = {
-        "useful samples per CPU second over the public loop": target(1.15, faster),
-        "public tuning loss minus the project's, mean over seeds": target(0.0, mean(losses["public"]) - mean(losses["project"])),
-    }
-    for name, figures in report["targets"].items():
-        print(f"{name}: {figures}")
+    parts = {"speed": (SMALL, visits, {"epochs": 1, "learning_rate": 5e-4}), "smaller": (SMALLER, 4 * visits, {"epochs": 3, "learning_rate": 2e-3})}
+    for name, (geometry, count, settings) in parts.items():
+        geometry = TINY if tiny else geometry
+        made = make_visits(count, geometry.vocabulary, 1, shorter=shorter)
+        compared = Compared(folder / name, geometry, made, LONGEST // shorter, settings)
+        for seed in range(runs):
+            compared.pair(seed)
+            print(f"{name}, run {seed + 1} of {runs}:", {n: round(values[-1], 3) for n, values in compared.per_step.items()}, flush=True)
+        report[name] = compared.figures()
+        save()
+    report["targets"] = {"useful samples per CPU second over the public loop": target(1.15, report["speed"]["project_over_public"])}
+    print(f"targets: {report['targets']}")
+
+
+def measure_learning(report: dict[str, Any], folder: Path, seeds: int) -> bool:
+    """What both loops have learned at the end, in the benchmark's own small geometry; False where they have not, which gives no verdict."""
+    geometry = learning.LEARNER
+    train, tuning = (
+        make_visits(count, geometry.vocabulary, seed, shorter=learning.SHORTER, signs=learning.SIGNS)
+        for seed, count in ((1, learning.VISITS), (2, learning.TUNING))
+    )
+    compared = Compared(folder, geometry, train, LONGEST // learning.SHORTER, learning.SETTINGS)
+
+    def pair(seed: int) -> dict[str, float]:
+        return {name: student_loops.hard_loss(model, tuning) for name, model in compared.pair(seed).items()}
+
+    report["learning"] = found = {**learning.described(student_loops.BATCH), **learning.compare(pair, train, tuning, seeds)}
+    print({name: found[name] for name in ("constant_prediction_loss", "learned", "project_minus_public", "allowed_difference", "no_worse")})
+    return bool(found["learned"])
 
 
 class Compared:
-    """Both loops on the same visits from the same first weights."""
+    """Both loops on the same visits and global batches from the same first weights, and the CPU seconds they took."""
 
-    def __init__(self, folder: Path, geometry: Geometry, visits: int, shorter: int, settings: dict[str, Any]) -> None:
-        self.folder, self.geometry, self.width = folder, geometry, LONGEST // shorter
-        self.settings = {"max_length": self.width, "warmup_share": 0.1, **settings}
+    def __init__(self, folder: Path, geometry: Geometry, made: Made, width: int, settings: dict[str, Any]) -> None:
+        self.folder, self.geometry, self.made, self.width = folder, geometry, made, width
+        self.settings = {"max_length": width, "warmup_share": 0.1, **settings}
         self.per_step: dict[str, list[float]] = {"public": [], "project": []}
         self.whole: dict[str, list[float]] = {"public": [], "project": []}
         self.base = write_base(folder / "base", geometry)
-        self.made = make_visits(visits, geometry.vocabulary, 1, shorter=shorter)
-        self.tuning = make_visits(min(visits, 256), geometry.vocabulary, 2, shorter=shorter)
 
-    def alternate(self, runs: int) -> dict[str, Any]:
-        """CPU seconds and tuning loss of `runs` runs of each, one seed per pair, in turn."""
-        losses: dict[str, list[float]] = {"public": [], "project": []}
-        for seed in range(runs):
-            for name in ("public", "project") if seed % 2 == 0 else ("project", "public"):
-                model = self._public(seed) if name == "public" else self._project(seed)
-                losses[name].append(student_loops.hard_loss(model, self.tuning))
-            print(f"run {seed + 1} of {runs}:", {n: (round(self.per_step[n][-1], 3), round(losses[n][-1], 4)) for n in losses}, flush=True)
-        return self._figures(losses)
+    def pair(self, seed: int) -> dict[str, Any]:
+        """The models that both loops leave; which runs first alternates."""
+        loops = {"public": self._public, "project": self._project}
+        return {name: loops[name](seed) for name in (loops if seed % 2 == 0 else reversed(loops))}
 
     def _public(self, seed: int) -> Any:
         config, weights = make_config(self.folder / "run", self.base, seed, **self.settings), self.folder / "public.pt"
@@ -148,7 +162,8 @@ class Compared:
         self.per_step[name].append(steps.seconds_per_step())
         self.whole[name].append(steps.whole())
 
-    def _figures(self, losses: dict[str, list[float]]) -> dict[str, Any]:
+    def figures(self) -> dict[str, Any]:
+        """Medians over the pairs so far."""
         middle = {name: median(values) for name, values in self.per_step.items()}
         whole = {name: median(values) for name, values in self.whole.items()}
         useful, padded = useful_share(self.made, self.width)
@@ -164,7 +179,6 @@ class Compared:
             "visits_per_cpu_s": {name: student_loops.BATCH / value for name, value in middle.items()},
             "project_over_public": middle["public"] / middle["project"],
             "project_over_public_with_start_and_saving": whole["public"] / whole["project"],
-            "tuning_loss": losses,
         }
 
 

@@ -22,7 +22,7 @@ LONGEST = 512
 # one with which everything padded to 512 is 74 % useful tokens, which was.
 KNOTS = ((0.0, 72), (0.5, 440), (0.64, 512), (1.0, 800))
 _FIRST = 5  # after the special tokens come one sign per label, then words
-_SIGNS = 0.03  # of a visit's tokens, for each label whose cause is there
+SIGNS = 0.03  # of a visit's tokens, for each label whose cause is there
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Geometry:
 
 
 SMALL = Geometry(layers=4, hidden=256, heads=4, intermediate=1024, vocabulary=4000)
-LEARNER = Geometry(layers=2, hidden=64, heads=2, intermediate=128, vocabulary=1000)
+SMALLER = Geometry(layers=2, hidden=64, heads=2, intermediate=128, vocabulary=1000)
 BERT_BASE = Geometry(layers=12, hidden=768, heads=12, intermediate=3072, vocabulary=30_522)
 TINY = Geometry(layers=1, hidden=16, heads=2, intermediate=32, vocabulary=200)
 
@@ -58,7 +58,7 @@ def lengths(count: int, rng: np.random.Generator, shorter: int = 1) -> np.ndarra
     return np.minimum(whole, LONGEST) // shorter
 
 
-def make_visits(count: int, vocabulary: int, seed: int, *, length: int = 0, shorter: int = 1) -> Made:
+def make_visits(count: int, vocabulary: int, seed: int, *, length: int = 0, shorter: int = 1, signs: float = SIGNS) -> Made:
     """Random visits; a quarter of the causes are there, each shows its sign here and there and makes its label likely. `length`: all alike."""
     rng = np.random.default_rng(seed)
     sizes = np.full(count, length // shorter) if length else lengths(count, rng, shorter)
@@ -69,7 +69,7 @@ def make_visits(count: int, vocabulary: int, seed: int, *, length: int = 0, shor
     for row, size in enumerate(sizes):
         visit = rng.integers(_FIRST + NUM_LABELS, vocabulary, size, dtype=np.int32)
         present = np.flatnonzero(cause[row])
-        shown = rng.random(size) < _SIGNS * len(present)
+        shown = rng.random(size) < signs * len(present)
         visit[shown] = _FIRST + rng.choice(present, shown.sum()) if len(present) else 0
         visit[0], visit[-1] = 2, 3
         ids.append(visit)

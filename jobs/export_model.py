@@ -13,6 +13,7 @@ from ckd.store import Stage, is_local, join, read_bytes
 from ckd.student.modelfolder import ENGINES, ModelFolder
 from ckd.student.onnxfile import require_packages
 from ckd.student.predict import STAGE as PREDICTIONS
+from ckd.student.windows import told
 from jobs.console import Console
 from jobs.evaluate import METRICS_FILE
 from jobs.stages import open_cohort
@@ -144,6 +145,7 @@ def _card(
             student=model.student,
             base_model=_hub_id(config.student.base_model),
             max_length=model.max_length,
+            longer=told(model.long_text, model.max_length),
             calibrated=model.calibration is not None,
             engines=engines,
             compared=compared,

@@ -10,6 +10,7 @@ from ckd.sources import Input
 from ckd.store import Stage, is_local
 from ckd.student.modelfolder import ModelFolder
 from ckd.student.scored import ScoreWorker, scored_fields
+from ckd.student.windows import LOST
 from ckd.visits import Shard
 from jobs.console import Console
 from jobs.shards import map_worker
@@ -56,7 +57,8 @@ def _predict(config: Config, console: Console, stage: Stage, missing: list[Shard
     rows = map_worker(console, "predict", ScoreWorker, kwargs, missing, workers=student.workers, gpus_per_worker=student.gpus_per_worker)
     truncated, visits = sum(row["truncated"] for row in rows), sum(row["rows"] for row in rows)
     if truncated:
-        console.say(f"predict: {truncated:,} of {visits:,} visits are longer than the {model.max_length} tokens that this student reads")
+        lost = LOST[model.long_text]
+        console.say(f"predict: {truncated:,} of {visits:,} visits are longer than the {model.max_length} tokens that this student reads and {lost}")
 
 
 def _missing(stage: Stage, cohort: Cohort) -> list[Shard]:

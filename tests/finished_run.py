@@ -8,7 +8,7 @@ import numpy as np
 from student_cohort import make_base, make_cohort, make_config, make_visits
 
 from ckd.calibration import FILE, Calibration, Map
-from ckd.config import Config
+from ckd.config import Config, EvaluationConfig
 from ckd.evaluation.evaluate import evaluate
 from ckd.labels import NUM_LABELS
 from ckd.store import FolderArtifact
@@ -25,7 +25,7 @@ def finished_run(root: Path, *, held_out: int = 120, base: str = "", **student: 
     console = Console(io.StringIO())
     train_student.run(config, console)
     predict_splits(config, console, ("tuning", "held_out"))
-    metrics = evaluate(config.run.artifacts_root, seed=0, say=lambda _: None, resamples=20)
+    metrics = evaluate(config.run.artifacts_root, seed=0, say=lambda _: None, wanted=EvaluationConfig(resamples=100))
     Path(config.run.folder, "metrics.json").write_text(json.dumps(metrics))
     folder = Path(config.run.folder, "student")
     maps = tuple(Map("platt", slope=1 + j / 50, intercept=-j / 100) for j in range(NUM_LABELS))

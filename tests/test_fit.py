@@ -24,6 +24,7 @@ from tests.student_cohort import (
     make_base,
     make_cohort,
     make_config,
+    make_embeddings,
     make_tokens,
     make_visits,
     train_rank,
@@ -91,6 +92,7 @@ def prepared(folder: Path, base: str, root: str = "", **student):
     config = make_config(folder, base, **{"dropout": 0.0, "epochs": 1, **student})
     config = at_url(config, root) if root else config
     make_cohort(config.run.artifacts_root, visits)
+    make_embeddings(config)
     make_tokens(config)
     return config
 
@@ -170,7 +172,7 @@ def test_the_job_trains_on_ray_and_refuses_a_changed_setting_before_it_starts_ra
 @pytest.mark.faults
 @pytest.mark.parametrize(("stage", "remote"), [(0, False), (1, True), (2, False), (3, True)])
 def test_one_worker_continues_what_two_began_at_any_zero_stage_and_on_an_object_store(tmp_path, base, stage, remote, monkeypatch):
-    settings = {"epochs": 2, "weight_decay": 0.1}
+    settings = {"epochs": 2, "weight_decay": 0.1, "embedding_weight": 0.5, "max_length": 16, "long_text": "windows"}
     plain = prepared(tmp_path / "alone", base, **settings)
     alone(plain)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -14,8 +14,11 @@ from mimic_rows import write_rows
 from student_cohort import make_base, make_visits
 
 from ckd.calibration import Calibration
+from ckd.cohort import Cohort
+from ckd.ehr.synthetic_tables import write_tables
 from ckd.labels import render_output
-from ckd.store import list_files, read_bytes
+from ckd.store import Stage, list_files, read_bytes
+from jobs.cli import main
 
 MARKER = "ZQMARKERPATIENTQZ"
 STAGES = ("visits", "embeddings", "soft_labels", "tokens", "predictions")
@@ -227,3 +230,20 @@ def test_open_mimic_rows_run_to_metrics(tmp_path, teacher_folder, bert):
     metrics = json.loads((tmp_path / "results/t/metrics.json").read_text())
     assert metrics["held_out"]["student"]["micro"]["brier"] is not None
     assert Path(tmp_path / "results/t/student/model.safetensors").is_file()
+
+
+def test_hospital_tables_run_to_metrics_with_every_option_of_the_distillation(tmp_path, teacher_folder, bert):
+    """Unlabeled last visits of train subjects, and theirs alone, come from the tables through the teacher into the student."""
+    write_tables(str(tmp_path / "tables"), 80, 5)
+    settings = ("ingest.min_support=2", "ingest.folds=2", "ingest.tuning_share=0.2", "ingest.held_out_share=0.2")
+    assert main(["ingest", "mimic3", str(tmp_path / "tables"), "--out", str(tmp_path / "cohort"), *settings]) == 0
+    options = "use_unlabeled=true embedding_weight=0.5 class_weighting=balanced label_smoothing=0.1 long_text=windows max_length=48 epochs=1"
+    arguments = [a for a in words(tmp_path, tmp_path, teacher_folder, bert) if not a.startswith(("data.train", "data.tuning", "data.held_out"))]
+    output = finish(tmp_path, [*arguments, f"data.train={tmp_path}/cohort", "data.tuning=", *(f"student.{o}" for o in options.split())])
+    root = str(tmp_path / "results/t/artifacts")
+    cohort = Cohort.open(root)
+    last = [shard for shard in cohort.select(labeled=None) if not shard.labeled]
+    assert {shard.split for shard in last} == {"train", "tuning", "held_out"}
+    wanted = {shard.index for shard in cohort.select()} | {shard.index for shard in last if shard.split == "train"}
+    assert all(set(Stage(root, stage, {}).indices()) == wanted for stage in ("embeddings", "soft_labels", "tokens"))
+    assert "windows" in output and json.loads((tmp_path / "results/t/metrics.json").read_text())["held_out"]["student"]["micro"]["brier"] is not None

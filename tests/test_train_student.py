@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -24,6 +25,7 @@ from ckd.labels import DISEASES
 from ckd.store import Stage, join, list_folders, read_bytes, write_bytes
 from ckd.student.predict import STAGE as PREDICTIONS
 from ckd.student.train import best_checkpoint, train
+from ckd.visits import Shard
 from jobs import train_student
 from jobs.console import Console
 from jobs.predict_student import predict_splits
@@ -242,6 +244,33 @@ def test_unlabeled_visits_teach_by_their_soft_labels_alone(tmp_path, base):
     assert max(ear.losses()) == 5
     ear = run_train(prepared(tmp_path / "b", base, visits, epochs=1))
     assert max(ear.losses()) == 4
+
+
+def test_a_student_learns_from_unlabeled_visits_what_its_few_labelled_ones_do_not_show(tmp_path, base):
+    """One teacher knows which words bring which label and says so of 120 visits without labels; the other one says anything."""
+    visits = [*make_visits("train", 8), *make_visits("train", 120, labeled=False), *make_visits("held_out", 30)]
+    distance = []
+    for name in ("wise", "foolish"):
+        config = make_config(tmp_path / name, base, use_unlabeled=True, epochs=8, learning_rate=2e-2, hard_weight=1.0, checkpoint_steps=1000)
+        cohort = make_cohort(config.run.artifacts_root, visits, shard_rows=128)
+        for shard in cohort.select("train", labeled=False) if name == "wise" else []:
+            say_what_the_words_say(config, shard)
+        train_student.run(config, Console(io.StringIO()))
+        predict_splits(config, Console(io.StringIO()), ["held_out"])
+        (held_out,) = cohort.select("held_out")
+        logits = np.array(Stage(config.run.artifacts_root, PREDICTIONS, {}).read(held_out.index, ["logits"])["logits"].to_pylist())
+        truth = np.array(cohort.read(held_out, ["labels"])["labels"].to_pylist())
+        distance.append(np.mean([logits[t, i].mean() - logits[~t, i].mean() for i, t in enumerate(truth.T) if 0 < t.sum() < len(t)]))
+    assert distance[0] > 0.3 and abs(distance[1]) < 0.3 * distance[0], distance
+
+
+def say_what_the_words_say(config: Config, shard: Shard) -> None:
+    """Soft labels of a teacher who knows the rule of make_visits."""
+    stage = Stage(config.run.artifacts_root, "soft_labels", {"head": "made up 0"})
+    table, texts = stage.read(shard.index), Cohort.open(config.run.artifacts_root).read(shard, ["input"])["input"].to_pylist()
+    known = [[4.0 if {f"w{i:02d}", f"w{i + 25:02d}"} & set(text.split()) else -4.0 for i in range(25)] for text in texts]
+    table = table.set_column(table.schema.get_field_index("logits"), "logits", pa.array(known, pa.list_(pa.float32(), 25)))
+    stage.write(shard.index, table, rows=shard.rows, input_hash=shard.text_hash)
 
 
 def test_without_labelled_training_visits_the_remedy_is_named(tmp_path, base):

@@ -19,6 +19,7 @@ class Facts:
     student: str
     base_model: str
     max_length: int
+    longer: str  # sentences: how a text over max_length is read
     calibrated: bool
     data_license: str
     credentialed: bool
@@ -118,7 +119,7 @@ def _usage(facts: Facts) -> str:
         'classify = pipeline("text-classification", model="PATH", top_k=None, truncation=True, function_to_apply="sigmoid")',
         'classify("The patient-acquired disease is …")  # 25 names with probabilities',
         "```",
-        f"It reads {facts.max_length} tokens; `truncation=True` cuts longer visits at their end, as in training.",
+        f"It reads {facts.max_length} tokens at a time. {facts.longer}",
     ]
     return "\n".join(lines)
 

@@ -8,7 +8,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from ckd.cohort import Cohort
 from ckd.config import Config, StudentConfig
 from ckd.student.examples import Examples
 from ckd.student.loss import visit_loss
@@ -53,11 +52,11 @@ class Learning:
         return losses_r + s.embedding_weight * matching_loss(projected_RE, inputs["embedding"], self.scale)
 
 
-def prepare(config: Config, model: Any, examples: Examples, cohort: Cohort, ranks: Ranks) -> Learning:
+def prepare(config: Config, model: Any, examples: Examples, ranks: Ranks) -> Learning:
     """Measure what the losses need, on rank 0 for all, and give `model` the projection where embeddings are matched. A barrier."""
     weights, scale = None, None
     if config.student.class_weighting == "balanced":
-        weights = torch.from_numpy(ranks.once(lambda: positive_weights(cohort)))
+        weights = torch.from_numpy(ranks.once(lambda: positive_weights(examples.cohort)))
     if config.student.embedding_weight > 0:
         found = ranks.once(lambda: measure(_embeddings(examples)))
         scale = (torch.from_numpy(found.mean_e), torch.from_numpy(found.deviation_e))

@@ -4,13 +4,14 @@ without torch; loading the weights belongs to scoring. `results/<run>/student` a
 import json
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast, get_args
 
 from ckd.calibration import FILE as CALIBRATION_FILE
 from ckd.calibration import Calibration
 from ckd.errors import ArtifactError, ConfigError
 from ckd.labels import DISEASES, NUM_LABELS
 from ckd.store import ARTIFACT_FILE, Fields, FolderArtifact, digest, exists, fetched_folder, inner, is_local, join, read_bytes, size_and_hash
+from ckd.student.windows import LongText
 
 ENGINES = {"torch": ".safetensors", "onnx": "model.onnx", "onnx-int8": "model.int8.onnx"}  # engine -> how the names of its weights end
 EXPORTED = "exported student"  # field of an exported folder: the identity of the student that it holds
@@ -25,6 +26,7 @@ class ModelFolder:
     engine: str
     student: str
     max_length: int
+    long_text: LongText
     weights: str  # hash over the engine's weight files
     calibration: Calibration | None
     calibration_hash: str | None
@@ -37,11 +39,12 @@ class ModelFolder:
         that was written.
         """
         content = _content(folder)
+        max_length, long_text = int(content["fields"]["student.max_length"]), _long_text(folder, content)
         student = str(content["fields"].get(EXPORTED) or FolderArtifact(folder, {}).identity())
         local, weights = _files(folder, engine, content)
         _require_labels(folder, local)
         calibration, calibration_hash = _calibration(folder, student)
-        return cls(folder, local, engine, student, int(content["fields"]["student.max_length"]), weights, calibration, calibration_hash)
+        return cls(folder, local, engine, student, max_length, long_text, weights, calibration, calibration_hash)
 
     @property
     def fields(self) -> Fields:
@@ -51,6 +54,7 @@ class ModelFolder:
             "engine": self.engine,
             "weights": self.weights,
             "student.max_length": self.max_length,
+            **({} if self.long_text == "head" else {"student.long_text": self.long_text}),
             "calibration": self.calibration_hash,
         }
 
@@ -68,10 +72,15 @@ def _content(folder: str) -> dict[str, Any]:
     content = FolderArtifact(folder, {}).load()
     if content is None or "student.max_length" not in content.get("fields", {}):
         raise ConfigError(f"{folder}: no trained student ({ARTIFACT_FILE} of one); expected results/<run>/student or a folder of 'ckd export model'")
-    reading = content["fields"].get("student.long_text", "head")
-    if reading != "head":  # texts must become the tokens that training saw
-        raise ConfigError(f"{folder}: trained with student.long_text={reading}, which scoring does not know; take the version that trained it")
     return content
+
+
+def _long_text(folder: str, content: dict[str, Any]) -> LongText:
+    """How the student was trained to read long texts. A field that is not there says "head", as in the student's fingerprint."""
+    found = content["fields"].get("student.long_text", "head")
+    if found not in get_args(LongText):
+        raise ConfigError(f"{folder}: trained with student.long_text={found}, which this version does not know; take the version that trained it")
+    return cast(LongText, found)
 
 
 def _files(folder: str, engine: str, content: dict[str, Any]) -> tuple[str, str]:

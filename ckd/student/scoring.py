@@ -4,6 +4,7 @@ export and the server. Tokens are those of training; what a folder must hold bel
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from ckd.labels import NUM_LABELS
 from ckd.student.batches import pad
 from ckd.student.modelfolder import ENGINES, ModelFolder
 from ckd.student.predict import TOKEN_BUDGET, predict_logits
-from ckd.student.tokens import tokenize
+from ckd.student.tokens import sequences, tokenize
+from ckd.student.windows import mean_per_visit
 
 __all__ = ["ENGINES", "ModelFolder", "Scorer", "Scores", "load_logits"]
 
@@ -33,7 +35,7 @@ class Scores:
     probabilities: NDArray[np.float64]  # [n, L] sigmoid of the logits
     calibrated: NDArray[np.float64] | None  # [n, L]
     flags: NDArray[np.bool_] | None  # [n, L] calibrated >= the label's threshold
-    truncated: NDArray[np.bool_]  # [n] the text was longer than the model reads
+    truncated: NDArray[np.bool_]  # [n] part of the text was not read
     tokens: int  # that the model has read
 
 
@@ -60,8 +62,8 @@ class Scorer:
     def __call__(self, texts: Sequence[str]) -> Scores:
         """Score some texts: as many as may be in memory at once. Raises ArtifactError where a logit is not finite."""
         tokens = self._tokens(texts)
-        sequences = [np.asarray(row, np.int64) for row in tokens["input_ids"].to_pylist()]
-        logits = self._logits(sequences)
+        ids, offsets, counts = sequences(tokens)
+        logits = mean_per_visit(self._logits([ids[a:b].astype(np.int64) for a, b in pairwise(offsets)]), counts)
         wrong = int((~np.isfinite(logits)).any(axis=1).sum())
         if wrong:
             raise ArtifactError(
@@ -72,13 +74,13 @@ class Scorer:
         calibrated = None if calibration is None else calibration.probabilities(logits)
         flags = None if calibration is None or calibrated is None else calibration.flags(calibrated)
         truncated = tokens["truncated"].to_numpy()
-        return Scores(logits, sigmoid(logits), calibrated, flags, truncated, sum(map(len, sequences)))
+        return Scores(logits, sigmoid(logits), calibrated, flags, truncated, len(ids))
 
     def _tokens(self, texts: Sequence[str]) -> Any:
         import pyarrow as pa
 
         column = pa.array(texts, pa.string())
-        return tokenize(self.tokenizer, pa.table({"visit_id": column, "input": column}), self.model.max_length)
+        return tokenize(self.tokenizer, pa.table({"visit_id": column, "input": column}), self.model.max_length, self.model.long_text)
 
 
 def load_logits(local: str, engine: str, gpus: float = 0) -> Logits:

@@ -141,7 +141,7 @@ def _trainer(
     resume = prepare(start, place.ranks, config.student.zero_stage if place.deepspeed else None) if start else None
     # Before the arguments: they switch ZeRO-3's partitioned loading on, which a BERT does not need and which skips our seed.
     model = new_student(config)
-    losses = learning.prepare(config, model, examples, Cohort.open(config.run.artifacts_root), place.ranks)
+    losses = learning.prepare(config, model, examples, place.ranks)
     batches = Batches(
         examples,
         seed=config.seed,

@@ -21,6 +21,25 @@ LOST = {  # what a truncated visit has lost
 }
 
 
+def told(long_text: LongText, max_length: int) -> str:
+    """For people who have the model and not this code: how a text over `max_length` tokens is read, exactly enough to do the same."""
+    if long_text == "head":
+        return "`truncation=True` cuts longer visits at their end, as in training."
+    content = f"{max_length} tokens less the tokenizer's special tokens, which go around each piece"
+    alone = (
+        "**`truncation=True` cuts at the end instead, so for longer visits `pipeline` and the code above give other figures; `ckd predict` reads them"
+    )
+    if long_text == "head_tail":
+        how = f"Of a longer visit it reads beginning and end as one sequence: round(n · {_HEAD:.6f}) tokens and the last ones up to n = {content}."
+    else:
+        how = (
+            f"A longer visit is read in windows of n = {content}. Each begins n - floor(n · {_OVERLAP:g}) tokens after the one before; the last "
+            f"begins earlier, to end with the text; only the first {MOST} are read. The visit's logits are the mean of its windows' logits, before "
+            "the sigmoid."
+        )
+    return f"{how} {alone} as training did.**"
+
+
 def cut(content: list[int], room: int, long_text: LongText) -> tuple[list[list[int]], bool]:
     """Pieces of at most `room` token ids each, in order, and whether ids were lost. One piece unless `long_text` is "windows".
 

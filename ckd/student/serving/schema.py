@@ -46,7 +46,7 @@ class VisitOut(BaseModel):
     probabilities: dict[str, float] = Field(description="disease name to the student's own probability")
     calibrated: dict[str, float] | None = Field(description="the same, calibrated on tuning; null where the model has no calibration")
     names: list[str] | None = Field(description="diseases at or above their threshold; null where the model has no thresholds")
-    truncated: bool = Field(description="whether the end of the text was beyond what the student reads")
+    truncated: bool = Field(description="whether part of the text was not read: it is longer than the student reads")
 
 
 class PredictResponse(BaseModel):

@@ -1,0 +1,69 @@
+"""Whether the project's loop learns as well as the public code's: the same visits, global batches and first weights, several seeds, the tuning loss.
+
+A verdict means something only where both have learned: made-up visits whose tokens tell their labels, and steps enough for a small student to see it.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+
+from benchmarks.student_visits import Geometry, Made
+from ckd.student.order import steps_per_epoch
+
+# All three were fixed before the first run.
+LEARNED = 0.1  # nats: both loops' tuning loss must lie this far below the constant prediction's with every seed
+WORSE = 0.01  # of what the public loop gains over the constant: the most that the project's loss may lie above the public one's with any seed
+SEEDS = 5
+
+VISITS, TUNING = 512, 256
+SHORTER = 8  # texts of up to 64 tokens with the measured lengths' shape
+SIGNS = 0.06  # of a visit's tokens, for each label whose cause is there: nearly every cause shows
+LEARNER = Geometry(layers=2, hidden=64, heads=2, intermediate=128, vocabulary=100)
+SETTINGS = {"epochs": 5, "learning_rate": 3e-3}
+
+
+def constant_loss(train: Made, tuning: Made) -> float:
+    """Mean binary cross-entropy of the tuning visits when every label always gets its frequency among the training visits."""
+    share_l = np.clip(train.hard.mean(0), 1e-6, 1 - 1e-6)
+    return float(-np.where(tuning.hard, np.log(share_l), np.log1p(-share_l)).mean())
+
+
+def compare(pair: Callable[[int], dict[str, float]], train: Made, tuning: Made, seeds: int = SEEDS) -> dict[str, Any]:
+    """`pair(seed)` gives the tuning loss that "public" and "project" end with."""
+    found = []
+    for seed in range(seeds):
+        found.append(pair(seed))
+        print(f"seed {seed}:", {name: round(loss, 4) for name, loss in found[-1].items()}, flush=True)
+    return {"visits": len(train.ids), "tuning_visits": len(tuning.ids), **verdict(found, constant_loss(train, tuning))}
+
+
+def verdict(found: list[dict[str, float]], constant: float) -> dict[str, Any]:
+    """The losses beside the constant's, and whether the project's are no worse: null where one of the loops has not learned."""
+    losses = {name: [one[name] for one in found] for name in ("public", "project")}
+    differences = [one["project"] - one["public"] for one in found]
+    learned = max(map(max, losses.values())) <= constant - LEARNED
+    allowed = WORSE * (constant - mean(losses["public"]))
+    return {
+        "tuning_loss": losses,
+        "constant_prediction_loss": constant,
+        "learned_margin": LEARNED,
+        "learned": learned,
+        "project_minus_public": {
+            "each": differences,
+            "mean": mean(differences),
+            "standard_deviation": stdev(differences) if len(differences) > 1 else None,
+            "largest": max(differences),
+        },
+        "allowed_share_of_gain": WORSE,
+        "allowed_difference": allowed if learned else None,
+        "no_worse": max(differences) <= allowed if learned else None,
+    }
+
+
+def described(batch: int) -> dict[str, Any]:
+    """What was fixed beforehand."""
+    steps = SETTINGS["epochs"] * steps_per_epoch(VISITS, batch)
+    return {"geometry": asdict(LEARNER), "settings": SETTINGS, "signs": SIGNS, "lengths_divided_by": SHORTER, "steps": steps}
