@@ -33,6 +33,7 @@ from ckd.student.order import deal
 
 ACCUMULATION = 4  # micro-batches of two visits: with a batch of 8, what deals by length
 SHORTER = 8  # divides the lengths of --tiny
+SMALLER_SETTINGS = {"epochs": 3, "learning_rate": 2e-3}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -97,7 +98,7 @@ def make_config(folder: Path, base: str, seed: int = 0, gpus: float = 0, rows: i
 def measure_cpu(report: dict[str, Any], folder: Path, tiny: bool, visits: int, runs: int, save: Callable[[], None]) -> None:
     """Speed at two geometries: at the smaller one all that is not the model's own work weighs most."""
     shorter = SHORTER if tiny else 1
-    parts = {"speed": (SMALL, visits, {"epochs": 1, "learning_rate": 5e-4}), "smaller": (SMALLER, 4 * visits, {"epochs": 3, "learning_rate": 2e-3})}
+    parts = {"speed": (SMALL, visits, {"epochs": 1, "learning_rate": 5e-4}), "smaller": (SMALLER, 4 * visits, SMALLER_SETTINGS)}
     for name, (geometry, count, settings) in parts.items():
         geometry = TINY if tiny else geometry
         made = make_visits(count, geometry.vocabulary, 1, shorter=shorter)
@@ -137,11 +138,11 @@ class Compared:
         self.per_step: dict[str, list[float]] = {"public": [], "project": []}
         self.whole: dict[str, list[float]] = {"public": [], "project": []}
         self.base = write_base(folder / "base", geometry)
+        self.loops = {"public": self._public, "project": self._project}
 
     def pair(self, seed: int) -> dict[str, Any]:
         """The models that both loops leave; which runs first alternates."""
-        loops = {"public": self._public, "project": self._project}
-        return {name: loops[name](seed) for name in (loops if seed % 2 == 0 else reversed(loops))}
+        return {name: self.loops[name](seed) for name in (self.loops if seed % 2 == 0 else reversed(self.loops))}
 
     def _public(self, seed: int) -> Any:
         config, weights = make_config(self.folder / "run", self.base, seed, **self.settings), self.folder / "public.pt"
