@@ -22,7 +22,8 @@ VISITS, TUNING = 512, 256
 SHORTER = 8  # texts of up to 64 tokens with the measured lengths' shape
 SIGNS = 0.06  # of a visit's tokens, for each label whose cause is there: nearly every cause shows
 LEARNER = Geometry(layers=2, hidden=64, heads=2, intermediate=128, vocabulary=100)
-SETTINGS = {"epochs": 5, "learning_rate": 3e-3}
+EPOCHS = 5
+SETTINGS = {"epochs": EPOCHS, "learning_rate": 3e-3}
 
 
 def constant_loss(train: Made, tuning: Made) -> float:
@@ -63,7 +64,7 @@ def verdict(found: list[dict[str, float]], constant: float) -> dict[str, Any]:
     }
 
 
-def described(batch: int) -> dict[str, Any]:
+def described(visits: int, batch: int) -> dict[str, Any]:
     """What was fixed beforehand."""
-    steps = SETTINGS["epochs"] * steps_per_epoch(VISITS, batch)
+    steps = EPOCHS * steps_per_epoch(visits, batch)
     return {"geometry": asdict(LEARNER), "settings": SETTINGS, "signs": SIGNS, "lengths_divided_by": SHORTER, "steps": steps}

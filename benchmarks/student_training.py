@@ -33,6 +33,7 @@ from ckd.student.order import deal
 
 ACCUMULATION = 4  # micro-batches of two visits: with a batch of 8, what deals by length
 SHORTER = 8  # divides the lengths of --tiny
+SMALLER_SETTINGS = {"epochs": 3, "learning_rate": 2e-3}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
             torch.set_num_threads(1)
             report |= {"threads": 1, "dtype": "float32", "batch_size": student_loops.BATCH, "gradient_accumulation": ACCUMULATION}
             if arguments.learning:
-                good = measure_learning(report, Path(folder), arguments.runs)
+                good = measure_learning(report, Path(folder), arguments.tiny, arguments.runs)
             else:
                 measure_cpu(report, Path(folder), arguments.tiny, arguments.visits, arguments.runs, save)
     save()
@@ -75,7 +76,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--learning", action="store_true", help="CPU: compare what is learned, not the time")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda with --gpu, else cpu")
-    parser.add_argument("--tiny", action="store_true", help="a tiny model and visits an eighth as long, to try the code")
+    parser.add_argument(
+        "--tiny", action="store_true", help="a tiny model and visits an eighth as long (with --learning: an eighth as many), to try the code"
+    )
     parser.add_argument("--visits", type=int, default=64, help="CPU: visits per timed run, one epoch; 4 times as many and 3 epochs at 2 layers")
     parser.add_argument("--runs", type=int, default=5, help="CPU: runs (with --learning seeds) of each loop")
     parser.add_argument("--seconds", type=float, default=15, help="GPU: timed seconds of each way")
@@ -95,7 +98,7 @@ def make_config(folder: Path, base: str, seed: int = 0, gpus: float = 0, rows: i
 def measure_cpu(report: dict[str, Any], folder: Path, tiny: bool, visits: int, runs: int, save: Callable[[], None]) -> None:
     """Speed at two geometries: at the smaller one all that is not the model's own work weighs most."""
     shorter = SHORTER if tiny else 1
-    parts = {"speed": (SMALL, visits, {"epochs": 1, "learning_rate": 5e-4}), "smaller": (SMALLER, 4 * visits, {"epochs": 3, "learning_rate": 2e-3})}
+    parts = {"speed": (SMALL, visits, {"epochs": 1, "learning_rate": 5e-4}), "smaller": (SMALLER, 4 * visits, SMALLER_SETTINGS)}
     for name, (geometry, count, settings) in parts.items():
         geometry = TINY if tiny else geometry
         made = make_visits(count, geometry.vocabulary, 1, shorter=shorter)
@@ -109,11 +112,11 @@ def measure_cpu(report: dict[str, Any], folder: Path, tiny: bool, visits: int, r
     print(f"targets: {report['targets']}")
 
 
-def measure_learning(report: dict[str, Any], folder: Path, seeds: int) -> bool:
+def measure_learning(report: dict[str, Any], folder: Path, tiny: bool, seeds: int) -> bool:
     """What both loops have learned at the end, in the benchmark's own small geometry; False where they have not, which gives no verdict."""
-    geometry = learning.LEARNER
+    geometry, part = learning.LEARNER, SHORTER if tiny else 1
     train, tuning = (
-        make_visits(count, geometry.vocabulary, seed, shorter=learning.SHORTER, signs=learning.SIGNS)
+        make_visits(count // part, geometry.vocabulary, seed, shorter=learning.SHORTER, signs=learning.SIGNS)
         for seed, count in ((1, learning.VISITS), (2, learning.TUNING))
     )
     compared = Compared(folder, geometry, train, LONGEST // learning.SHORTER, learning.SETTINGS)
@@ -121,7 +124,7 @@ def measure_learning(report: dict[str, Any], folder: Path, seeds: int) -> bool:
     def pair(seed: int) -> dict[str, float]:
         return {name: student_loops.hard_loss(model, tuning) for name, model in compared.pair(seed).items()}
 
-    report["learning"] = found = {**learning.described(student_loops.BATCH), **learning.compare(pair, train, tuning, seeds)}
+    report["learning"] = found = {**learning.described(len(train.ids), student_loops.BATCH), **learning.compare(pair, train, tuning, seeds)}
     print({name: found[name] for name in ("constant_prediction_loss", "learned", "project_minus_public", "allowed_difference", "no_worse")})
     return bool(found["learned"])
 
@@ -135,11 +138,11 @@ class Compared:
         self.per_step: dict[str, list[float]] = {"public": [], "project": []}
         self.whole: dict[str, list[float]] = {"public": [], "project": []}
         self.base = write_base(folder / "base", geometry)
+        self.loops = {"public": self._public, "project": self._project}
 
     def pair(self, seed: int) -> dict[str, Any]:
         """The models that both loops leave; which runs first alternates."""
-        loops = {"public": self._public, "project": self._project}
-        return {name: loops[name](seed) for name in (loops if seed % 2 == 0 else reversed(loops))}
+        return {name: self.loops[name](seed) for name in (self.loops if seed % 2 == 0 else reversed(self.loops))}
 
     def _public(self, seed: int) -> Any:
         config, weights = make_config(self.folder / "run", self.base, seed, **self.settings), self.folder / "public.pt"

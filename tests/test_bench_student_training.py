@@ -72,6 +72,18 @@ def test_the_constant_prediction_is_the_training_frequencies():
     assert constant_loss(train, tuning) == pytest.approx(0.588, abs=0.02), "the entropy of .25 · .8 + .75 · .1"
 
 
+def test_too_few_visits_teach_nothing_and_both_loops_end_alike(tmp_path):
+    threads, out = torch.get_num_threads(), tmp_path / "learning.json"
+    try:
+        assert main(["--learning", "--tiny", "--runs", "1", "--out", str(out)]) == 1
+    finally:
+        torch.set_num_threads(threads)
+    found = json.loads(out.read_text())["learning"]
+    assert found["learned"] is False and found["no_worse"] is None
+    # The same visits, batches, first weights and steps: what differs are clipping, and which weights decay.
+    assert found["project_minus_public"]["each"] == [pytest.approx(0, abs=0.01)]
+
+
 def test_without_learning_there_is_no_verdict():
     found = [{"public": 0.45, "project": 0.44}, {"public": 0.45, "project": 0.55 - LEARNED / 2}]
     report = verdict(found, 0.55)
