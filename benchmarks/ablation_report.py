@@ -98,7 +98,8 @@ def _cohort(whole: Mapping[str, Any]) -> str:
     loads = [arm["load_average"] for arm in whole["selection"]["arms"]]
     commits = sorted({arm["commit"][:9] for arm in whole["selection"]["arms"]})
     return (
-        f"Selection: generator seed {setup['selection']['generator_seed']}, visits: {sizes}; {found['patients']:,} patients in tuning; training seeds {setup['selection']['seeds']}. "
+        f"Selection: generator seed {setup['selection']['generator_seed']}, visits: {sizes}; {found['patients']:,} patients in tuning; "
+        f"training seeds {setup['selection']['seeds']}. "
         f"`adapter_optimism` of the heads: {optimism}. Commit {', '.join(commits)}; load average {min(loads):.1f} to {max(loads):.1f} on 2 cores, so "
         "nothing here is a timing."
     )

@@ -239,14 +239,6 @@ class Config(Section):
     ingest: IngestConfig = IngestConfig()
     seed: int = Field(42, ge=0, description="seed of splits, folds, head and student")
 
-    @model_validator(mode="after")
-    def _nothing_learned_by_heart(self) -> Self:
-        if self.teacher.adapter_share and self.student.embedding_weight:
-            raise ValueError(
-                "teacher.adapter_share with student.embedding_weight: the embeddings of the adapter's subjects carry their labels; set one to 0"
-            )
-        return self
-
     @field_validator("run", "data", "teacher", "head", "student", "evaluation", "ingest", mode="before")
     @classmethod
     def _empty_section(cls, value: Any) -> Any:

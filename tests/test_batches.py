@@ -205,6 +205,26 @@ def test_the_adapters_subjects_teach_by_their_true_labels_alone_and_their_unlabe
     assert len(seen) == 4
 
 
+def test_the_embeddings_of_the_adapters_subjects_are_not_matched(tmp_path: Path):
+    visits = make_visits("train", 40)
+    cohort = make_cohort(tmp_path, visits, shard_rows=8)
+    write_tokens(cohort, {"a": 1})
+    stage = Stage(str(tmp_path), "embeddings", {"model": "made up"})
+    for shard in cohort.shards:
+        ids = cohort.read(shard, ["visit_id"])["visit_id"]
+        column = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(1, 3 * shard.rows + 1), pa.float16()), 3)
+        stage.write(shard.index, pa.table({"visit_id": ids, "embedding": column}), rows=shard.rows, input_hash=shard.text_hash)
+    spent = {v.visit_id: bool(of_adapter([v.group], 0.5)[0]) for v in visits}
+    examples = Examples(str(tmp_path), cohort.shards, {"a": 1}, hard_weight=0.3, soft=True, embeddings=True, adapter_share=0.5)
+    whole = Examples(str(tmp_path), cohort.shards, {"a": 1}, hard_weight=0.3, soft=True, embeddings=True)
+    for position in range(len(cohort.shards)):
+        found, plain = examples[position].embeddings, whole[position].embeddings
+        for row, visit_id in enumerate(examples[position].visit_ids):
+            assert (found[row] == (0 if spent[visit_id] else plain[row])).all()
+        assert found.dtype == plain.dtype
+    assert len(set(spent.values())) == 2
+
+
 def test_a_soft_label_part_of_other_visits_is_refused(tmp_path: Path):
     cohort = make_cohort(tmp_path, make_visits("train", 8))
     write_tokens(cohort, {})

@@ -51,6 +51,8 @@ def test_the_loss_is_one_minus_the_cosine_with_the_standardised_embedding_and_kn
     wanted = [plain_loss(projected[i].tolist(), embedding[i].tolist(), mean.tolist(), deviation.tolist()) for i in range(5)]
     assert matching_loss(projected, embedding, (mean, deviation)).tolist() == pytest.approx(wanted, abs=1e-6)
     assert matching_loss(projected * 9, embedding * 1e3, (mean * 1e3, deviation * 1e3)).tolist() == pytest.approx(wanted, abs=1e-6)
+    embedding[2] = 0
+    assert matching_loss(projected, embedding, (mean, deviation)).tolist() == pytest.approx([*wanted[:2], 0, *wanted[3:]], abs=1e-6)
 
 
 @settings(deadline=None, max_examples=30)

@@ -38,7 +38,7 @@ class ShardExamples:
     soft_logits: Flat  # float32 [R, L]; zeros where soft labels have no weight
     hard_weight: Flat  # float32 [R]; 1 where the soft labels must not be used
     weight: Flat  # float32 [R]; 0 for a visit from which there is nothing to learn
-    embeddings: Flat | None = None  # [R, E], the teacher's, as stored; None where the student does not match them
+    embeddings: Flat | None = None  # [R, E], the teacher's, as stored, zeros where not to be matched; None where no visit's is
     first: Flat | None = None  # int64 [R+1], the first sequence of each visit; None where each visit has one
 
     def sequences(self, row: int) -> list[Flat]:
@@ -76,8 +76,8 @@ class Examples:
     """The joined rows of some shards, read when needed; at most 2 × WINDOW shards stay in memory. With `mapped` a machine joins each shard once,
     whatever the number of its ranks and of epochs, and they share its memory.
 
-    The subjects of `adapter_share` are the adapter's: it knows their labels by heart, so they teach by their true labels alone, and their
-    unlabeled visits not at all.
+    The subjects of `adapter_share` are the adapter's: it knows their labels by heart, so they teach by their true labels alone (no
+    soft label, no embedding), and their unlabeled visits not at all.
     """
 
     def __init__(
@@ -140,7 +140,8 @@ class Examples:
             soft_logits=soft,
             hard_weight=np.where(spent, 1, self.hard_weight).astype(np.float32) if shard.labeled else np.zeros(shard.rows, np.float32),
             weight=np.ones(shard.rows, np.float32) if shard.labeled else (~spent).astype(np.float32),
-            embeddings=None if self.embeddings is None else self.embedded(shard, ids),
+            # The adapter put what it knows of its subjects into their embeddings too: they are not matched.
+            embeddings=None if self.embeddings is None else np.where(spent[:, None], np.zeros(1, np.float16), self.embedded(shard, ids)),
             first=None if (counts == 1).all() else np.concatenate([[0], np.cumsum(counts)]),
         )
 

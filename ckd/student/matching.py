@@ -45,12 +45,13 @@ def matching_loss(projected_RE: "torch.Tensor", embedding_RE: "torch.Tensor", sc
     The cosine is free of both sides' scale, so that its weight means the same for every teacher (DistilBERT's loss between hidden states is a cosine
     too: Sanh et al. 2019, "DistilBERT, a distilled version of BERT", section 3). Standardised, because the states of a language model all point
     the same way (Ethayarajh 2019, "How Contextual are Contextualized Word Representations?", section 4.1): without their common part taken off, one
-    constant vector would already be close to all.
+    constant vector would already be close to all. A visit whose embedding is all zeros has none to match: its loss is 0.
     """
     from torch.nn.functional import cosine_similarity
 
     mean_E, deviation_E = scale
-    return 1 - cosine_similarity(projected_RE.float(), (embedding_RE.float() - mean_E) / deviation_E, dim=1)
+    losses_R = 1 - cosine_similarity(projected_RE.float(), (embedding_RE.float() - mean_E) / deviation_E, dim=1)
+    return losses_R * embedding_RE.any(dim=1)
 
 
 def attach(model: Any, width: int, seed: int) -> None:
