@@ -22,6 +22,7 @@ VISITS, TUNING = 512, 256
 SHORTER = 8  # texts of up to 64 tokens with the measured lengths' shape
 SIGNS = 0.06  # of a visit's tokens, for each label whose cause is there: nearly every cause shows
 LEARNER = Geometry(layers=2, hidden=64, heads=2, intermediate=128, vocabulary=100)
+SPREAD = 0.12  # of the first weights, about 1 / sqrt(hidden)
 EPOCHS = 5
 SETTINGS = {"epochs": EPOCHS, "learning_rate": 3e-3}
 
@@ -67,4 +68,11 @@ def verdict(found: list[dict[str, float]], constant: float) -> dict[str, Any]:
 def described(visits: int, batch: int) -> dict[str, Any]:
     """What was fixed beforehand."""
     steps = EPOCHS * steps_per_epoch(visits, batch)
-    return {"geometry": asdict(LEARNER), "settings": SETTINGS, "signs": SIGNS, "lengths_divided_by": SHORTER, "steps": steps}
+    return {
+        "geometry": asdict(LEARNER),
+        "settings": SETTINGS,
+        "signs": SIGNS,
+        "spread_of_first_weights": SPREAD,
+        "lengths_divided_by": SHORTER,
+        "steps": steps,
+    }

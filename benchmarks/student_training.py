@@ -119,7 +119,7 @@ def measure_learning(report: dict[str, Any], folder: Path, tiny: bool, seeds: in
         make_visits(count // part, geometry.vocabulary, seed, shorter=learning.SHORTER, signs=learning.SIGNS)
         for seed, count in ((1, learning.VISITS), (2, learning.TUNING))
     )
-    compared = Compared(folder, geometry, train, LONGEST // learning.SHORTER, learning.SETTINGS)
+    compared = Compared(folder, geometry, train, LONGEST // learning.SHORTER, learning.SETTINGS, learning.SPREAD)
 
     def pair(seed: int) -> dict[str, float]:
         return {name: student_loops.hard_loss(model, tuning) for name, model in compared.pair(seed).items()}
@@ -132,12 +132,12 @@ def measure_learning(report: dict[str, Any], folder: Path, tiny: bool, seeds: in
 class Compared:
     """Both loops on the same visits and global batches from the same first weights, and the CPU seconds they took."""
 
-    def __init__(self, folder: Path, geometry: Geometry, made: Made, width: int, settings: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, geometry: Geometry, made: Made, width: int, settings: dict[str, Any], spread: float = 0.02) -> None:
         self.folder, self.geometry, self.made, self.width = folder, geometry, made, width
         self.settings = {"max_length": width, "warmup_share": 0.1, **settings}
         self.per_step: dict[str, list[float]] = {"public": [], "project": []}
         self.whole: dict[str, list[float]] = {"public": [], "project": []}
-        self.base = write_base(folder / "base", geometry)
+        self.base = write_base(folder / "base", geometry, spread)
         self.loops = {"public": self._public, "project": self._project}
 
     def pair(self, seed: int) -> dict[str, Any]:
