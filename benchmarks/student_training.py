@@ -77,7 +77,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--learning", action="store_true", help="CPU: compare what is learned, not the time")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda with --gpu, else cpu")
     parser.add_argument(
-        "--tiny", action="store_true", help="a tiny model and visits an eighth as long (with --learning: an eighth as many), to try the code"
+        "--tiny", action="store_true", help="a tiny model and visits an eighth as long (with --learning: few of them), to try the code"
     )
     parser.add_argument("--visits", type=int, default=64, help="CPU: visits per timed run, one epoch; 4 times as many and 3 epochs at 2 layers")
     parser.add_argument("--runs", type=int, default=5, help="CPU: runs (with --learning seeds) of each loop")
@@ -114,7 +114,7 @@ def measure_cpu(report: dict[str, Any], folder: Path, tiny: bool, visits: int, r
 
 def measure_learning(report: dict[str, Any], folder: Path, tiny: bool, seeds: int) -> bool:
     """What both loops have learned at the end, in the benchmark's own small geometry; False where they have not, which gives no verdict."""
-    geometry, part = learning.LEARNER, SHORTER if tiny else 1
+    geometry, part = learning.LEARNER, learning.TRIED if tiny else 1
     train, tuning = (
         make_visits(count // part, geometry.vocabulary, seed, shorter=learning.SHORTER, signs=learning.SIGNS)
         for seed, count in ((1, learning.VISITS), (2, learning.TUNING))
