@@ -77,7 +77,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--learning", action="store_true", help="CPU: compare what is learned, not the time")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda with --gpu, else cpu")
     parser.add_argument(
-        "--tiny", action="store_true", help="a tiny model and visits an eighth as long (with --learning: an eighth as many), to try the code"
+        "--tiny", action="store_true", help="a tiny model and visits an eighth as long (with --learning: few of them), to try the code"
     )
     parser.add_argument("--visits", type=int, default=64, help="CPU: visits per timed run, one epoch; 4 times as many and 3 epochs at 2 layers")
     parser.add_argument("--runs", type=int, default=5, help="CPU: runs (with --learning seeds) of each loop")
@@ -114,12 +114,12 @@ def measure_cpu(report: dict[str, Any], folder: Path, tiny: bool, visits: int, r
 
 def measure_learning(report: dict[str, Any], folder: Path, tiny: bool, seeds: int) -> bool:
     """What both loops have learned at the end, in the benchmark's own small geometry; False where they have not, which gives no verdict."""
-    geometry, part = learning.LEARNER, SHORTER if tiny else 1
+    geometry, part = learning.LEARNER, learning.TRIED if tiny else 1
     train, tuning = (
         make_visits(count // part, geometry.vocabulary, seed, shorter=learning.SHORTER, signs=learning.SIGNS)
         for seed, count in ((1, learning.VISITS), (2, learning.TUNING))
     )
-    compared = Compared(folder, geometry, train, LONGEST // learning.SHORTER, learning.SETTINGS)
+    compared = Compared(folder, geometry, train, LONGEST // learning.SHORTER, learning.SETTINGS, learning.SPREAD)
 
     def pair(seed: int) -> dict[str, float]:
         return {name: student_loops.hard_loss(model, tuning) for name, model in compared.pair(seed).items()}
@@ -132,12 +132,12 @@ def measure_learning(report: dict[str, Any], folder: Path, tiny: bool, seeds: in
 class Compared:
     """Both loops on the same visits and global batches from the same first weights, and the CPU seconds they took."""
 
-    def __init__(self, folder: Path, geometry: Geometry, made: Made, width: int, settings: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, geometry: Geometry, made: Made, width: int, settings: dict[str, Any], spread: float = 0.02) -> None:
         self.folder, self.geometry, self.made, self.width = folder, geometry, made, width
         self.settings = {"max_length": width, "warmup_share": 0.1, **settings}
         self.per_step: dict[str, list[float]] = {"public": [], "project": []}
         self.whole: dict[str, list[float]] = {"public": [], "project": []}
-        self.base = write_base(folder / "base", geometry)
+        self.base = write_base(folder / "base", geometry, spread)
         self.loops = {"public": self._public, "project": self._project}
 
     def pair(self, seed: int) -> dict[str, Any]:

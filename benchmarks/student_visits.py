@@ -76,8 +76,9 @@ def make_visits(count: int, vocabulary: int, seed: int, *, length: int = 0, shor
     return Made(ids, hard, soft.astype(np.float32))
 
 
-def write_base(folder: Path, geometry: Geometry) -> str:
-    """A random BERT without dropout (so that ways differ in nothing but their work) and a tokenizer that nobody asks."""
+def write_base(folder: Path, geometry: Geometry, spread: float = 0.02) -> str:
+    """A random BERT without dropout (so that ways differ in nothing but their work) and a tokenizer that nobody asks. `spread` is the standard
+    deviation of the first weights, BERT's own unless given: at 64 hidden numbers so small a one lets hardly any token through to [CLS]."""
     import torch
 
     known = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3}, unk_token="[UNK]"))
@@ -94,6 +95,7 @@ def write_base(folder: Path, geometry: Geometry) -> str:
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         pad_token_id=0,
+        initializer_range=spread,
     )
     BertModel(settings).save_pretrained(folder)
     return str(folder)
