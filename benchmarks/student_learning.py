@@ -13,10 +13,10 @@ import numpy as np
 from benchmarks.student_visits import Geometry, Made
 from ckd.student.order import steps_per_epoch
 
-# These three were fixed before the first run; the visits and steps below were not: with 320 steps and BERT's own spread neither loop learned.
+# Both were fixed before the first run. What is below was chosen so that the public code's loop learns: with 320 steps, fewer telling tokens and
+# BERT's own spread it did not.
 LEARNED = 0.1  # nats: both loops' tuning loss must lie this far below the constant prediction's with every seed
 WORSE = 0.01  # of what the public loop gains over the constant: the most that the project's loss may lie above the public one's with any seed
-SEEDS = 5
 
 VISITS, TUNING = 1024, 256
 TRIED = 16  # divides both numbers with --tiny, to try the code
@@ -35,7 +35,7 @@ def constant_loss(train: Made, tuning: Made) -> float:
     return float(-np.where(tuning.hard, np.log(share_l), np.log1p(-share_l)).mean())
 
 
-def compare(pair: Callable[[int], dict[str, float]], train: Made, tuning: Made, seeds: int = SEEDS) -> dict[str, Any]:
+def compare(pair: Callable[[int], dict[str, float]], train: Made, tuning: Made, seeds: int) -> dict[str, Any]:
     """`pair(seed)` gives the tuning loss that "public" and "project" end with."""
     found = []
     for seed in range(seeds):
