@@ -13,19 +13,20 @@ import numpy as np
 from benchmarks.student_visits import Geometry, Made
 from ckd.student.order import steps_per_epoch
 
-# These three were fixed before the first run; the visits and steps below were not: with 320 steps and BERT's own spread neither loop learned.
+# Both were fixed before the first run. What is below was chosen so that the public code's loop learns: with 320 steps, fewer telling tokens and
+# BERT's own spread it did not.
 LEARNED = 0.1  # nats: both loops' tuning loss must lie this far below the constant prediction's with every seed
 WORSE = 0.01  # of what the public loop gains over the constant: the most that the project's loss may lie above the public one's with any seed
-SEEDS = 5
 
-VISITS, TUNING = 2048, 256
-TRIED = 32  # divides both numbers with --tiny, to try the code
+VISITS, TUNING = 1024, 256
+TRIED = 16  # divides both numbers with --tiny, to try the code
 SHORTER = 16  # texts of up to 32 tokens with the measured lengths' shape
-SIGNS = 0.06  # of a visit's tokens, for each label whose cause is there: nearly every cause shows
+SIGNS = 0.12  # of a visit's tokens, for each label whose cause is there: nearly every cause shows
+LIKELY = (0.95, 0.03)  # how often a label is true with its cause, and without: more telling than the speed benchmark's
 LEARNER = Geometry(layers=2, hidden=64, heads=2, intermediate=128, vocabulary=100)
 SPREAD = 0.12  # of the first weights, about 1 / sqrt(hidden)
 EPOCHS = 4
-SETTINGS = {"epochs": EPOCHS, "learning_rate": 3e-3}
+SETTINGS = {"epochs": EPOCHS, "learning_rate": 2e-3}
 
 
 def constant_loss(train: Made, tuning: Made) -> float:
@@ -34,7 +35,7 @@ def constant_loss(train: Made, tuning: Made) -> float:
     return float(-np.where(tuning.hard, np.log(share_l), np.log1p(-share_l)).mean())
 
 
-def compare(pair: Callable[[int], dict[str, float]], train: Made, tuning: Made, seeds: int = SEEDS) -> dict[str, Any]:
+def compare(pair: Callable[[int], dict[str, float]], train: Made, tuning: Made, seeds: int) -> dict[str, Any]:
     """`pair(seed)` gives the tuning loss that "public" and "project" end with."""
     found = []
     for seed in range(seeds):
@@ -73,6 +74,7 @@ def described(visits: int, batch: int) -> dict[str, Any]:
         "geometry": asdict(LEARNER),
         "settings": SETTINGS,
         "signs": SIGNS,
+        "likely": LIKELY,
         "spread_of_first_weights": SPREAD,
         "lengths_divided_by": SHORTER,
         "steps": steps,

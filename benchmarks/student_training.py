@@ -116,7 +116,7 @@ def measure_learning(report: dict[str, Any], folder: Path, tiny: bool, seeds: in
     """What both loops have learned at the end, in the benchmark's own small geometry; False where they have not, which gives no verdict."""
     geometry, part = learning.LEARNER, learning.TRIED if tiny else 1
     train, tuning = (
-        make_visits(count // part, geometry.vocabulary, seed, shorter=learning.SHORTER, signs=learning.SIGNS)
+        make_visits(count // part, geometry.vocabulary, seed, shorter=learning.SHORTER, signs=learning.SIGNS, likely=learning.LIKELY)
         for seed, count in ((1, learning.VISITS), (2, learning.TUNING))
     )
     compared = Compared(folder, geometry, train, LONGEST // learning.SHORTER, learning.SETTINGS, learning.SPREAD)

@@ -23,6 +23,7 @@ LONGEST = 512
 KNOTS = ((0.0, 72), (0.5, 440), (0.64, 512), (1.0, 800))
 _FIRST = 5  # after the special tokens come one sign per label, then words
 SIGNS = 0.03  # of a visit's tokens, for each label whose cause is there
+LIKELY = (0.8, 0.1)  # how often a label is true with its cause, and without
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,14 @@ def lengths(count: int, rng: np.random.Generator, shorter: int = 1) -> np.ndarra
     return np.minimum(whole, LONGEST) // shorter
 
 
-def make_visits(count: int, vocabulary: int, seed: int, *, length: int = 0, shorter: int = 1, signs: float = SIGNS) -> Made:
+def make_visits(
+    count: int, vocabulary: int, seed: int, *, length: int = 0, shorter: int = 1, signs: float = SIGNS, likely: tuple[float, float] = LIKELY
+) -> Made:
     """Random visits; a quarter of the causes are there, each shows its sign here and there and makes its label likely. `length`: all alike."""
     rng = np.random.default_rng(seed)
     sizes = np.full(count, length // shorter) if length else lengths(count, rng, shorter)
     cause = rng.random((count, NUM_LABELS)) < 0.25
-    hard = rng.random(cause.shape) < np.where(cause, 0.8, 0.1)
+    hard = rng.random(cause.shape) < np.where(cause, *likely)
     soft = np.where(cause, 1.4, -2.2) + rng.normal(0, 0.3, cause.shape)
     ids = []
     for row, size in enumerate(sizes):
