@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from student_cohort import make_base, make_cohort, make_config, make_visits
+from transformers import AutoModel
 
 from ckd.calibration import FILE, Calibration, Map
 from ckd.config import Config, EvaluationConfig
@@ -17,9 +19,20 @@ from jobs.console import Console
 from jobs.predict_student import predict_splits
 
 
-def finished_run(root: Path, *, held_out: int = 120, base: str = "", **student: object) -> Config:
+def attentive(folder: Path) -> str:
+    """A base model whose [CLS] follows the other words: with weights as small as they begin, all texts have the same figures but for 1e-5."""
+    base = make_base(folder)
+    model = AutoModel.from_pretrained(base)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.mul_(20) if weights.dim() == 2 else None
+    model.save_pretrained(base)
+    return base
+
+
+def finished_run(root: Path, *, held_out: int = 120, **student: object) -> Config:
     """Train one epoch on 48 visits; the calibration is made up."""
-    config = make_config(root, base or make_base(root / "base"), epochs=1, **student)
+    config = make_config(root, attentive(root / "base"), epochs=1, **student)
     visits = [*make_visits("train", 48), *make_visits("tuning", 60), *make_visits("held_out", held_out)]
     make_cohort(config.run.artifacts_root, visits)
     console = Console(io.StringIO())

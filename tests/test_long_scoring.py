@@ -3,7 +3,6 @@
 import io
 import json
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,8 +10,7 @@ import pytest
 import torch
 from finished_run import finished_run
 from rows import write_jsonl
-from student_cohort import make_base
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification
 
 from ckd.cohort import Cohort
 from ckd.errors import ConfigError
@@ -28,22 +26,11 @@ from jobs.console import Console
 LENGTH = 8  # 6 tokens of text; 8 windows hold 41, and the visits have 3 to 40
 
 
-def attentive(folder: Path) -> str:
-    """A base model whose [CLS] follows the other words: with weights as small as they begin, all texts have the same figures but for 1e-5."""
-    base = make_base(folder)
-    model = AutoModel.from_pretrained(base)
-    with torch.no_grad():
-        for weights in model.parameters():
-            weights.mul_(20) if weights.dim() == 2 else None
-    model.save_pretrained(base)
-    return base
-
-
 @pytest.fixture(scope="module", params=["head_tail", "windows"])
 def run(request, tmp_path_factory):
     """A finished run and its export; ONNX files only for windows."""
     root = tmp_path_factory.mktemp(request.param)
-    config = finished_run(root, held_out=40, max_length=LENGTH, long_text=request.param, base=attentive(root / "base"))
+    config = finished_run(root, held_out=40, max_length=LENGTH, long_text=request.param)
     export_model.run(config, Console(io.StringIO()), str(root / "exported"), onnx=request.param == "windows")
     return config, root / "exported"
 
