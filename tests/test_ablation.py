@@ -35,7 +35,7 @@ base: [data.shard_rows=256, teacher.dtype=float32, head.folds=2, head.epochs=1, 
 arms:
   base: {changes: "nothing"}
   shuffled: {changes: "soft labels shuffled", labels: shuffled, kind: control}
-  half: {changes: "no teacher for half of them", teacher: [teacher.adapter_share=0.5], student: [student.learning_rate=1e-3]}
+  half: {changes: "no teacher for half of them", teacher: [teacher.adapter_share=0.5], student: [student.embedding_weight=1]}
 """
 
 
