@@ -182,7 +182,7 @@ class Bench:
                     way(texts)
                 else:
                     self.flops[name] = way.embed.take_work().flops
-        except Exception as error:  # noqa: BLE001 - torch.compile fails in ways of its own: the reason stands in the result
+        except FAILURES as error:
             self.report["ways"][name] = _failed(error)
             print(f"{name}: {self.report['ways'][name]['failed']}", flush=True)
             return

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from ckd.labels import DISEASES, NUM_LABELS
 from ckd.student.serving.app import make_app
-from ckd.student.serving.batcher import Batcher, BusyError
+from ckd.student.serving.batcher import Batcher, BusyError, ModelFailedError
 from ckd.student.serving.guard import Limits
 from ckd.student.serving.schema import MAX_CHARACTERS, MAX_VISITS
 
@@ -274,7 +274,7 @@ def test_one_request_that_raises_does_not_take_its_neighbours_with_it():
     def score(texts):
         answers = gate(texts)
         if "bad" in texts:
-            raise ValueError("bad")
+            raise ValueError("bad text")
         return answers
 
     batcher = Batcher(score)
@@ -284,7 +284,10 @@ def test_one_request_that_raises_does_not_take_its_neighbours_with_it():
     gate.go.set()
     assert good.result(20) == ["GOOD"]
     assert also.result(20) == ["ALSO"]
-    assert isinstance(bad.exception(20), ValueError)
+    failed = bad.exception(20)
+    assert isinstance(failed, ModelFailedError)
+    assert "ValueError at test_serving.py" in str(failed)
+    assert "bad text" not in str(failed)
     batcher.close()
 
 

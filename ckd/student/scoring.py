@@ -101,16 +101,14 @@ def load_tokenizer_of(model: ModelFolder) -> Any:
 
 
 def _torch(local: str, gpus: float) -> Logits:
+    from safetensors import SafetensorError
+
     from ckd.student.model import device_of, load_student
 
     device = device_of(gpus)
     try:
         model = load_student(local).to(device).eval()
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise _unloadable(local, error) from None
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":  # derives from Exception alone
-            raise
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise _unloadable(local, error) from None
     pad_id = model.config.pad_token_id or 0
     return lambda sequences: predict_logits(model, device, sequences, pad_id)

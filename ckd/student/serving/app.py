@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 
 from ckd import __version__
 from ckd.labels import DISEASES, names
-from ckd.student.serving.batcher import Batcher, BusyError
+from ckd.student.serving.batcher import Batcher, BusyError, ModelFailedError
 from ckd.student.serving.gauges import Gauges
 from ckd.student.serving.guard import DEFAULTS, Guard, Limits
 from ckd.student.serving.schema import BodyError, ErrorResponse, PredictRequest, PredictResponse, parse, told
@@ -95,7 +95,7 @@ def _add_predict(app: FastAPI, identity: Mapping[str, object], batcher: Batcher,
             raise HTTPException(503, "too busy; try again in a second", {"Retry-After": "1"}) from None
         except TimeoutError:
             raise HTTPException(503, f"no answer within {limits.answer_seconds:g} s; send fewer visits", {"Retry-After": "5"}) from None
-        except Exception:  # noqa: BLE001 - the model thread has logged where; the message may quote a visit
+        except ModelFailedError:
             raise HTTPException(500, "the model failed on this request; the server's log says where") from None
         visits = [{"visit_id": asked.visit_id, **answer} for asked, answer in zip(request.visits, found, strict=True)]
         return JSONResponse({"model": identity, "visits": visits})

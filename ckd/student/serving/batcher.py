@@ -1,4 +1,5 @@
-"""Requests that arrive together go through the model together: one bounded queue, one model thread. HTTP, limits and texts' meaning are server's."""
+"""Requests that arrive together go through the model together: one bounded queue, one model thread. The requests are app's business, what a
+text is worth scoring's."""
 
 import logging
 import queue
@@ -20,6 +21,10 @@ BATCH_CHARACTERS = 65_536  # about one forward pass of ckd.student.predict.TOKEN
 
 class BusyError(Exception):
     """The queue is full, or the server is about to stop."""
+
+
+class ModelFailedError(Exception):
+    """The model raised on this request's texts. It names the error's type and place; the message, which may quote a text, is left behind."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Batcher:
         self._thread.start()
 
     def submit(self, texts: Sequence[str]) -> "Future[list[Any]]":
-        """A future of one answer per text; cancelling it before its batch begins saves the work. Raises BusyError."""
+        """A future of one answer per text, or of ModelFailedError; cancelling it before its batch begins saves the work. Raises BusyError."""
         job = Job(texts, Future())
         with self._lock:
             if not self._open or self.waiting + len(texts) > self.most_waiting:
@@ -100,7 +105,7 @@ class Batcher:
         except Exception as error:  # noqa: BLE001 - whatever a model raises is one request's failure, never the thread's end
             if len(jobs) == 1:
                 log.error("%s", without_message(error))
-                jobs[0].answers.set_exception(error)
+                jobs[0].answers.set_exception(ModelFailedError(without_message(error)))
                 return
             for job in jobs:
                 self._answer([job])
