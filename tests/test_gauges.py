@@ -29,9 +29,10 @@ def page(tmp_path_factory):
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env={**os.environ, "PYTHONPATH": path})
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "patient" not in done.stdout + (folder / "events.jsonl").read_text()
+    text = (folder / "page").read_text()
+    assert "patient" not in done.stdout + text + (folder / "events.jsonl").read_text()
     found = {}
-    for family in text_string_to_metric_families(done.stdout.partition("\n---\n")[2]):
+    for family in text_string_to_metric_families(text):
         for sample in family.samples:
             found.setdefault(sample.name, []).append((sample.labels, sample.value))
     return found
