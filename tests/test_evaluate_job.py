@@ -10,6 +10,7 @@ import torch
 from evaluation_cohort import MARKER, as_lists, make_visits, write_all
 
 from ckd.configfile import load
+from ckd.evaluation.claims import headline_facts
 from ckd.evaluation.evaluate import evaluate
 from ckd.evaluation.scores import read_split
 from jobs import evaluate as job
@@ -35,7 +36,7 @@ def test_metrics_json_holds_what_was_measured_and_the_terminal_shows_it(finished
     written = Path(config.run.folder, "metrics.json").read_text(encoding="utf-8")
     assert json.loads(written, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")) == metrics
     printed = console.stream.getvalue()
-    assert metrics["headline"]["sentence"] in printed and "macro AUROC" in printed
+    assert headline_facts(metrics).sentence in printed and "macro AUROC" in printed
     events = Path(config.run.folder, "events.jsonl").read_text(encoding="utf-8")
     assert MARKER not in written + printed + events
 

@@ -19,7 +19,7 @@ from ckd.errors import ArtifactError
 from ckd.evaluation.calibrate import calibrate_student
 from ckd.evaluation.claims import LIMITS, headline_facts
 from ckd.evaluation.evaluate import evaluate
-from ckd.evaluation.report import curves
+from ckd.evaluation.report import curves, facts
 from ckd.evaluation.report.content import gather
 from ckd.evaluation.report.facts import without_small_counts
 from ckd.evaluation.report.figures import draw_all
@@ -160,6 +160,33 @@ def test_few_visits_are_told_neither_directly_nor_by_subtraction(html):
     assert re.search(r"ended in death</th>\s*<td>withheld<", html)
     shock = re.search(r">Shock</th>\s*<td[^>]*>([^<]*)<", html)
     assert shock[1].startswith("&lt;10")
+
+
+def told(table):
+    return {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
+
+
+def with_counts(run, unlabeled=95, **splits):
+    counts = run.metrics["counts"] | {split: run.metrics["counts"][split] | {"visits": visits} for split, visits in splits.items()}
+    return replace(run, metrics=run.metrics | {"counts": counts}, facts=run.facts | {"unlabeled": unlabeled})
+
+
+def test_totals_are_withheld_that_would_tell_few_visits(run):
+    usual = with_counts(run)
+    assert told(facts.visits(usual))["kept"] == ["580"] and told(facts.admissions(usual, CARD))["admissions in"] == ["700"]
+    few = with_counts(run, unlabeled=3)
+    assert {told(facts.visits(few))[name][0] for name in ("rows read", "kept")} == {"withheld"}
+    assert told(facts.visits(few))["without a next visit"] == ["<10"]
+    assert told(facts.admissions(few, CARD))["admissions in"] == ["withheld"]
+    one_reason = CARD | {"admissions": CARD["admissions"] | {"excluded": {"no diagnosis codes": {"rows": 3}}}}
+    assert told(facts.admissions(usual, one_reason))["admissions in"] == ["withheld"]
+    bad_row = replace(run, facts=run.facts | {"quarantined_by_reason": {"no input": {"rows": 4}}})
+    assert told(facts.visits(bad_row))["rows read"] == ["withheld"] and told(facts.visits(bad_row))["kept"] == ["580"]
+
+
+def test_a_stage_s_visits_are_withheld_where_they_would_tell_those_of_a_small_split(run):
+    assert told(facts.speed(with_counts(run)))["Teacher reads the visits"] == ["580", "10.0", "58.0"]
+    assert told(facts.speed(with_counts(run, tuning=5)))["Teacher reads the visits"] == ["withheld", "10.0", "withheld"]
 
 
 def test_words_of_the_data_are_escaped(html):

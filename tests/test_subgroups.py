@@ -13,7 +13,7 @@ from ckd.evaluation.alerts import at_threshold
 from ckd.evaluation.calibrate import calibrate_student, log_odds
 from ckd.evaluation.evaluate import evaluate
 from ckd.evaluation.scores import read_split
-from ckd.evaluation.small_cells import MIN_CELL, OTHER, parts_text, pooled, shown
+from ckd.evaluation.small_cells import MIN_CELL, OTHER, WITHHELD, parts_text, pooled, shown, total_tells
 from ckd.evaluation.subgroups import UNKNOWN, age_band, read_fields
 
 COUNTS = st.lists(st.integers(0, 60), min_size=1, max_size=8)
@@ -105,6 +105,13 @@ def test_no_small_count_is_shown_and_the_total_tells_none(counts):
     assert not hidden or not any(told) or (len(hidden) >= 2 and sum(hidden) >= MIN_CELL)
     if all(count >= MIN_CELL for count in counts):
         assert all(told)
+
+
+@given(COUNTS)
+def test_a_total_may_be_told_when_it_leaves_a_small_count_to_guess(counts):
+    parts = {str(place): count for place, count in enumerate(counts)}
+    hidden = [counts[int(name)] for name, text in parts_text(parts).items() if text in (WITHHELD, f"<{MIN_CELL}")]
+    assert total_tells(parts) == (bool(hidden) and (len(hidden) < 2 or sum(hidden) < MIN_CELL))
 
 
 @given(st.dictionaries(st.text("abcdef", min_size=1, max_size=2), st.integers(1, 60), max_size=9), st.integers(1, 5))

@@ -7,7 +7,9 @@ from typing import Any
 
 from ckd.evaluation.claims import INTENDED_USE, LIMITS, MIN_EVENTS, NOT_INTENDED, headline_facts
 from ckd.evaluation.metrics import MIN_COUNT
+from ckd.evaluation.small_cells import parts_text
 from ckd.labels import DISEASES
+from ckd.visits import SPLITS
 
 Row = Sequence[str]
 
@@ -141,8 +143,9 @@ def _engines(facts: Facts) -> str:
 
 def _data(metrics: Mapping[str, Any], facts: Facts) -> str:
     counts = metrics["counts"]
+    visits = parts_text({split: counts[split]["visits"] for split in SPLITS})
     lines = [
-        f"Trained on {counts['train']['visits']:,} visits, chosen and calibrated on {counts['tuning']['visits']:,}; split by {counts['group']}.",
+        f"Trained on {visits['train']} visits, chosen and calibrated on {visits['tuning']}; split by {counts['group']}.",
         f"License of the data: {facts.data_license or 'not stated to this folder; ask whoever trained it'}.",
     ]
     if facts.credentialed:

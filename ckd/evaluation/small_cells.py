@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 MIN_CELL = 10  # visits, patients, events, non-events
 OTHER = "other groups, each too small to show"
+WITHHELD = "withheld"
 
 
 def shown(*cells: Sequence[int]) -> list[bool]:
@@ -40,14 +41,25 @@ def pooled(sizes: Mapping[str, int], most: int) -> dict[str, str]:
 
 def count_text(value: int) -> str:
     """A count for a reader."""
-    return f"{value:,}" if value >= MIN_CELL or value == 0 else f"<{MIN_CELL}"
+    return f"{value:,}" if not small(value) else f"<{MIN_CELL}"
+
+
+def small(value: int) -> bool:
+    """Whether a count must not be told."""
+    return 0 < value < MIN_CELL
+
+
+def total_tells(parts: Mapping[str, int]) -> bool:
+    """Whether the total of these parts would tell a small one although parts_text withholds it: there is no other to withhold beside it."""
+    counted = [value for value in parts.values() if value]
+    return any(map(small, counted)) and (len(counted) < 2 or sum(counted) < MIN_CELL)
 
 
 def parts_text(parts: Mapping[str, int]) -> dict[str, str]:
-    """Counts whose total is told elsewhere, for a reader: small ones, and what would tell them, are withheld. 0 says that nothing is there."""
+    """Counts whose total is told elsewhere (unless total_tells), for a reader: small ones, and what would tell them, are withheld. 0 says that
+    nothing is there."""
     counted = {name: value for name, value in parts.items() if value}
     told = dict(zip(counted, shown(list(counted.values())), strict=True))
     return {
-        name: "0" if not value else f"{value:,}" if told[name] else f"<{MIN_CELL}" if value < MIN_CELL else "withheld"
-        for name, value in parts.items()
+        name: "0" if not value else f"{value:,}" if told[name] else f"<{MIN_CELL}" if value < MIN_CELL else WITHHELD for name, value in parts.items()
     }

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ckd.evaluation.claims import headline_facts
 from ckd.evaluation.comparisons import lines as comparison_lines
 from ckd.labels import NUM_LABELS
 
@@ -34,7 +35,7 @@ def render(metrics: Mapping[str, Any]) -> str:
     lines += [f"the student reaches {share:.0%} of {name}'s AUROC gain over .5" for name, share in shares.items() if share is not None]
     lines += ["", *comparison_lines(metrics["comparisons"]["student"], metrics["intervals"]), ""]
     lines += [f"warning: {line}" for line in metrics["warnings"]]
-    return "\n".join([*lines, metrics["headline"]["sentence"]])
+    return "\n".join([*lines, headline_facts(metrics).sentence])
 
 
 def _cells(block: Mapping[str, Any]) -> list[str]:

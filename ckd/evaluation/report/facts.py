@@ -8,7 +8,7 @@ from typing import Any
 
 from ckd.evaluation.report.content import Run
 from ckd.evaluation.report.tables import NOTHING, Table, plain
-from ckd.evaluation.small_cells import MIN_CELL, count_text, parts_text
+from ckd.evaluation.small_cells import MIN_CELL, WITHHELD, count_text, parts_text, small, total_tells
 from ckd.visits import SPLITS
 
 _SMALL_COUNT = re.compile(r"\b[1-9](?= (?:of \d+ )?(?:\w+ ){0,2}(?:visits|patients|subjects|distinct inputs)\b)")
@@ -34,8 +34,12 @@ def splits(run: Run) -> Table:
 def visits(run: Run) -> Table:
     """What became of the rows that were read."""
     facts = run.facts
-    rows = [("rows read", count_text(facts["read"])), ("kept", count_text(facts["kept"]))] if "read" in facts else []
     reasons = {reason: entry["rows"] for reason, entry in facts.get("quarantined_by_reason", {}).items()}
+    kept_tells = _kept_tells(run)
+    rows = []
+    if "read" in facts:
+        rows.append(("rows read", WITHHELD if kept_tells or total_tells(reasons) else count_text(facts["read"])))
+        rows.append(("kept", WITHHELD if kept_tells else count_text(facts["kept"])))
     rows += [(f"cannot be used: {reason}", text) for reason, text in parts_text(reasons).items()]
     for name, text in (
         ("unlabeled", "without a next visit"),
@@ -49,13 +53,24 @@ def visits(run: Run) -> Table:
     return plain("visits", "Rows of the input", ("What", "Visits"), rows)
 
 
-def admissions(card: Mapping[str, Any]) -> Table:
-    """What became of every admission: pairs, last visits, excluded with the reason."""
+def admissions(run: Run, card: Mapping[str, Any]) -> Table:
+    """What became of every admission: pairs, last visits, excluded with the reason. The pairs and last visits are the input's rows, so the sum of
+    what was excluded is known."""
     found = card["admissions"]
-    parts = {"index of a next-visit pair": found["pairs"], "last visit of a patient (no next visit)": found["last_visits"]}
-    parts |= {f"excluded: {reason}": entry["rows"] for reason, entry in found["excluded"].items()}
-    rows = [("admissions in", count_text(found["in"])), *parts_text(parts).items()]
+    excluded = {f"excluded: {reason}": entry["rows"] for reason, entry in found["excluded"].items()}
+    rows = [
+        ("admissions in", WITHHELD if _kept_tells(run) or total_tells(excluded) else count_text(found["in"])),
+        ("index of a next-visit pair", count_text(found["pairs"])),
+        ("last visit of a patient (no next visit)", count_text(found["last_visits"])),
+        *parts_text(excluded).items(),
+    ]
     return plain("admissions", "Every admission is exactly one of these", ("What", "Admissions"), rows)
+
+
+def _kept_tells(run: Run) -> bool:
+    """Whether the visits that were kept, less those of the splits or those without a next visit, would tell a small count of the others."""
+    labelled = sum(run.metrics["counts"][split]["visits"] for split in SPLITS)
+    return small(run.facts.get("unlabeled", 0)) or small(labelled)
 
 
 def returners(card: Mapping[str, Any]) -> Table:
@@ -73,17 +88,20 @@ def returners(card: Mapping[str, Any]) -> Table:
 
 
 def speed(run: Run) -> Table:
-    """Visits, seconds and rate per stage, summed over the commands that continued this run."""
+    """Visits, seconds and rate per stage, summed over the commands that continued this run. A stage's visits are sums of splits: where a split is
+    small, they and the rates are withheld."""
+    few = _kept_tells(run) or any(small(run.metrics["counts"][split]["visits"]) for split in SPLITS)
     rows = []
     for kind, text in _STAGES.items():
         done = [event for event in run.events if event["event"] == kind and event.get("visits")]
         seconds, count = sum(event["seconds"] for event in done), sum(event["visits"] for event in done)
         if done:
-            rows.append((text, f"{count:,}", f"{seconds:,.1f}", f"{count / seconds:,.1f}" if seconds else NOTHING))
+            rate = f"{count / seconds:,.1f}" if seconds else NOTHING
+            rows.append((text, WITHHELD if few else f"{count:,}", f"{seconds:,.1f}", WITHHELD if few else rate))
     steps = run.last_events("student_step", "step")
     if steps:
-        spent, rate = sum(step["step_seconds"] for step in steps), median(step["visits_per_s"] for step in steps)
-        rows.append(("Student trains (steps told)", f"{len(steps):,} steps", f"{spent:,.1f}", f"{rate:,.1f}"))
+        spent, middle = sum(step["step_seconds"] for step in steps), median(step["visits_per_s"] for step in steps)
+        rows.append(("Student trains (steps told)", f"{len(steps):,} steps", f"{spent:,.1f}", f"{middle:,.1f}"))
     return plain("speed", "Speed", ("Stage", "Visits", "Seconds", "Visits per second"), rows)
 
 

@@ -68,7 +68,7 @@ def _tables(run: Run) -> dict[str, Any]:
         "splits": facts.splits(run),
         "visits": facts.visits(run),
         "card": run.card,
-        "admissions": facts.admissions(run.card) if run.card else None,
+        "admissions": facts.admissions(run, run.card) if run.card else None,
         "returners": facts.returners(run.card) if run.card else None,
         "models": tables.models(run),
         "labels": tables.labels(run),
