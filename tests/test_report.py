@@ -21,6 +21,7 @@ from ckd.evaluation.claims import LIMITS, headline_facts
 from ckd.evaluation.evaluate import evaluate
 from ckd.evaluation.report import curves, facts
 from ckd.evaluation.report.content import gather
+from ckd.evaluation.report.drawing import MODEL_NAMES
 from ckd.evaluation.report.facts import without_small_counts
 from ckd.evaluation.report.figures import draw_all
 from ckd.evaluation.report.page import render
@@ -142,7 +143,8 @@ def test_the_page_loads_nothing_and_says_so(html):
 def test_the_page_tells_the_numbers_of_metrics_json(run, html):
     student = run.metrics["held_out"]["student"]
     assert f"<b>{student['macro']['auroc']:.3f}</b>" in html
-    assert run.metrics["headline"]["sentence"] in html
+    name = run.metrics["headline"]["strongest_baseline"]
+    assert run.metrics["headline"]["sentence"].replace(name, f"“{MODEL_NAMES[name]}”") in html
     for j in run.chosen:
         low, high = student["per_label"][DISEASES[j]]["intervals"]["auroc"]
         assert f"({low:.3f} to {high:.3f})" in html
@@ -204,6 +206,12 @@ def test_a_small_sample_claims_nothing(small):
     assert small.metrics["headline"]["sentence"] not in text
     for row in (small.metrics["held_out"]["student"]["macro"], *small.metrics["held_out"]["student"]["per_label"].values()):
         assert row["auroc"] is None or f"{row['auroc']:.3f}" not in text
+
+
+def test_epochs_among_which_nothing_chose_have_no_score_to_draw(run):
+    unscored = [event | {"metric": "last_epoch", "tuning_score": 0.0} if event["event"] == "student_epoch" else event for event in run.events]
+    assert "not recorded" not in draw_all(run)["training"].svg
+    assert "not recorded" in draw_all(replace(run, events=unscored))["training"].svg
 
 
 def test_an_invented_cohort_is_called_one(run):

@@ -101,7 +101,7 @@ def speed(run: Run) -> Table:
     steps = run.last_events("student_step", "step")
     if steps:
         spent, middle = sum(step["step_seconds"] for step in steps), median(step["visits_per_s"] for step in steps)
-        rows.append(("Student trains (steps told)", f"{len(steps):,} steps", f"{spent:,.1f}", f"{middle:,.1f}"))
+        rows.append(("Student trains (steps told)", f"{len(steps):,} step{'s' if len(steps) > 1 else ''}", f"{spent:,.1f}", f"{middle:,.1f}"))
     return plain("speed", "Speed", ("Stage", "Visits", "Seconds", "Visits per second"), rows)
 
 

@@ -180,11 +180,13 @@ def _training(figure_class: Any, run: Run) -> Any:
     losses = run.extras["head"].get("tuning_loss_by_epoch") or []
     figure = figure_class(figsize=(10, 2.7))
     first, second, third = figure.subplots(1, 3)
-    _line(first, [e["step"] for e in steps], [e["loss"] for e in steps], STUDENT, ("step", "student's loss"), marker="")
-    metric = str(epochs[-1]["metric"]).replace("_", " ") if epochs else "score"
-    _line(second, [e["epoch"] for e in epochs], [e["tuning_score"] for e in epochs], STUDENT, ("epoch", f"tuning: {metric}"))
-    if epochs:
-        second.axvline(epochs[-1]["best_epoch"], color=OTHER, linestyle=":", linewidth=1)
+    marker = "" if len(steps) > 1 else "o"  # a line of one point cannot be seen
+    _line(first, [e["step"] for e in steps], [e["loss"] for e in steps], STUDENT, ("step", "student's loss"), marker=marker)
+    scored = [e for e in epochs if e["metric"] != "last_epoch"]  # that is no score: nothing chose among the epochs
+    metric = str(scored[-1]["metric"]).replace("_", " ") if scored else "score"
+    _line(second, [e["epoch"] for e in scored], [e["tuning_score"] for e in scored], STUDENT, ("epoch", f"tuning: {metric}"))
+    if scored:
+        second.axvline(scored[-1]["best_epoch"], color=OTHER, linestyle=":", linewidth=1)
     _line(third, range(1, len(losses) + 1), losses, TEACHER, ("epoch", "teacher head's tuning loss"))
     figure.subplots_adjust(left=0.065, right=0.99, top=0.95, bottom=0.19, wspace=0.3)
     return figure

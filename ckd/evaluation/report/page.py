@@ -41,6 +41,7 @@ def render(run: Run) -> str:
     css, script = (Markup(f"\n{(FOLDER / name).read_text(encoding='utf-8')}") for name in ("report.css", "report.js"))  # nosec B704
     return environment.get_template("report.html.jinja").render(
         run=run,
+        sentence=_sentence(run),
         version=__version__,
         condition=claims.CONDITION,
         intended=claims.INTENDED_USE,
@@ -104,6 +105,12 @@ def _baselines(run: Run) -> Iterator[tuple[str, str]]:
         yield model_name(name), BASELINES.get(name, "") + missing
 
 
+def _sentence(run: Run) -> str:
+    """The headline, with the baseline's name for a reader."""
+    name = run.metrics["headline"]["strongest_baseline"]
+    return run.headline.sentence.replace(name, f"“{model_name(name)}”")
+
+
 def _strongest(run: Run) -> str:
     headline = run.metrics["headline"]
     return f"The strongest baseline was chosen without held-out visits: {model_name(headline['strongest_baseline'])} ({headline['chosen_by']})."
@@ -112,7 +119,7 @@ def _strongest(run: Run) -> str:
 def _distillation(run: Run) -> Iterator[str]:
     """Sentences on what distilling kept."""
     optimism = run.metrics["adapter_optimism"]
-    if optimism is not None:
+    if optimism is not None and not run.headline.too_small:
         yield (
             f"The adapter's optimism is {optimism:+.4f}: tuning minus out-of-fold training log-loss of the teacher. Above 0, the adapter remembers "
             "something of the labels it was tuned on."
