@@ -27,7 +27,7 @@ TOLERANCE = 1e-4
 
 
 def environment(folder: Path, packages: list[str]) -> Path:
-    """The Python of an environment with these packages, made unless it is there. Isolated (-I), so that nothing of this project gets in by PYTHONPATH."""
+    """The Python of an environment with these packages, made unless it is there. Isolated (-I): nothing of this project gets in by PYTHONPATH."""
     python = folder / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
