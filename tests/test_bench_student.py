@@ -74,19 +74,3 @@ def test_the_gpu_half_runs_to_its_targets(one_thread, tmp_path):
     assert report["ways"]["teacher"]["visits"] == report["ways"]["student_bf16"]["visits"] == 64
     assert {name: figures["target"] for name, figures in report["targets"].items()} == {"student over teacher": 50, "student over public": 500}
     assert all(figures["measured"] > 0 for figures in report["targets"].values())
-
-
-def test_ways_without_time_leave_their_reason(one_thread, tmp_path):
-    out = tmp_path / "gpu.json"
-    assert main(["--gpu", "--device", "cpu", "--tiny", "--visits", "4", "--limit", "0", "--out", str(out)]) == 1
-    report = json.loads(out.read_text())
-    assert all("--limit" in figures["failed"] for figures in report["ways"].values())
-    assert not any(figures["met"] for figures in report["targets"].values())
-
-
-def test_without_a_gpu_it_says_so_in_one_line(tmp_path, capsys):
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
-    assert main(["--gpu", "--out", str(tmp_path / "x.json")]) == 2
-    assert "no CUDA device" in capsys.readouterr().err
-    assert not (tmp_path / "x.json").exists()

@@ -117,20 +117,3 @@ def test_the_gpu_benchmark_runs_all_its_ways(tmp_path):
     assert len(report["ways"]) == 8 and len(report["targets"]) == 3
     assert all(figures["visits_per_s"] > 0 and figures["speedup_over_public"] > 0 for figures in report["ways"].values())
     assert report["ways"]["project, 512 tokens"]["useful_share"] == 1
-
-
-def test_a_way_without_time_leaves_its_reason(tmp_path):
-    out = tmp_path / "gpu.json"
-    assert main(["--gpu", "--device", "cpu", "--tiny", "--limit", "-1", "--out", str(out)]) == 1
-    report = json.loads(out.read_text())
-    assert all("--limit" in figures["failed"] for figures in report["ways"].values())
-    assert not any(figures["met"] for figures in report["targets"].values())
-
-
-def test_without_a_gpu_it_says_so_in_one_line(tmp_path, capsys):
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
-    assert main(["--gpu", "--out", str(tmp_path / "x.json")]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "no CUDA device" in error
-    assert not (tmp_path / "x.json").exists()

@@ -100,21 +100,3 @@ def test_the_gpu_benchmark_runs_all_its_ways(tmp_path):
     merge = report["merge"]
     assert merge["error_of_merging"] < merge["effect_of_the_adapter"]
     assert len(report["targets"]) == 4
-
-
-def test_a_way_without_time_leaves_its_reason(tmp_path):
-    out = tmp_path / "gpu.json"
-    assert main(["--gpu", "--device", "cpu", "--tiny", "--limit", "0", "--out", str(out)]) == 1
-    report = json.loads(out.read_text())
-    assert all("--limit" in figures["failed"] for figures in report["ways"].values())
-    assert not any(figures["met"] for figures in report["targets"].values())
-
-
-def test_without_a_gpu_it_says_so_in_one_line(tmp_path, capsys):
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
-    assert main(["--gpu", "--out", str(tmp_path / "x.json")]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "no CUDA device" in error
-    assert not (tmp_path / "x.json").exists()
