@@ -35,7 +35,7 @@ def run(config: Config, console: Console) -> None:
     predict_splits(config, console, ("tuning", "held_out"))
     from ckd.evaluation.evaluate import evaluate
 
-    save_calibration(config, console)
+    model = save_calibration(config, console)
     console.say("evaluate: scoring the held_out visits")
     metrics = evaluate(
         root,
@@ -45,12 +45,13 @@ def run(config: Config, console: Console) -> None:
         adapter_optimism=adapter_optimism(root),
         ceilings=ceilings(config),
     )
-    report(config, console, metrics)
+    report(config, console, {"model": model, **metrics})
     write_public_results(config, console, metrics)
 
 
-def save_calibration(config: Config, console: Console) -> None:
-    """Write calibration.json beside the student, from tuning alone; artifact.json does not list it, and it names that student's identity."""
+def save_calibration(config: Config, console: Console) -> str:
+    """Write calibration.json beside the student, from tuning alone; artifact.json does not list it, and it names that student's identity, which is
+    returned."""
     from ckd.calibration import FILE
     from ckd.evaluation.calibrate import calibrate_student
     from ckd.student.fingerprint import finished_student
@@ -61,6 +62,7 @@ def save_calibration(config: Config, console: Console) -> None:
     found.save(path, student.identity())
     kinds = ", ".join(f"{kind} for {count}" for kind, count in sorted(Counter(one.kind for one in found.maps).items()))
     console.say(f"evaluate: wrote {path} (maps: {kinds} labels; {len(found.reasons)} thresholds at the default)")
+    return student.identity()
 
 
 def report(config: Config, console: Console, metrics: dict[str, Any]) -> None:

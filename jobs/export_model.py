@@ -9,10 +9,9 @@ from typing import Any
 from ckd.cohort import Cohort
 from ckd.config import Config, absolute
 from ckd.errors import ArtifactError
-from ckd.store import Stage, is_local, join, read_bytes
+from ckd.store import is_local, join, read_bytes
 from ckd.student.modelfolder import ENGINES, ModelFolder
 from ckd.student.onnxfile import require_packages
-from ckd.student.predict import STAGE as PREDICTIONS
 from ckd.student.windows import told
 from jobs.console import Console
 from jobs.evaluate import METRICS_FILE
@@ -35,7 +34,7 @@ def run(config: Config, console: Console, out: str, *, onnx: bool = False) -> No
     for note in model.notes:
         console.say(f"export: {note}")
     cohort = open_cohort(config)
-    metrics = _metrics(config, cohort, model)
+    metrics = _metrics(config, model)
     license_ = _license(config)
     fields = bundle_fields(model, onnx=onnx, card={"metrics": metrics, **license_})
     if is_done(out, fields):
@@ -50,21 +49,19 @@ def run(config: Config, console: Console, out: str, *, onnx: bool = False) -> No
     console.event("export_model", student=model.student, onnx=onnx, parity=parity, engines=engines)
 
 
-def _metrics(config: Config, cohort: Cohort, model: ModelFolder) -> dict[str, Any]:
+def _metrics(config: Config, model: ModelFolder) -> dict[str, Any]:
     """metrics.json, if the student it is about is this one."""
     path = join(config.run.folder, METRICS_FILE)
     again = "run 'ckd evaluate' first: the model card holds its figures"
-    stage = Stage(config.run.artifacts_root, PREDICTIONS, {})
-    for shard in cohort.select("held_out")[:1]:
-        footer = stage.footer(shard.index)
-        if footer is None or footer.fields.get("student") != model.student:
-            raise ArtifactError(f"{stage.folder}: not the predictions of the student in {model.folder}; {again}")
     try:
-        return dict(json.loads(read_bytes(path)))
+        metrics = dict(json.loads(read_bytes(path)))
     except FileNotFoundError:
         raise ArtifactError(f"{path}: missing; {again}") from None
     except ValueError:
         raise ArtifactError(f"{path}: not JSON; {again}") from None
+    if metrics.get("model") != model.student:
+        raise ArtifactError(f"{path}: tells of another student than that in {model.folder}; {again}")
+    return metrics
 
 
 def _license(config: Config) -> dict[str, Any]:

@@ -39,8 +39,9 @@ def finished_run(root: Path, *, held_out: int = 120, **student: object) -> Confi
     train_student.run(config, console)
     predict_splits(config, console, ("tuning", "held_out"))
     metrics = evaluate(config.run.artifacts_root, seed=0, say=lambda _: None, wanted=EvaluationConfig(resamples=100))
-    Path(config.run.folder, "metrics.json").write_text(json.dumps(metrics))
     folder = Path(config.run.folder, "student")
+    model = FolderArtifact(str(folder), {}).identity()
+    Path(config.run.folder, "metrics.json").write_text(json.dumps({"model": model, **metrics}))
     maps = tuple(Map("platt", slope=1 + j / 50, intercept=-j / 100) for j in range(NUM_LABELS))
-    Calibration(maps, np.linspace(0.3, 0.7, NUM_LABELS)).save(str(folder / FILE), FolderArtifact(str(folder), {}).identity())
+    Calibration(maps, np.linspace(0.3, 0.7, NUM_LABELS)).save(str(folder / FILE), model)
     return config

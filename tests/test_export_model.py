@@ -193,3 +193,15 @@ def test_the_command_exports_and_says_what_is_missing(config, tmp_path, capsys):
     assert main(["export", "model", "--config", str(tmp_path / "c.yaml"), "run.name=none", "--out", str(tmp_path / "other")]) == 2
     told = capsys.readouterr().err
     assert "no trained student" in told and told.count("\n") == 1
+
+
+def test_figures_of_another_student_reach_no_card(config, tmp_path):
+    run = tmp_path / "results" / "again"
+    shutil.copytree(config.run.folder, run)
+    metrics = json.loads((run / "metrics.json").read_text())
+    again = config.model_copy(update={"run": config.run.model_copy(update={"results": str(run.parent), "name": run.name})})
+    for wrong in (metrics | {"model": "0" * 16}, {key: value for key, value in metrics.items() if key != "model"}):
+        (run / "metrics.json").write_text(json.dumps(wrong))
+        with pytest.raises(ArtifactError, match="tells of another student.*run 'ckd evaluate' first"):
+            export_model.run(again, Console(io.StringIO()), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
