@@ -35,7 +35,7 @@ test-vllm: .venv-vllm/installed  ## the vLLM engine's contract, with a CPU build
 	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-test-faults: install  ## what is killed, drained, torn or full, on real local clusters; under 12 minutes on 2 cores
+test-faults: install  ## what is killed, drained, torn or full, on real local clusters; 17 minutes on 2 cores, mostly waiting
 	$(BIN)/python -m pytest -m faults
 
 lint: install  ## style, types, layers, security
