@@ -186,6 +186,12 @@ def test_totals_are_withheld_that_would_tell_few_visits(run):
     assert told(facts.visits(bad_row))["rows read"] == ["withheld"] and told(facts.visits(bad_row))["kept"] == ["580"]
 
 
+def test_a_share_of_women_that_tells_few_of_them_is_not_told():
+    of_28 = CARD["returners"]["return"] | {"visits": 28, "women": 4 / 28}
+    table = told(facts.returners({"returners": {"return": of_28, "do_not_return": CARD["returners"]["return"]}}))
+    assert table["women (%)"] == ["–", "50.0"] and table["mean age (years)"] == ["60.5", "60.5"]
+
+
 def test_a_stage_s_visits_are_withheld_where_they_would_tell_those_of_a_small_split(run):
     assert told(facts.speed(with_counts(run)))["Teacher reads the visits"] == ["580", "10.0", "58.0"]
     assert told(facts.speed(with_counts(run, tuning=5)))["Teacher reads the visits"] == ["withheld", "10.0", "withheld"]

@@ -75,7 +75,7 @@ def _kept_tells(run: Run) -> bool:
 
 def returners(card: Mapping[str, Any]) -> Table:
     """Patients who return beside those who do not: what "given that the patient returns" leaves out."""
-    groups = [group if group["visits"] >= MIN_CELL else {} for group in (card["returners"]["return"], card["returners"]["do_not_return"])]
+    groups = [_group(card["returners"][side]) for side in ("return", "do_not_return")]
     names = {
         "mean_age": "mean age (years)",
         "women": "women (%)",
@@ -85,6 +85,13 @@ def returners(card: Mapping[str, Any]) -> Table:
     }
     rows = [(text, *(_number(group.get(key), 100 if key == "women" else 1) for group in groups)) for key, text in names.items()]
     return plain("returners", "Visits with and without a next one", ("", "Patient returns", "Patient does not return"), rows)
+
+
+def _group(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What may be told of a group: nothing of a few visits, and no share that tells few women or few men."""
+    women = round((group.get("women") or 0) * group["visits"])
+    few = small(women) or small(group["visits"] - women)
+    return {key: value for key, value in group.items() if key != "women" or not few} if group["visits"] >= MIN_CELL else {}
 
 
 def speed(run: Run) -> Table:
