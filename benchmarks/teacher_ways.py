@@ -5,6 +5,7 @@ Each is called with prompts and returns float32 [n, hidden]; `take_work()` tells
 
 import gc
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,7 +22,7 @@ from ckd.teacher.work import Work, forward_flops
 Prompts = Sequence[Sequence[int]]
 
 
-class Way:
+class Way(ABC):
     """Counts the work; subclasses compute."""
 
     def __init__(self, causal: Any, attention: str = "sdpa") -> None:
@@ -36,8 +37,9 @@ class Way:
         self.work += Work(prompts=len(prompts), tokens=sum(map(len, prompts)))
         return vectors
 
+    @abstractmethod
     def encode(self, prompts: Prompts) -> np.ndarray:
-        raise NotImplementedError
+        """float32 [n, hidden] in the given order, the work counted."""
 
     def take_work(self) -> Work:
         """What was done since the last time this was asked."""
