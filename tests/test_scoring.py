@@ -17,7 +17,7 @@ from ckd.calibration import FILE
 from ckd.errors import ArtifactError, ConfigError
 from ckd.labels import NUM_LABELS
 from ckd.store import FolderArtifact
-from ckd.student.scoring import ModelFolder, Scorer
+from ckd.student.scoring import ENGINES, ModelFolder, Scorer
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +134,23 @@ def test_other_labels_are_refused(folder, tmp_path, change):
     with pytest.raises((ConfigError, ArtifactError), match="id2label") as caught:
         ModelFolder.open(recommitted(copy))
     assert {"order": "at number 4", "fewer": "holds 24 labels", "none": "no id2label"}[change] in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 100, bytes(range(256)) * 8])
+@pytest.mark.parametrize("engine", ["onnx", "onnx-int8"])
+def test_an_onnx_file_that_nothing_can_read_is_told_in_one_line(engine, content, folder, tmp_path):
+    copy = copied(folder, tmp_path)
+    (copy / ENGINES[engine]).write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"{ENGINES[engine]}: the model cannot be loaded \("):
+        Scorer.load(recommitted(copy), engine)
+
+
+def test_a_tokenizer_that_another_version_made_is_told_in_one_line(folder, tmp_path):
+    copy = copied(folder, tmp_path)
+    content = json.loads((copy / "tokenizer.json").read_text())
+    (copy / "tokenizer.json").write_text(json.dumps(content | {"model": content["model"] | {"type": "NewPiece"}}))
+    with pytest.raises(ConfigError, match=r"its tokenizer cannot be loaded \(Exception\); copy the folder again"):
+        Scorer.load(recommitted(copy))
 
 
 def test_a_calibration_of_another_student_is_refused(folder, tmp_path):

@@ -119,14 +119,18 @@ def _onnx(local: str, engine: str) -> Logits:
     import json
 
     import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)  # as torch; 0: all cores
     path = Path(local) / ENGINES[engine]
+    # They share no base class but Exception.
+    broken = (ort.Fail, ort.InvalidArgument, ort.InvalidGraph, ort.InvalidProtobuf, ort.NoModel, ort.RuntimeException)
+    unloadable = (*broken, ort.NoSuchFile, ort.NotImplemented, RuntimeError)
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001  its errors share no base class
+    except unloadable as error:
         raise _unloadable(str(path), error) from None
     pad_id = json.loads((Path(local) / "config.json").read_bytes()).get("pad_token_id") or 0
     budget = 1 if engine == "onnx-int8" else TOKEN_BUDGET
