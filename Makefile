@@ -25,7 +25,7 @@ test: install  ## the test suite, under 10 minutes on 2 cores, of which it takes
 # a third party's build of vLLM that imports as vllm, wants an older transformers than ours), then a minute. Its torchvision, torchaudio and
 # torchcodec are CUDA builds that break every model import.
 test-vllm: .venv-vllm/installed  ## the vLLM engine's contract, with a CPU build in .venv-vllm
-	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/test_engine_vllm.py
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/teacher/test_engine_vllm.py
 
 .venv-vllm/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-vllm
@@ -53,7 +53,7 @@ format: install
 	$(BIN)/ruff format .
 
 bench: install  ## embed with a null engine: visits/s, peak memory at 20k and 200k visits
-	$(BIN)/python benchmarks/pipeline_overhead.py
+	$(BIN)/python -m benchmarks.pipeline.overhead
 
 clean:
 	rm -rf $(VENV) .venv-vllm results/demo

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckd.errors import ArtifactError
-from ckd.labels import DISEASES, NUM_LABELS
-from ckd.store import FolderArtifact, join, read_bytes, write_bytes
+from ckd.store.artifacts import FolderArtifact
+from ckd.store.files import join, read_bytes, write_bytes
+from ckd.visits.labels import DISEASES, NUM_LABELS
 
 FILE = "calibration.json"
 FORMAT = 1

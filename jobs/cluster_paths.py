@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ckd.config import Config
 from ckd.errors import ConfigError
-from ckd.filesystems import is_local
+from ckd.store.filesystems import is_local
 
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a submitted job
 

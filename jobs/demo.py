@@ -9,7 +9,7 @@ from typing import Any
 
 from ckd.config import Config
 from ckd.errors import ConfigError
-from ckd.store import join, read_bytes
+from ckd.store.files import join, read_bytes
 from jobs import pipeline
 from jobs.cli import main
 from jobs.console import Console
@@ -22,7 +22,7 @@ CLAIM = "This shows that the machinery works. It shows nothing about a 7B model 
 
 def run(config: Config, console: Console) -> None:
     """Make what is missing, run every stage, print the demo table. Raises ConfigError when the config names other data or models."""
-    from ckd.ehr.synthetic import parameters
+    from ckd.ehr.synthetic.patients import parameters
 
     started = time.monotonic()
     make(config, console, parameters().raw["sizes"])
@@ -40,7 +40,7 @@ def make(config: Config, console: Console, sizes: Mapping[str, Mapping[str, int]
     """
     import pyarrow.parquet as pq
 
-    from ckd.ehr.synthetic_rows import COHORT_FILE, write_cohort
+    from ckd.ehr.synthetic.rows import COHORT_FILE, write_cohort
 
     cohort, teacher, student = _places(config, COHORT_FILE)
     console.say(f"demo: synthetic cohort in {cohort}, models in {teacher} and {student}")
@@ -93,8 +93,8 @@ def _other_patients(size: Mapping[str, int]) -> tuple[list[str], Any]:
     """Texts and next labels [visits, 25] of patients of another generator seed."""
     import numpy as np
 
-    from ckd.ehr.synthetic import generate
-    from ckd.ehr.synthetic_rows import table
+    from ckd.ehr.synthetic.patients import generate
+    from ckd.ehr.synthetic.rows import table
 
     rows = table(generate(size["patients"], size["seed"]))
     return rows["input"].to_pylist(), np.array(rows["labels"].to_pylist())

@@ -20,8 +20,8 @@ from typing import Any
 from ckd import __version__
 from ckd.config import Config, absolute
 from ckd.errors import CkdError, ConfigError
-from ckd.files import delete, join, read_bytes, write_bytes
-from ckd.pretrained import adapter_hash, model_fields
+from ckd.store.files import delete, join, read_bytes, write_bytes
+from ckd.store.models import adapter_hash, model_fields
 from jobs.cli import main
 from jobs.cluster_paths import IN_A_JOB, require_shared
 from jobs.console import Console

@@ -4,9 +4,9 @@ import sys
 import time
 
 from ckd.config import Config, absolute
-from ckd.prepare import prepare
 from ckd.teacher.accounting import Account, figures, lines
 from ckd.teacher.embed import EmbedWorker, embedding_stage, shards_to_embed
+from ckd.visits.prepare import prepare
 from jobs.cli import main
 from jobs.console import Console
 from jobs.shards import map_worker

@@ -7,9 +7,10 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from ckd.cohort import Cohort
 from ckd.config import Config
-from ckd.store import FolderArtifact, exists, join, read_table, write_bytes
+from ckd.store.artifacts import FolderArtifact
+from ckd.store.files import exists, join, read_table, write_bytes
+from ckd.visits.cohort import Cohort
 from jobs.cli import main
 from jobs.console import Console
 from jobs.shards import require_parts
@@ -86,9 +87,9 @@ def write_public_results(config: Config, console: Console, metrics: dict[str, An
     """Write test_results.pt and the line of test_metrics.txt as the public code does: the student's probabilities, hard and soft labels."""
     import torch
 
-    from ckd.compat import append_test_metrics, write_test_results
     from ckd.evaluation.evaluate import MODELS
     from ckd.evaluation.scores import read_split
+    from ckd.visits.public_files import append_test_metrics, write_test_results
 
     rows = read_split(Cohort.open(config.run.artifacts_root), "held_out", list(MODELS.values()))
     predicted = torch.from_numpy(rows.scores[MODELS["student"]])

@@ -7,7 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from ckd.errors import UnreachableError
-from ckd.store import cache_folder, digest, file_size, is_local, join, make_folder, read_bytes, write_bytes
+from ckd.store.files import digest, file_size, join, make_folder, read_bytes, write_bytes
+from ckd.store.filesystems import is_local
+from ckd.store.folders import cache_folder
 
 EVENTS_FILE = "events.jsonl"
 SECONDS_BETWEEN_UPLOADS = 30.0

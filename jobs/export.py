@@ -2,7 +2,7 @@
 
 import sys
 
-from ckd.compat import adapter_file, visit_file
+from ckd.visits.public_files import adapter_file, visit_file
 from jobs.cli import main
 from jobs.console import Console
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ckd.cohort import Cohort
 from ckd.config import Config, absolute
 from ckd.errors import ArtifactError
-from ckd.store import is_local, join, read_bytes
-from ckd.student.modelfolder import ENGINES, ModelFolder
-from ckd.student.onnxfile import require_packages
+from ckd.predict.modelfolder import ENGINES, ModelFolder
+from ckd.predict.onnxfile import require_packages
+from ckd.store.files import join, read_bytes
+from ckd.store.filesystems import is_local
 from ckd.student.windows import told
+from ckd.visits.cohort import Cohort
 from jobs.console import Console
 from jobs.evaluate import METRICS_FILE
 from jobs.stages import open_cohort
@@ -24,7 +25,7 @@ def run(config: Config, console: Console, out: str, *, onnx: bool = False) -> No
     """Export results/<run>/student to `out`. Raises ArtifactError when it is not trained or evaluated, or ONNX differs from torch; ConfigError
     when `out` holds something else, or a package is missing.
     """
-    from ckd.student.bundle import KIND, build, bundle_fields, deliver, is_done
+    from ckd.predict.bundle import KIND, build, bundle_fields, deliver, is_done
 
     if onnx:
         require_packages()
@@ -77,7 +78,7 @@ def _compared(
     config: Config, console: Console, cohort: Cohort, model: ModelFolder, local: str, parity: float | None
 ) -> tuple[dict[str, dict[str, Any]], str]:
     """Size, largest gap to torch and AUROC on tuning visits of each ONNX file; on which visits. Held_out visits are not looked at."""
-    from ckd.student.bundle import compare_engines
+    from ckd.predict.bundle import compare_engines
 
     texts, labels, of = _tuning(cohort, config.seed)
     found = compare_engines(model, local, texts)

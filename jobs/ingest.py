@@ -35,7 +35,10 @@ from ckd.ehr.partition import partition
 from ckd.ehr.scan import Source
 from ckd.ehr.subject_splits import SubjectSplits
 from ckd.errors import ConfigError, DataError, MismatchError
-from ckd.store import FolderArtifact, fetched_folder, is_local, join, read_bytes, write_bytes, write_file
+from ckd.store.artifacts import FolderArtifact
+from ckd.store.files import join, read_bytes, write_bytes, write_file
+from ckd.store.filesystems import is_local
+from ckd.store.folders import fetched_folder
 from jobs.cli import main
 from jobs.console import Console
 from jobs.shards import map_worker

@@ -4,10 +4,10 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 
 from ckd.config import Config
-from ckd.intake import configured_inputs
-from ckd.store import exists
+from ckd.store.files import exists
 from ckd.student.fingerprint import token_fields
 from ckd.teacher.embed import teacher_fields
+from ckd.visits.intake import configured_inputs
 from jobs import embed, evaluate, report, soft_labels, train_head, train_student
 from jobs.cli import main
 from jobs.console import Console

@@ -11,17 +11,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ckd.audit import audit_stage
-from ckd.cohort import Cohort, cohort_artifact
 from ckd.config import Config
 from ckd.errors import DataError
 from ckd.estimate import HOUR, MATRIX_RATE, TRAINING_UTILISATION, Assumptions, spot_hours, spot_share, training_flops, wall_s
-from ckd.intake import configured_inputs
-from ckd.labels import DISEASES
-from ckd.pretrained import without_weights
-from ckd.sources import Sample
-from ckd.splits import PUBLIC_SHARES
-from ckd.visits import Split, Visit
+from ckd.store.models import without_weights
+from ckd.visits.audit import audit_stage
+from ckd.visits.cohort import Cohort, cohort_artifact
+from ckd.visits.inputs import Sample
+from ckd.visits.intake import configured_inputs
+from ckd.visits.labels import DISEASES
+from ckd.visits.splits import PUBLIC_SHARES
+from ckd.visits.visit import Split, Visit
 from jobs.cli import main
 from jobs.console import Console
 
@@ -146,7 +146,7 @@ class _Student:
     def __init__(self, config: Config, sampled: Sampled) -> None:
         from transformers import AutoTokenizer
 
-        from ckd.pretrained import revision
+        from ckd.store.models import revision
         from ckd.student.model import outline
         from ckd.student.tokens import tokenize
 
@@ -218,7 +218,7 @@ def _disk(config: Config, sampled: Sampled, embedded: Sequence[float], training:
 
 
 def _parquet_bytes(visits: Sequence[Visit]) -> int:
-    from ckd.visits import to_table
+    from ckd.visits.visit import to_table
 
     return _table_bytes(to_table([visit if visit.split else replace(visit, split=visit.source) for visit in visits]))
 

@@ -2,16 +2,17 @@
 
 from pathlib import Path
 
-from ckd import arrivals
-from ckd.cohort import Cohort
 from ckd.config import Config
 from ckd.errors import ArtifactError, ConfigError, MismatchError
-from ckd.sources import Input
-from ckd.store import Stage, is_local
-from ckd.student.modelfolder import ModelFolder
-from ckd.student.scored import ScoreWorker, scored_fields
+from ckd.predict import arrivals
+from ckd.predict.modelfolder import ModelFolder
+from ckd.predict.scored import ScoreWorker, scored_fields
+from ckd.store.artifacts import Stage
+from ckd.store.filesystems import is_local
 from ckd.student.windows import LOST
-from ckd.visits import Shard
+from ckd.visits.cohort import Cohort
+from ckd.visits.inputs import Input
+from ckd.visits.visit import Shard
 from jobs.console import Console
 from jobs.shards import map_worker
 
@@ -90,7 +91,7 @@ def _check(console: Console, stage: Stage, cohort: Cohort) -> None:
 
 
 def _meds(console: Console, stage: Stage, cohort: Cohort, folder: str) -> None:
-    from ckd.student.meds_tables import write_tables
+    from ckd.predict.meds import write_tables
 
     facts = write_tables(folder, stage, cohort.shards)
     if facts is None:

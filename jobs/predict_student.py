@@ -1,9 +1,9 @@
 """The student's predictions, for the evaluate job: tokens and predictions of the asked splits, only what is missing."""
 
-from ckd.cohort import Cohort
 from ckd.config import Config, absolute
-from ckd.student.predict import PredictWorker, prediction_stage
-from ckd.visits import Split
+from ckd.predict.predictions import PredictWorker, prediction_stage
+from ckd.visits.cohort import Cohort
+from ckd.visits.visit import Split
 from jobs.console import Console
 from jobs.shards import map_worker
 from jobs.train_student import tokenize

@@ -4,7 +4,7 @@ import sys
 
 from ckd.config import Config
 from ckd.configfile import dump
-from ckd.store import join, write_bytes
+from ckd.store.files import join, write_bytes
 from jobs.cli import main
 from jobs.console import Console
 from jobs.shards import require_parts
@@ -17,7 +17,7 @@ def run(config: Config, console: Console) -> None:
     """Write the report. Raises ArtifactError when predictions or metrics.json are missing, or belong to another configuration."""
     from ckd.evaluation.report.content import gather
     from ckd.evaluation.report.page import render
-    from ckd.student.predict import prediction_stage
+    from ckd.predict.predictions import prediction_stage
     from ckd.teacher.soft_labels import soft_label_stage
 
     shards = open_cohort(config).select("held_out")

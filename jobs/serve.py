@@ -1,4 +1,4 @@
-"""Job: a student over HTTP. Decides who may listen where, loads the model, runs uvicorn; requests and answers are ckd.student.serving's."""
+"""Job: a student over HTTP. Decides who may listen where, loads the model, runs uvicorn; requests and answers are ckd.predict.serving's."""
 
 import ipaddress
 import logging
@@ -88,8 +88,8 @@ def _bind(host: str, port: int) -> socket.socket:
 
 def _application(folder: str, engine: str, token: str | None, console: Console) -> Any:
     """The model first: a server that listens is ready."""
-    from ckd.student.scoring import ModelFolder, Scorer
-    from ckd.student.serving.app import make_app
+    from ckd.predict.scorer import ModelFolder, Scorer
+    from ckd.predict.serving.app import make_app
 
     started = time.monotonic()
     model = ModelFolder.open(folder, engine)
@@ -104,7 +104,7 @@ class _WithoutMessages(logging.Formatter):
     """Errors by type and place: their messages may quote a visit."""
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
-        from ckd.student.serving.batcher import without_message
+        from ckd.predict.serving.batcher import without_message
 
         error: tuple[type[BaseException], BaseException, TracebackType | None] = ei
         return without_message(error[1])

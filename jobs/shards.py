@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from ckd.config import Workers
 from ckd.errors import ArtifactError, CkdError, ConfigError, IncompleteError
-from ckd.store import Stage
-from ckd.visits import Shard
+from ckd.store.artifacts import Stage
+from ckd.visits.visit import Shard
 from jobs.console import Console
 
 

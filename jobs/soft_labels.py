@@ -2,13 +2,14 @@
 
 import sys
 
-from ckd.cohort import Cohort
-from ckd.compat import clean_file, soft_label_file, write_rows, write_soft_labels
 from ckd.config import Config, Workers
-from ckd.store import Stage, delete
+from ckd.store.artifacts import Stage
+from ckd.store.files import delete
 from ckd.teacher.embed import embedding_stage, shards_to_embed
 from ckd.teacher.soft_labels import SoftLabelWorker, public_rows, soft_label_stage
-from ckd.visits import Split
+from ckd.visits.cohort import Cohort
+from ckd.visits.public_files import clean_file, soft_label_file, write_rows, write_soft_labels
+from ckd.visits.visit import Split
 from jobs.cli import main
 from jobs.console import Console
 from jobs.shards import map_worker, require_parts

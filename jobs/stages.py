@@ -2,22 +2,22 @@
 
 from collections.abc import Callable
 
-from ckd.cohort import STAGE as VISITS
-from ckd.cohort import Cohort, cohort_artifact
 from ckd.config import Config
 from ckd.errors import ArtifactError, ConfigError, MismatchError
-from ckd.intake import configured_inputs
-from ckd.prepare import fingerprint
-from ckd.store import Stage
+from ckd.predict.predictions import STAGE as PREDICTIONS
+from ckd.predict.predictions import prediction_stage
+from ckd.store.artifacts import Stage
 from ckd.student.fingerprint import finished_student, token_fields
-from ckd.student.predict import STAGE as PREDICTIONS
-from ckd.student.predict import prediction_stage
 from ckd.student.tokens import STAGE as TOKENS
 from ckd.teacher.embed import STAGE as EMBEDDINGS
 from ckd.teacher.embed import embedding_stage, shards_to_embed
 from ckd.teacher.soft_labels import STAGE as SOFT_LABELS
 from ckd.teacher.soft_labels import soft_label_stage
-from ckd.visits import Shard
+from ckd.visits.cohort import STAGE as VISITS
+from ckd.visits.cohort import Cohort, cohort_artifact
+from ckd.visits.intake import configured_inputs
+from ckd.visits.prepare import fingerprint
+from ckd.visits.visit import Shard
 
 
 def open_cohort(config: Config) -> Cohort:

@@ -3,11 +3,12 @@
 import sys
 from collections.abc import Iterator
 
-from ckd.audit import audit_stage
-from ckd.cohort import Cohort, cohort_artifact
 from ckd.config import Config
-from ckd.store import FolderArtifact, exists, join
-from ckd.visits import SPLITS
+from ckd.store.artifacts import FolderArtifact
+from ckd.store.files import exists, join
+from ckd.visits.audit import audit_stage
+from ckd.visits.cohort import Cohort, cohort_artifact
+from ckd.visits.visit import SPLITS
 from jobs.cli import main
 from jobs.console import Console
 from jobs.stages import refusals, wanted_shards

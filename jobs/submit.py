@@ -13,7 +13,7 @@ import yaml
 from ckd.config import Config
 from ckd.configfile import dump, load
 from ckd.errors import CkdError, ConfigError, UnreachableError
-from ckd.files import digest
+from ckd.store.files import digest
 from jobs.arguments import COMMANDS
 from jobs.cli import main
 from jobs.cluster_paths import require_shared

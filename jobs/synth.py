@@ -4,14 +4,14 @@ import sys
 from pathlib import Path
 
 from ckd.errors import ConfigError
-from ckd.store import is_local
+from ckd.store.filesystems import is_local
 from jobs.cli import main
 from jobs.console import Console
 
 
 def run(out: str, patients: int, seed: int, console: Console) -> None:
     """Write the tables of `patients` synthetic patients into the local folder `out`. Raises ConfigError when it holds other tables."""
-    from ckd.ehr.synthetic_tables import CHUNK, write_tables
+    from ckd.ehr.synthetic.tables import CHUNK, write_tables
 
     if not is_local(out):
         raise ConfigError(f"{out}: expected a folder on this machine; copy the tables from there")

@@ -2,12 +2,13 @@
 
 import sys
 
-from ckd.cohort import Cohort
-from ckd.compat import HEAD_FILE, head_file, write_head
 from ckd.config import Config
-from ckd.store import FolderArtifact, Stage, join, read_bytes, write_bytes
+from ckd.store.artifacts import FolderArtifact, Stage
+from ckd.store.files import join, read_bytes, write_bytes
 from ckd.teacher.embed import embedding_stage
 from ckd.teacher.head import head_artifact, head_fields, save_heads
+from ckd.visits.cohort import Cohort
+from ckd.visits.public_files import HEAD_FILE, head_file, write_head
 from jobs.cli import main
 from jobs.console import Console
 from jobs.shards import require_parts

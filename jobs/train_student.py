@@ -9,15 +9,16 @@ from threading import current_thread, main_thread
 from typing import Any
 
 from ckd import errors
-from ckd.compat import student_file
 from ckd.config import Config, absolute
 from ckd.errors import CkdError, IncompleteError
-from ckd.store import Fields, FolderArtifact, Stage, digest, exists, size_and_hash
+from ckd.store.artifacts import Fields, FolderArtifact, Stage
+from ckd.store.files import digest, exists, size_and_hash
 from ckd.student.fingerprint import student_artifact, student_fields, token_fields, training_shards
 from ckd.student.tokens import STAGE as TOKENS
 from ckd.student.tokens import TokenWorker
 from ckd.student.windows import LOST
-from ckd.visits import Shard
+from ckd.visits.public_files import student_file
+from ckd.visits.visit import Shard
 from jobs.cli import main
 from jobs.console import SECONDS_BETWEEN_LINES, Console
 from jobs.shards import map_worker

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from ckd.config import Config
 from ckd.errors import DataError
-from ckd.intake import Intake, configured_inputs
-from ckd.sources import Input
+from ckd.visits.inputs import Input
+from ckd.visits.intake import Intake, configured_inputs
 from jobs.cli import main
 from jobs.console import Console
 

@@ -4,12 +4,13 @@ committed, and that calibration.json, where it is, is that student's. Whether a 
 
 import sys
 
-from ckd.audit import audit_ids, audit_stage, audit_strays, audit_values
 from ckd.calibration import Calibration
-from ckd.cohort import Cohort
 from ckd.config import Config
 from ckd.errors import ArtifactError, IncompleteError
-from ckd.store import FolderArtifact, join
+from ckd.store.artifacts import FolderArtifact
+from ckd.store.files import join
+from ckd.visits.audit import audit_ids, audit_stage, audit_strays, audit_values
+from ckd.visits.cohort import Cohort
 from jobs.cli import main
 from jobs.console import Console
 from jobs.stages import refusals, wanted_shards

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from benchmarks.scaling_model import table
+from benchmarks.cluster.scaling_model import table
 from ckd.config import Config, Section, Workers
 from ckd.ehr.pairs import REASONS
 from ckd.estimate import Assumptions
@@ -57,4 +57,4 @@ def test_the_ingest_page_lists_every_reason_for_which_an_admission_is_left_out()
 
 
 def test_the_scaling_page_shows_the_table_that_its_model_prints():
-    assert table(Assumptions()) in DOC.with_name("scaling.md").read_text(), "copy what python -m benchmarks.scaling_model prints"
+    assert table(Assumptions()) in DOC.with_name("scaling.md").read_text(), "copy what python -m benchmarks.cluster.scaling_model prints"

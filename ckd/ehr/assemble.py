@@ -13,10 +13,11 @@ from ckd.ehr.codes import Codes
 from ckd.ehr.pairs import Rules, chain
 from ckd.ehr.partition import read
 from ckd.ehr.text import ordered
-from ckd.labels import DISEASES
-from ckd.splits import point
-from ckd.store import Fields, FolderArtifact, join, read_bytes, write_bytes, write_file
-from ckd.visits import SUBGROUP_FIELDS, group_key
+from ckd.store.artifacts import Fields, FolderArtifact
+from ckd.store.files import join, read_bytes, write_bytes, write_file
+from ckd.visits.labels import DISEASES
+from ckd.visits.splits import point
+from ckd.visits.visit import SUBGROUP_FIELDS, group_key
 
 NAMED = ("diagnoses", "medications", "procedures")
 OLDEST = 90  # years; a greater age is told as 90, since the sources shift or cap such ages

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from ckd.labels import DISEASES, NUM_LABELS
-from ckd.visits import hash64
+from ckd.visits.labels import DISEASES, NUM_LABELS
+from ckd.visits.visit import hash64
 
 Method = Literal["lift", "count", "placebo", "none"]
 Table = dict[str, list[str]]  # disease -> drugs, best first; diseases in label order, those without a drug left out

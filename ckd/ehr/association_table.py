@@ -7,7 +7,7 @@ from statistics import NormalDist
 import polars as pl
 
 from ckd.ehr.association import Stats, pooled, smoothed_lift
-from ckd.labels import DISEASES
+from ckd.visits.labels import DISEASES
 
 SMALLEST_CELL = 10  # patients
 COUNTS = ("subjects_with", "subjects_without", "visits_with", "visits_without")

@@ -8,8 +8,8 @@ from typing import Any
 import polars as pl
 
 from ckd.ehr.codes import Codes
-from ckd.labels import DISEASES
-from ckd.visits import SPLITS
+from ckd.visits.labels import DISEASES
+from ckd.visits.visit import SPLITS
 
 CLAIM = "given that the patient returns"
 MOST_CODES = 200  # unmapped codes in the card, most frequent first

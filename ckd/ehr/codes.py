@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from ckd.errors import DataError
-from ckd.labels import CCS_IDS
+from ckd.visits.labels import CCS_IDS
 
 DIAGNOSIS, PROCEDURE = "diagnosis", "procedure"
 TABLES = {DIAGNOSIS: "diagnoses", PROCEDURE: "procedures"}

@@ -16,9 +16,12 @@ from ckd.ehr.association_table import published
 from ckd.ehr.codes import Codes
 from ckd.ehr.pairs import Rules
 from ckd.ehr.subject_splits import SubjectSplits, decide
-from ckd.labels import INSTRUCTION, NUM_LABELS
-from ckd.store import Fields, FolderArtifact, Stage, cache_folder, digest, exists, is_local, join, read_bytes, write_bytes
-from ckd.visits import SUBGROUP_FIELDS, visit_schema
+from ckd.store.artifacts import Fields, FolderArtifact, Stage
+from ckd.store.files import digest, exists, join, read_bytes, write_bytes
+from ckd.store.filesystems import is_local
+from ckd.store.folders import cache_folder
+from ckd.visits.labels import INSTRUCTION, NUM_LABELS
+from ckd.visits.visit import SUBGROUP_FIELDS, visit_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa

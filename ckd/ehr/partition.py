@@ -12,7 +12,8 @@ import polars as pl
 from ckd.ehr.layouts import PLACE_BITS, SCHEMAS, TABLE_NAMES
 from ckd.ehr.scan import SUSPECT, Source
 from ckd.errors import ConfigError, DataError
-from ckd.store import Fields, FolderArtifact, is_local
+from ckd.store.artifacts import Fields, FolderArtifact
+from ckd.store.filesystems import is_local
 
 FORMAT = 1  # raise it when the same tables give other frames
 _PARTITION_BYTES = 400_000_000  # of CSV text: about 110,000 visits of 32 rows, about 1 GB of memory in a worker

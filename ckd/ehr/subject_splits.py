@@ -9,8 +9,8 @@ import polars as pl
 
 from ckd.config import IngestConfig
 from ckd.errors import DataError
-from ckd.splits import edges
-from ckd.visits import SPLITS, Split
+from ckd.visits.splits import edges
+from ckd.visits.visit import SPLITS, Split
 
 
 @dataclass(frozen=True)

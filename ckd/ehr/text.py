@@ -1,4 +1,4 @@
-"""The public input sentence for whole columns of visits: what ckd.grammar writes for one visit, in polars expressions, byte for byte. Which
+"""The public input sentence for whole columns of visits: what ckd.visits.grammar writes for one visit, in polars expressions, byte for byte. Which
 visits, names and treatments there are is decided by others.
 
 A `visit` is a row number, 0 .. count-1. Speed comes from two things, measured against the obvious ways: sorting by one column after the other,
@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from ckd.grammar import BETWEEN_NAMES, BETWEEN_TREATMENTS, INPUT, treatment_clause
-from ckd.labels import DISEASES, NO_DISEASE
+from ckd.visits.grammar import BETWEEN_NAMES, BETWEEN_TREATMENTS, INPUT, treatment_clause
+from ckd.visits.labels import DISEASES, NO_DISEASE
 
 _SPACE = r"[\s\x1c-\x1f]+"  # what str.split() splits at: the separators \x1c-\x1f are no white space to polars
 

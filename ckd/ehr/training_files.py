@@ -9,12 +9,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ckd.compat import VISIT_FILES, adapter_file, visit_file, visit_line
 from ckd.errors import ConfigError, DataError
-from ckd.sources import PARQUET_SUFFIX, BadRow, Input
-from ckd.splits import of_adapter
-from ckd.store import delete, exists, is_local, join, open_file, reaching, read_bytes, write_bytes, write_file
-from ckd.visits import SPLITS, SUBGROUP_FIELDS, Split
+from ckd.store.files import delete, exists, join, open_file, read_bytes, write_bytes, write_file
+from ckd.store.filesystems import is_local, reaching
+from ckd.visits.inputs import PARQUET_SUFFIX, BadRow, Input
+from ckd.visits.public_files import VISIT_FILES, adapter_file, visit_file, visit_line
+from ckd.visits.splits import of_adapter
+from ckd.visits.visit import SPLITS, SUBGROUP_FIELDS, Split
 
 CARD_FILE, DATASETS_FILE, RECIPE_FILE = "card.json", "dataset_info.json", "qwen25_7b_lora_sft.yaml"
 _ADAPTER = "adapter"  # beside the splits: the stream of the adapter's own file

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckd.evaluation.scores import Flags
-from ckd.labels import DISEASES
+from ckd.visits.labels import DISEASES
 
 
 def alerts(labels: Flags, alarms: Flags, thresholds: NDArray[np.float64], chosen: list[int]) -> dict[str, Any]:

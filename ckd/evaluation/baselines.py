@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckd.cohort import Cohort
 from ckd.evaluation import logistic
 from ckd.evaluation.history import UnknownHistoryError, read_history
 from ckd.evaluation.scores import Flags, Rows, Scores, texts
 from ckd.evaluation.tfidf import NoWordsError, fit_tfidf, sample
-from ckd.labels import NUM_LABELS
+from ckd.visits.cohort import Cohort
+from ckd.visits.labels import NUM_LABELS
 
 NAMES = ("prevalence", "copy_forward", "persistence", "label_logreg", "history_logreg", "tfidf_logreg")
 SHRINKAGE = 2.0  # persistence: visits' worth of the label's prevalence added to each conditional rate

@@ -18,7 +18,7 @@ from scipy.sparse import csr_array
 from ckd.evaluation.metrics import METRICS, Floats
 from ckd.evaluation.ranking import Ranking
 from ckd.evaluation.scores import Flags, Rows
-from ckd.labels import DISEASES, NUM_LABELS
+from ckd.visits.labels import DISEASES, NUM_LABELS
 
 MIN_GROUPS = 30  # patients below which no interval is given
 LEVEL = 0.95

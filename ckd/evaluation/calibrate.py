@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 
 from ckd.calibration import UNCHANGED, Calibration, Floats, Map, fit_platt, fit_temperature, platt_targets, sigmoid
-from ckd.cohort import Cohort
 from ckd.config import EvaluationConfig
 from ckd.evaluation.scores import Flags, Rows, read_split
 from ckd.evaluation.thresholds import choose_thresholds
-from ckd.labels import NUM_LABELS
+from ckd.visits.cohort import Cohort
+from ckd.visits.labels import NUM_LABELS
 
 FOLDS = 5
 NEEDED = {"temperature": 0, "platt": 20, "isotonic": 100}  # tuning visits of the label's rarer class that a kind needs; the simplest kind first

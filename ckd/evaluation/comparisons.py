@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ckd.evaluation.bootstrap import interval, macro
 from ckd.evaluation.metrics import METRICS
-from ckd.labels import DISEASES
+from ckd.visits.labels import DISEASES
 
 Figures = NDArray[np.float64]  # [resamples, 26, 7], see bootstrap.resample
 ALPHA = 0.05  # a label is called better or worse below it

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckd.calibration import DEFAULT_THRESHOLD, UNCHANGED, Calibration
-from ckd.cohort import Cohort
 from ckd.config import EvaluationConfig
 from ckd.errors import DataError
 from ckd.evaluation import baselines
@@ -28,7 +27,8 @@ from ckd.evaluation.reliability import reliability
 from ckd.evaluation.scores import Flags, Rows, Scores, align, read_split
 from ckd.evaluation.subgroups import subgroups
 from ckd.evaluation.thresholds import choose_thresholds
-from ckd.labels import DISEASES
+from ckd.visits.cohort import Cohort
+from ckd.visits.labels import DISEASES
 
 if TYPE_CHECKING:
     import pyarrow as pa

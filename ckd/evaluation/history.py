@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from ckd.cohort import Cohort
 from ckd.evaluation.scores import Flags, current_labels
-from ckd.labels import NUM_LABELS
-from ckd.visits import Split
+from ckd.visits.cohort import Cohort
+from ckd.visits.labels import NUM_LABELS
+from ckd.visits.visit import Split
 
 _COLUMNS = ["subject_id", "prediction_time", "age", "sex", "current_labels"]
 _NUMBER = re.compile(r"\d+(\.\d+)?")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ckd.evaluation.scores import Flags
-from ckd.labels import DISEASES
+from ckd.visits.labels import DISEASES
 
 MIN_COUNT = 10  # positive and negative visits that a label needs to enter the macro average
 METRICS = ("auroc", "auprc", "prevalence", "brier", "brier_skill", "f1", "f1_at_05")

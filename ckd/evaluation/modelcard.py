@@ -8,8 +8,8 @@ from typing import Any
 from ckd.evaluation.claims import INTENDED_USE, LIMITS, MIN_EVENTS, NOT_INTENDED, headline_facts
 from ckd.evaluation.metrics import MIN_COUNT
 from ckd.evaluation.small_cells import parts_text
-from ckd.labels import DISEASES
-from ckd.visits import SPLITS
+from ckd.visits.labels import DISEASES
+from ckd.visits.visit import SPLITS
 
 Row = Sequence[str]
 

@@ -12,7 +12,7 @@ from ckd.calibration import Calibration, Floats, fit_logistic
 from ckd.evaluation.calibrate import log_odds
 from ckd.evaluation.metrics import brier
 from ckd.evaluation.scores import Flags
-from ckd.labels import DISEASES
+from ckd.visits.labels import DISEASES
 
 BINS = 10
 FIGURES = ("slope", "intercept", "in_the_large", "brier", "brier_skill", "ece", "ece_of_constant", "distance_to_truth")

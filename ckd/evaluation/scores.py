@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckd.cohort import Cohort
 from ckd.errors import ArtifactError
-from ckd.grammar import diseases_in_treatment_clause
-from ckd.labels import NUM_LABELS
-from ckd.store import Fields, Stage, require_equal
-from ckd.visits import Shard, Split
+from ckd.store.artifacts import Fields, Stage, require_equal
+from ckd.visits.cohort import Cohort
+from ckd.visits.grammar import diseases_in_treatment_clause
+from ckd.visits.labels import NUM_LABELS
+from ckd.visits.visit import Shard, Split
 
 if TYPE_CHECKING:
     import pyarrow as pa

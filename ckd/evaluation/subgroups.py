@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckd.cohort import Cohort
 from ckd.evaluation.bootstrap import MIN_GROUPS, Draws, interval
 from ckd.evaluation.metrics import Floats
 from ckd.evaluation.scores import Flags, Rows
 from ckd.evaluation.small_cells import MIN_CELL, OTHER, pooled, shown
-from ckd.labels import DISEASES
-from ckd.visits import SUBGROUP_FIELDS, Split
+from ckd.visits.cohort import Cohort
+from ckd.visits.labels import DISEASES
+from ckd.visits.visit import SUBGROUP_FIELDS, Split
 
 UNKNOWN = "unknown"
 MOST_GROUPS = 12  # rows of one field; the rest is pooled

@@ -5,7 +5,7 @@ from typing import Any
 
 from ckd.evaluation.claims import headline_facts
 from ckd.evaluation.comparisons import lines as comparison_lines
-from ckd.labels import NUM_LABELS
+from ckd.visits.labels import NUM_LABELS
 
 _COLUMNS = ("macro AUROC", "new onset", "persistent", "macro AUPRC", "Brier skill", "macro F1", "F1 at .5", "micro AUROC")
 _PATHS = (

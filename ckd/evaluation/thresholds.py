@@ -10,7 +10,7 @@ from ckd.calibration import DEFAULT_THRESHOLD as DEFAULT
 from ckd.config import EvaluationConfig
 from ckd.evaluation.metrics import Floats
 from ckd.evaluation.scores import Flags
-from ckd.labels import DISEASES
+from ckd.visits.labels import DISEASES
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from ckd.labels import NUM_LABELS
 from ckd.student.examples import Examples
 from ckd.student.order import WINDOW, Order, Row, deal, steps_per_epoch
+from ckd.visits.labels import NUM_LABELS
 
 
 @dataclass(frozen=True)

@@ -10,22 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ckd.errors import ArtifactError
-from ckd.store import (
-    ARTIFACT_FILE,
-    Fields,
-    FolderArtifact,
-    cache_folder,
-    delete_folder,
-    exists,
-    fetched_folder,
-    is_local,
-    join,
-    list_folders,
-    make_folder,
-    require_equal,
-    size_and_hash,
-    upload_folder,
-)
+from ckd.store.artifacts import Fields, FolderArtifact, require_equal
+from ckd.store.files import exists, join, make_folder, size_and_hash
+from ckd.store.filesystems import is_local
+from ckd.store.folders import ARTIFACT_FILE, cache_folder, delete_folder, fetched_folder, list_folders, upload_folder
 
 LAYOUT = ("student.workers", "student.zero_stage", "dtype")
 KEEP = 2  # newest checkpoints that stay, beside the best

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Self, cast
 
 import numpy as np
 
-from ckd.cohort import Cohort
 from ckd.errors import ArtifactError
-from ckd.labels import NUM_LABELS
-from ckd.splits import of_adapter
-from ckd.store import Fields, Stage
+from ckd.store.artifacts import Fields, Stage
 from ckd.student.mapped import Arrays, MappedArrays
 from ckd.student.order import WINDOW
 from ckd.student.tokens import STAGE as TOKENS
 from ckd.student.tokens import sequences, stored_columns
 from ckd.student.windows import LongText
-from ckd.visits import Shard
+from ckd.visits.cohort import Cohort
+from ckd.visits.labels import NUM_LABELS
+from ckd.visits.splits import of_adapter
+from ckd.visits.visit import Shard
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -5,13 +5,15 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from ckd.cohort import Cohort
-from ckd.compat import student_file, write_tensors
 from ckd.config import Config
-from ckd.store import Fields, fetched_folder, join, size_and_hash
+from ckd.store.artifacts import Fields
+from ckd.store.files import join, size_and_hash
+from ckd.store.folders import fetched_folder
 from ckd.student.fingerprint import student_artifact
 from ckd.student.tokens import load_tokenizer
 from ckd.student.train import best_checkpoint
+from ckd.visits.cohort import Cohort
+from ckd.visits.public_files import student_file, write_tensors
 
 
 def export(config: Config, fields: Fields, say: Callable[[str], None]) -> str:

@@ -1,13 +1,14 @@
 """What decides the student's values: base model and tokenizer, the visits and soft labels it learns from, its settings. Answers without
 torch, so that a finished run says so in a second."""
 
-from ckd.cohort import Cohort
 from ckd.config import Config
 from ckd.errors import ArtifactError, ConfigError
-from ckd.pretrained import known_positions, model_fields
-from ckd.store import Fields, FolderArtifact, Stage, digest, join
+from ckd.store.artifacts import Fields, FolderArtifact, Stage
+from ckd.store.files import digest, join
+from ckd.store.models import known_positions, model_fields
 from ckd.student.examples import EMBEDDINGS, SOFT_LABELS
-from ckd.visits import Shard
+from ckd.visits.cohort import Cohort
+from ckd.visits.visit import Shard
 
 _KEY = "student.base_model"
 _TEACHER = {  # the teacher's stages: the command that makes each, and how to do without

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from ckd.errors import ConfigError
-from ckd.store import make_folder, write_file
+from ckd.store.files import make_folder, write_file
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -10,8 +10,8 @@ from transformers.utils import logging
 
 from ckd.config import Config
 from ckd.errors import ConfigError
-from ckd.labels import DISEASES
-from ckd.pretrained import local_folder, revision
+from ckd.store.models import local_folder, revision
+from ckd.visits.labels import DISEASES
 
 _DROPOUTS = ("dropout", "pdrop", "dropout_prob", "dropout_p")  # how configurations end the names of their dropout probabilities
 

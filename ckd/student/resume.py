@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from ckd.store import cache_folder, is_local, make_folder
+from ckd.store.files import make_folder
+from ckd.store.filesystems import is_local
+from ckd.store.folders import cache_folder
 from ckd.student.checkpoint import Checkpoint
 from ckd.student.ranks import Ranks
 

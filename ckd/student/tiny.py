@@ -11,8 +11,9 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from ckd.labels import DISEASES
-from ckd.store import FolderArtifact, digest
+from ckd.store.artifacts import FolderArtifact
+from ckd.store.files import digest
+from ckd.visits.labels import DISEASES
 
 # Names and phrases stay whole between these marks, so that a visit is a few dozen tokens.
 _MARKS = r", |; |: |\. |\.$| are | is "

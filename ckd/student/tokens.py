@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckd.cohort import Cohort
 from ckd.config import Config
 from ckd.errors import ConfigError
-from ckd.pretrained import local_folder, revision
-from ckd.store import Fields, Stage
+from ckd.store.artifacts import Fields, Stage
+from ckd.store.models import local_folder, revision
 from ckd.student.windows import LongText, cut
-from ckd.visits import Shard
+from ckd.visits.cohort import Cohort
+from ckd.visits.visit import Shard
 
 if TYPE_CHECKING:
     import pyarrow as pa

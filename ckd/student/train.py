@@ -5,16 +5,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ckd.cohort import Cohort
 from ckd.config import Config
 from ckd.errors import ArtifactError, DataError
-from ckd.store import cache_folder, digest
+from ckd.store.files import digest
+from ckd.store.folders import cache_folder
 from ckd.student.checkpoint import Checkpoint, Checkpoints
 from ckd.student.examples import Examples
 from ckd.student.fingerprint import needs_soft_labels, student_fields, token_fields, training_shards
 from ckd.student.mapped import MappedArrays
 from ckd.student.ranks import Ranks
 from ckd.student.tuning import Selection, all_labels, choose_metric
+from ckd.visits.cohort import Cohort
 
 if TYPE_CHECKING:
     import torch

@@ -5,8 +5,8 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from ckd.labels import NUM_LABELS
 from ckd.student.examples import Examples
+from ckd.visits.labels import NUM_LABELS
 
 MIN_VISITS = 50  # fewer tuning visits choose nothing
 MIN_POSITIVES = 5  # a label with fewer tuning positives does not count

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ckd.cohort import Cohort
-from ckd.labels import NUM_LABELS
+from ckd.visits.cohort import Cohort
+from ckd.visits.labels import NUM_LABELS
 
 MOST = 20.0  # of any weight: a label rarer than 1 in 21 would let a handful of visits decide the gradient
 

@@ -12,9 +12,11 @@ from contextlib import suppress
 import torch
 
 from ckd.errors import ConfigError
-from ckd.store import Fields, cache_folder, digest, read_bytes, write_bytes
+from ckd.store.artifacts import Fields
+from ckd.store.files import digest, read_bytes, write_bytes
+from ckd.store.folders import cache_folder
 
-CPU_BUDGET = 1024  # one or two visits: a layer's activations stay in the cache (benchmarks/teacher.py: a fifth faster than 4096)
+CPU_BUDGET = 1024  # one or two visits: a layer's activations stay in the cache (benchmarks/teacher/speed.py: a fifth faster than 4096)
 MOST = 1 << 17  # a 7B model's layers are compute-bound from a few thousand tokens on; more only waits longer for its first result
 SHARE = 0.8  # of the device's memory that the probe may fill: the rest is for fragmentation and for longer prefixes
 

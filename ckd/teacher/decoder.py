@@ -10,7 +10,7 @@ from transformers.utils import logging as transformers_logging
 
 from ckd.config import TeacherConfig
 from ckd.errors import ConfigError
-from ckd.pretrained import revision
+from ckd.store.models import revision
 from ckd.teacher.work import Geometry
 
 

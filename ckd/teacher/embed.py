@@ -12,16 +12,17 @@ import numpy as np
 import pyarrow as pa
 
 from ckd.batching import windows
-from ckd.cohort import Cohort
 from ckd.config import Config, TeacherConfig
 from ckd.errors import ConfigError
-from ckd.pretrained import adapter_hash, local_adapter, model_fields
 from ckd.prompts import PROMPT_VERSION
-from ckd.store import Fields, Stage, is_local, require_equal
+from ckd.store.artifacts import Fields, Stage, require_equal
+from ckd.store.filesystems import is_local
+from ckd.store.models import adapter_hash, local_adapter, model_fields
 from ckd.teacher.accounting import Meter
 from ckd.teacher.engine import Engine, load_engine
 from ckd.teacher.work import Work
-from ckd.visits import Shard
+from ckd.visits.cohort import Cohort
+from ckd.visits.visit import Shard
 
 STAGE = "embeddings"
 WINDOW = 512  # visits tokenised ahead of the forward pass: one call of the engine, so a shared prefix of 201 tokens costs 0.1 % of it

@@ -13,8 +13,8 @@ import torch
 from ckd.batching import token_batches
 from ckd.config import TeacherConfig
 from ckd.errors import ConfigError
-from ckd.pretrained import adapter_hash, local_folder, model_fields
 from ckd.prompts import Prompter
+from ckd.store.models import adapter_hash, local_folder, model_fields
 from ckd.teacher.attention import CAUSAL
 from ckd.teacher.budget import CPU_BUDGET, automatic_budget, one_prompt_too_many
 from ckd.teacher.clock import DeviceClock

@@ -17,12 +17,12 @@ from transformers import AutoTokenizer
 
 from ckd.config import TeacherConfig
 from ckd.errors import ConfigError
-from ckd.labels import INSTRUCTION
-from ckd.pretrained import adapter_hash, local_folder, model_fields, revision
 from ckd.prompts import Prompter
+from ckd.store.models import adapter_hash, local_folder, model_fields, revision
 from ckd.teacher.engine import Load
 from ckd.teacher.lora_file import Shapes, plain_lora_rank, require_fit, shapes, weights_outside_embeddings
 from ckd.teacher.work import Geometry, Work, forward_flops
+from ckd.visits.labels import INSTRUCTION
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values that vLLM's max_lora_rank can take
 _CPU_CACHE = 1 << 30  # bytes of KV cache on a CPU, where vLLM would take half of the memory

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from ckd.cohort import Cohort
 from ckd.errors import DataError
-from ckd.splits import of_adapter
-from ckd.visits import hash64
+from ckd.visits.cohort import Cohort
+from ckd.visits.splits import of_adapter
+from ckd.visits.visit import hash64
 
 
 class Folds:

@@ -9,14 +9,15 @@ import pyarrow as pa
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from ckd.cohort import Cohort
 from ckd.config import Config
 from ckd.errors import ArtifactError
-from ckd.labels import NUM_LABELS
-from ckd.splits import of_adapter
-from ckd.store import Fields, FolderArtifact, Stage, digest, join, read_bytes, write_bytes
+from ckd.store.artifacts import Fields, FolderArtifact, Stage
+from ckd.store.files import digest, join, read_bytes, write_bytes
 from ckd.teacher.folds import Folds
-from ckd.visits import Shard
+from ckd.visits.cohort import Cohort
+from ckd.visits.labels import NUM_LABELS
+from ckd.visits.splits import of_adapter
+from ckd.visits.visit import Shard
 
 STAGE = "head"
 _FILE = "head.safetensors"

@@ -16,14 +16,14 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
 from ckd.calibration import fit_platt
-from ckd.cohort import Cohort
 from ckd.config import Config, HeadConfig
 from ckd.errors import ConfigError
-from ckd.labels import NUM_LABELS
-from ckd.store import Stage
+from ckd.store.artifacts import Stage
 from ckd.teacher.folds import Folds
 from ckd.teacher.head import EmbeddingReader, Heads
-from ckd.visits import Split
+from ckd.visits.cohort import Cohort
+from ckd.visits.labels import NUM_LABELS
+from ckd.visits.visit import Split
 
 PATIENCE = 5  # epochs without a better tuning loss after which a head keeps its best
 

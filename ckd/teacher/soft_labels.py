@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ckd.cohort import Cohort
 from ckd.config import Config
 from ckd.errors import ArtifactError
-from ckd.labels import NUM_LABELS
-from ckd.splits import of_adapter
-from ckd.store import Fields, Stage
+from ckd.store.artifacts import Fields, Stage
 from ckd.teacher import embed
 from ckd.teacher.head import EmbeddingReader, column_matrix, head_artifact, head_fields, load_heads
-from ckd.visits import Shard, Source, Split
+from ckd.visits.cohort import Cohort
+from ckd.visits.labels import NUM_LABELS
+from ckd.visits.splits import of_adapter
+from ckd.visits.visit import Shard, Source, Split
 
 STAGE = "soft_labels"
 

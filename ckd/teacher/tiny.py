@@ -19,9 +19,10 @@ from tokenizers import AddedToken
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 from transformers.utils import logging
 
-from ckd.labels import INSTRUCTION, NUM_LABELS
 from ckd.prompts import Prompter
-from ckd.store import FolderArtifact, digest
+from ckd.store.artifacts import FolderArtifact
+from ckd.store.files import digest
+from ckd.visits.labels import INSTRUCTION, NUM_LABELS
 
 # Phrases end before these marks, which open the next one: a visit becomes a few dozen tokens and nothing is lost.
 _MARKS = r"(?=, |; |: |\. |\.$| are | is )"

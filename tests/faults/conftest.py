@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from tests.faults.cluster import cluster
+from testbed.raycluster import cluster
 from tests.faults.fake_embed import SHARDS, command, make_inputs, parts
 
 

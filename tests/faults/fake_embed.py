@@ -17,13 +17,12 @@ import pytest
 
 from ckd.configfile import load
 from ckd.errors import IncompleteError
-from ckd.files import write_file
-from ckd.labels import DISEASES, INSTRUCTION, OUTPUT_PREFIX
-from ckd.store import list_files, read_bytes
+from ckd.store.files import list_files, read_bytes, write_file
 from ckd.teacher.accounting import Account
 from ckd.teacher.embed import EmbedWorker
 from ckd.teacher.engine import Load
 from ckd.teacher.work import Work
+from ckd.visits.labels import DISEASES, INSTRUCTION, OUTPUT_PREFIX
 from jobs import embed, verify
 from jobs.cli import main
 from jobs.console import Console

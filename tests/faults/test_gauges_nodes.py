@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.faults.cluster import cluster, until
+from testbed.raycluster import cluster, until
 
 pytestmark = pytest.mark.faults
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.cluster import CHECKOUT, cluster, stop, until
+from testbed.raycluster import CHECKOUT, cluster, stop, until
 from tests.faults.fake_embed import CODE, SHARDS, assert_equal_and_clean, parts, starts
 
 pytestmark = pytest.mark.faults

@@ -11,9 +11,9 @@ import pytest
 from ray._private.state import GlobalState
 from ray._raylet import GcsClientOptions
 
-from tests.faults.cluster import CHECKOUT, stop, until
+from testbed.raycluster import CHECKOUT, stop, until
+from tests.cluster.metadata_server import MetadataServer
 from tests.faults.fake_embed import CODE, SHARDS, assert_equal_and_clean, starts
-from tests.metadata_server import MetadataServer
 
 pytestmark = pytest.mark.faults
 SECONDS = 0.8  # per shard

@@ -5,15 +5,15 @@ import json
 from pathlib import Path
 
 import pytest
-from student_cohort import make_base, make_cohort, make_config, make_tokens, make_visits
 
 from ckd import configfile
 from ckd.errors import IncompleteError
 from ckd.student.train import best_checkpoint
 from jobs import verify
 from jobs.console import Console
-from tests.faults.cluster import cluster, stop, until
-from tests.student_ranks import spawn
+from testbed.raycluster import cluster, stop, until
+from tests.student.student_cohort import make_base, make_cohort, make_config, make_tokens, make_visits
+from tests.student.student_ranks import spawn
 
 pytestmark = pytest.mark.faults
 SETTINGS = {"batch_size": 4, "epochs": 3, "patience": 3, "checkpoint_steps": 100}

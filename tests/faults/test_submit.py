@@ -10,10 +10,10 @@ import psutil
 import pytest
 import requests
 
-from ckd.cohort import Cohort
+from ckd.visits.cohort import Cohort
 from cluster.submit import authentication
-from tests.faults.cluster import CHECKOUT, cluster, until
-from tests.rows import rows, write_jsonl
+from testbed.raycluster import CHECKOUT, cluster, until
+from testbed.rows import rows, write_jsonl
 
 pytestmark = pytest.mark.faults
 VISITS = 240

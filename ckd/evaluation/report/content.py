@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckd.calibration import Calibration
-from ckd.cohort import Cohort, cohort_artifact
 from ckd.errors import ArtifactError
 from ckd.evaluation.calibrate import log_odds
 from ckd.evaluation.claims import HeadlineFacts, headline_facts
 from ckd.evaluation.evaluate import MODELS
 from ckd.evaluation.metrics import Floats, macro_auroc
 from ckd.evaluation.scores import Rows, read_split
-from ckd.labels import DISEASES
-from ckd.store import Fields, FolderArtifact, Stage, exists, join, read_bytes
+from ckd.store.artifacts import Fields, FolderArtifact, Stage
+from ckd.store.files import exists, join, read_bytes
+from ckd.visits.cohort import Cohort, cohort_artifact
+from ckd.visits.labels import DISEASES
 
 METRICS_FILE, EVENTS_FILE, CARD_FILE = "metrics.json", "events.jsonl", "card.json"
 CALIBRATED = "student, calibrated"

@@ -9,7 +9,7 @@ from typing import Any
 from ckd.evaluation.report.content import Run
 from ckd.evaluation.report.tables import NOTHING, Table, plain
 from ckd.evaluation.small_cells import MIN_CELL, WITHHELD, count_text, parts_text, small, total_tells
-from ckd.visits import SPLITS
+from ckd.visits.visit import SPLITS
 
 _SMALL_COUNT = re.compile(r"\b[1-9](?= (?:of \d+ )?(?:\w+ ){0,2}(?:visits|patients|subjects|distinct inputs)\b)")
 _STAGES = {"embed": "Teacher reads the visits", "soft-labels": "Soft labels", "tokens": "Tokens for the student", "predict": "Student predicts"}

@@ -9,7 +9,7 @@ from ckd.evaluation.report.drawing import Drawing, drawing, model_name
 from ckd.evaluation.report.panels import label_panels
 from ckd.evaluation.report.svg import ACCENT, GRID, INK, OTHER, STUDENT, TEACHER, style
 from ckd.evaluation.small_cells import OTHER as POOLED
-from ckd.labels import DISEASES
+from ckd.visits.labels import DISEASES
 
 NO_LABEL = "no label has enough positive and negative held-out visits"
 NO_CURRENT = "the current visit's diseases are unknown, so new onset and persistent cannot be told apart"

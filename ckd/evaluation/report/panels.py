@@ -11,7 +11,7 @@ from ckd.evaluation.report import curves
 from ckd.evaluation.report.content import CALIBRATED, Run
 from ckd.evaluation.report.drawing import Drawing, drawing
 from ckd.evaluation.report.svg import ACCENT, MUTED, OTHER, STUDENT, TEACHER
-from ckd.labels import DISEASES
+from ckd.visits.labels import DISEASES
 
 ACROSS = 5
 MARKERS = {"student": "o", "teacher": "s", CALIBRATED: "^"}

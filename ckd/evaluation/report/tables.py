@@ -9,7 +9,7 @@ from ckd.evaluation.metrics import MIN_COUNT
 from ckd.evaluation.report.content import Run
 from ckd.evaluation.report.drawing import model_name
 from ckd.evaluation.small_cells import MIN_CELL
-from ckd.labels import DISEASES
+from ckd.visits.labels import DISEASES
 
 NOTHING = "–"
 

@@ -1,0 +1,148 @@
+"""What the chaos benchmark runs: the whole pipeline on a tiny cohort, its embedding and its training slowed down so that something is always
+under way, and writing down in a ledger what begins and ends. Everything else is the product: `ckd run` itself, in the process of this module.
+
+    python -m benchmarks.cluster.work run key=value…        # as `ckd run`
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SHARD_ROWS = 4
+BATCH = 8  # visits per optimizer step
+CHECKPOINT_STEPS = 10
+SHARD_S = 2.0  # what embedding a shard takes at least
+STEP_S = 0.15  # what an optimizer step takes at least
+LEDGER = "ledger.jsonl"
+
+
+class Ledger:
+    """Lines of all processes of a run in one file; a line is written by one call, so that a kill leaves it whole or not there."""
+
+    def __init__(self, results: str) -> None:
+        import ray
+
+        self.path, self.who = Path(results) / LEDGER, {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
+
+    def write(self, what: str, **more: Any) -> None:
+        line = json.dumps({"time": time.time(), "what": what, **self.who, **more}) + "\n"
+        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(file, line.encode())
+        os.close(file)
+
+
+class SlowEmbedWorker:
+    """EmbedWorker, slower, and writing down which shard it begins and has finished."""
+
+    def __init__(self, config: Any, fields: Any) -> None:
+        from ckd.teacher.embed import EmbedWorker
+
+        self.worker, self.ledger = EmbedWorker(config, fields), Ledger(config.run.results)
+
+    def __call__(self, shard: Any) -> dict[str, Any]:
+        self.ledger.write("shard_begun", shard=shard.index)
+        time.sleep(SHARD_S)
+        row = self.worker(shard)
+        self.ledger.write("shard_done", shard=shard.index)
+        return row
+
+
+def slow_rank(payload: dict[str, Any], *, world: int, rank: int, preempted: Any, report: Any) -> bool:
+    """jobs.train_student.rank_main, slower, asked after every step, and writing down the visits of its micro-batches and rank 0's reports."""
+    from ckd.config import Config
+    from ckd.errors import CkdError
+    from ckd.student import batches
+    from ckd.student.train import train
+
+    config = Config.model_validate(payload["config"])
+    ledger = Ledger(config.run.results)
+    ledger.write("rank_begun", rank=rank, world=world)
+    batches.Batches = _recording(ledger, batches.Batches)
+
+    def slowly() -> bool:
+        time.sleep(STEP_S)
+        return bool(preempted())
+
+    def told(figures: dict[str, Any]) -> None:
+        if rank == 0:
+            ledger.write("report", **{**figures, "world": world})
+        report(figures)
+
+    try:
+        return train(config, world=world, rank=rank, preempted=slowly, report=told, deepspeed=True, seconds_between=0)
+    except CkdError as error:
+        told({"refused": str(error), "kind": type(error).__name__})
+        return True
+
+
+def _recording(ledger: Ledger, batches: type) -> type:
+    class Recording(batches):
+        def micro_rows(self, epoch: int, step: int, slot: int) -> list[Any]:
+            found: list[Any] = super().micro_rows(epoch, step, slot)
+            visits = [self.examples[shard].visit_ids[row] for shard, row in found]
+            ledger.write("batch", batch=epoch * self.steps + step, slot=slot, rank=self.rank, world=self.world, visits=visits)
+            return found
+
+    return Recording
+
+
+def make_inputs(folder: Path, train_shards: int, other_shards: int) -> None:
+    """Write rows of all splits, a tiny teacher and a tiny student into `folder`."""
+    from ckd.student.tiny import SMALLEST, make_student
+    from ckd.teacher.tiny import UNTRAINED, make_teacher
+    from ckd.visits.labels import NUM_LABELS
+    from testbed.rows import rows, write_jsonl
+
+    train, held_out = train_shards * SHARD_ROWS, other_shards * SHARD_ROWS
+    found = [*rows(0, train, split="train"), *rows(train, train + held_out, split="tuning")]
+    found += rows(train + held_out, train + 2 * held_out, split="held_out")
+    write_jsonl(folder / "visits.json", found)
+    texts = [row["input"] for row in found]
+    make_teacher(str(folder / "teacher"), texts, np.zeros((len(texts), NUM_LABELS)), 0, UNTRAINED)
+    make_student(str(folder / "student"), texts, 0, SMALLEST)
+
+
+def words(inputs: Path, results: Path, epochs: int) -> list[str]:
+    """The settings of a run on a cluster; `inputs` and `results` are below one shared folder."""
+    settings = {
+        "run.name": "chaos",
+        "run.results": results,
+        "run.shared_mounts": f"[{inputs}, {results}]",
+        "data.train": inputs / "visits.json",
+        "data.shard_rows": SHARD_ROWS,
+        "teacher.base_model": inputs / "teacher/base",
+        "teacher.adapter": inputs / "teacher/adapter",
+        "teacher.dtype": "float32",
+        "teacher.workers": "2..3",
+        "head.folds": 2,
+        "head.epochs": 3,
+        "student.base_model": inputs / "student",
+        "student.max_length": 32,
+        "student.batch_size": BATCH,
+        "student.checkpoint_steps": CHECKPOINT_STEPS,
+        "student.epochs": epochs,
+        "student.patience": epochs,
+        "student.learning_rate": 1e-3,
+        "student.dropout": 0.0,  # the masks depend on the number of workers
+        "student.workers": "1..2",
+    }
+    return [f"{key}={value}" for key, value in settings.items()]
+
+
+def main() -> int:
+    from benchmarks.cluster import work as chaos_work  # by this name the pool's and the group's processes find what __main__ defines
+    from jobs import embed, train_student
+    from jobs.cli import main as ckd
+
+    embed.EmbedWorker = chaos_work.SlowEmbedWorker
+    train_student.rank_main = chaos_work.slow_rank
+    return ckd(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

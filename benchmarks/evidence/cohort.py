@@ -1,0 +1,138 @@
+"""The cohort, the teachers and the student base of one phase of the ablation, and the stages that its arms share: visits, embeddings, heads
+and soft labels, made by the project's own jobs. Which arms there are belongs to ablation_setup."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from benchmarks.evidence.setup import Arm, Phase, Setup
+from ckd.config import Config
+from ckd.configfile import load
+from ckd.ehr.synthetic.ceiling import oracle_observed
+from ckd.ehr.synthetic.patients import generate, parameters
+from ckd.ehr.synthetic.rows import table
+from ckd.store.artifacts import FolderArtifact
+from ckd.store.files import write_file
+from ckd.visits.labels import NUM_LABELS
+from ckd.visits.splits import of_adapter, point
+from jobs import embed, soft_labels, train_head
+from jobs.console import Console
+from jobs.evaluate import CEILINGS_FILE
+
+COHORT_FILE = "cohort.parquet"
+SHARED_STAGES = ("visits", "embeddings", "soft_labels")
+
+
+def cohort_folder(work: Path, setup: Setup, phase: Phase) -> Path:
+    """Where a phase's cohort and shared stages lie."""
+    return work / f"{phase}-{setup.raw[phase]['generator_seed']}"
+
+
+def configuration(work: Path, setup: Setup, phase: Phase, name: str, overrides: Sequence[str] = ()) -> Config:
+    """The base configuration with its files below `<cohort folder>/<name>`, and the given overrides."""
+    folder = cohort_folder(work, setup, phase)
+    places = [
+        *("run.name=run", f"run.results={folder / name}", f"run.public_files={folder / name}", f"data.train={folder / COHORT_FILE}"),
+        f"student.base_model={work / 'student_base'}",
+    ]
+    return load(None, [*places, *setup.raw["base"], *overrides])
+
+
+def make_cohort(work: Path, setup: Setup, phase: Phase) -> Path:
+    """Write cohort.parquet and oracles.parquet unless they are there; returns their folder.
+
+    All tuning and held_out subjects of the generator, and of the train subjects a hashed share: what a student learns from is small, what it
+    is judged by is not. The oracles (visit_id, oracle_latent, oracle_observed) are of every labelled row.
+    """
+    sizes, seed = setup.raw["sizes"], setup.raw[phase]["generator_seed"]
+    folder = cohort_folder(work, setup, phase)
+    artifact = FolderArtifact(str(folder / "cohort"), {"ablation": 1, "seed": seed, **{f"sizes.{k}": v for k, v in sizes.items()}})
+    if artifact.is_done():
+        return folder
+    encounters = generate(sizes["patients"], seed)
+    rows = table(encounters, include_last=True)
+    observed = oracle_observed(encounters, sizes["ceiling_patients"], parameters().raw["sizes"]["ceiling"]["seed"])
+    place = {(f"{seed}-{p:06d}-{o:02d}"): n for n, (p, o) in enumerate(zip(encounters.patient, encounters.order, strict=True))}
+    kept = np.array(
+        [s != "train" or point(g, seed) < sizes["train_share"] for s, g in zip(rows["split"].to_pylist(), rows["group"].to_pylist(), strict=True)]
+    )
+    rows = rows.filter(pa.array(kept))
+    labeled = rows.filter(rows["labels"].is_valid())
+    ids = labeled["visit_id"].to_pylist()
+    of_rows = observed[[place[visit] for visit in ids]]
+    oracles = pa.table({"visit_id": ids, "oracle_latent": labeled["oracle_latent"], "oracle_observed": column(of_rows)})
+    for name, written in ((COHORT_FILE, rows.drop_columns(["oracle_latent"])), (CEILINGS_FILE, oracles)):
+        write_file(str(folder / name), lambda stream, t=written: pq.write_table(t, stream, compression="zstd"))
+    artifact.commit([])
+    return folder
+
+
+def make_student_base(work: Path, setup: Setup) -> None:
+    """The untrained student with a vocabulary from the text of other patients; one for both phases."""
+    from ckd.student.tiny import SMALLEST, StudentSize, make_student
+
+    other = table(generate(setup.raw["sizes"]["student_patients"], parameters().raw["sizes"]["student"]["seed"]))
+    seed = parameters().raw["sizes"]["student"]["seed"]
+    make_student(str(work / "student_base"), other["input"].to_pylist(), seed, SMALLEST if setup.raw.get("untrained") else StudentSize())
+
+
+def make_teacher_for(work: Path, setup: Setup, phase: Phase, adapter: str) -> Path:
+    """A teacher that knows other patients (in place of a large model's pre-training) and whose adapter was tuned on this cohort's train subjects:
+    on all of them, or only on the share that `ckd export jsonl --adapter-share` would give it."""
+    from ckd.teacher.tiny import UNTRAINED, TeacherSize, make_teacher
+
+    sizes, folder = setup.raw["sizes"], cohort_folder(work, setup, phase)
+    seed = parameters().raw["sizes"]["teacher"]["seed"]
+    other = table(generate(sizes["teacher_patients"], seed))
+    rows = pq.read_table(folder / COHORT_FILE)
+    rows = rows.filter(pc.and_(pc.equal(rows["split"], "train"), rows["labels"].is_valid()))
+    if adapter != "all":
+        rows = rows.filter(pa.array(of_adapter(rows["group"].to_pylist(), float(adapter))))
+    inputs = other["input"].to_pylist() + rows["input"].to_pylist()
+    labels = np.concatenate([matrix(other["labels"]), matrix(rows["labels"])])
+    teacher = folder / f"teacher-{adapter}"
+    size = UNTRAINED if setup.raw.get("untrained") else TeacherSize(adapter_steps=sizes["adapter_steps"])
+    make_teacher(str(teacher), inputs, labels, seed, size)
+    return teacher
+
+
+def make_shared(work: Path, setup: Setup, phase: Phase, arm: Arm, console: Console) -> Path:
+    """The artifacts folder with visits, embeddings and soft labels that the arm starts from; what is there is kept. The teacher's pass is made once
+    per adapter and linked into the folders of its other heads."""
+    teacher = make_teacher_for(work, setup, phase, arm.adapter)
+    models = [f"teacher.base_model={teacher / 'base'}", f"teacher.adapter={teacher / 'adapter'}", "student.use_unlabeled=true"]
+    first = configuration(work, setup, phase, f"shared/{arm.adapter}", models)
+    embed.run(first, console)
+    config = configuration(work, setup, phase, f"shared/{arm.shared}", [*models, *arm.teacher])
+    if arm.shared != arm.adapter:
+        link(Path(first.run.artifacts_root), Path(config.run.artifacts_root), ("visits", "embeddings"))
+    train_head.run(config, console)
+    soft_labels.run(config, console)
+    return Path(config.run.artifacts_root)
+
+
+def link(source: Path, target: Path, stages: Sequence[str]) -> None:
+    """Hard-link whole stages: a writer replaces a file, it never writes into one."""
+    for stage in stages:
+        if not (target / stage).exists():
+            unfinished = target / f"{stage}.linking"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            shutil.copytree(source / stage, unfinished, copy_function=os.link)
+            unfinished.rename(target / stage)
+
+
+def matrix(values: Any) -> np.ndarray:
+    """A column of lists of 25 as float32 [n, 25]."""
+    return np.array(values.to_pylist(), np.float32).reshape(-1, NUM_LABELS)
+
+
+def column(values: np.ndarray) -> pa.Array:
+    """[n, 25] as a column of lists of 25 float32."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.asarray(values, np.float32).reshape(-1)), NUM_LABELS)

@@ -1,0 +1,118 @@
+"""What the intervals cost: 1,000 patient-cluster draws of 100,000 visits x 25 labels, against scikit-learn with sample weights on the same draws.
+
+Both give AUROC and AUPRC of every label; the project's pass gives the pooled labels (micro) and the Brier and F1 figures too. The peer takes a
+second per draw, so a few draws are timed and the rest is extrapolated, which the result says. Both must agree before any is timed.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.pipeline.bootstrap     # 2 cores, a few minutes; writes benchmarks/results/bootstrap.json
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import scipy
+import sklearn
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from benchmarks.teacher.speed import ROOT, header
+from ckd.evaluation.bootstrap import Draws, resample
+from ckd.visits.labels import NUM_LABELS
+
+LIMIT_S = 300.0
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--visits", type=int, default=100_000)
+    parser.add_argument("--resamples", type=int, default=1000)
+    parser.add_argument("--peer-resamples", type=int, default=3, help="draws of scikit-learn in each run")
+    parser.add_argument("--runs", type=int, default=3, help="timed runs of each way, in turn")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/bootstrap.json")
+    arguments = parser.parse_args(argv)
+    report: dict[str, Any] = header("cpu", sys.argv[1:] if argv is None else argv, None, "bootstrap")
+    report["versions"] |= {"numpy": np.__version__, "scipy": scipy.__version__, "scikit-learn": sklearn.__version__}
+    members, labels, p = cohort(arguments.visits)
+    draws = Draws(members, int(members.max()) + 1, arguments.resamples, 0, True)
+    few = Draws(members, draws.groups, arguments.peer_resamples, 0, True)
+    report |= {
+        "visits": arguments.visits,
+        "patients": draws.groups,
+        "labels": NUM_LABELS,
+        "resamples": draws.resamples,
+        "peer_resamples": few.resamples,
+    }
+    report |= {"positive_share": {"least": float(labels.mean(0).min()), "most": float(labels.mean(0).max())}}
+    report["largest_difference"] = float(np.abs(ours(few, labels, p)[:, :NUM_LABELS, :2] - peer(few, labels, p)).max())
+    if report["largest_difference"] > 1e-10:
+        print(f"the two ways disagree by {report['largest_difference']}", file=sys.stderr)
+        return 1
+    seconds: dict[str, list[tuple[float, float]]] = {"project": [], "scikit-learn": []}
+    for _ in range(arguments.runs):
+        seconds["project"].append(timed(lambda: ours(draws, labels, p)))
+        seconds["scikit-learn"].append(timed(lambda: peer(few, labels, p)))
+    report |= figures(seconds, draws.resamples / few.resamples)
+    print(json.dumps({key: report[key] for key in ("project", "scikit-learn", "times_faster_per_cpu_second", "target")}, indent=1))
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def cohort(visits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Patients of about three visits; labels of 3 to 45 % positives; float32 scores, as models give them."""
+    rng = np.random.default_rng(0)
+    members = np.sort(np.unique(rng.integers(visits // 3, size=visits), return_inverse=True)[1])
+    labels = rng.random((visits, NUM_LABELS)) < np.linspace(0.03, 0.45, NUM_LABELS)
+    p = 1 / (1 + np.exp(-(labels + 1.5 * rng.normal(size=labels.shape) - 1)))
+    return members, labels, p.astype(np.float32)
+
+
+def ours(draws: Draws, labels: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """Every figure of every draw [resamples, 26, 7]; AUROC and AUPRC come first."""
+    return resample(draws, labels, p, np.ones_like(labels), p >= 0.5, np.full(NUM_LABELS, 0.5))
+
+
+def peer(draws: Draws, labels: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """AUROC and AUPRC [resamples, 25, 2] by scikit-learn, a draw and a label at a time."""
+    weights = draws.counts(0, draws.resamples)[draws.members]
+    both = (roc_auc_score, average_precision_score)
+    return np.array([[[f(labels[:, j], p[:, j], sample_weight=w) for f in both] for j in range(NUM_LABELS)] for w in weights.T])
+
+
+def timed(way: Callable[[], Any]) -> tuple[float, float]:
+    """Wall and CPU seconds (all threads)."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    way()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def figures(seconds: dict[str, list[tuple[float, float]]], more: float) -> dict[str, Any]:
+    """Medians of the runs; the peer's times `more` for all draws."""
+    found: dict[str, Any] = {
+        name: {
+            "runs_wall_s": [s[0] for s in runs],
+            "runs_cpu_s": [s[1] for s in runs],
+            "wall_s": median(s[0] for s in runs),
+            "cpu_s": median(s[1] for s in runs),
+        }
+        for name, runs in seconds.items()
+    }
+    found["scikit-learn"] |= {
+        "extrapolated_wall_s": found["scikit-learn"]["wall_s"] * more,
+        "extrapolated_cpu_s": found["scikit-learn"]["cpu_s"] * more,
+    }
+    measured = found["project"]["wall_s"]
+    return {
+        **found,
+        "times_faster_per_cpu_second": found["scikit-learn"]["extrapolated_cpu_s"] / found["project"]["cpu_s"],
+        "target": {"wall_s_at_most": LIMIT_S, "measured": measured, "met": measured <= LIMIT_S},
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

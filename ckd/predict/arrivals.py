@@ -1,0 +1,87 @@
+"""Visits that are there to be predicted: one input -> shards below an output folder. No split is chosen and no label is needed; what cannot be
+read is quarantined and counted as in prepare. The shards' texts are a working copy: `forget` removes it, the counts stay."""
+
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, BinaryIO
+
+from ckd.config import DataConfig
+from ckd.store.artifacts import Fields, Stage, require_equal
+from ckd.store.files import join, write_file
+from ckd.visits.cohort import STAGE, Cohort, cohort_artifact, commit
+from ckd.visits.inputs import Input
+from ckd.visits.intake import Counts, Intake
+from ckd.visits.visit import Visit
+
+ARRIVALS_VERSION = 1  # raise it when the same input gives other rows, ids or shards
+
+
+def receive(root: str, source: Input, data: DataConfig) -> Cohort:
+    """The shards of an input, opened when they are listed below `root` already, else made. Memory: 8 bytes per visit and a few shards.
+
+    Raises DataError when more than data.max_bad_rows rows cannot be used, MismatchError when other input lies there.
+    """
+    fields = _fields(source, data)
+    if not cohort_artifact(root, fields).is_done():
+        store(root, source, data, fields)
+    cohort = Cohort.open(root)
+    counted(cohort).require_at_most(data.max_bad_rows, quarantine_file(root))
+    return cohort
+
+
+def restore(root: str, source: Input, data: DataConfig, cohort: Cohort) -> None:
+    """Make the working copy of the texts again unless all of it is there."""
+    there = set(Stage(root, STAGE, {}).indices())
+    if any(shard.index not in there for shard in cohort.shards):
+        store(root, source, data, (cohort_artifact(root, {}).load() or {})["fields"])
+
+
+def store(root: str, source: Input, data: DataConfig, fields: Fields) -> None:
+    """Read the input and write its shards, then the list of them. Raises MismatchError, ArtifactError rather than write over others' parts."""
+    stage = Stage(root, STAGE, fields)
+    for index in stage.indices():
+        footer = stage.footer(index)
+        if footer is not None:
+            require_equal(stage.path(index), footer.fields, fields)
+    facts: dict[str, Any] = {}
+    with tempfile.TemporaryFile() as quarantine:
+        commit(root, _visits(root, source, data, facts, quarantine), fields=fields, shard_rows=data.shard_rows, facts=facts)
+
+
+def forget(root: str, cohort: Cohort) -> None:
+    """Remove the working copy of the texts."""
+    stage = Stage(root, STAGE, {})
+    for shard in cohort.shards:
+        stage.delete(shard.index)
+
+
+def counted(cohort: Cohort) -> Counts:
+    """What was read when the shards were made."""
+    found = cohort.facts["counts"]
+    return Counts(**{**found, "reasons": Counter(found["reasons"])})
+
+
+def quarantine_file(root: str) -> str:
+    """Where the rows that cannot be used are listed: JSONL of location (file:line) and reason."""
+    return join(cohort_artifact(root, {}).folder, "quarantine.jsonl")
+
+
+def _fields(source: Input, data: DataConfig) -> Fields:
+    return {"input": source.content_hash(), "data.shard_rows": data.shard_rows, "arrivals_version": ARRIVALS_VERSION}
+
+
+def _visits(root: str, source: Input, data: DataConfig, facts: dict[str, Any], quarantine: BinaryIO) -> Iterator[Visit]:
+    intake = Intake([source], quarantine)
+    for visit, _ in intake:
+        if intake.counts.quarantined <= data.max_bad_rows:  # beyond it the run stops: the rest is counted, not stored
+            yield replace(visit, split=visit.split or "held_out")  # a shard has one; nothing here depends on which
+    counts = intake.counts
+    if counts.read != counts.kept + counts.quarantined:
+        raise RuntimeError(f"read {counts.read} is not kept {counts.kept} + quarantined {counts.quarantined}")
+    quarantine.seek(0)
+    write_file(quarantine_file(root), lambda stream: shutil.copyfileobj(quarantine, stream))
+    counts.require_at_most(data.max_bad_rows, quarantine_file(root))
+    facts["counts"] = vars(counts)

@@ -1,0 +1,117 @@
+"""Predictions as tables for meds-evaluation: one Parquet file per label with subject_id, prediction_time, boolean_value,
+predicted_boolean_value and predicted_boolean_probability. Making predictions is scored's business."""
+
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ckd.errors import DataError
+from ckd.store.artifacts import Fields, Stage
+from ckd.store.files import digest
+from ckd.store.handover import FORMAT, publish, standing
+from ckd.visits.labels import DISEASES
+from ckd.visits.visit import Shard
+
+KIND = "folder of MEDS tables"
+SCHEMA = pa.schema(
+    [  # the prediction schema of meds-evaluation (pypi.org/project/meds-evaluation)
+        pa.field("subject_id", pa.int64()),
+        pa.field("prediction_time", pa.timestamp("us")),
+        pa.field("boolean_value", pa.bool_()),
+        pa.field("predicted_boolean_value", pa.bool_()),
+        pa.field("predicted_boolean_probability", pa.float64()),
+    ]
+)
+_INT64 = range(-(2**63), 2**63)
+
+
+def table_name(disease: str) -> str:
+    """`Shock` -> `shock.parquet`; other characters than letters and digits become single underscores."""
+    return re.sub(r"[^a-z0-9]+", "_", disease.lower()).strip("_") + ".parquet"
+
+
+def write_tables(folder: str, stage: Stage, shards: Sequence[Shard]) -> dict[str, Any] | None:
+    """Write one table per label from the parts of `shards`, a part at a time; None when they are there already.
+
+    Returns `visits` (rows of each table) and `left_out` (reason -> visits): MEDS wants an integer subject and a time. The probability is the
+    calibrated one where there is one. Raises DataError when no visit is left, ConfigError when the folder holds something else.
+    """
+    fields: Fields = {FORMAT: KIND, "predictions": digest([dict(stage.fields), [shard.content_hash for shard in shards]])}
+    there = standing(folder, KIND)
+    if there is not None and there["fields"] == fields:
+        return None
+    left_out: Counter[str] = Counter()
+    visits = 0
+    with tempfile.TemporaryDirectory() as local:
+        with ExitStack() as open_files:
+            writers = [open_files.enter_context(pq.ParquetWriter(Path(local) / table_name(d), SCHEMA, compression="zstd")) for d in DISEASES]
+            for shard in shards:
+                part = stage.read(shard.index)
+                subjects, times, usable = _who_and_when(part, left_out)
+                visits += len(usable)
+                if usable:
+                    for j, writer in enumerate(writers):
+                        writer.write_table(_table(part.take(usable), subjects, times, j))
+        if not visits:
+            raise DataError(f"{folder}: nothing to write: {'; '.join(_told(left_out))}. MEDS tables need an integer subject_id and a prediction_time")
+        facts = {"visits": visits, "left_out": dict(left_out)}
+        publish(local, folder, fields, {"tables": {d: table_name(d) for d in DISEASES}, **facts})
+    return facts
+
+
+def _who_and_when(part: pa.Table, left_out: Counter[str]) -> tuple[list[int], list[datetime], list[int]]:
+    """Subjects and times of the rows that have both, and the positions of these rows; counts the others."""
+    subjects, times, usable = [], [], []
+    for row, (subject, time) in enumerate(zip(part["subject_id"].to_pylist(), part["prediction_time"].to_pylist(), strict=True)):
+        found_subject, found_time = _integer(subject), _time(time)
+        if found_subject is None:
+            left_out["without subject_id" if subject is None else "subject_id is no 64-bit integer"] += 1
+        elif found_time is None:
+            left_out["without prediction_time" if time is None else "prediction_time is no ISO 8601 time"] += 1
+        else:
+            subjects.append(found_subject)
+            times.append(found_time)
+            usable.append(row)
+    return subjects, times, usable
+
+
+def _table(part: pa.Table, subjects: list[int], times: list[datetime], label: int) -> pa.Table:
+    import pyarrow.compute as pc
+
+    probabilities = part["probabilities"] if part["calibrated"].null_count else part["calibrated"]
+    names = part["names"].to_pylist()
+    columns = [
+        pa.array(subjects, pa.int64()),
+        pa.array(times, pa.timestamp("us")),
+        pc.list_element(part["labels"], label),
+        pa.array([None if row is None else DISEASES[label] in row for row in names], pa.bool_()),
+        pc.list_element(probabilities, label).cast(pa.float64()),
+    ]
+    return pa.table(columns, schema=SCHEMA)
+
+
+def _integer(text: str | None) -> int | None:
+    if text is None or not re.fullmatch(r"-?[0-9]{1,19}", text):
+        return None
+    return int(text) if int(text) in _INT64 else None
+
+
+def _time(text: str | None) -> datetime | None:
+    """A time as MEDS has it, without a zone; one with a zone is moved to UTC."""
+    try:
+        found = datetime.fromisoformat(text) if text else None
+    except ValueError:
+        return None
+    return found.astimezone(UTC).replace(tzinfo=None) if found is not None and found.tzinfo else found
+
+
+def _told(left_out: Counter[str]) -> list[str]:
+    return [f"{visits:,} visits {reason}" for reason, visits in left_out.most_common()]

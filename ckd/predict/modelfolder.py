@@ -1,0 +1,131 @@
+"""What a folder with a finished student says of itself: which student, how its texts become tokens, its calibration. Checked, and answered
+without torch; loading the weights belongs to scoring. `results/<run>/student` and what `ckd export model` writes are both such folders."""
+
+import json
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, cast, get_args
+
+from ckd.calibration import FILE as CALIBRATION_FILE
+from ckd.calibration import Calibration
+from ckd.errors import ArtifactError, ConfigError
+from ckd.store.artifacts import Fields, FolderArtifact
+from ckd.store.files import digest, exists, inner, join, read_bytes, size_and_hash
+from ckd.store.filesystems import is_local
+from ckd.store.folders import ARTIFACT_FILE, fetched_folder
+from ckd.student.windows import LongText
+from ckd.visits.labels import DISEASES, NUM_LABELS
+
+ENGINES = {"torch": ".safetensors", "onnx": "model.onnx", "onnx-int8": "model.int8.onnx"}  # engine -> how the names of its weights end
+EXPORTED = "exported student"  # field of an exported folder: the identity of the student that it holds
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A checked folder. `local` is where its files are on this machine, `student` the identity of the student inside, whoever copied it."""
+
+    folder: str
+    local: str
+    engine: str
+    student: str
+    max_length: int
+    long_text: LongText
+    weights: str  # hash over the engine's weight files
+    calibration: Calibration | None
+    calibration_hash: str | None
+
+    @classmethod
+    def open(cls, folder: str, engine: str = "torch") -> "ModelFolder":
+        """Open a folder, local or at a URL, for one engine. Reads the files that it needs once, to compare their SHA-256.
+
+        Raises ConfigError when it is no such folder, lacks the engine's file or names other labels; ArtifactError when a file is not the one
+        that was written.
+        """
+        content = _content(folder)
+        max_length, long_text = int(content["fields"]["student.max_length"]), _long_text(folder, content)
+        student = str(content["fields"].get(EXPORTED) or FolderArtifact(folder, {}).identity())
+        local, weights = _files(folder, engine, content)
+        _require_labels(folder, local)
+        calibration, calibration_hash = _calibration(folder, student)
+        return cls(folder, local, engine, student, max_length, long_text, weights, calibration, calibration_hash)
+
+    @property
+    def fields(self) -> Fields:
+        """Everything that decides the probabilities of a text: fingerprint fields of what is made with this model."""
+        return {
+            "student": self.student,
+            "engine": self.engine,
+            "weights": self.weights,
+            "student.max_length": self.max_length,
+            **({} if self.long_text == "head" else {"student.long_text": self.long_text}),
+            "calibration": self.calibration_hash,
+        }
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person must be told of this model before they read its figures."""
+        if self.calibration is not None:
+            return []
+        return [
+            f"{join(self.folder, CALIBRATION_FILE)} is missing: no calibrated probabilities and no names at thresholds ('ckd evaluate' writes it)"
+        ]
+
+
+def _content(folder: str) -> dict[str, Any]:
+    content = FolderArtifact(folder, {}).load()
+    if content is None or "student.max_length" not in content.get("fields", {}):
+        raise ConfigError(f"{folder}: no trained student ({ARTIFACT_FILE} of one); expected results/<run>/student or a folder of 'ckd export model'")
+    return content
+
+
+def _long_text(folder: str, content: dict[str, Any]) -> LongText:
+    """How the student was trained to read long texts. A field that is not there says "head", as in the student's fingerprint."""
+    found = content["fields"].get("student.long_text", "head")
+    if found not in get_args(LongText):
+        raise ConfigError(f"{folder}: trained with student.long_text={found}, which this version does not know; take the version that trained it")
+    return cast(LongText, found)
+
+
+def _files(folder: str, engine: str, content: dict[str, Any]) -> tuple[str, str]:
+    """Where the wanted files are on this machine, and the hash of the engine's weights."""
+    if engine not in ENGINES:
+        raise ConfigError(f"engine '{engine}': expected one of {', '.join(ENGINES)}")
+    others = tuple(ending for name, ending in ENGINES.items() if name != engine)
+    wanted = {name: facts for name, facts in content["files"].items() if not name.endswith(others)}
+    weights = {name: facts["sha256"] for name, facts in wanted.items() if name.endswith(ENGINES[engine])}
+    if not weights:
+        raise ConfigError(f"{folder}: no {ENGINES[engine].lstrip('.')} file for engine '{engine}'; make the folder with 'ckd export model --onnx'")
+    if engine != "torch" and find_spec("onnxruntime") is None:
+        raise ConfigError(f"engine '{engine}' needs ONNX Runtime; install it with: pip install 'ckd-ehr[onnx]'")
+    local = fetched_folder(folder, lambda name: name in wanted)  # compares what it copies
+    for name, facts in wanted.items() if is_local(folder) else ():
+        path = inner(folder, name)
+        if not exists(path) or size_and_hash(path) != facts:
+            raise ArtifactError(f"{path}: missing or changed since it was written; copy the folder again, or make it again")
+    return local, digest(weights)
+
+
+def _require_labels(folder: str, local: str) -> None:
+    path = join(folder, "config.json")
+    try:
+        found = json.loads(read_bytes(join(local, "config.json")))["id2label"]
+        names = [found[str(i)] for i in range(len(found))]
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: missing; expected a model folder as save_pretrained writes it") from None
+    except (ValueError, KeyError, TypeError):
+        raise ArtifactError(f"{path}: has no id2label of a classifier; copy the folder again, or make it again") from None
+    if names != list(DISEASES):
+        wrong = next((i for i, (a, b) in enumerate(zip(names, DISEASES, strict=False)) if a != b), min(len(names), NUM_LABELS))
+        raise ConfigError(
+            f"{path}: id2label holds {len(names)} labels and differs from the {NUM_LABELS} diseases at number {wrong}; expected those of "
+            "ckd/visits/labels.py in their order: a student of this project"
+        )
+
+
+def _calibration(folder: str, student: str) -> tuple[Calibration | None, str | None]:
+    path = join(folder, CALIBRATION_FILE)  # not in the local copy: `ckd evaluate` writes it after artifact.json
+    try:
+        content = read_bytes(path)
+    except FileNotFoundError:
+        return None, None
+    return Calibration.load(path, student), digest(content.decode("utf-8", "replace"))

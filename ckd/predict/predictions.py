@@ -1,0 +1,81 @@
+"""Stage `predictions`: the exported student's logits and probabilities per visit, one part per visits shard. Scores are evaluation's."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ckd.batching import token_batches
+from ckd.config import Config
+from ckd.store.artifacts import Fields, Stage
+from ckd.store.files import join
+from ckd.store.folders import fetched_folder
+from ckd.student.batches import pad
+from ckd.student.fingerprint import finished_student, token_fields
+from ckd.student.tokens import STAGE as TOKENS
+from ckd.student.tokens import sequences, stored_columns
+from ckd.student.windows import mean_per_visit
+from ckd.visits.cohort import Cohort
+from ckd.visits.labels import NUM_LABELS
+from ckd.visits.visit import Shard
+
+STAGE = "predictions"
+TOKEN_BUDGET = 16384  # padded tokens per forward pass
+
+
+def prediction_fields(config: Config) -> Fields:
+    """The fingerprint of stage `predictions`: what the student's folder holds. Raises ArtifactError unless it is this configuration's."""
+    return {"student": finished_student(config).identity(), **token_fields(config)}
+
+
+def prediction_stage(config: Config) -> Stage:
+    """The stage with this configuration's fingerprint."""
+    return Stage(config.run.artifacts_root, STAGE, prediction_fields(config))
+
+
+class PredictWorker:
+    """Predicts one shard per call: visit_id, probabilities and logits (float32 [25] each). Needs stage `tokens`. Safe to run twice.
+
+    Always float32: a student is small, and predictions should not depend on the machine.
+    """
+
+    def __init__(self, config: Config, fields: Fields) -> None:
+        from ckd.student.model import device_of, load_student
+
+        self.device = device_of(config.student.gpus_per_worker)
+        self.model = load_student(fetched_folder(join(config.run.folder, "student"))).to(self.device).eval()
+        self.pad_id = self.model.config.pad_token_id or 0
+        self.cohort = Cohort.open(config.run.artifacts_root)
+        self.long_text = config.student.long_text
+        self.tokens = Stage(config.run.artifacts_root, TOKENS, token_fields(config))
+        self.stage = Stage(config.run.artifacts_root, STAGE, fields)
+
+    def __call__(self, shard: Shard) -> dict[str, Any]:
+        """Commit part `shard.index`; returns index, rows, seconds, tokens."""
+        started = time.monotonic()
+        table = self.tokens.read(shard.index, stored_columns(self.long_text))
+        tokens, offsets, counts = sequences(table)
+        pieces = np.split(tokens.astype(np.int64), offsets[1:-1])
+        logits = mean_per_visit(predict_logits(self.model, self.device, pieces, self.pad_id), counts)
+        probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
+        columns = {"visit_id": table["visit_id"], "probabilities": _column(probabilities), "logits": _column(logits)}
+        self.stage.write(shard.index, pa.table(columns), rows=shard.rows, input_hash=shard.text_hash)
+        return {"index": shard.index, "rows": shard.rows, "seconds": time.monotonic() - started, "tokens": len(tokens)}
+
+
+def predict_logits(model: Any, device: Any, sequences: Sequence[np.ndarray], pad_id: int) -> np.ndarray:
+    """Logits float32 [n, 25] of token id sequences, in their order; batches of similar length under TOKEN_BUDGET padded tokens."""
+    import torch
+
+    logits = np.empty((len(sequences), NUM_LABELS), np.float32)
+    with torch.inference_mode():
+        for chosen in token_batches([len(s) for s in sequences], TOKEN_BUDGET):
+            ids, mask = (torch.from_numpy(a).to(device) for a in pad([sequences[i] for i in chosen], pad_id))
+            logits[chosen] = model(input_ids=ids, attention_mask=mask).logits.float().cpu().numpy()
+    return logits
+
+
+def _column(values: np.ndarray) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1).astype(np.float32)), NUM_LABELS)

@@ -1,0 +1,85 @@
+"""Predictions of any visits: one part per shard with ids, probabilities, calibrated probabilities and the names at thresholds. Which visits
+is arrivals' business, what a text is worth scoring's."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ckd.batching import windows
+from ckd.predict.modelfolder import ModelFolder
+from ckd.predict.scorer import Scorer, Scores
+from ckd.store.artifacts import Fields, Stage
+from ckd.visits.cohort import Cohort
+from ckd.visits.labels import NUM_LABELS, names
+from ckd.visits.visit import Shard
+
+FORMAT = "ckd predictions 1"
+WINDOW = 256  # texts that are tokenised at once: memory is bounded by it
+_KEPT = ("visit_id", "subject_id", "prediction_time", "labels")
+
+
+def scored_fields(model: ModelFolder) -> Fields:
+    """The fingerprint of predictions: the model and everything that decides what it says of a text."""
+    return {"format": FORMAT, **model.fields}
+
+
+class ScoreWorker:
+    """Predicts one shard per call: `worker(shard)` commits its part. Safe to run twice."""
+
+    def __init__(self, root: str, stage: Stage, folder: str, engine: str, gpus: float) -> None:
+        self.scorer = Scorer.load(folder, engine, gpus)
+        self.cohort, self.stage = Cohort.open(root), stage
+
+    def __call__(self, shard: Shard) -> dict[str, Any]:
+        """Commit part `shard.index`; returns index, rows, seconds, tokens, truncated."""
+        started = time.monotonic()
+        table = self.cohort.read(shard, [*_KEPT, "input"])
+        scores = score_all(self.scorer, table["input"].to_pylist())
+        self.stage.write(shard.index, predictions(table.select(_KEPT), scores), rows=shard.rows, input_hash=shard.content_hash)
+        truncated = int(scores.truncated.sum())
+        return {"index": shard.index, "rows": shard.rows, "seconds": time.monotonic() - started, "tokens": scores.tokens, "truncated": truncated}
+
+
+def score_all(scorer: Scorer, texts: Sequence[str]) -> Scores:
+    """The scores of many texts, in their order; WINDOW texts of similar length at a time."""
+    order: list[int] = []
+    found: list[Scores] = []
+    for chosen in windows([len(text) for text in texts], WINDOW):
+        order += chosen
+        found.append(scorer([texts[i] for i in chosen]))
+    back = np.argsort(order)
+
+    def whole(pieces: list[NDArray[Any]]) -> NDArray[Any]:
+        return np.concatenate(pieces)[back]
+
+    return Scores(
+        logits=whole([s.logits for s in found]),
+        probabilities=whole([s.probabilities for s in found]),
+        calibrated=None if found[0].calibrated is None else whole([s.calibrated for s in found if s.calibrated is not None]),
+        flags=None if found[0].flags is None else whole([s.flags for s in found if s.flags is not None]),
+        truncated=whole([s.truncated for s in found]),
+        tokens=sum(s.tokens for s in found),
+    )
+
+
+def predictions(visits: pa.Table, scores: Scores) -> pa.Table:
+    """visit_id, subject_id, prediction_time, labels, probabilities, calibrated and names; the last two null without a calibration."""
+    rows = len(visits)
+    alarms = [None] * rows if scores.flags is None else [names(row) for row in scores.flags]
+    columns = {
+        **{name: visits[name] for name in _KEPT},
+        "probabilities": _lists(scores.probabilities, rows),
+        "calibrated": _lists(scores.calibrated, rows),
+        "names": pa.array(alarms, pa.list_(pa.string())),
+    }
+    return pa.table(columns)
+
+
+def _lists(values: NDArray[Any] | None, rows: int) -> pa.Array:
+    if values is None:
+        return pa.nulls(rows, pa.list_(pa.float32(), NUM_LABELS))
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1).astype(np.float32)), NUM_LABELS)

@@ -1,0 +1,163 @@
+"""The HTTP application of `ckd serve`: its routes and its page. The model is behind batcher, the outside before guard. Where a server listens and
+how it ends is decided in jobs."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.routing import APIRoute
+from fastapi.telemetry import TelemetryConfig
+from starlette.exceptions import HTTPException as AnyHTTPException
+
+from ckd import __version__
+from ckd.predict.serving.batcher import Batcher, BusyError, ModelFailedError
+from ckd.predict.serving.gauges import Gauges
+from ckd.predict.serving.guard import DEFAULTS, Guard, Limits
+from ckd.predict.serving.schema import BodyError, ErrorResponse, PredictRequest, PredictResponse, parse, told
+from ckd.visits.labels import DISEASES, names
+
+if TYPE_CHECKING:
+    from ckd.predict.scorer import Scores
+
+_NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
+_ERRORS = {
+    401: "no or a wrong token",
+    408: "the body did not arrive in time",
+    413: "the body is too large",
+    422: "not a valid request",
+    500: "the model failed on this request",
+    503: "too busy, or about to stop; try again after Retry-After seconds",
+}
+
+
+def make_app(score: Callable[[list[str]], "Scores"], identity: Mapping[str, object], token: str | None = None, limits: Limits = DEFAULTS) -> Guard:
+    """The whole server as an ASGI application around a scorer and what tells its answers from another model's.
+
+    Its lifespan's end answers what is in the queue and ends the model thread.
+    """
+    gauges = Gauges()
+    batcher = Batcher(lambda texts: answers(score(texts)), gauges.batch, limits.waiting)
+    gauges.watch_queue(lambda: batcher.waiting)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(batcher.close)
+
+    app = FastAPI(
+        title="CKD-EHR student",
+        version=__version__,
+        description="Probabilities of 25 diseases at the next visit, from a visit's text: an association, given that the patient returns.",
+        docs_url=None,  # these pages load scripts from another host
+        redoc_url=None,
+        lifespan=lifespan,
+        telemetry=_NO_TELEMETRY,  # it records exceptions, whose messages may quote a visit
+    )
+    app.router.route_class = _StrictRoute
+    app.add_exception_handler(RequestValidationError, _not_valid)
+    app.add_exception_handler(AnyHTTPException, _refused)
+    _add_predict(app, identity, batcher, limits)
+    _add_pages(app, batcher, gauges)
+    return Guard(app, gauges, limits, token)
+
+
+def answers(scores: "Scores") -> list[dict[str, Any]]:
+    """One schema.VisitOut per text, without its visit_id."""
+    none = [None] * len(scores.probabilities)
+    calibrated = none if scores.calibrated is None else scores.calibrated.tolist()
+    flags = none if scores.flags is None else scores.flags.tolist()
+    return [
+        {
+            "probabilities": dict(zip(DISEASES, own, strict=True)),
+            "calibrated": None if better is None else dict(zip(DISEASES, better, strict=True)),
+            "names": None if flagged is None else names(flagged),
+            "truncated": cut,
+        }
+        for own, better, flagged, cut in zip(scores.probabilities.tolist(), calibrated, flags, scores.truncated.tolist(), strict=True)
+    ]
+
+
+def _add_predict(app: FastAPI, identity: Mapping[str, object], batcher: Batcher, limits: Limits) -> None:
+    errors: dict[int | str, dict[str, Any]] = {status: {"model": ErrorResponse, "description": text} for status, text in _ERRORS.items()}
+
+    @app.post("/predict", response_model=PredictResponse, responses=errors, summary="Score visits")
+    async def predict(request: PredictRequest) -> Response:
+        try:
+            future = batcher.submit([visit.input for visit in request.visits])
+            found = await asyncio.wait_for(asyncio.wrap_future(future), limits.answer_seconds)
+        except BusyError:
+            raise HTTPException(503, "too busy; try again in a second", {"Retry-After": "1"}) from None
+        except TimeoutError:
+            raise HTTPException(503, f"no answer within {limits.answer_seconds:g} s; send fewer visits", {"Retry-After": "5"}) from None
+        except ModelFailedError:
+            raise HTTPException(500, "the model failed on this request; the server's log says where") from None
+        visits = [{"visit_id": asked.visit_id, **answer} for asked, answer in zip(request.visits, found, strict=True)]
+        return JSONResponse({"model": identity, "visits": visits})
+
+
+def _add_pages(app: FastAPI, batcher: Batcher, gauges: Gauges) -> None:
+    @app.get("/healthz", summary="200 while requests are taken, else 503")
+    async def healthz() -> Response:
+        alive = batcher.alive()
+        return JSONResponse({"status": "ok" if alive else "stopping"}, 200 if alive else 503)
+
+    @app.get("/metrics", summary="Prometheus metrics", response_class=Response)
+    async def metrics() -> Response:
+        return Response(gauges.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(_page(app.openapi()), headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"})
+
+
+class _StrictRequest(Request):
+    """A body that is read by schema.parse."""
+
+    async def json(self) -> Any:
+        try:
+            return parse(await self.body())
+        except BodyError as error:
+            raise HTTPException(422, f"the body cannot be read: {error}") from None
+
+
+class _StrictRoute(APIRoute):
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def strict(request: Request) -> Response:
+            return await handler(_StrictRequest(request.scope, request.receive))
+
+        return strict
+
+
+async def _not_valid(_: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    return JSONResponse(told(error), 422)
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    if not isinstance(error, AnyHTTPException):
+        raise error
+    return JSONResponse({"error": error.detail, "details": []}, error.status_code, error.headers)
+
+
+def _page(schema: dict[str, Any]) -> str:
+    """The OpenAPI description as a page that loads nothing: routes, then the shapes that they name."""
+    parts = [f"<h1>{escape(schema['info']['title'])} {escape(schema['info']['version'])}</h1>", f"<p>{escape(schema['info']['description'])}</p>"]
+    parts.append('<p>For programs: <a href="/openapi.json">/openapi.json</a></p>')
+    for path, methods in schema["paths"].items():
+        for method, route in methods.items():
+            parts.append(f"<h2>{escape(method.upper())} {escape(path)}</h2><p>{escape(route.get('summary', ''))}</p><ul>")
+            parts += [f"<li>{escape(status)}: {escape(answer['description'])}</li>" for status, answer in route["responses"].items()]
+            parts.append("</ul>")
+    for name, shape in schema.get("components", {}).get("schemas", {}).items():
+        parts.append(f"<h3>{escape(name)}</h3><pre>{escape(json.dumps(shape, indent=1))}</pre>")
+    style = "body{font:16px/1.5 system-ui;max-width:50rem;margin:2rem auto;padding:0 1rem;color-scheme:light dark}pre{overflow:auto}"
+    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>CKD-EHR</title><style>{style}</style>{"".join(parts)}</html>'

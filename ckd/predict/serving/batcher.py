@@ -1,0 +1,129 @@
+"""Requests that arrive together go through the model together: one bounded queue, one model thread. The requests are app's business, what a
+text is worth scoring's."""
+
+import logging
+import queue
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+WINDOW_S = 0.005  # how long the first request of a batch waits for company
+BATCH_TEXTS = 64  # texts after which a batch waits no longer
+BATCH_CHARACTERS = 65_536  # about one forward pass of ckd.predict.predictions.TOKEN_BUDGET tokens, at four characters each
+
+
+class BusyError(Exception):
+    """The queue is full, or the server is about to stop."""
+
+
+class ModelFailedError(Exception):
+    """The model raised on this request's texts. It names the error's type and place; the message, which may quote a text, is left behind."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request's texts, and where its answers go."""
+
+    texts: Sequence[str]
+    answers: "Future[list[Any]]"
+
+
+class Batcher:
+    """Calls `score(texts) -> one answer per text, in order` from a thread of its own; `observe(texts in a batch)` after each call.
+
+    A request's texts stay in one batch. A request that makes `score` raise fails alone: its neighbours are scored again without it.
+    """
+
+    def __init__(self, score: Callable[[list[str]], Sequence[Any]], observe: Callable[[int], None] = lambda _: None, waiting: int = 2048) -> None:
+        self.score, self.observe, self.most_waiting = score, observe, waiting
+        self.waiting = 0  # texts in the queue
+        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._lock, self._open = threading.Lock(), True
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+        self._thread.start()
+
+    def submit(self, texts: Sequence[str]) -> "Future[list[Any]]":
+        """A future of one answer per text, or of ModelFailedError; cancelling it before its batch begins saves the work. Raises BusyError."""
+        job = Job(texts, Future())
+        with self._lock:
+            if not self._open or self.waiting + len(texts) > self.most_waiting:
+                raise BusyError
+            self.waiting += len(texts)
+            self._queue.put(job)
+        return job.answers
+
+    def alive(self) -> bool:
+        """Whether requests are taken and answered."""
+        return self._open and self._thread.is_alive()
+
+    def close(self) -> None:
+        """Take no more requests, answer those that are here, end the thread."""
+        with self._lock:
+            self._open = False
+            self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        ended = False
+        while not ended:
+            jobs, ended = self._gather()
+            jobs = [job for job in jobs if job.answers.set_running_or_notify_cancel()]
+            if jobs:
+                self._answer(jobs)
+
+    def _gather(self) -> tuple[list[Job], bool]:
+        """The next batch, and whether it is the last."""
+        first = self._queue.get()
+        jobs, ended, until = deque[Job](), first is None, time.monotonic() + WINDOW_S
+        one = first
+        while one is not None:
+            jobs.append(one)
+            with self._lock:
+                self.waiting -= len(one.texts)
+            if _full(jobs):
+                break
+            try:
+                one = self._queue.get(timeout=max(until - time.monotonic(), 0))
+                ended = one is None
+            except queue.Empty:
+                break
+        return [*jobs], ended
+
+    def _answer(self, jobs: list[Job]) -> None:
+        texts = [text for job in jobs for text in job.texts]
+        try:
+            answers = self.score(texts)
+            if len(answers) != len(texts):
+                raise RuntimeError("the model gave another number of answers than it got texts")
+        except Exception as error:  # noqa: BLE001 - whatever a model raises is one request's failure, never the thread's end
+            if len(jobs) == 1:
+                log.error("%s", without_message(error))
+                jobs[0].answers.set_exception(ModelFailedError(without_message(error)))
+                return
+            for job in jobs:
+                self._answer([job])
+            return
+        self.observe(len(texts))
+        start = 0
+        for job in jobs:
+            job.answers.set_result([*answers[start : start + len(job.texts)]])
+            start += len(job.texts)
+
+
+def without_message(error: BaseException) -> str:
+    """An error's type and where it was raised; never its message, which may quote a text."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{where}"
+
+
+def _full(jobs: Sequence[Job]) -> bool:
+    texts = [text for job in jobs for text in job.texts]
+    return len(texts) >= BATCH_TEXTS or sum(map(len, texts)) >= BATCH_CHARACTERS

@@ -1,0 +1,231 @@
+"""Artifacts: parts and folder artifacts, their fingerprints, atomic commit, what is missing; and, for everyone, the files and folders that
+they are made of (filesystems, files, folders). Local paths, s3:// and gs://. What the values mean belongs to the stages.
+
+"Done" has one truth: the part (or artifact.json) is there and its fingerprint matches.
+"""
+
+import errno
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ckd.errors import ArtifactError, MismatchError
+from ckd.store.files import (
+    delete,
+    digest,
+    exists,
+    file_size,
+    inner,
+    join,
+    list_files,
+    make_folder,
+    open_file,
+    read_bytes,
+    read_table,
+    size_and_hash,
+    write_bytes,
+    write_file,
+)
+from ckd.store.filesystems import is_local, reaching, resolve
+from ckd.store.folders import ARTIFACT_FILE, cache_folder, delete_folder, fetched_folder, list_folders, upload_folder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = [
+    "ARTIFACT_FILE",
+    "Fields",
+    "FolderArtifact",
+    "Footer",
+    "Stage",
+    "cache_folder",
+    "delete",
+    "delete_folder",
+    "digest",
+    "exists",
+    "fetched_folder",
+    "file_size",
+    "inner",
+    "is_local",
+    "join",
+    "list_files",
+    "list_folders",
+    "make_folder",
+    "open_file",
+    "reaching",
+    "read_bytes",
+    "read_footer",
+    "read_table",
+    "require_equal",
+    "resolve",
+    "size_and_hash",
+    "upload_folder",
+    "write_bytes",
+    "write_file",
+]
+
+Fields = Mapping[str, str | int | float | bool | None]
+_FOOTER_KEY = b"ckd"
+
+
+def require_equal(where: str, found: Fields, wanted: Fields) -> None:
+    """Raise MismatchError naming the first field in which a stored fingerprint differs from this configuration's."""
+    folder = where.rpartition("/")[0] if where.endswith(".parquet") else where
+    for name in sorted({*found, *wanted}):
+        if found.get(name) != wanted.get(name):
+            raise MismatchError(
+                f"{where}: made with {name}={found.get(name)!r}, this run has {name}={wanted.get(name)!r}; "
+                f"restore it, give another run.artifacts (unset: another run.name), or delete {folder} to make that stage anew"
+            )
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What a part says of itself. No time, host or attempt is inside."""
+
+    stage: str
+    index: int
+    rows: int
+    input_hash: str
+    fields: Fields
+
+
+class Stage:
+    """One stage's folder of parts, `<root>/<name>/part-00000.parquet …`, all made with the same fingerprint fields."""
+
+    def __init__(self, root: str, name: str, fields: Fields) -> None:
+        self.name = name
+        self.folder = join(root, name)
+        self.fields = dict(fields)
+
+    def path(self, index: int) -> str:
+        """The final name of part `index`."""
+        return join(self.folder, f"part-{index:05d}.parquet")
+
+    def write(self, index: int, table: "pa.Table", *, rows: int, input_hash: str) -> None:
+        """Commit a part whole. Raises ArtifactError when it does not hold exactly `rows` rows. Safe to run twice."""
+        import pyarrow.parquet as pq
+
+        if table.num_rows != rows:
+            raise ArtifactError(f"{self.path(index)}: {table.num_rows} rows computed, the shard has {rows}; nothing was written")
+        footer = {"stage": self.name, "index": index, "rows": rows, "input_hash": input_hash, "fields": self.fields}
+        metadata = {_FOOTER_KEY: json.dumps(footer, sort_keys=True).encode()}
+        table = table.replace_schema_metadata(metadata)
+        write_file(self.path(index), lambda stream: pq.write_table(table, stream, compression="zstd"))
+
+    def footer(self, index: int) -> Footer | None:
+        """What part `index` says of itself; None when it is not there. Raises ArtifactError when it is damaged."""
+        return read_footer(self.path(index))
+
+    def is_done(self, index: int, *, rows: int, input_hash: str) -> bool:
+        """Whether part `index` is there. Raises ArtifactError naming the field when it was made otherwise."""
+        found = self.footer(index)
+        if found is None:
+            return False
+        wanted = {**self.fields, "input shard": input_hash, "rows": rows}
+        require_equal(self.path(index), {**found.fields, "input shard": found.input_hash, "rows": found.rows}, wanted)
+        return True
+
+    def read(self, index: int, columns: Sequence[str] | None = None) -> "pa.Table":
+        """The rows of part `index`. Raises ArtifactError when it is missing or damaged."""
+        import pyarrow as pa
+
+        try:
+            return read_table(self.path(index), None if columns is None else list(columns))
+        except (OSError, pa.ArrowException) as error:
+            if getattr(error, "errno", None) not in {None, errno.ENOENT}:  # the machine's trouble, not the file's
+                raise
+            raise ArtifactError(f"{self.path(index)}: {_reason(error)}; delete it and run the same command again") from error
+
+    def indices(self) -> list[int]:
+        """The parts that are there. Parts are listed, never counted."""
+        return [int(name[5:-8]) for name in list_files(self.folder, ".parquet") if name.startswith("part-") and name[5:-8].isdigit()]
+
+    def delete(self, index: int) -> None:
+        """Remove part `index`."""
+        delete(self.path(index))
+
+
+def read_footer(path: str) -> Footer | None:
+    """The footer of one part; None when there is no file. Raises ArtifactError when it is no part of ours."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with reaching(path), open_file(path) as source:
+            metadata = pq.read_metadata(source).metadata or {}
+        return Footer(**json.loads(metadata[_FOOTER_KEY]))
+    except FileNotFoundError:
+        return None
+    except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
+        raise ArtifactError(f"{path}: not a whole part of this project ({_reason(error)}); delete it and run the same command again") from error
+
+
+@dataclass(frozen=True)
+class FolderArtifact:
+    """A folder of files (head, student, checkpoint) whose `artifact.json`, written last, is its footer."""
+
+    folder: str
+    fields: Fields
+
+    def commit(self, files: Iterable[str], extra: Mapping[str, Any] | None = None) -> None:
+        """Write artifact.json over files that are already there: their sizes, SHA-256, the fingerprint and `extra` facts.
+
+        A mapping of names tells what size_and_hash found when they were written; then nothing is read back.
+        """
+        listed = files if isinstance(files, Mapping) else {name: size_and_hash(join(self.folder, name)) for name in sorted(files)}
+        write_bytes(join(self.folder, ARTIFACT_FILE), self._footer(listed, extra))
+
+    def commit_from(self, local: str, extra: Mapping[str, Any] | None = None) -> None:
+        """Copy every file below the local folder `local` here, artifact.json last; the way for a folder at a URL that a library has to write.
+
+        Each file appears whole; sizes and SHA-256 are those of the local files, so nothing is read back. An older artifact.json goes first.
+        """
+        root = Path(local)
+        names = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and path != root / ARTIFACT_FILE)
+        (root / ARTIFACT_FILE).write_bytes(self._footer({name: size_and_hash(join(local, name)) for name in names}, extra))
+        upload_folder(local, self.folder)
+
+    def _footer(self, files: Mapping[str, Any], extra: Mapping[str, Any] | None) -> bytes:
+        content = {"fields": dict(self.fields), "files": dict(files), **({"extra": dict(extra)} if extra else {})}
+        return (json.dumps(content, sort_keys=True, indent=1) + "\n").encode()
+
+    def is_done(self) -> bool:
+        """Whether the folder is committed. Raises ArtifactError naming the field when it was made otherwise."""
+        content = self.load()
+        if content is None:
+            return False
+        require_equal(self.folder, content["fields"], self.fields)
+        return True
+
+    def load(self) -> dict[str, Any] | None:
+        """The parsed artifact.json (fields, files, extra); None when the folder is not committed."""
+        try:
+            return dict(json.loads(read_bytes(join(self.folder, ARTIFACT_FILE))))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise ArtifactError(f"{join(self.folder, ARTIFACT_FILE)}: not JSON; delete that folder and run the same command again") from error
+
+    def verify(self) -> None:
+        """Raise ArtifactError when a listed file is missing or its size or SHA-256 differs."""
+        content = self.load()
+        if content is None:
+            raise ArtifactError(f"{self.folder}: not finished ({ARTIFACT_FILE} is missing); run the same command again")
+        for name, recorded in content["files"].items():
+            path = inner(self.folder, name)
+            if not exists(path) or size_and_hash(path) != recorded:
+                raise ArtifactError(f"{path}: missing or changed since it was written; delete that folder and run the same command again")
+
+    def identity(self) -> str:
+        """A short hash of what the folder holds: the fingerprint field of whatever is made from it."""
+        content = self.load()
+        if content is None:
+            raise ArtifactError(f"{self.folder}: not finished ({ARTIFACT_FILE} is missing); run the stage that makes it first")
+        return digest({"fields": content["fields"], "files": content["files"]})
+
+
+def _reason(error: Exception) -> str:
+    return "missing" if isinstance(error, FileNotFoundError) else type(error).__name__

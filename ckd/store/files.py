@@ -1,0 +1,203 @@
+"""Single files at a path or URL: read, written whole or not at all, listed, deleted, hashed. Folders as a whole belong to folders, what an
+artifact is to store."""
+
+import hashlib
+import io
+import json
+import mmap
+import os
+import tempfile
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from ckd.errors import ArtifactError, ConfigError
+from ckd.store.filesystems import is_local, patiently, reaching, resolve
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+BLOCK = 8 << 20  # bytes per request when a file is read from its beginning to its end
+
+
+def digest(value: object) -> str:
+    """A short stable SHA-256 of any JSON value: the fingerprint of a set of fields."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+
+
+def join(root: str, *names: str) -> str:
+    """Append names to a path or URL."""
+    return "/".join([root.rstrip("/"), *names])
+
+
+def inner(root: str, name: str) -> str:
+    """`root` joined with a relative name that was read from a file or a listing. Raises ArtifactError when it would lead out of `root`."""
+    parts = name.split("/")
+    if not name or "\\" in name or "\0" in name or any(part in {"", ".", ".."} for part in parts):
+        raise ArtifactError(f"{root}: it lists a file {name!r}, which is no plain relative name; delete that folder and make it again")
+    return join(root, *parts)
+
+
+def write_file(path: str, write: Callable[[Any], None]) -> None:
+    """Call `write` with a binary stream and commit the result whole: temp file, fsync, rename (or one upload).
+
+    Raises UnreachableError when an object store does not take it; then nothing is visible there.
+    """
+    if not is_local(path):
+        with tempfile.TemporaryFile() as buffer:  # collected first: an upload commits what it has when an exception closes it
+            write(buffer)
+            buffer.flush()
+            upload(buffer, path)
+        return
+    target = Path(resolve(path)[1])
+    make_folder(target.parent)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(target.parent)
+
+
+def upload(source: IO[bytes], url: str) -> None:
+    """The whole content of an open local file as one object."""
+    filesystem, inside = resolve(url)
+    size = os.fstat(source.fileno()).st_size
+    content = mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+    with reaching(url):
+        stream = filesystem.open_output_stream(inside, compression=None)  # by default a name in .gz would be compressed once more
+        stream.write(content)  # in one call, not piece by piece: whatever ends the stream between two pieces would commit the first
+        stream.close()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a local folder and its parents; raises ConfigError when that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: cannot be made ({type(error).__name__}); give run.results, run.artifacts and run.public_files a writable place"
+        ) from None
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Commit bytes to a path or URL atomically."""
+    write_file(path, lambda stream: stream.write(data))
+
+
+def read_bytes(path: str) -> bytes:
+    """The whole content of a path or URL; raises FileNotFoundError, UnreachableError."""
+    with open_file(path) as file:
+        return bytes(file.read())
+
+
+def open_file(path: str) -> Any:
+    """A file to read and seek in, unbuffered: at a URL every read is one request. Raises FileNotFoundError, UnreachableError."""
+    filesystem, inside = resolve(path)
+    file = patiently(path, lambda: filesystem.open_input_file(inside))
+    return file if is_local(path) else _Remote(path, file)
+
+
+class _Remote(io.RawIOBase):
+    """A file at a URL, read with more patience than pyarrow has."""
+
+    def __init__(self, path: str, file: Any) -> None:
+        self._path, self._file, self._size, self._position = path, file, file.size(), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(start + offset, 0)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readall(self) -> bytes:
+        return self.read(max(self._size - self._position, 0)) or b""
+
+    def readinto(self, buffer: Any) -> int:
+        start, size = self._position, min(len(buffer), max(self._size - self._position, 0))
+        if not size:
+            return 0
+        found = patiently(self._path, lambda: self._file.read_at(size, start))
+        buffer[: len(found)] = found
+        self._position += len(found)
+        return len(found)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def read_table(path: str, columns: list[str] | None = None) -> "pa.Table":
+    """A Parquet file; raises FileNotFoundError, UnreachableError, pyarrow's errors when it is damaged."""
+    import pyarrow.parquet as pq
+
+    filesystem, inside = resolve(path)
+    return patiently(path, lambda: pq.read_table(inside, filesystem=filesystem, columns=columns, partitioning=None))
+
+
+def exists(path: str) -> bool:
+    """Whether a file or folder is there."""
+    from pyarrow import fs
+
+    filesystem, inside = resolve(path)
+    with reaching(path):
+        return bool(filesystem.get_file_info(inside).type != fs.FileType.NotFound)
+
+
+def file_size(path: str) -> int | None:
+    """Size in bytes of a file; None when there is none."""
+    filesystem, inside = resolve(path)
+    with reaching(path):
+        size: int | None = filesystem.get_file_info(inside).size
+    return size
+
+
+def list_files(folder: str, suffix: str = "") -> list[str]:
+    """Names of the files directly in a folder, sorted; empty when there is no folder. Temp files are not listed."""
+    from pyarrow import fs
+
+    filesystem, inside = resolve(folder)
+    with reaching(folder):
+        infos = filesystem.get_file_info(fs.FileSelector(inside, allow_not_found=True))
+    return sorted(i.base_name for i in infos if i.type == fs.FileType.File and i.base_name.endswith(suffix) and not i.base_name.startswith("."))
+
+
+def delete(path: str) -> None:
+    """Remove one file if it is there."""
+    filesystem, inside = resolve(path)
+    if exists(path):
+        with reaching(path):
+            filesystem.delete_file(inside)
+
+
+def size_and_hash(path: str) -> dict[str, Any]:
+    """Size in bytes and SHA-256 of a file, as artifact.json records them."""
+    sha, size = hashlib.sha256(), 0
+    with open_file(path) as stream:
+        while block := stream.read(BLOCK):
+            sha.update(block)
+            size += len(block)
+    return {"size": size, "sha256": sha.hexdigest()}
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,193 @@
+"""Which weights and tokenizer a folder, an object-store URL or a Hub id stands for: fingerprint fields found without loading a model or
+torch. A model on an object store is copied once per machine, into <user cache>/models."""
+
+import fcntl
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckd.errors import ConfigError
+from ckd.store.artifacts import Fields
+from ckd.store.files import digest, exists, inner, join, make_folder, read_bytes
+from ckd.store.filesystems import is_local, reaching, resolve
+from ckd.store.folders import cache_folder, fetched_folder
+
+if TYPE_CHECKING:
+    from pyarrow import fs
+
+_TOKENIZER = ("tokenizer", "special_tokens", "vocab", "merges", "added_tokens", "chat_template", "spiece")
+_WEIGHTS = (".safetensors", ".bin")
+_WHOLE = 64 << 20  # files up to this size are hashed whole
+_SAMPLES, _BLOCK = 256, 64 << 10  # of larger ones: size and evenly spaced blocks, so that 15 GB of weights cost a fraction of a second
+
+
+def model_fields(key: str, name: str) -> Fields:
+    """`{<key>, <key> tokenizer}`: content hashes of a folder, local or at a URL, or the commit of a Hub id. `key` is the config key.
+
+    A folder and its copy on an object store have the same hashes. Of a URL the same few blocks are read as of a folder (16 MB of a large
+    file), or its local copy when this machine has one. Raises ConfigError when `name` is none of these.
+    """
+    if not _is_folder(name):
+        commit = hub_commit(key, name)
+        return {key: f"{name}@{commit}", f"{key} tokenizer": f"{name}@{commit}"}
+    if not is_local(name):
+        copy = _copy_of(name, _require_model(key, name))
+        name = str(copy) if copy.is_dir() else name
+    _require_model(key, name)
+    return {
+        key: folder_hash(name, lambda f: f == "config.json" or f.endswith(_WEIGHTS)),
+        f"{key} tokenizer": folder_hash(name, lambda f: f.startswith(_TOKENIZER)),
+    }
+
+
+def local_folder(key: str, name: str) -> str:
+    """What the model libraries can load: `name`, or for a URL the folder of its copy on this machine, made first when there is none.
+
+    The copy's name is a hash of the URL and its listing (names, sizes, times), so that a changed model is another copy. Workers of one machine
+    wait for the one that copies. Raises ConfigError when no model lies at the URL.
+    """
+    if is_local(name):
+        return name
+    files = _require_model(key, name)
+    copy = _copy_of(name, files)
+    make_folder(copy.parent)
+    with copy.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process, whatever ends it
+        if not copy.is_dir():
+            _download(name, files, copy)
+    return str(copy)
+
+
+@contextmanager
+def without_weights(key: str, name: str) -> Iterator[str]:
+    """Where the libraries find a model's configuration and tokenizer: `name`, or for a URL a folder with its other files that is gone afterwards.
+
+    Raises ConfigError when no model lies there.
+    """
+    if is_local(name):
+        yield name
+        return
+    files = [file for file in _require_model(key, name) if not file.base_name.endswith(_WEIGHTS)]
+    with tempfile.TemporaryDirectory() as folder:
+        for file in files:
+            Path(inner(folder, file.base_name)).write_bytes(read_bytes(join(name, file.base_name)))
+        yield folder
+
+
+def _download(name: str, files: "list[fs.FileInfo]", copy: Path) -> None:
+    from pyarrow import fs
+
+    unfinished = copy.with_suffix(".tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)  # what a killed worker left
+    unfinished.mkdir()
+    source, _ = resolve(name)
+    for file in files:
+        target = inner(str(unfinished), file.base_name)
+        with reaching(name):
+            fs.copy_files(file.path, target, source_filesystem=source, destination_filesystem=fs.LocalFileSystem())
+    unfinished.rename(copy)
+
+
+def revision(key: str, name: str) -> str | None:
+    """The `revision=` to load: None for a local folder, else the commit that `model_fields` names."""
+    return None if Path(name).is_dir() else hub_commit(key, name)
+
+
+def known_positions(name: str) -> int | None:
+    """The most tokens that the config.json of a folder, local or at a URL, allows; None where it does not say, and for a Hub id."""
+    try:
+        settings = json.loads(read_bytes(join(name, "config.json")))
+    except (OSError, ValueError):
+        return None
+    known = settings.get("max_position_embeddings") if isinstance(settings, dict) else None
+    return known if isinstance(known, int) else None
+
+
+def adapter_hash(key: str, name: str) -> str:
+    """Content hash of a LoRA adapter folder, local or at a URL. Raises ConfigError when it holds no adapter_config.json."""
+    if not exists(join(name, "adapter_config.json")):
+        raise ConfigError(f"{key}={name}: no adapter_config.json there; expected a LoRA folder as PEFT or LLaMA-Factory write it")
+    return folder_hash(name, lambda f: f.startswith("adapter_"))
+
+
+def local_adapter(name: str) -> str:
+    """What PEFT and vLLM can load: `name`, or for a URL the folder of its copy on this machine."""
+    return fetched_folder(name, lambda file: "/" not in file)  # LLaMA-Factory keeps whole checkpoints in folders below
+
+
+def folder_hash(folder: str | Path, wanted: Callable[[str], bool]) -> str:
+    """A short SHA-256 over the names and contents of the wanted files directly in a folder or at a URL."""
+    filesystem, _ = resolve(str(folder))
+    sha = hashlib.sha256()
+    with ThreadPoolExecutor(8) as pool:  # at a URL every block is a request of its own
+        for file in _files(str(folder)):
+            if not wanted(file.base_name):
+                continue
+            size = file.size
+            sha.update(f"{file.base_name}\n{size}\n".encode())
+            starts = range(0, size, max(size // _SAMPLES, _BLOCK) if size > _WHOLE else _BLOCK)
+            with reaching(str(folder)), filesystem.open_input_file(file.path) as stream:
+                for block in pool.map(lambda start, stream=stream: stream.read_at(_BLOCK, start), starts):
+                    sha.update(block)
+    return sha.hexdigest()[:16]
+
+
+def _is_folder(name: str) -> bool:
+    return not is_local(name) or Path(name).is_dir()
+
+
+def _files(folder: str) -> "list[fs.FileInfo]":
+    """The files directly in a folder or at a URL, by name."""
+    from pyarrow import fs
+
+    filesystem, inside = resolve(folder)
+    with reaching(folder):
+        infos = filesystem.get_file_info(fs.FileSelector(inside.rstrip("/"), allow_not_found=True))
+    return sorted((i for i in infos if i.type == fs.FileType.File), key=lambda i: i.base_name)
+
+
+def _require_model(key: str, name: str) -> "list[fs.FileInfo]":
+    """The files of a model folder; raises ConfigError when it is none, or the URL cannot be read."""
+    try:
+        files = _files(name)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{key}={name}: cannot be listed ({type(error).__name__}); check the URL and this machine's access to it") from None
+    if not any(file.base_name == "config.json" for file in files):
+        raise ConfigError(f"{key}={name}: no config.json there; expected a model folder as save_pretrained writes it")
+    return files
+
+
+def _copy_of(name: str, files: "list[fs.FileInfo]") -> Path:
+    listing = [[file.base_name, file.size, file.mtime_ns] for file in files]
+    return cache_folder() / "models" / digest([name.rstrip("/"), listing])
+
+
+def hub_commit(key: str, name: str) -> str:
+    """The commit of a Hub id: from the local cache when it is there (so runs do not move under the user), else asked of the Hub."""
+    from huggingface_hub import constants, model_info
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        import httpx2 as httpx  # what huggingface_hub speaks since 1.20
+    except ImportError:
+        import httpx
+
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
+        raise ConfigError(f"{key}={name}: no such folder; expected a model folder or a Hub id such as Qwen/Qwen2.5-7B-Instruct")
+    ref = Path(constants.HF_HUB_CACHE) / ("models--" + name.replace("/", "--")) / "refs" / "main"
+    if ref.is_file():
+        return ref.read_text(encoding="utf-8").strip()
+    try:
+        return str(model_info(name, timeout=10).sha)
+    except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
+        raise ConfigError(
+            f"{key}={name}: no such folder, not in the local Hub cache, and the Hub did not answer ({type(error).__name__}); "
+            "give a folder or fetch it first"
+        ) from None

@@ -1,0 +1,120 @@
+"""The prepared visits of a run (stage `visits`): parts of one split each, and the artifact.json that lists them. Reading input files and
+choosing splits is prepare's business."""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from dataclasses import fields as fields_of
+from typing import TYPE_CHECKING, Any
+
+from ckd.errors import ArtifactError
+from ckd.store.artifacts import Fields, FolderArtifact, Stage
+from ckd.store.files import join
+from ckd.visits.visit import Shard, Split, Visit, to_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+STAGE = "visits"
+_VISIT_FIELDS = tuple(field.name for field in fields_of(Visit))
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The committed stage `visits` below an artifacts root."""
+
+    root: str
+    shards: tuple[Shard, ...]
+    identity: str  # hash over all shards' content: a fingerprint field of what is made from labels or splits
+    facts: Mapping[str, Any]  # what prepare counted and said: read, kept, quarantined, grouped_by, teacher_saw_held_out, …
+
+    @classmethod
+    def open(cls, root: str) -> "Cohort":
+        """Open the stage; raises ArtifactError when it has not been prepared."""
+        artifact = cohort_artifact(root, {})
+        content = artifact.load()
+        if content is None:
+            raise ArtifactError(f"{artifact.folder}: no visits have been prepared there; run 'ckd embed' or 'ckd run' first")
+        shards = tuple(Shard(**row) for row in content["extra"]["shards"])
+        return cls(root, shards, _identity(shards), content["extra"]["facts"])
+
+    def select(self, *splits: Split, labeled: bool | None = True) -> list[Shard]:
+        """Shards of the named splits (none named: all); `labeled=None` takes unlabeled ones too."""
+        return [s for s in self.shards if (not splits or s.split in splits) and (labeled is None or s.labeled == labeled)]
+
+    def count(self, *splits: Split, labeled: bool | None = True) -> int:
+        """Number of visits in those shards."""
+        return sum(s.rows for s in self.select(*splits, labeled=labeled))
+
+    def read(self, shard: Shard, columns: Sequence[str] | None = None) -> "pa.Table":
+        """The rows of one shard, in their order."""
+        return Stage(self.root, STAGE, {}).read(shard.index, columns)
+
+
+def cohort_artifact(root: str, fields: Fields) -> FolderArtifact:
+    """What says that the stage is whole. Its folder begins with "_": readers of the parts (pyarrow.dataset) pass over such names."""
+    return FolderArtifact(join(root, STAGE, "_cohort"), fields)
+
+
+def commit(root: str, visits: Iterable[Visit], *, fields: Fields, shard_rows: int, facts: Mapping[str, Any]) -> Cohort:
+    """Write visits into shards of one split each, in input order, then artifact.json. Safe to run twice.
+
+    `facts` may be filled by the caller while `visits` is consumed; it is read after the last visit. Holds at most `shard_rows`
+    visits per (split, labelled or not) in memory. Parts of an earlier, longer attempt are removed.
+    """
+    stage = Stage(root, STAGE, fields)
+    shards: list[Shard] = []
+    waiting: dict[tuple[Split, bool], list[Visit]] = defaultdict(list)
+
+    def flush(key: tuple[Split, bool]) -> None:
+        rows = waiting.pop(key)
+        shard = describe(len(shards), rows)
+        stage.write(shard.index, to_table(rows), rows=shard.rows, input_hash=shard.content_hash)
+        shards.append(shard)
+
+    for visit in visits:
+        if visit.split is None:
+            raise ValueError(f"visit {visit.visit_id} has no split")
+        key = (visit.split, visit.labels is not None)
+        waiting[key].append(visit)
+        if len(waiting[key]) == shard_rows:
+            flush(key)
+    for key in sorted(waiting):
+        flush(key)
+    for index in stage.indices():
+        if index >= len(shards):
+            stage.delete(index)
+    extra = {"shards": [asdict(s) for s in shards], "facts": dict(facts)}
+    cohort_artifact(root, fields).commit([], extra)
+    return Cohort(root, tuple(shards), _identity(shards), dict(facts))
+
+
+def describe(index: int, visits: Sequence[Visit]) -> Shard:
+    """What the plan says of visits (at least one) that stand in part `index`: all of one split, all labelled or all not."""
+    first = visits[0]
+    if first.split is None:
+        raise ValueError(f"visit {first.visit_id} has no split")
+    return Shard(index, len(visits), first.split, first.labels is not None, text_hash(visits), _content_hash(visits))
+
+
+def text_hash(visits: Iterable[Visit]) -> str:
+    """Hash of what the teacher sees of a shard: visit_id, instruction, input, in order."""
+    return _hash([v.visit_id, v.instruction, v.input] for v in visits)
+
+
+def _content_hash(visits: Iterable[Visit]) -> str:
+    return _hash([getattr(v, name) for name in _VISIT_FIELDS] for v in visits)  # asdict copies deeply: half of prepare's time
+
+
+def _identity(shards: Iterable[Shard]) -> str:
+    return _hash([s.split, s.labeled, s.content_hash] for s in shards)
+
+
+def _hash(rows: Iterable[list[Any]]) -> str:
+    sha = hashlib.sha256()
+    for row in rows:
+        sha.update(json.dumps(row).encode())
+        sha.update(b"\n")
+    return sha.hexdigest()[:16]

@@ -1,0 +1,42 @@
+"""The public input sentence: diseases, medication, operations, treatment clause. Writes it and reads its treatment clause back; what goes
+into the clause is decided where cohorts are built."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from ckd.visits.labels import DISEASES, NO_DISEASE, encode
+
+DISEASE = "The patient-acquired disease is "
+MEDICATION = "The patient had used the following medication: "
+OPERATION = "The surgical operation performed by the patient: "
+TREATMENT = "The medications that maybe have therapeutic effect on "
+INPUT = f"{DISEASE}{{}}. {MEDICATION}{{}}. {OPERATION}{{}}. {{}}."  # the three lists and the clause, each NO_DISEASE where empty
+BETWEEN_NAMES = ", "
+BETWEEN_TREATMENTS = "; "
+
+_TREATED = re.compile(re.escape(TREATMENT) + "(" + "|".join(map(re.escape, DISEASES)) + ") (?:are|is) ")
+_NO_CLAUSE = re.compile(re.escape(OPERATION.strip()) + r".*\.\s*" + NO_DISEASE + r"\s*\.?\s*\Z", re.DOTALL)
+
+
+def render_input(diseases: Sequence[str], drugs: Sequence[str], operations: Sequence[str], treatments: Mapping[str, Sequence[str]]) -> str:
+    """One visit's `input`. `treatments` maps a disease to the drugs associated with it; whatever is empty reads "None"."""
+    return INPUT.format(_listed(diseases), _listed(drugs), _listed(operations), treatment_clause(treatments) or NO_DISEASE)
+
+
+def treatment_clause(treatments: Mapping[str, Sequence[str]]) -> str:
+    """The treatment clause of these diseases and drugs, without the final point; "" for no disease."""
+    return BETWEEN_TREATMENTS.join(f"{TREATMENT}{disease} are {BETWEEN_NAMES.join(names)}" for disease, names in treatments.items())
+
+
+def diseases_in_treatment_clause(text: str) -> tuple[bool, ...] | None:
+    """The labels that an `input`'s treatment clause names, as 25 booleans; other diseases in it are passed over.
+
+    A clause "None." names none. Returns None for a text that has no such clause, where the present labels are unknown.
+    """
+    if TREATMENT in text:
+        return encode(_TREATED.findall(text))
+    return encode(()) if _NO_CLAUSE.search(text) else None
+
+
+def _listed(names: Sequence[str]) -> str:
+    return BETWEEN_NAMES.join(names) or NO_DISEASE

@@ -1,0 +1,235 @@
+"""The rows of one input, public JSONL or Parquet, each as a Visit or as a BadRow with file:line and a reason that quotes nothing of the
+row. Which rows are duplicates, what they are named and which split they get belongs to prepare."""
+
+import gzip
+import hashlib
+import io
+import random
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ckd.errors import DataError
+from ckd.store.files import BLOCK, digest, join, list_files, open_file
+from ckd.store.filesystems import reaching, resolve
+from ckd.visits.labels import INSTRUCTION
+from ckd.visits.rows import MAX_LINE, RowError, parse_line, read_flags, to_visit
+from ckd.visits.visit import SUBGROUP_FIELDS, Source, Visit
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+JSONL_SUFFIXES = (".json", ".jsonl", ".gz")
+PARQUET_SUFFIX = ".parquet"
+_REQUIRED_COLUMNS = ("instruction", "input", "labels")
+_REQUIRED_TO_PREDICT = ("input",)
+_COLUMNS = (*_REQUIRED_COLUMNS, "visit_id", "subject_id", "split", "current_labels", "prediction_time", *SUBGROUP_FIELDS)
+_EXPECTED = "expected JSONL (.json, .jsonl, .gz), a .parquet file, or a folder of .parquet parts"
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that cannot be used: where it stands (file:line, or part:row of Parquet) and why. Never holds the row's text."""
+
+    location: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Rows drawn from an input of `rows` rows: `drawn` of them, those of these that can be used."""
+
+    rows: int
+    drawn: int
+    visits: tuple[Visit, ...]
+
+
+class Input:
+    """One input file or folder. Raises DataError when it is missing, of an unsupported kind, or an empty folder.
+
+    Rows that are there to be predicted (`to_learn` false) need nothing but `input`.
+    """
+
+    def __init__(self, path: str, source: Source, *, to_learn: bool = True) -> None:
+        self.path, self.source, self.to_learn = path, source, to_learn
+        self.parts = _parts(path)
+        self._starts: list[int] = []  # rows before each part read so far
+
+    def rows(self) -> Iterator[Visit | BadRow]:
+        """Every row in order. Blank lines are no rows. `visit_id` is "" where the row has none.
+
+        Raises DataError when the file is empty, a JSON array, not Parquet inside, lacks a column, or breaks off.
+        """
+        empty = True
+        with _readable(self.path):
+            for row in self._parquet_rows() if self.parts[0].endswith(PARQUET_SUFFIX) else self._jsonl_rows():
+                empty = False
+                yield row
+        if empty:
+            raise DataError(f"{self.path}: holds no rows; expected at least one visit, check the path or leave the key out")
+
+    def sample(self, size: int, seed: int) -> "Sample":
+        """At most `size` rows drawn from all with equal chances, and the number of all. JSONL is read to its end, of Parquet the row groups that
+        are hit. Raises DataError as `rows` does.
+        """
+        rng = random.Random(seed)
+        with _readable(self.path):
+            drawn, rows = _drawn_parquet(self.parts, size, rng) if self.parts[0].endswith(PARQUET_SUFFIX) else _drawn_lines(self.path, size, rng)
+        if not rows:
+            raise DataError(f"{self.path}: holds no rows; expected at least one visit, check the path or leave the key out")
+        visits = []
+        for line, row in drawn:
+            with suppress(RowError):
+                if isinstance(row, bytes):
+                    visits.append(parse_line(row, self.source, line))
+                else:
+                    visits.append(to_visit(row, read_flags(row, "labels"), read_flags(row, "current_labels"), self.source, line))
+        return Sample(rows, len(drawn), tuple(visits))
+
+    def locate(self, line: int) -> str:
+        """file:line of the row whose Visit.line is `line`; for a folder its part and the row inside it."""
+        part = max((i for i, start in enumerate(self._starts) if start < line), default=0)
+        return f"{self.parts[part]}:{line - (self._starts[part] if self._starts else 0)}"
+
+    def content_hash(self) -> str:
+        """SHA-256 over the bytes of all parts in order; names and times do not count."""
+        hashes = []
+        for part in self.parts:
+            sha = hashlib.sha256()
+            with _readable(part), open_file(part) as stream:
+                while block := stream.read(BLOCK):
+                    sha.update(block)
+            hashes.append(sha.hexdigest())
+        return digest(hashes)
+
+    def _jsonl_rows(self) -> Iterator[Visit | BadRow]:
+        first = True
+        for line, data in enumerate(_lines(self.path), start=1):
+            if len(data) < MAX_LINE and not data.strip():
+                continue
+            if first and data.lstrip(b"\xef\xbb\xbf \t")[:1] == b"[":
+                raise DataError(f"{self.path}:{line}: a JSON array; expected one object per line (JSONL), for example from: jq -c '.[]'")
+            first = False
+            try:
+                yield parse_line(data, self.source, line, to_learn=self.to_learn)
+            except RowError as error:
+                yield BadRow(f"{self.path}:{line}", str(error))
+
+    def _parquet_rows(self) -> Iterator[Visit | BadRow]:
+        line = 0
+        self._starts = []
+        for part in self.parts:
+            self._starts.append(line)
+            for row in _parquet(part, required=_REQUIRED_COLUMNS if self.to_learn else _REQUIRED_TO_PREDICT):
+                line += 1
+                row.setdefault("instruction", INSTRUCTION)
+                try:
+                    yield to_visit(row, read_flags(row, "labels"), read_flags(row, "current_labels"), self.source, line)
+                except RowError as error:
+                    yield BadRow(self.locate(line), str(error))
+
+
+def _parts(path: str) -> list[str]:
+    from pyarrow import ArrowException, fs
+
+    try:
+        filesystem, inside = resolve(path)
+        with reaching(path):
+            kind = filesystem.get_file_info(inside).type
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be reached ({type(error).__name__}); {_EXPECTED}") from None
+    if kind == fs.FileType.NotFound:
+        raise DataError(f"{path}: no such file or folder; {_EXPECTED}")
+    if kind == fs.FileType.Directory:
+        parts = [join(path, name) for name in list_files(path, PARQUET_SUFFIX)]
+        if not parts:
+            raise DataError(f"{path}: a folder without .parquet parts; {_EXPECTED}")
+        return parts
+    if not path.endswith((*JSONL_SUFFIXES, PARQUET_SUFFIX)):
+        raise DataError(f"{path}: unsupported kind of file; {_EXPECTED}")
+    return [path]
+
+
+def _lines(path: str) -> Iterator[bytes]:
+    with open_file(path) as raw:
+        buffered = io.BufferedReader(raw, BLOCK)
+        stream: Any = gzip.GzipFile(fileobj=buffered) if path.endswith(".gz") else buffered
+        while data := stream.readline(MAX_LINE):
+            yield data
+            while len(data) == MAX_LINE and not data.endswith(b"\n"):  # pass over the rest of an over-long line
+                data = stream.readline(MAX_LINE)
+
+
+def _parquet(path: str, row_groups: Sequence[int] | None = None, required: Sequence[str] = _REQUIRED_COLUMNS) -> Iterator[dict[str, Any]]:
+    """Rows of one Parquet file; text columns as bytes, so that text that is not UTF-8 costs its row and not the file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with open_file(path) as stream:
+        file = pq.ParquetFile(stream, pre_buffer=True)
+        names = file.schema_arrow.names
+        missing = [name for name in required if name not in names]
+        if missing:
+            raise DataError(f"{path}: no column {', '.join(missing)}; expected {', '.join(required)} (labels null: unlabeled)")
+        for batch in file.iter_batches(1024, row_groups=row_groups, columns=[name for name in _COLUMNS if name in names]):
+            columns = [_plain(column) for column in batch.columns]
+            yield from pa.RecordBatch.from_arrays(columns, names=batch.schema.names).to_pylist()
+
+
+def _drawn_lines(path: str, size: int, rng: random.Random) -> tuple[list[tuple[int, bytes]], int]:
+    """Reservoir sampling (Vitter 1985, algorithm R) over the lines that are not blank."""
+    drawn: list[tuple[int, bytes]] = []
+    rows = 0
+    for line, data in enumerate(_lines(path), start=1):
+        if len(data) < MAX_LINE and not data.strip():
+            continue
+        rows += 1
+        place = len(drawn) if rows <= size else rng.randrange(rows)
+        if place < size:
+            drawn[place : place + 1] = [(line, data)]
+    return drawn, rows
+
+
+def _drawn_parquet(parts: Sequence[str], size: int, rng: random.Random) -> tuple[list[tuple[int, dict[str, Any]]], int]:
+    import pyarrow.parquet as pq
+
+    groups: list[tuple[str, int, int]] = []  # part, row group, rows
+    for part in parts:
+        with open_file(part) as stream:
+            metadata = pq.ParquetFile(stream).metadata
+        groups += [(part, number, metadata.row_group(number).num_rows) for number in range(metadata.num_row_groups)]
+    rows = sum(count for *_, count in groups)
+    places = sorted(rng.sample(range(rows), min(size, rows)))
+    drawn: list[tuple[int, dict[str, Any]]] = []
+    start = 0
+    for part, number, count in groups:
+        wanted = {place - start for place in places if start <= place < start + count}
+        if wanted:
+            drawn += [(start + at + 1, row) for at, row in enumerate(_parquet(part, (number,))) if at in wanted]
+        start += count
+    return drawn, rows
+
+
+def _plain(column: "pa.Array") -> "pa.Array":
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_string(column.type):
+        return column.cast(pa.binary())
+    if pa.types.is_large_string(column.type):
+        return column.cast(pa.large_binary())
+    return column.cast(pa.string()).cast(pa.binary()) if pa.types.is_temporal(column.type) else column
+
+
+@contextmanager
+def _readable(path: str) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        with reaching(path):
+            yield
+    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read to its end ({type(error).__name__}); check that it is whole and is what its name says") from None

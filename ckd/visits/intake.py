@@ -1,0 +1,147 @@
+"""Input rows -> visits with an identity: names the nameless, quarantines what cannot be used, counts everything. Splits and the stored
+stage belong to prepare."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import BinaryIO
+
+from ckd.config import DataConfig
+from ckd.errors import DataError
+from ckd.visits.grammar import diseases_in_treatment_clause
+from ckd.visits.inputs import BadRow, Input
+from ckd.visits.splits import HashSet
+from ckd.visits.visit import Source, Visit, hash64
+
+NOT_NEXT_VISIT = 0.5  # echo rate above which the target looks like the current visit's labels, not the next one's
+
+
+@dataclass
+class Counts:
+    """What was read. read = kept + quarantined, always."""
+
+    read: int = 0
+    kept: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)  # quarantined rows per reason
+    first: dict[str, str] = field(default_factory=dict)  # file:line of the first row of each reason
+    unlabeled: int = 0
+    without_subject: int = 0
+    current_known: int = 0  # labelled visits whose current labels are known
+    echoes: int = 0  # of these, visits whose target equals the current labels
+
+    @property
+    def quarantined(self) -> int:
+        """Rows that cannot be used."""
+        return sum(self.reasons.values())
+
+    @property
+    def echo_rate(self) -> float | None:
+        """Share of visits whose target is the current visit's labels; None when no current labels are known."""
+        return self.echoes / self.current_known if self.current_known else None
+
+    @property
+    def grouped_by(self) -> str:
+        """What keeps visits together in a split: subject, input (no subject_id anywhere), or both."""
+        return {0: "subject", self.kept: "input"}.get(self.without_subject, "subject, without one input") if self.kept else "subject"
+
+    def lines(self) -> list[str]:
+        """What a person must be told of the rows, without any of their text."""
+        lines = [f"read {self.read:,} = kept {self.kept:,} + quarantined {self.quarantined:,}"]
+        lines += [f"quarantined {count:,}: {reason} (first: {self.first[reason]})" for reason, count in self.reasons.most_common()]
+        if self.without_subject:
+            lines.append(f"{self.without_subject:,} of {self.kept:,} visits have no subject_id: splitting by visit: patients may leak")
+        if self.unlabeled:
+            lines.append(f"{self.unlabeled:,} visits are unlabeled")
+        if self.echo_rate is None:
+            lines.append("echo rate: unknown, no current_labels and no treatment clause")
+            return lines
+        lines.append(f"echo rate: the target equals the current visit's labels in {self.echo_rate:.1%} of {self.current_known:,} visits")
+        if self.echo_rate > NOT_NEXT_VISIT:
+            lines.append("warning: more than half of the targets repeat the current visit: this is not next-visit prediction")
+        return lines
+
+    def require_at_most(self, max_bad_rows: int, listed_in: str = "") -> None:
+        """Raise DataError when more rows than `data.max_bad_rows` are quarantined."""
+        if self.quarantined <= max_bad_rows:
+            return
+        reasons = ", ".join(f"{count:,} × {reason} (first: {self.first[reason]})" for reason, count in self.reasons.most_common())
+        where = f"; all are listed in {listed_in}" if listed_in else ""
+        raise DataError(
+            f"{self.quarantined:,} of {self.read:,} rows cannot be used, data.max_bad_rows allows {max_bad_rows:,}: {reasons}{where}; "
+            f"mend these rows or raise data.max_bad_rows"
+        )
+
+
+class Intake:
+    """Iterates over the usable visits of some inputs in order, with unique ids. Memory: 8 bytes per visit.
+
+    Bad rows go to `quarantine` (one JSON object with location and reason per line) and into `counts`.
+    """
+
+    def __init__(self, inputs: Sequence[Input], quarantine: BinaryIO | None = None) -> None:
+        self.counts = Counts()
+        self._inputs, self._quarantine, self._ids = inputs, quarantine, HashSet()
+
+    def __iter__(self) -> Iterator[tuple[Visit, str]]:
+        """Each visit with its file:line. Raises DataError when an input cannot be read."""
+        for source in self._inputs:
+            for row in source.rows():
+                self.counts.read += 1
+                if isinstance(row, BadRow):
+                    self._refuse(row)
+                    continue
+                visit = row if row.visit_id else replace(row, visit_id=self._derive(row))
+                location = source.locate(row.line)
+                if not self._ids.add(_id_key(visit.visit_id)):
+                    self._refuse(BadRow(location, "field 'visit_id' repeats that of an earlier row"))
+                    continue
+                self._count(visit)
+                yield visit, location
+
+    def _refuse(self, row: BadRow) -> None:
+        self.counts.reasons[row.reason] += 1
+        self.counts.first.setdefault(row.reason, row.location)
+        if self._quarantine is not None:
+            self._quarantine.write(json.dumps({"location": row.location, "reason": row.reason}).encode() + b"\n")
+
+    def _derive(self, visit: Visit) -> str:
+        """A hash of the row's content and its ordinal among identical rows: the same wherever the row stands."""
+        content = hash64(visit.subject_id, visit.instruction, visit.input, visit.labels)
+
+        def name(ordinal: int) -> str:
+            return f"{hash64(content, ordinal):016x}"
+
+        def taken(ordinal: int) -> bool:
+            return _id_key(name(ordinal)) in self._ids
+
+        # Ordinals are taken without gaps: double until one is free, then halve the gap. n identical rows cost n log n, no table.
+        below, free = -1, 0
+        while taken(free):
+            below, free = free, 2 * free + 1
+        while free - below > 1:
+            middle = (below + free) // 2
+            below, free = (middle, free) if taken(middle) else (below, middle)
+        return name(free)
+
+    def _count(self, visit: Visit) -> None:
+        counts = self.counts
+        counts.kept += 1
+        counts.without_subject += visit.subject_id is None
+        if visit.labels is None:
+            counts.unlabeled += 1
+            return
+        current = visit.current_labels if visit.current_labels is not None else diseases_in_treatment_clause(visit.input)
+        if current is not None:
+            counts.current_known += 1
+            counts.echoes += current == visit.labels
+
+
+def configured_inputs(data: DataConfig) -> list[Input]:
+    """data.train, data.tuning, data.held_out as far as they are given, in that order. Raises DataError when one is missing."""
+    given: list[tuple[Source, str]] = [("train", data.train), ("tuning", data.tuning), ("held_out", data.held_out)]
+    return [Input(path, source) for source, path in given if path]
+
+
+def _id_key(visit_id: str) -> int:
+    return hash64("visit", visit_id)

@@ -1,0 +1,132 @@
+"""The public CKD_EHR file formats (hands_name_*.json, teacher_classification_head.pt, heads_results*, test_metrics.txt): the only place
+that knows them. What the numbers mean belongs to the stages."""
+
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ckd.store.files import exists, join, read_bytes, write_bytes, write_file
+from ckd.visits.labels import DISEASES, names, render_output
+from ckd.visits.visit import SUBGROUP_FIELDS, Split, Visit
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+HEAD_FILE = "teacher_classification_head.pt"
+VISIT_FILES: dict[Split, str] = {"train": "train", "tuning": "val", "held_out": "test"}
+
+
+def head_file(root: str) -> str:
+    """Where the public code looks for the teacher's head."""
+    return join(root, "lora", HEAD_FILE)
+
+
+def write_head(path: str, weight: "np.ndarray", bias: "np.ndarray") -> None:
+    """Save a plain `{weight [25, hidden], bias [25]}` that torch.nn.Linear(hidden, 25).load_state_dict takes."""
+    import torch
+
+    write_tensors(path, {"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)})
+
+
+def write_tensors(path: str, tensors: "Mapping[str, torch.Tensor]") -> None:
+    """Save a dict of tensors that torch.load(weights_only=True) takes."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def soft_label_file(root: str, split: str) -> str:
+    """`data/hands_name_train.json` or `data/hands_name_val.json`."""
+    return join(root, "data", f"hands_name_{split}.json")
+
+
+def clean_file(root: str, split: str) -> str:
+    """The JSONL of the kept rows, written where quarantined rows would break the public alignment by position."""
+    return join(root, "data", f"name_{split}_kept.json")
+
+
+def write_soft_labels(path: str, rows: Iterable[Sequence[float]]) -> int:
+    """Stream 25 probabilities per visit as the public JSON array of {disease: probability}; returns the number of rows."""
+    return _write_lines(path, (json.dumps(dict(zip(DISEASES, map(float, row), strict=True)), indent=4) for row in rows), "[\n", ",\n", "\n]")
+
+
+def visit_file(folder: str, split: Split) -> str:
+    """`name_train.json`, `name_val.json` or `name_test.json`: the labelled visits of one split."""
+    return join(folder, f"name_{VISIT_FILES[split]}.json")
+
+
+def adapter_file(folder: str) -> str:
+    """`name_train_adapter.json`: the train visits that the adapter alone is tuned on (not a file of the public code)."""
+    return join(folder, "name_train_adapter.json")
+
+
+def visit_line(visit: Visit, fields: Sequence[str]) -> bytes:
+    """One labelled visit as a line of public JSONL, that inputs reads back; `fields` name what it holds beside instruction, input, output.
+
+    A field that the visit lacks is null. A line that names its split keeps it, whichever file it gets into.
+    """
+    if visit.labels is None:
+        raise ValueError("an unlabelled visit has no output")
+    row: dict[str, Any] = {"instruction": visit.instruction, "input": visit.input, "output": render_output(visit.labels)}
+    for name in fields:
+        row[name] = visit.subgroups.get(name) if name in SUBGROUP_FIELDS else getattr(visit, name)
+    if row.get("current_labels") is not None:
+        row["current_labels"] = names(row["current_labels"])
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+
+
+def write_rows(path: str, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Stream visits (instruction, input, labels) as the public JSONL; returns the number of rows."""
+    lines = (
+        json.dumps({"instruction": r["instruction"], "input": r["input"], "output": render_output(r["labels"])}, ensure_ascii=False) for r in rows
+    )
+    return _write_lines(path, lines, "", "\n", "\n")
+
+
+def _write_lines(path: str, lines: Iterable[str], start: str, between: str, end: str) -> int:
+    count = 0
+
+    def write(stream: Any) -> None:
+        nonlocal count
+        stream.write(start.encode())
+        for line in lines:
+            stream.write((between if count else "").encode() + line.encode())
+            count += 1
+        stream.write(end.encode())
+
+    write_file(path, write)
+    return count
+
+
+def heads_folder(results: str, hard_weight: float) -> str:
+    """Where the public code keeps a student and its test results; it calls the weight of the hard loss alpha."""
+    return join(results, f"heads_results{hard_weight:g}")
+
+
+def student_file(results: str, hard_weight: float) -> str:
+    """`heads_results<hard_weight>/best_model.pt`: the student's plain state_dict."""
+    return join(heads_folder(results, hard_weight), "best_model.pt")
+
+
+def write_test_results(results: str, hard_weight: float, predicted: "torch.Tensor", hard: "torch.Tensor", soft: "torch.Tensor") -> str:
+    """Write `heads_results<hard_weight>/test_results.pt`: all_preds, all_labels_hard, all_labels_soft, each [visits, 25]; returns its path."""
+    path = join(heads_folder(results, hard_weight), "test_results.pt")
+    write_tensors(path, {"all_preds": predicted, "all_labels_hard": hard, "all_labels_soft": soft})
+    return path
+
+
+def append_test_metrics(results: str, hard_weight: float, flag: str = "", *, f1: float, accuracy: float, aupr: float, auc: float) -> str:
+    """Append one line to `test_metrics.txt` as the public code does; returns its path. A line that is there already is not repeated.
+
+    `flag` ends the line where its figures need a warning.
+    """
+    path = join(results, "test_metrics.txt")
+    line = f"alpha：{hard_weight:g}，Test F1: {f1:.4f}, Accuracy: {accuracy:.4f}, AUPR: {aupr:.4f}, AUC: {auc:.4f}{f', {flag}' if flag else ''}"
+    lines = read_bytes(path).decode().splitlines() if exists(path) else []
+    if line not in lines:
+        write_bytes(path, ("\n".join([*lines, line]) + "\n").encode())
+    return path

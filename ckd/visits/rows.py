@@ -1,0 +1,153 @@
+"""One row's fields -> Visit, or the rule that it breaks, in words that quote nothing of the row. Files, parts and lines belong to sources."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from ckd.visits.labels import INSTRUCTION, NO_DISEASE, NUM_LABELS, NoDiseaseNamedError, UnknownDiseaseError, encode, parse_output
+from ckd.visits.visit import SPLITS, SUBGROUP_FIELDS, Source, Visit
+
+Labels = tuple[bool, ...]
+MAX_LINE = 1 << 24  # bytes; a longer line is a bad row, so that memory stays bounded
+
+
+class RowError(ValueError):
+    """Why one row cannot be used; the message names fields and rules, never values."""
+
+
+def parse_line(data: bytes, source: Source, line: int, *, to_learn: bool = True) -> Visit:
+    """One line of public JSONL: instruction, input, output; visit_id, subject_id, split, current_labels (a list of disease names),
+    prediction_time and subgroup fields where given. `"output": null` means unlabeled. Raises RowError, whatever the bytes are.
+
+    Rows that are there to be predicted (`to_learn` false) may lack instruction and output.
+    """
+    row = _json_object(data)
+    if not to_learn:
+        row = {"instruction": INSTRUCTION, "output": None, **row}
+    return to_visit(row, _output(row), _disease_list(row), source, line)
+
+
+def to_visit(row: Mapping[str, Any], labels: Labels | None, current: Labels | None, source: Source, line: int) -> Visit:
+    """A visit from its fields, text as str or UTF-8 bytes; `visit_id` is "" where the row has none. Raises RowError."""
+    text = _text(row, "input")
+    if not text.strip():
+        raise RowError("field 'input' is empty")
+    split = _optional_text(row, "split")
+    if split is not None and split not in SPLITS:
+        raise RowError("field 'split' is none of train, tuning, held_out")
+    return Visit(
+        visit_id=_identifier(row, "visit_id") or "",
+        instruction=_text(row, "instruction"),
+        input=text,
+        labels=labels,
+        subject_id=_identifier(row, "subject_id"),
+        split=split,
+        current_labels=current,
+        prediction_time=_optional_text(row, "prediction_time"),
+        subgroups={name: value for name in SUBGROUP_FIELDS if (value := _subgroup(row, name)) is not None},
+        source=source,
+        line=line,
+    )
+
+
+def _json_object(data: bytes) -> dict[str, Any]:
+    if len(data) >= MAX_LINE:
+        raise RowError(f"line of more than {MAX_LINE >> 20} MiB")
+    try:
+        row = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except UnicodeDecodeError:
+        raise RowError("not UTF-8") from None
+    except RowError:
+        raise
+    except (ValueError, RecursionError):  # the decoder's own message may quote the line
+        raise RowError("broken JSON") from None
+    if not isinstance(row, dict):
+        raise RowError("not a JSON object")
+    return row
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise RowError("JSON with a repeated key")
+    return found
+
+
+def _refuse_constant(_: str) -> NoReturn:
+    raise RowError("JSON with NaN or Infinity")
+
+
+def _text(row: Mapping[str, Any], name: str) -> str:
+    if name not in row:
+        raise RowError(f"field '{name}' is missing")
+    value = _optional_text(row, name)
+    if value is None:
+        raise RowError(f"field '{name}' is not a string")
+    return value
+
+
+def _optional_text(row: Mapping[str, Any], name: str) -> str | None:
+    value = row.get(name)
+    if value is None:
+        return None
+    try:
+        if isinstance(value, bytes):  # Parquet text
+            return value.decode()
+        if isinstance(value, str):
+            value.encode()  # JSON escapes can spell half a surrogate pair
+            return value
+    except UnicodeError:
+        raise RowError(f"field '{name}' is not valid Unicode") from None
+    raise RowError(f"field '{name}' is not a string")
+
+
+def _identifier(row: Mapping[str, Any], name: str) -> str | None:
+    value = row.get(name)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if value is not None and not isinstance(value, str | bytes):
+        raise RowError(f"field '{name}' is neither a string nor an integer")
+    text = _optional_text(row, name)
+    if text is not None and not text.strip():
+        raise RowError(f"field '{name}' is empty")
+    return text
+
+
+def _subgroup(row: Mapping[str, Any], name: str) -> str | None:
+    value = row.get(name)
+    if isinstance(value, int | float):
+        return str(value) if value == value else None  # NaN is how pandas writes a missing number
+    return _optional_text(row, name)
+
+
+def _output(row: Mapping[str, Any]) -> Labels | None:
+    if "output" in row and row["output"] is None:
+        return None
+    try:
+        return parse_output(_text(row, "output"))
+    except NoDiseaseNamedError:
+        raise RowError(f"field 'output' names no disease; \"{NO_DISEASE}\" is the empty set") from None
+    except UnknownDiseaseError:
+        raise RowError("field 'output' names a disease that is none of the 25 labels") from None
+
+
+def _disease_list(row: Mapping[str, Any]) -> Labels | None:
+    value = row.get("current_labels")
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise RowError("field 'current_labels' is not a list of disease names")
+    try:
+        return encode(value)
+    except KeyError:
+        raise RowError("field 'current_labels' names a disease that is none of the 25 labels") from None
+
+
+def read_flags(row: Mapping[str, Any], name: str) -> Labels | None:
+    """A column of 25 booleans; null is unknown. Raises RowError."""
+    value = row.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != NUM_LABELS or set(map(type, value)) != {bool}:
+        raise RowError(f"field '{name}' is not a list of {NUM_LABELS} booleans")
+    return tuple(value)

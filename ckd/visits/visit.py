@@ -1,0 +1,121 @@
+"""The visit: its record, its Parquet schema, the group that must stay in one split. Reading and splitting live in sources, splits, prepare."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from ckd.visits.labels import NUM_LABELS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Split = Literal["train", "tuning", "held_out"]
+SPLITS: tuple[Split, ...] = ("train", "tuning", "held_out")
+Source = Literal["train", "tuning", "held_out"]  # which of data.train / data.tuning / data.held_out the row came from
+
+SUBGROUP_FIELDS = ("age", "sex", "ethnicity", "insurance", "admission_type")
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One visit as every stage sees it. `labels` and `current_labels` are 25 booleans in label order; None means unknown."""
+
+    visit_id: str
+    instruction: str
+    input: str
+    labels: tuple[bool, ...] | None
+    subject_id: str | None = None
+    split: Split | None = None
+    current_labels: tuple[bool, ...] | None = None
+    prediction_time: str | None = None
+    subgroups: dict[str, str] = field(default_factory=dict)
+    source: Source = "train"
+    line: int = 0  # 1-based line (JSONL) or row (Parquet) in its source; keeps public files aligned
+
+    @property
+    def group(self) -> int:
+        """64-bit key of what must stay in one split: the subject, or without one the identical input."""
+        return group_key(self.subject_id, self.input)
+
+
+def group_key(subject_id: str | None, text: str) -> int:
+    """The unit of splitting and cross-fitting, as an unsigned 64-bit hash."""
+    return hash64("subject", subject_id) if subject_id is not None else hash64("input", text)
+
+
+def hash64(*parts: object) -> int:
+    """A stable unsigned 64-bit hash (BLAKE2b) of the parts' text; equal in every process and on every machine."""
+    digest = hashlib.blake2b("\x1f".join(str(part) for part in parts).encode("utf-8", "surrogatepass"), digest_size=8)
+    return int.from_bytes(digest.digest(), "big")
+
+
+@cache
+def visit_schema() -> "pa.Schema":
+    """The columns of a part of stage `visits`, which is also a valid Parquet input."""
+    import pyarrow as pa
+
+    flags = pa.list_(pa.bool_(), NUM_LABELS)
+    return pa.schema(
+        [
+            pa.field("visit_id", pa.string(), nullable=False),
+            pa.field("subject_id", pa.string()),
+            pa.field("split", pa.string(), nullable=False),
+            pa.field("instruction", pa.string(), nullable=False),
+            pa.field("input", pa.string(), nullable=False),
+            pa.field("labels", flags),
+            pa.field("current_labels", flags),
+            pa.field("prediction_time", pa.string()),
+            *(pa.field(name, pa.string()) for name in SUBGROUP_FIELDS),
+            pa.field("group", pa.uint64(), nullable=False),
+            pa.field("source", pa.string(), nullable=False),
+            pa.field("line", pa.int64(), nullable=False),
+        ]
+    )
+
+
+def to_table(visits: Iterable[Visit]) -> "pa.Table":
+    """Visits that have a split, as one Arrow table of `visit_schema()`."""
+    import pyarrow as pa
+
+    rows: list[dict[str, Any]] = [
+        {
+            "visit_id": v.visit_id,
+            "subject_id": v.subject_id,
+            "split": v.split,
+            "instruction": v.instruction,
+            "input": v.input,
+            "labels": v.labels,
+            "current_labels": v.current_labels,
+            "prediction_time": v.prediction_time,
+            **{name: v.subgroups.get(name) for name in SUBGROUP_FIELDS},
+            "group": v.group,
+            "source": v.source,
+            "line": v.line,
+        }
+        for v in visits
+    ]
+    return pa.Table.from_pylist(rows, schema=visit_schema())
+
+
+def from_table(table: "pa.Table") -> Iterator[Visit]:
+    """The visits of a table of `visit_schema()` (inverse of to_table)."""
+    for row in table.to_pylist():
+        row.pop("group")
+        row["subgroups"] = {name: value for name in SUBGROUP_FIELDS if (value := row.pop(name)) is not None}
+        for name in ("labels", "current_labels"):
+            row[name] = None if row[name] is None else tuple(row[name])
+        yield Visit(**row)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One row of the plan: part `index` of stage `visits`. All its visits share one split and are all labelled or all not."""
+
+    index: int
+    rows: int
+    split: Split
+    labeled: bool
+    text_hash: str  # visit_ids, instructions and inputs in order: all that the teacher sees
+    content_hash: str  # every column in order

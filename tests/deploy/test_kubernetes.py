@@ -1,0 +1,250 @@
+"""The KubeRay manifests against the CRDs' own schemas, and what spot nodes, the token and the network need; each with mutations."""
+
+import functools
+import json
+import os
+import re
+import shlex
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from ckd.configfile import load
+from tests.deploy.deploy_files import DEPLOY, PINS, ROOT, changed, fits_a_worker, parsed_start, parsed_watch, read
+
+CRDS = Path(os.environ.get("CKD_CRDS", ROOT.parent / "shared" / "crds"))
+JOB, CLUSTER, NETWORK = (read(DEPLOY / f"kuberay-{name}.yaml") for name in ("rayjob", "raycluster", "network"))
+GPU = "nvidia.com/gpu"
+needs_crds = pytest.mark.skipif(not CRDS.is_dir(), reason=f"no CRD schemas in {CRDS}; CKD_CRDS names another folder")
+HEAD = ("spec", "headGroupSpec")
+WORKER = ("spec", "workerGroupSpecs", 0)
+RAY = (*WORKER, "template", "spec", "containers", 0)
+WATCH = (*WORKER, "template", "spec", "containers", 1)
+
+
+def closed(schema, name=""):
+    """An openAPIV3 schema as JSON schema that knows no other keys, as `kubectl apply --validate=strict` does. Object metadata belongs to the
+    API server: the CRDs leave it open, here and in pod templates.
+    """
+    if isinstance(schema, list):
+        return [closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: closed(value) for key, value in schema.items() if not key.startswith("x-kubernetes-") and key not in ("format", "properties")}
+    if "properties" in schema:
+        made["properties"] = {key: closed(value, key) for key, value in schema["properties"].items()}
+    is_open = name == "metadata" or "additionalProperties" in schema or schema.get("x-kubernetes-preserve-unknown-fields")
+    if schema.get("type") == "object" and not is_open:
+        made["additionalProperties"] = False
+    return {"anyOf": [{"type": "null"}, made]} if schema.get("nullable") else made
+
+
+@functools.cache
+def crd(kind):
+    versions = read(CRDS / f"ray.io_{kind.lower()}s.yaml")["spec"]["versions"]
+    (schema,) = [each["schema"]["openAPIV3Schema"] for each in versions if each["name"] == "v1"]
+    return jsonschema.Draft202012Validator(closed(schema))
+
+
+def accepted(manifest):
+    assert manifest["apiVersion"] == "ray.io/v1"
+    errors = [f"{error.json_path}: {error.message}" for error in crd(manifest["kind"]).iter_errors(manifest)]
+    assert not errors, errors[:3]
+
+
+def ray_starts(manifest):
+    """Both groups' rayStartParams make a `ray start` that Ray understands, with the resources that keep driver and work apart."""
+    head, workers = manifest["spec"]["headGroupSpec"], manifest["spec"]["workerGroupSpecs"]
+    starts = [started(group) for group in (head, *workers)]
+    assert starts[0]["num_cpus"] == 0 and json.loads(starts[0]["resources"]) == {"on_demand": 1}
+    for group, start in zip(workers, starts[1:], strict=True):
+        assert json.loads(start["resources"]) == {"spot": 1}
+        asked = container(group, "ray-worker")["resources"]
+        assert asked["limits"][GPU] == asked["requests"][GPU] == str(start["num_gpus"])
+        assert fits_a_worker(start["num_gpus"])
+        assert group["minReplicas"] == group["replicas"] == 0 < group["maxReplicas"]
+
+
+def started(group):
+    line = " ".join(f"--{key}={value}" for key, value in group["rayStartParams"].items())
+    return parsed_start(shlex.split(line))
+
+
+def container(group, name):
+    (found,) = [each for each in group["template"]["spec"]["containers"] if each["name"] == name]
+    return found
+
+
+def spot_nodes_are_drained(manifest):
+    assert manifest["spec"]["enableInTreeAutoscaling"] is True
+    (affinity,) = manifest["spec"]["headGroupSpec"]["template"]["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
+        "nodeSelectorTerms"
+    ]
+    kept_off = {(each["key"], each["operator"]) for each in affinity["matchExpressions"]}
+    assert kept_off == {("cloud.google.com/gke-spot", "DoesNotExist"), ("eks.amazonaws.com/capacityType", "NotIn")}
+    for group in manifest["spec"]["workerGroupSpecs"]:
+        pod = group["template"]["spec"]
+        assert pod["nodeSelector"] and {"key": GPU, "operator": "Exists", "effect": "NoSchedule"} in pod["tolerations"]
+        assert any("spot" in each["key"] for each in pod["tolerations"])
+        assert pod["containers"][0]["name"] == "ray-worker", "KubeRay takes the first container for Ray's"
+        watch = container(group, "preemption")
+        assert watch["command"][:3] == ["python", "-m", "cluster.preemption"]
+        grace = parsed_watch(watch["command"][3:]).grace
+        (sleep,) = re.findall(r"^sleep (\d+)$", container(group, "ray-worker")["lifecycle"]["preStop"]["exec"]["command"][-1])
+        assert grace == int(sleep) < pod["terminationGracePeriodSeconds"]
+        named = {each["name"]: each for each in watch["env"]}
+        assert list(named)[:2] == ["RAY_CLUSTER", "RAY_ADDRESS"], "$(RAY_CLUSTER) is filled in only when it stands before"
+        assert named["RAY_ADDRESS"]["value"] == "$(RAY_CLUSTER)-head-svc:6379"
+
+
+def only_the_token_opens(manifest):
+    spec = manifest["spec"]
+    assert spec["authOptions"]["mode"] == "token" and not spec["authOptions"].get("enableK8sTokenAuth")
+    secret = {"name": spec["authOptions"]["secretName"], "key": "auth_token"}
+    head, workers = spec["headGroupSpec"], spec["workerGroupSpecs"]
+    assert head["serviceType"] == "ClusterIP" and not head.get("enableIngress")
+    for group in workers:
+        (token,) = [each for each in container(group, "preemption")["env"] if each["name"] == "RAY_AUTH_TOKEN"]
+        assert token.get("valueFrom") == {"secretKeyRef": secret}
+    label, value = next(iter(NETWORK["spec"]["podSelector"]["matchLabels"].items()))
+    for group in (head, *workers):
+        assert group["template"]["metadata"]["labels"][label] == value, "the network policy would not hold for it"
+        pod = group["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True and not pod.get("hostNetwork")
+        for each in pod["containers"]:
+            assert each["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+            assert not any("value" in item and "TOKEN" in item["name"] for item in each.get("env", []))
+
+
+def pinned(manifest):
+    assert manifest["spec"]["rayVersion"] == PINS["ray"]
+    images = set(re.findall(r"'image': '([^']+)'", str(manifest)))
+    assert len(images) == 1 and images.pop().endswith(f":ray-{PINS['ray']}")
+
+
+CHECKS = [pytest.param(accepted, marks=needs_crds), ray_starts, spot_nodes_are_drained, only_the_token_opens, pinned]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_the_ray_cluster_passes(check):
+    check(CLUSTER)
+
+
+@needs_crds
+def test_the_ray_job_fits_its_crd():
+    accepted(JOB)
+
+
+def test_the_jobs_cluster_is_the_standing_one():
+    assert JOB["spec"]["rayClusterSpec"] == CLUSTER["spec"]
+
+
+@pytest.mark.parametrize(
+    ("check", "path", "to"),
+    [
+        pytest.param(accepted, ("spec", "rayVersions"), "2.60.0", marks=needs_crds),
+        pytest.param(accepted, ("spec", "authOptions", "mode"), "tokens", marks=needs_crds),
+        pytest.param(accepted, (*WORKER, "groupName"), None, marks=needs_crds),
+        pytest.param(accepted, (*WORKER, "maxReplicas"), "8", marks=needs_crds),
+        pytest.param(accepted, (*WORKER, "rayStartParams", "num-gpus"), 1, marks=needs_crds),
+        pytest.param(accepted, (*WORKER, "template", "spec", "tolerations", 0, "effects"), "NoSchedule", marks=needs_crds),
+        pytest.param(accepted, (*RAY, "lifecycle", "preStop", "exec", "command"), "sleep 25", marks=needs_crds),
+        pytest.param(accepted, (*RAY, "resource"), {}, marks=needs_crds),
+        pytest.param(accepted, ("spec", "autoscalerOptions", "upscalingMode"), "Fast", marks=needs_crds),
+        (ray_starts, (*HEAD, "rayStartParams", "num-cpu"), "0"),
+        (ray_starts, (*HEAD, "rayStartParams", "resources"), '{"on_demand": 1}'),
+        (ray_starts, (*WORKER, "rayStartParams", "resources"), '"{\\"on_demand\\": 1}"'),
+        (ray_starts, (*WORKER, "rayStartParams", "num-gpus"), "2"),
+        (ray_starts, (*RAY, "resources", "limits", GPU), "4"),
+        (ray_starts, (*WORKER, "minReplicas"), 1),
+        (spot_nodes_are_drained, (*WATCH, "command", 2), "cluster.premption"),
+        (spot_nodes_are_drained, (*WATCH, "command", 4), "60"),
+        (spot_nodes_are_drained, (*WATCH, "command", 3), "--graces"),
+        (spot_nodes_are_drained, (*RAY, "lifecycle"), {"preStop": {"exec": {"command": ["/bin/sh", "-c", "sleep 5"]}}}),
+        (spot_nodes_are_drained, (*WORKER, "template", "spec", "terminationGracePeriodSeconds"), 25),
+        (spot_nodes_are_drained, ("spec", "enableInTreeAutoscaling"), False),
+        (only_the_token_opens, ("spec", "authOptions", "mode"), "disabled"),
+        (only_the_token_opens, ("spec", "authOptions", "secretName"), "another"),
+        (only_the_token_opens, (*HEAD, "serviceType"), "LoadBalancer"),
+        (only_the_token_opens, (*WATCH, "env", 2), {"name": "RAY_AUTH_TOKEN", "value": "0123"}),
+        (only_the_token_opens, (*WORKER, "template", "spec", "securityContext", "runAsNonRoot"), False),
+        (only_the_token_opens, (*HEAD, "template", "metadata", "labels"), {"app.kubernetes.io/part-of": "other"}),
+        (pinned, ("spec", "rayVersion"), "2.59.0"),
+        (pinned, (*RAY, "image"), "registry.example.org/ckd-ehr:ray-2.59.0"),
+    ],
+)
+def test_a_broken_ray_cluster_is_refused(check, path, to):
+    broken = changed(CLUSTER, path, to)
+    with pytest.raises(AssertionError):
+        check(broken)
+
+
+@needs_crds
+@pytest.mark.parametrize("path", [("spec", "entryPoint"), ("spec", "rayClusterSpec", "headGroupSpec", "templates"), ("spec", "backoffLimits")])
+def test_a_job_with_an_unknown_field_is_refused(path):
+    with pytest.raises(AssertionError):
+        accepted(changed(JOB, path, 1))
+
+
+def runs_the_pipeline(job):
+    """The entrypoint is a command of ours with keys that exist, on URLs, with no more workers than the cluster's GPUs hold."""
+    python, _, module, _, path, *overrides = shlex.split(job["spec"]["entrypoint"])
+    assert python == "python" and "WORKDIR /app\n" in (DEPLOY / "Dockerfile").read_text() and (ROOT / f"{module.replace('.', '/')}.py").is_file()
+    config = load(str(ROOT / Path(path).relative_to("/app")), overrides)
+    assert all("://" in each for each in (config.run.artifacts, config.run.results, config.run.public_files, config.data.train, config.data.tuning))
+    gpus = sum(group["maxReplicas"] * started(group)["num_gpus"] for group in job["spec"]["rayClusterSpec"]["workerGroupSpecs"])
+    for stage in (config.teacher, config.student):
+        assert 0 < stage.workers.max * stage.gpus_per_worker <= gpus
+    head = json.loads(started(job["spec"]["rayClusterSpec"]["headGroupSpec"])["resources"])
+    ((name, amount),) = json.loads(job["spec"]["entrypointResources"]).items()
+    assert 0 < amount <= head[name]
+    assert job["spec"]["shutdownAfterJobFinishes"] is True and job["spec"]["backoffLimit"] > 0
+
+
+def test_the_job_runs_the_pipeline_on_urls_within_its_cluster():
+    runs_the_pipeline(JOB)
+
+
+@pytest.mark.parametrize(
+    ("path", "before", "after"),
+    [
+        (("spec", "entrypoint"), "teacher.workers=1..8", "teacher.workers=1..9"),
+        (("spec", "entrypoint"), "jobs.pipeline", "jobs.pipelin"),
+        (("spec", "entrypoint"), "run.results=s3://my-bucket/", "run.results="),
+        (("spec", "entrypoint"), "student.workers", "student.worker"),
+        (("spec", "entrypointResources"), "on_demand", "spot"),
+    ],
+)
+def test_a_broken_job_is_refused(path, before, after):
+    assert before in JOB["spec"][path[1]]
+    with pytest.raises(Exception):  # noqa: B017  a wrong key is a ConfigError, a wrong resource a KeyError
+        runs_the_pipeline(changed(JOB, path, JOB["spec"][path[1]].replace(before, after)))
+
+
+@needs_crds
+def test_the_network_policy_is_well_formed_and_lets_nobody_else_in():
+    # KubeRay's own field for a head's ingress rules has the type that a NetworkPolicy's have.
+    rules = crd("RayCluster").schema["properties"]["spec"]["properties"]["networkPolicy"]["properties"]["head"]["properties"]["ingressRules"]
+    network_is_closed(NETWORK, rules)
+    for path, to in (
+        (("spec", "ingress", 0, "from"), None),
+        (("spec", "ingress", 0, "from", 0), {"podSelector": {}}),
+        (("spec", "ingress", 1, "from", 0), {"namespaceSelector": {}}),
+        (("spec", "ingress", 1, "port"), 8265),
+        (("spec", "policyTypes"), ["Egress"]),
+        (("spec", "ingress", 0, "from", 0), {"ipBlock": {"cidr": "0.0.0.0/0"}}),
+    ):
+        with pytest.raises((AssertionError, jsonschema.ValidationError)):
+            network_is_closed(changed(NETWORK, path, to), rules)
+
+
+def network_is_closed(policy, rules):
+    assert set(policy) == {"apiVersion", "kind", "metadata", "spec"} and policy["spec"]["policyTypes"] == ["Ingress"]
+    jsonschema.validate(policy["spec"]["ingress"], rules)
+    for rule in policy["spec"]["ingress"]:
+        assert rule.get("from"), "a rule without peers lets everybody in"
+        for peer in rule["from"]:
+            assert all(selector.get("matchLabels") for selector in peer.values())
+            assert set(peer) <= {"podSelector", "namespaceSelector"}
+            assert "ports" in rule or peer == {"podSelector": policy["spec"]["podSelector"]}

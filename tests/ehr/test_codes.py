@@ -1,0 +1,244 @@
+import csv
+import gzip
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ckd.ehr.codes import PROCEDURE, ROWS_WITHOUT_ZERO, Codes, _icd9_ccs, _icd10_ccs, _known_icd9, refuse_damaged
+from ckd.errors import DataError
+from ckd.visits.labels import DISEASES
+from tests.ehr.mimic_rows import open_data
+
+DX, SG = sorted(_known_icd9("diagnosis")), sorted(_known_icd9(PROCEDURE))
+
+
+def _frame(*pairs):
+    return pl.DataFrame(pairs, schema={"code": pl.String, "version": pl.String}, orient="row")
+
+
+def _label(code, version):
+    label = Codes().diagnoses(_frame((code, version)))["label"].item()
+    return None if label is None else DISEASES[label]
+
+
+def _counts(codes, kind="diagnosis", rows=1, version="9"):
+    schema = {"kind": pl.String, "code": pl.String, "version": pl.String, "rows": pl.UInt32, "place": pl.UInt64}
+    return pl.DataFrame([(kind, code, version, rows, place) for place, code in enumerate(codes, start=2)], schema=schema, orient="row")
+
+
+def _refused(counts):
+    """The error's text, or None when the codes pass."""
+    try:
+        refuse_damaged(counts, lambda table, place: f"{table}.csv:{place}")
+    except DataError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("code", "version", "label"),
+    [
+        ("5849", "9", "Acute and unspecified renal failure"),
+        ("584.9", "9", "Acute and unspecified renal failure"),
+        ("0389", "9", "Septicemia (except in labor)"),
+        ("78552", "9", "Shock"),
+        ("7851", "9", "Cardiac dysrhythmias"),
+        ("7850", "9", "Cardiac dysrhythmias"),
+        ("25000", "9", "Diabetes mellitus without complication"),
+        ("25040", "9", "Diabetes mellitus with complications"),
+        ("785", "9", None),
+        ("V5867", "9", None),
+        ("I10", "10", "Essential hypertension"),
+        ("i48.0", "10", "Cardiac dysrhythmias"),
+        ("N1831", "10", "Chronic kidney disease"),
+        ("5849", "10", None),
+        ("I10", "9", None),
+        ("5849", "11", None),
+        ("5849", None, None),
+    ],
+)
+def test_a_code_gives_its_label_at_full_length_and_by_its_own_version(code, version, label):
+    assert _label(code, version) == label
+
+
+def test_diagnoses_keep_the_rows_and_say_what_is_unknown():
+    found = Codes().diagnoses(_frame(("584.9", " 9"), (None, "9"), ("v58.67 ", "ICD9CM"), ("ZZZ", "10.0"), ("4019", "3"), ("", "9")))
+    assert found["code"].to_list() == ["584.9", None, "v58.67 ", "ZZZ", "4019", ""]
+    assert found["normal"].to_list() == ["5849", None, "V5867", "ZZZ", "4019", None]
+    assert found["mapped"].to_list() == [True, False, True, False, False, False]
+    assert found["known_version"].to_list() == [True, True, True, True, False, True]
+    assert found["label"].dtype == pl.UInt8
+    assert Codes().diagnoses(_frame()).columns == found.columns
+
+
+def test_a_later_icd10_code_takes_the_category_of_the_full_code_it_was_split_from_and_no_other():
+    table = _icd10_ccs()
+    assert "N1831" not in table and table["N183"] == "158"
+    assert "J1282" not in table and not Codes().diagnoses(_frame(("J1282", "10")))["mapped"].item()  # J12.8 was no full code
+
+
+@pytest.mark.parametrize(
+    ("code", "version", "title"),
+    [
+        ("5849", "9", "Acute kidney failure"),
+        ("E8859", "9", "Accidental fall on same level from slipping tripping or stumbling"),
+        ("V5867", "9", "Encounter for other and unspecified procedures and aftercare"),
+        ("N1831", "10", "Chronic kidney disease (CKD)"),
+    ],
+)
+def test_a_diagnosis_is_titled_by_its_category(code, version, title):
+    assert Codes().diagnoses(_frame((code, version)))["title"].item() == title
+
+
+def test_titles_of_the_data_set_serve_only_where_the_public_lists_have_none_full_code_first():
+    schema = ["kind", "version", "code", "title"]
+    own = [("diagnosis", "9", "04300", "of the  code "), ("diagnosis", "9", "044", "of the category"), ("diagnosis", "9", "5849", "not this one")]
+    own += [
+        ("procedure", "9", "36.05", "old angioplasty"),
+        ("procedure", "10", "5A1D00Z", "old dialysis"),
+        ("procedure", "9", "0066", "not this one"),
+    ]
+    codes = Codes(pl.DataFrame(own, schema=schema, orient="row"))
+    found = codes.diagnoses(_frame(("04300", "9"), ("0449", "9"), ("5849", "9"), ("04300", "10")))["title"].to_list()
+    assert found == ["of the code", "of the category", "Acute kidney failure", None]
+    found = codes.procedures(_frame(("3605", "9"), ("5A1D00Z", "10"), ("00.66", "9"), ("0016070", "10"), ("3605", None)))
+    assert found["title"].to_list()[:3] == ["old angioplasty", "old dialysis", "PTCA"]
+    assert found["title"][3].startswith("Bypass Cerebral Ventricle to Nasopharynx")
+    assert found["title"][4] is None and found["known_version"].to_list() == [True] * 4 + [False]
+
+
+def test_every_icd9_code_with_a_category_has_its_title_but_two_categories_that_were_withdrawn():
+    found = Codes().diagnoses(pl.DataFrame({"code": DX, "version": ["9"] * len(DX)}))
+    assert set(found.filter(pl.col("title").is_null())["normal"].str.slice(0, 3)) == {"043", "044"}
+    assert sorted(found["label"].drop_nulls().unique()) == list(range(25))
+    assert found["mapped"].all()
+
+
+def test_every_icd10_code_with_a_category_has_its_title():
+    codes = sorted(_icd10_ccs())
+    found = Codes().diagnoses(pl.DataFrame({"code": codes, "version": ["10"] * len(codes)}))
+    assert found["title"].null_count() == 0
+    assert sorted(found["label"].drop_nulls().unique()) == list(range(25))
+
+
+@pytest.mark.parametrize("kind", ["diagnosis", "procedure"])
+@pytest.mark.parametrize("known", [DX, SG])
+def test_whole_codes_pass(kind, known):
+    if (known is DX) == (kind == "diagnosis"):
+        assert _refused(_counts(known, kind, rows=10)) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "codes"),
+    [
+        ("diagnosis", ["389", "4019"]),  # 0389
+        ("diagnosis", ["38.9", "401.9"]),  # 038.9
+        ("diagnosis", ["4019.0", "V5867"]),
+        ("diagnosis", ["486.0"]),
+        ("diagnosis", ["389.0", "4019"]),
+        ("diagnosis", ["93", "4019"]),
+        ("diagnosis", ["4.28E+03"]),
+        ("diagnosis", ["4.2e3", "V5867"]),
+        ("procedure", ["66"]),  # 0066
+        ("procedure", ["331x", "456", "3.31"]),
+        ("procedure", ["0.66", "36.07"]),
+        ("procedure", ["93.0"]),
+        ("procedure", ["3607.0"]),
+    ],
+)
+def test_codes_that_a_spreadsheet_made_numbers_are_refused(kind, codes):
+    message = _refused(_counts(codes, kind))
+    assert message and "leading zeros lost in a spreadsheet" in message and "dtype=str" in message and "\n" not in message
+
+
+def test_the_refusal_counts_codes_and_rows_and_names_the_first_place_of_what_shows_the_loss():
+    message = _refused(_counts(["4019", "389", "845", "V5867"], rows=7))
+    assert message.startswith("diagnoses.csv:3: ") and "2 distinct ICD-9 diagnosis codes (14 rows)" in message
+
+
+@pytest.mark.parametrize("codes", [["4019", "V5867"], ["584.9", "486"], ["40190"], ["584.0"], ["E8859", "E000"], [], [None, " "]])
+def test_few_codes_without_zeros_are_not_refused(codes):
+    assert _refused(_counts(codes)) is None
+
+
+def test_one_code_that_kept_its_zero_clears_its_kind():
+    assert _refused(_counts(["0389", "389"])) is None
+    assert _refused(_counts(["038.9", "38.9"])) is None
+    assert _refused(pl.concat([_counts(["0389"]), _counts(["66"], "procedure")]))
+
+
+def test_thousands_of_numeric_rows_without_one_leading_zero_are_refused():
+    assert _refused(_counts(["4019", "4280"], rows=ROWS_WITHOUT_ZERO // 2))
+    assert _refused(_counts(["4019", "4280"], rows=ROWS_WITHOUT_ZERO // 2 - 1)) is None
+    assert _refused(_counts(["V5867", "E8859"], rows=ROWS_WITHOUT_ZERO)) is None
+
+
+def test_icd10_codes_and_unknown_versions_are_none_of_its_business():
+    assert _refused(_counts(["389", "93"], version="10")) is None
+    assert _refused(_counts(["389"], version=None)) is None
+
+
+def _number(code):
+    return str(int(code)) if code.isdigit() else code
+
+
+def _pointed(code):
+    return code if len(code) < 4 or not code[0].isdigit() else f"{code[:3]}.{code[3:]}"
+
+
+@given(st.sets(st.sampled_from(DX), min_size=1, max_size=40))
+def test_a_table_made_numbers_is_refused_wherever_that_changed_what_its_codes_are(codes):
+    numbers = [_number(code) for code in codes]
+    # 01000 turns into 1000, a code as good: without another trace nobody can tell the two tables apart
+    seen = any(code != number and number not in _icd9_ccs() for code, number in zip(codes, numbers, strict=True))
+    assert (_refused(_counts(numbers)) is not None) == seen
+
+
+@given(st.sets(st.sampled_from(DX), min_size=1, max_size=40))
+def test_a_table_with_points_made_numbers_is_always_refused(codes):
+    pointed = [_pointed(code) for code in codes]
+    floats = [str(float(code)) if code[0].isdigit() else code for code in pointed]
+    if any(code.startswith("0") for code in pointed):
+        assert _refused(_counts(floats))
+
+
+@given(st.sets(st.sampled_from(DX), min_size=1, max_size=40), st.booleans())
+def test_a_table_of_whole_codes_is_never_refused(codes, points):
+    assert _refused(_counts([_pointed(c) for c in codes] if points else codes)) is None
+
+
+@given(st.sets(st.sampled_from(DX), min_size=1, max_size=40), st.sets(st.sampled_from([c for c in DX if c.startswith("0")]), min_size=1))
+def test_a_large_table_made_numbers_is_always_refused_and_whole_never(codes, with_zero):
+    codes = codes | with_zero
+    assert _refused(_counts([_number(code) for code in codes], rows=ROWS_WITHOUT_ZERO))
+    assert _refused(_counts(codes, rows=ROWS_WITHOUT_ZERO)) is None
+
+
+def _demo_codes(name, column):
+    with gzip.open(open_data() / name, "rt", encoding="utf-8", newline="") as file:
+        return [(row[column], row.get("icd_version", "9")) for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "column"),
+    [
+        ("diagnosis", "mimic3_demo/DIAGNOSES_ICD.csv.gz", "icd9_code"),
+        ("procedure", "mimic3_demo/PROCEDURES_ICD.csv.gz", "icd9_code"),
+        ("diagnosis", "mimic4_demo/hosp/diagnoses_icd.csv.gz", "icd_code"),
+        ("procedure", "mimic4_demo/hosp/procedures_icd.csv.gz", "icd_code"),
+    ],
+)
+def test_the_open_demos_pass_and_are_refused_once_made_numbers(kind, name, column):
+    codes = [code for code, version in _demo_codes(name, column) if version == "9"]
+    assert _refused(_counts(codes, kind)) is None
+    assert _refused(_counts([_number(code) for code in codes], kind))
+
+
+@pytest.mark.parametrize(
+    ("name", "column"), [("mimic3_demo/DIAGNOSES_ICD.csv.gz", "icd9_code"), ("mimic4_demo/hosp/diagnoses_icd.csv.gz", "icd_code")]
+)
+def test_every_diagnosis_of_the_open_demos_has_a_category_and_a_title(name, column):
+    found = Codes().diagnoses(_frame(*set(_demo_codes(name, column))))
+    assert found["mapped"].all() and found["title"].null_count() == 0

@@ -1,0 +1,253 @@
+"""`ckd ingest` as a whole: against plain Python, on synthetic tables with known labels, killed and continued, on Ray, and into `ckd run`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from datetime import datetime
+
+import numpy as np
+import pytest
+
+from ckd.configfile import load
+from ckd.ehr.synthetic import tables as synthetic_tables
+from ckd.ehr.synthetic.patients import generate
+from ckd.visits.grammar import TREATMENT
+from ckd.visits.inputs import Input
+from ckd.visits.labels import INSTRUCTION, NUM_LABELS
+from ckd.visits.prepare import prepare
+from ckd.visits.visit import from_table
+from jobs.cli import main
+from tests.ehr.ehr_reference import chain_by_hand
+from tests.ehr.ehr_tables import as_mimic4, as_tables, write_meds, write_mimic3, write_mimic4, write_tables
+from tests.ehr.ingest_reference import cohort_by_hand, cohort_files, ingest, judgeable, random_tables, read_tables
+from tests.ehr.mimic_rows import open_data
+from tests.student.student_cohort import make_base
+
+SMALL = ("ingest.min_support=1", "ingest.folds=2", "ingest.tuning_share=0.2", "ingest.held_out_share=0.3")
+BY_HAND = {"m": 1, "folds": 2, "tuning": 0.2, "held_out": 0.3}
+PARTS = ("ingest.partitions=12", "ingest.min_support=2")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_row_is_the_one_that_plain_python_makes(tmp_path, seed):
+    folder = write_mimic3(tmp_path / "tables", random_tables(seed), gz=seed % 2 == 0, upper=seed % 3 == 0)
+    method, delay, newborns = ("lift", "count")[seed % 2], (3, 0, 1.5)[seed % 3], seed % 4 == 0
+    options = (f"ingest.treatment={method}", f"ingest.coding_delay_days={delay}", f"ingest.newborns={newborns}", f"seed={seed}")
+    wanted = cohort_by_hand(read_tables(folder), method=method, delay=delay, newborns=newborns, seed=seed, **BY_HAND)
+    found = {count: ingest(folder, tmp_path / f"out{count}", *SMALL, *options, f"ingest.partitions={count}") for count in (1, 2, 5)}
+    assert set(found[1]) == set(wanted)
+    for visit, row in wanted.items():
+        assert found[1][visit] == {**row, "instruction": INSTRUCTION}
+    assert found[2] == found[1] and found[5] == found[1]
+    assert any(TREATMENT in row["input"] for row in wanted.values())
+    cards = [json.loads((tmp_path / f"out{count}" / "card.json").read_text()) for count in (1, 2, 5)]
+    for card in cards:
+        card["settings"].pop("ingest.partitions")
+    assert cards[0] == cards[1] == cards[2]
+    assert len({(tmp_path / f"out{count}" / "association.csv").read_bytes() for count in (1, 2, 5)}) == 1
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_same_patients_in_other_tables_give_the_same_rows(tmp_path, seed):
+    tables = random_tables(seed)
+    for row in tables["prescriptions"]:  # the generic tables read dates too, and never a slash
+        row["startdate"] = "" if "/" in str(row.get("startdate", "")) else row.get("startdate", "")
+    wanted = ingest(write_mimic3(tmp_path / "3", tables), tmp_path / "out3", *SMALL)
+    known = {row["hadm_id"] for row in tables["admissions"] if not row.get("deathtime") and row["admission_type"] != "NEWBORN"}
+    assert len(known) >= len(tables["admissions"]) - 6
+    other = {
+        "4": ingest(write_mimic4(tmp_path / "4", as_mimic4(tables)), tmp_path / "out4", *SMALL, kind="mimic4"),
+        "tables": ingest(write_tables(tmp_path / "t", as_generic(tables), suffix=".csv.gz"), tmp_path / "out", *SMALL, kind="tables"),
+    }
+    for rows in other.values():
+        assert {visit: {**row, "age": None} for visit, row in rows.items()} == {visit: {**row, "age": None} for visit, row in wanted.items()}
+
+
+def as_generic(tables):
+    """The generic tables' rows, which state death and birth as flags."""
+    made = as_tables(tables)
+    for row, visit in zip(tables["admissions"], made["visits"], strict=True):
+        visit |= {"died": int(bool(row["hospital_expire_flag"] or row.get("deathtime"))), "newborn": int(row["admission_type"] == "NEWBORN")}
+    return made
+
+
+def as_meds(tables):
+    """The rows as MEDS events, in the order of the tables."""
+    at = lambda text: datetime.fromisoformat(text) if text else None  # noqa: E731
+    birth = [(row["subject_id"], None, row["dob"], "MEDS_BIRTH", {}) for row in tables["patients"]]
+    sex = [(row["subject_id"], None, None, f"GENDER//{row['gender']}", {}) for row in tables["patients"]]
+    events = birth + sex
+    for row in tables["admissions"]:
+        visit, died = (row["subject_id"], row["hadm_id"]), "DIED" if row["hospital_expire_flag"] == "1" else "HOME"
+        who = {"insurance": row["insurance"], "race": row["ethnicity"]}
+        events.append((*visit, row["admittime"], f"HOSPITAL_ADMISSION//{row['admission_type']}//CLINIC", who))
+        events.append((*visit, row["dischtime"], f"HOSPITAL_DISCHARGE//{died}", {}))
+    ends = {row["hadm_id"]: row["dischtime"] for row in tables["admissions"]}
+    for name, kind in (("diagnoses_icd", "DIAGNOSIS"), ("procedures_icd", "PROCEDURE")):
+        events += [(r["subject_id"], r["hadm_id"], ends[r["hadm_id"]], f"{kind}//ICD//9//{r['icd9_code']}", {}) for r in tables[name]]
+    events += [(r["subject_id"], r["hadm_id"], r["startdate"], f"MEDICATION//START//{r['drug']}", {}) for r in tables["prescriptions"]]
+    columns = ("subject_id", "hadm_id", "time", "code")
+    rows = [{**dict(zip(columns, event[:4], strict=True)), **event[4]} for event in events]
+    return [{**r, "subject_id": int(r["subject_id"]), "hadm_id": int(r["hadm_id"]) if r["hadm_id"] else None, "time": at(r["time"])} for r in rows]
+
+
+def test_the_same_patients_as_meds_events_give_the_same_rows(tmp_path, synthetic, undisturbed):
+    folder = write_meds(tmp_path / "meds", as_meds(read_tables(synthetic)), shards=3)
+    assert ingest(folder, tmp_path / "out", *PARTS, kind="meds") == undisturbed[0]
+
+
+@pytest.fixture(scope="module")
+def synthetic(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("synthetic")
+    synthetic_tables.write_tables(str(folder), 60, 3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(synthetic, tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    return ingest(synthetic, out, *PARTS), out
+
+
+def test_labels_are_the_generator_s_recorded_ones_of_the_next_and_of_the_current_visit(synthetic, undisturbed):
+    rows, _ = undisturbed
+    tables, encounters = read_tables(synthetic), generate(60, 3)
+    judged = chain_by_hand([judgeable(row, tables["diagnoses_icd"]) for row in tables["admissions"]], 3, False)
+    recorded = {}
+    for row, flags in zip(tables["admissions"], encounters.recorded[:, :NUM_LABELS], strict=True):
+        stay = judged[row["hadm_id"]]["stay_id"]
+        recorded[stay] = recorded.get(stay, np.zeros(NUM_LABELS, bool)) | flags
+    roles = Counter(told["role"] for told in judged.values())
+    assert roles["pair"] > 150 and roles["pair"] + roles["last"] == len(rows)
+    for visit, row in rows.items():
+        assert row["current_labels"] == recorded[visit].tolist()
+        assert row["labels"] == (recorded[judged[visit]["next_id"]].tolist() if judged[visit]["role"] == "pair" else None)
+
+
+def command(*arguments, cwd):
+    return subprocess.Popen(
+        [sys.executable, "-m", "jobs.cli", *map(str, arguments)], cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    )
+
+
+def killed_at(process, path):
+    """SIGKILL as soon as `path` is there; False when the command ended first."""
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        if process.poll() is not None:
+            return False
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return True
+
+
+MOMENTS = ("_work/tables/visits", "_work/tables/artifact.json", "_work/assembled-00000", "_work/assembled-00006/artifact.json", "part-00000.parquet")
+
+
+def test_an_ingest_killed_again_and_again_ends_with_the_same_bytes(tmp_path, synthetic, undisturbed):
+    out = tmp_path / "out"
+    words = ("ingest", "mimic3", synthetic, "--out", out, *PARTS)
+    kept = {}
+    for moment in MOMENTS:
+        assert killed_at(command(*words, cwd=tmp_path), out / moment), moment
+        assert not (out / "artifact.json").exists()
+        assert all((out / name).stat().st_mtime_ns == time for name, time in kept.items()), "a finished step was done again"
+        kept = {path.relative_to(out): path.stat().st_mtime_ns for path in out.glob("_work/assembled-*/artifact.json")}
+    parts = {path.name: path.stat().st_mtime_ns for path in out.glob("part-*.parquet")}
+    ingest(synthetic, out, *PARTS)
+    assert all((out / name).stat().st_mtime_ns == time for name, time in parts.items())
+    assert cohort_files(out) == cohort_files(undisturbed[1])
+    assert not (out / "_work").exists()
+
+
+def test_a_work_folder_left_by_a_kill_just_before_the_end_is_removed(tmp_path, synthetic, undisturbed):
+    out = tmp_path / "out"
+    ingest(synthetic, out, *PARTS)
+    (out / "_work" / "tables").mkdir(parents=True)
+    ingest(synthetic, out, *PARTS)
+    assert cohort_files(out) == cohort_files(undisturbed[1]) and not (out / "_work").exists()
+
+
+def test_ray_actors_make_the_same_bytes(tmp_path, synthetic, undisturbed, local_ray):
+    ingest(synthetic, tmp_path / "out", *PARTS, "ingest.workers=2")
+    assert cohort_files(tmp_path / "out") == cohort_files(undisturbed[1])
+
+
+def test_a_damaged_part_is_named_and_nothing_of_it_is_used(tmp_path, synthetic, undisturbed, capsys):
+    out = tmp_path / "out"
+    assert killed_at(command("ingest", "mimic3", synthetic, "--out", out, *PARTS, cwd=tmp_path), out / "part-00000.parquet")
+    (out / "part-00000.parquet").write_bytes((out / "part-00000.parquet").read_bytes()[:-100])
+    assert main(["ingest", "mimic3", str(synthetic), "--out", str(out), *PARTS]) == 2
+    assert "part-00000.parquet: not a whole part" in capsys.readouterr().err
+    (out / "part-00000.parquet").unlink()
+    ingest(synthetic, out, *PARTS)
+    assert cohort_files(out) == cohort_files(undisturbed[1])
+
+
+def test_export_writes_every_labelled_visit_once_with_its_text_and_labels(tmp_path, undisturbed, capsys):
+    rows, out = undisturbed
+    assert main(["export", "jsonl", str(out), "--out", str(tmp_path / "data")]) == 0
+    assert "WARNING" not in capsys.readouterr().out, "synthetic tables are nobody's"
+    for split, name in (("train", "name_train"), ("tuning", "name_val"), ("held_out", "name_test")):
+        exported = {visit.visit_id: visit for visit in Input(str(tmp_path / "data" / f"{name}.json"), split).rows()}
+        wanted = {visit: row for visit, row in rows.items() if row["split"] == split and row["labels"] is not None}
+        assert set(exported) == set(wanted)
+        for visit, row in wanted.items():
+            found = exported[visit]
+            assert (found.input, found.instruction, list(found.labels)) == (row["input"], row["instruction"], row["labels"])
+            assert (found.subject_id, found.split, found.prediction_time) == (row["subject_id"], row["split"], row["prediction_time"])
+            assert list(found.current_labels) == row["current_labels"]
+    assert set(json.loads((tmp_path / "data" / "dataset_info.json").read_text())) == {"name_train", "name_val"}
+
+
+def test_a_run_keeps_the_cohort_s_splits_labels_and_texts(tmp_path, undisturbed):
+    rows, out = undisturbed
+    said = []
+    cohort = prepare(load(None, [f"data.train={out}", "data.tuning=", f"run.results={tmp_path}", "run.name=t"]), said.append)
+    found = {visit.visit_id: visit for shard in cohort.shards for visit in from_table(cohort.read(shard))}
+    assert set(found) == set(rows)
+    for visit, row in rows.items():
+        assert (found[visit].split, found[visit].input, found[visit].subject_id) == (row["split"], row["input"], row["subject_id"])
+        assert found[visit].labels == (None if row["labels"] is None else tuple(row["labels"]))
+        assert found[visit].prediction_time == row["prediction_time"]
+    assert cohort.facts["moved"] == 0 and cohort.facts["quarantined"] == 0
+
+
+DEMOS = {
+    "mimic3": ("mimic3_demo", (129, 28, 60), {"ended in death": 40, "next admission before the codes are complete": 1}),
+    "mimic4": (
+        "mimic4_demo",
+        (275, 165, 85),
+        {"ended in death": 15, "next admission before the codes are complete": 7, "merged into an earlier stay": 3},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DEMOS)
+def test_the_open_demo_runs_from_its_tables_to_metrics(tmp_path, teacher_folder, capsys, kind):
+    """It runs on real codes and dates; 100 patients show nothing about performance."""
+    name, (admissions, pairs, last), excluded = DEMOS[kind]
+    out, data = tmp_path / "cohort", tmp_path / "data"
+    rows = ingest(open_data() / name, out, kind=kind)
+    card = json.loads((out / "card.json").read_text())
+    assert (card["admissions"]["in"], card["admissions"]["pairs"], card["admissions"]["last_visits"]) == (admissions, pairs, last)
+    assert {reason: found["rows"] for reason, found in card["admissions"]["excluded"].items()} == excluded
+    assert Counter(row["labels"] is not None for row in rows.values()) == {True: pairs, False: last}
+    assert main(["export", "jsonl", str(out), "--out", str(data)]) == 0
+    assert "WARNING: credentialed data" in capsys.readouterr().out
+    words = [
+        *f"data.train={out} data.tuning= run.name=t run.results={tmp_path}/results run.public_files={tmp_path}/public".split(),
+        *f"teacher.base_model={teacher_folder}/base teacher.adapter={teacher_folder}/adapter teacher.dtype=float32 seed=7".split(),
+        *f"teacher.max_length=512 student.base_model={make_base(tmp_path / 'bert')} student.max_length=64 student.epochs=1".split(),
+        *("head.epochs=2", "head.folds=2"),
+    ]
+    assert main(["run", *words]) == 0
+    metrics = json.loads((tmp_path / "results/t/metrics.json").read_text())
+    assert metrics["held_out"]["student"]["micro"]["brier"] is not None
+    assert f"visits: read {len(rows)} = kept {len(rows)} + quarantined 0" in capsys.readouterr().out

@@ -1,0 +1,250 @@
+"""The whole pipeline through the command: on open MIMIC demo rows, killed and continued, on Ray and in process, without a trace of the text."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ckd.calibration import Calibration
+from ckd.ehr.synthetic.tables import write_tables
+from ckd.store.artifacts import Stage
+from ckd.store.files import list_files, read_bytes
+from ckd.visits.cohort import Cohort
+from ckd.visits.labels import render_output
+from jobs.cli import main
+from tests.ehr.mimic_rows import write_rows
+from tests.student.student_cohort import make_base, make_visits
+
+MARKER = "ZQMARKERPATIENTQZ"
+STAGES = ("visits", "embeddings", "soft_labels", "tokens", "predictions")
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    return make_base(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """Public JSONL files of a synthetic cohort; every input ends in a marker."""
+    folder = tmp_path_factory.mktemp("rows")
+    for split, count in (("train", 120), ("tuning", 60), ("held_out", 60)):
+        with (folder / f"{split}.json").open("w") as file:
+            for visit in make_visits(split, count):
+                row = {"instruction": visit.instruction, "input": f"{visit.input} {MARKER}", "output": render_output(visit.labels)}
+                file.write(json.dumps(row | {"subject_id": visit.subject_id}) + "\n")
+    return folder
+
+
+def words(folder, rows, teacher_folder, bert, *more):
+    """The command line of a run below `folder`."""
+    return [
+        "run",
+        *(f"data.{split}={rows}/{split}.json" for split in ("train", "tuning", "held_out")),
+        *(f"run.name=t run.results={folder}/results run.public_files={folder} data.shard_rows=32 seed=7".split()),
+        *(f"teacher.base_model={teacher_folder}/base teacher.adapter={teacher_folder}/adapter teacher.dtype=float32".split()),
+        *(f"student.base_model={bert} student.max_length=64 student.epochs=2 student.learning_rate=1e-2 student.checkpoint_steps=2".split()),
+        *("head.epochs=3", "head.folds=3", *more),
+    ]
+
+
+def command(folder, arguments):
+    """Start `ckd` in `folder` with its output in a file."""
+    folder.mkdir(exist_ok=True)
+    log = (folder / "output.txt").open("a")
+    return subprocess.Popen([sys.executable, "-m", "jobs.cli", *arguments], stdout=log, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True)
+
+
+def finish(folder, arguments):
+    """Run to the end; returns everything printed so far."""
+    code = command(folder, arguments).wait(timeout=280)
+    output = (folder / "output.txt").read_text()
+    assert code == 0, output[-3000:]
+    return output
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, rows, teacher_folder, bert):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder, finish(folder, words(folder, rows, teacher_folder, bert))
+
+
+def parts(folder):
+    """Every part's bytes of every stage."""
+    root = folder / "results/t/artifacts"
+    return {f"{stage}/{name}": read_bytes(f"{root}/{stage}/{name}") for stage in STAGES for name in list_files(f"{root}/{stage}", ".parquet")}
+
+
+def test_the_pipeline_ends_with_metrics_public_files_and_a_clean_audit(undisturbed, rows, teacher_folder, bert):
+    folder, output = undisturbed
+    metrics = json.loads((folder / "results/t/metrics.json").read_text())
+    for model in ("student", "teacher"):
+        for average in ("macro", "micro"):
+            assert set(metrics["held_out"][model][average]) >= {"auroc", "auprc", "brier", "f1", "f1_at_05"}
+    assert metrics["held_out"]["student"]["macro"]["auroc"] is not None
+    assert "visits: read 240 = kept 240 + quarantined 0" in output
+    written = ("data/hands_name_train.json", "data/hands_name_val.json", "lora/teacher_classification_head.pt", "results/test_metrics.txt")
+    assert all((folder / name).is_file() for name in written)
+    assert {p.name for p in (folder / "results/heads_results0.9").iterdir()} == {"best_model.pt", "test_results.pt"}
+    assert len(json.loads((folder / "data/hands_name_train.json").read_text())) == 120
+    assert f"report: wrote {folder}/results/t/report.html" in output
+    assert "This sample shows nothing about performance" in (folder / "results/t/report.html").read_text()
+    student = folder / "results/t/student"
+    assert Calibration.of_student(str(student)).thresholds.tolist() == list(metrics["thresholds"]["student"]["values"].values())
+    verify = [sys.executable, "-m", "jobs.cli", "verify", *words(folder, rows, teacher_folder, bert)[1:]]
+    assert subprocess.run(verify, capture_output=True).returncode == 0
+    fresh = (student / "calibration.json").read_text()
+    (student / "calibration.json").write_text(re.sub('"model": "[^"]*"', '"model": "other"', fresh))
+    stale = subprocess.run(verify, capture_output=True, text=True)
+    (student / "calibration.json").write_text(fresh)
+    assert stale.returncode == 2 and "made for another student" in stale.stdout + stale.stderr
+
+
+def test_no_patient_text_reaches_a_log_an_error_or_a_metric(undisturbed):
+    folder, output = undisturbed
+    assert MARKER not in output
+    assert "w01" not in output
+    for path in (folder / "results").rglob("*"):
+        if path.is_file() and path.suffix in {".json", ".jsonl", ".txt", ".html"} and path.name != "tokenizer.json":
+            assert MARKER not in path.read_text(), path
+
+
+def test_a_finished_run_answers_quickly_and_changes_nothing(undisturbed, rows, teacher_folder, bert):
+    folder, _ = undisturbed
+    before = parts(folder), (folder / "results/t/metrics.json").read_bytes()
+    again = finish(folder, words(folder, rows, teacher_folder, bert))
+    assert "embed: 8 of 8 shards done, 0 to do" in again
+    assert (parts(folder), (folder / "results/t/metrics.json").read_bytes()) == before
+    assert (folder / "results/test_metrics.txt").read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "field"),
+    [
+        ("run", "teacher.max_length=900", "teacher.max_length=1536, this run has teacher.max_length=900"),
+        ("run", "teacher.adapter=", "teacher.adapter="),
+        ("train-head", "head.epochs=9", "head.epochs=3, this run has head.epochs=9"),
+        ("soft-labels", "head.epochs=9", "head.epochs=3, this run has head.epochs=9"),
+        ("train-student", "student.epochs=9", "student.epochs=2, this run has student.epochs=9"),
+        ("evaluate", "student.hard_weight=0.5", "student.hard_weight=0.9, this run has student.hard_weight=0.5"),
+        ("evaluate", "teacher.adapter=", "teacher.adapter="),
+        ("evaluate", "data.tuning=", "data.tuning="),
+        ("report", "student.hard_weight=0.5", "student.hard_weight=0.9, this run has student.hard_weight=0.5"),
+        ("verify", "teacher.max_length=900", "problems (listed above)"),
+    ],
+)
+def test_every_stage_refuses_a_changed_setting_with_the_field_named(undisturbed, rows, teacher_folder, bert, stage, change, field):
+    folder, _ = undisturbed
+    before = sorted((p, p.stat().st_mtime_ns) for p in (folder / "results").rglob("*") if p.is_file() and p.name != "events.jsonl")
+    arguments = [stage, *words(folder, rows, teacher_folder, bert, change)[1:]]
+    done = subprocess.run([sys.executable, "-m", "jobs.cli", *arguments], capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert field in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert sorted((p, p.stat().st_mtime_ns) for p in (folder / "results").rglob("*") if p.is_file() and p.name != "events.jsonl") == before
+
+
+def test_status_names_what_a_changed_setting_would_be_refused_for(undisturbed, rows, teacher_folder, bert):
+    folder, _ = undisturbed
+    arguments = ["status", *words(folder, rows, teacher_folder, bert)[1:]]
+    assert "refused" not in subprocess.run([sys.executable, "-m", "jobs.cli", *arguments], capture_output=True, text=True, cwd=folder).stdout
+    changed = subprocess.run([sys.executable, "-m", "jobs.cli", *arguments, "student.hard_weight=0.3"], capture_output=True, text=True, cwd=folder)
+    assert "student.hard_weight=0.9, this run has student.hard_weight=0.3" in changed.stdout
+
+
+def test_a_best_model_that_another_run_wrote_over_is_written_again(undisturbed, rows, teacher_folder, bert):
+    folder, _ = undisturbed
+    path = folder / "results/heads_results0.9/best_model.pt"
+    before = path.read_bytes()
+    path.write_bytes(b"of another run")
+    arguments = ["train-student", *words(folder, rows, teacher_folder, bert)[1:]]
+    assert subprocess.run([sys.executable, "-m", "jobs.cli", *arguments], capture_output=True, cwd=folder).returncode == 0
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("run.results=/proc/nowhere", "cannot be made"),
+        ("run.results=nothing://bucket/x", "no file system for it"),
+        ("student.max_length=512", "knows 64 positions"),
+        ("student.base_model=nowhere/at/all", "no such folder"),
+        ("run.results=", "at least 1 character"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_teacher_runs(tmp_path, rows, teacher_folder, bert, change, message):
+    arguments = words(tmp_path, rows, teacher_folder, bert, change)
+    done = subprocess.run([sys.executable, "-m", "jobs.cli", *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert not list(tmp_path.rglob("embeddings/*"))
+
+
+KILLS = ("embeddings/part-00001.parquet", "head", "soft_labels/part-00001.parquet", "checkpoints/step-0000002", "predictions")
+
+
+def kill_when(process, path):
+    """SIGKILL the whole process group as soon as `path` is there; False when the command ended first."""
+    deadline = time.monotonic() + 200
+    while not path.exists():
+        if process.poll() is not None:
+            return False
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return True
+
+
+@pytest.mark.parametrize("moments", [KILLS[:1] + KILLS[3:4], pytest.param(KILLS, marks=pytest.mark.faults)])
+def test_a_killed_run_continues_and_ends_with_the_same_artifacts(tmp_path, undisturbed, rows, teacher_folder, bert, moments):
+    arguments = words(tmp_path, rows, teacher_folder, bert)
+    for moment in moments:
+        assert kill_when(command(tmp_path, arguments), tmp_path / "results/t/artifacts" / moment), moment
+    finished = {name for name in parts(tmp_path) if name.startswith("embeddings")}
+    times = {name: (tmp_path / "results/t/artifacts" / name).stat().st_mtime_ns for name in finished}
+    finish(tmp_path, arguments)
+    assert {name: (tmp_path / "results/t/artifacts" / name).stat().st_mtime_ns for name in finished} == times, "a finished shard was computed again"
+    whole, _ = undisturbed
+    assert parts(tmp_path) == parts(whole)
+    assert (tmp_path / "results/t/metrics.json").read_bytes() == (whole / "results/t/metrics.json").read_bytes()
+
+
+def test_the_same_embeddings_come_from_ray_actors(tmp_path, undisturbed, rows, teacher_folder, bert):
+    arguments = ["embed", *words(tmp_path, rows, teacher_folder, bert, "teacher.workers=1..2")[1:]]
+    finish(tmp_path, arguments)
+    whole = {name: part for name, part in parts(undisturbed[0]).items() if name.startswith(("visits", "embeddings"))}
+    assert parts(tmp_path) == whole
+
+
+def test_open_mimic_rows_run_to_metrics(tmp_path, teacher_folder, bert):
+    """It runs on real codes and dates; 100 patients show nothing about performance."""
+    assert write_rows(tmp_path) == 29
+    arguments = words(tmp_path, tmp_path, teacher_folder, bert)
+    finish(tmp_path, [a for a in arguments if not a.startswith("data.tuning")])
+    metrics = json.loads((tmp_path / "results/t/metrics.json").read_text())
+    assert metrics["held_out"]["student"]["micro"]["brier"] is not None
+    assert Path(tmp_path / "results/t/student/model.safetensors").is_file()
+
+
+def test_hospital_tables_run_to_metrics_with_every_option_of_the_distillation(tmp_path, teacher_folder, bert):
+    """Unlabeled last visits of train subjects, and theirs alone, come from the tables through the teacher into the student."""
+    write_tables(str(tmp_path / "tables"), 80, 5)
+    settings = ("ingest.min_support=2", "ingest.folds=2", "ingest.tuning_share=0.2", "ingest.held_out_share=0.2")
+    assert main(["ingest", "mimic3", str(tmp_path / "tables"), "--out", str(tmp_path / "cohort"), *settings]) == 0
+    options = "use_unlabeled=true embedding_weight=0.5 class_weighting=balanced label_smoothing=0.1 long_text=windows max_length=48 epochs=1"
+    arguments = [a for a in words(tmp_path, tmp_path, teacher_folder, bert) if not a.startswith(("data.train", "data.tuning", "data.held_out"))]
+    output = finish(tmp_path, [*arguments, f"data.train={tmp_path}/cohort", "data.tuning=", *(f"student.{o}" for o in options.split())])
+    root = str(tmp_path / "results/t/artifacts")
+    cohort = Cohort.open(root)
+    last = [shard for shard in cohort.select(labeled=None) if not shard.labeled]
+    assert {shard.split for shard in last} == {"train", "tuning", "held_out"}
+    wanted = {shard.index for shard in cohort.select()} | {shard.index for shard in last if shard.split == "train"}
+    assert all(set(Stage(root, stage, {}).indices()) == wanted for stage in ("embeddings", "soft_labels", "tokens"))
+    assert "windows" in output and json.loads((tmp_path / "results/t/metrics.json").read_text())["held_out"]["student"]["micro"]["brier"] is not None

@@ -1,0 +1,123 @@
+"""The store: atomic commit, fingerprints that name the field, damage that is noticed."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pyarrow as pa
+import pytest
+
+from ckd.errors import ArtifactError
+from ckd.store.artifacts import FolderArtifact, Stage
+from ckd.store.files import list_files, read_bytes, write_bytes, write_file
+
+
+def table(n):
+    return pa.table({"visit_id": [f"v{i}" for i in range(n)]})
+
+
+def test_a_part_is_done_only_with_the_same_fingerprint_and_the_same_input(tmp_path):
+    Stage(str(tmp_path), "embeddings", {"model": "a", "max_length": 8}).write(0, table(3), rows=3, input_hash="x")
+    assert Stage(str(tmp_path), "embeddings", {"max_length": 8, "model": "a"}).is_done(0, rows=3, input_hash="x")
+    assert not Stage(str(tmp_path), "embeddings", {"model": "a", "max_length": 8}).is_done(1, rows=3, input_hash="x")
+    with pytest.raises(ArtifactError, match="max_length=8, this run has max_length=9"):
+        Stage(str(tmp_path), "embeddings", {"model": "a", "max_length": 9}).is_done(0, rows=3, input_hash="x")
+    with pytest.raises(ArtifactError, match="input shard"):
+        Stage(str(tmp_path), "embeddings", {"model": "a", "max_length": 8}).is_done(0, rows=3, input_hash="y")
+
+
+def test_a_part_with_the_wrong_number_of_rows_is_not_written(tmp_path):
+    stage = Stage(str(tmp_path), "embeddings", {})
+    with pytest.raises(ArtifactError, match="3 rows computed, the shard has 4"):
+        stage.write(0, table(3), rows=4, input_hash="x")
+    assert stage.indices() == []
+
+
+def test_parts_written_twice_are_byte_equal(tmp_path):
+    stage = Stage(str(tmp_path), "s", {"a": 1})
+    stage.write(0, table(5), rows=5, input_hash="x")
+    first = read_bytes(stage.path(0))
+    stage.write(0, table(5), rows=5, input_hash="x")
+    assert read_bytes(stage.path(0)) == first
+
+
+def test_an_exception_while_writing_leaves_the_old_file_and_no_temp_file(tmp_path):
+    path = str(tmp_path / "a.txt")
+    write_bytes(path, b"old")
+
+    def fail(stream):
+        stream.write(b"half")
+        raise RuntimeError("disk")
+
+    with pytest.raises(RuntimeError):
+        write_file(path, fail)
+    assert read_bytes(path) == b"old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_an_upload_starts_only_when_everything_has_been_written(tmp_path, monkeypatch):
+    from pyarrow import fs
+
+    import ckd.store.filesystems
+
+    bucket = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+    monkeypatch.setattr(ckd.store.filesystems, "others", lambda path: (bucket, path.removeprefix("bucket://")))
+
+    def fail(stream):
+        stream.write(b"half")
+        raise RuntimeError("cut")
+
+    with pytest.raises(RuntimeError):
+        write_file("bucket://a.bin", fail)
+    assert list_files("bucket://") == []
+    write_bytes("bucket://a.bin", b"whole")
+    assert read_bytes("bucket://a.bin") == b"whole"
+
+
+def test_a_writer_killed_in_the_middle_leaves_nothing_under_the_final_name(tmp_path):
+    script = textwrap.dedent(f"""
+        import os, signal
+        from ckd.store.files import write_file
+        def half(stream):
+            stream.write(b"x" * 1000); stream.flush(); os.kill(os.getpid(), signal.SIGKILL)
+        write_file({str(tmp_path / "part-00000.parquet")!r}, half)
+    """)
+    assert subprocess.run([sys.executable, "-c", script]).returncode == -9
+    assert list_files(str(tmp_path)) == []
+    assert Stage(str(tmp_path.parent), tmp_path.name, {}).indices() == []
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1", b"not parquet at all"])
+def test_a_damaged_part_is_an_error_that_says_what_to_do(tmp_path, damage):
+    stage = Stage(str(tmp_path), "s", {})
+    stage.write(0, table(2), rows=2, input_hash="x")
+    write_bytes(stage.path(0), damage)
+    with pytest.raises(ArtifactError, match="part-00000.parquet.*delete it and run the same command again"):
+        stage.is_done(0, rows=2, input_hash="x")
+
+
+def test_a_foreign_parquet_file_is_no_part(tmp_path):
+    import pyarrow.parquet as pq
+
+    stage = Stage(str(tmp_path), "s", {})
+    (tmp_path / "s").mkdir()
+    pq.write_table(table(2), stage.path(0))
+    with pytest.raises(ArtifactError, match="not a whole part"):
+        stage.footer(0)
+
+
+def test_a_folder_artifact_notices_a_changed_file(tmp_path):
+    artifact = FolderArtifact(str(tmp_path), {"seed": 1})
+    assert not artifact.is_done()
+    write_bytes(str(tmp_path / "w.bin"), b"weights")
+    artifact.commit(["w.bin"], {"note": 1})
+    artifact.verify()
+    before = artifact.identity()
+    with pytest.raises(ArtifactError, match="seed=1, this run has seed=2"):
+        FolderArtifact(str(tmp_path), {"seed": 2}).is_done()
+    write_bytes(str(tmp_path / "w.bin"), b"weightz")
+    with pytest.raises(ArtifactError, match=r"w\.bin: missing or changed"):
+        artifact.verify()
+    artifact.commit(["w.bin"])
+    assert artifact.identity() != before

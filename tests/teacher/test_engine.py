@@ -1,0 +1,117 @@
+"""The transformers engine against the plain forward pass, one prompt at a time."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ckd.config import TeacherConfig
+from ckd.errors import ConfigError
+from ckd.store.artifacts import Stage
+from ckd.teacher.embed import STAGE, EmbedWorker, teacher_fields
+from ckd.teacher.engine_hf import TransformersEngine
+from ckd.teacher.pooling import last_token
+from tests.teacher.embedded import embedded, visits
+
+
+def config(folder, adapter=True, **kwargs):
+    given = {"base_model": f"{folder}/base", "adapter": f"{folder}/adapter" if adapter else "", "dtype": "float32", "token_budget": 256}
+    return TeacherConfig(**(given | kwargs))
+
+
+@pytest.fixture(scope="module")
+def engines(teacher_folder):
+    return {side: TransformersEngine(config(teacher_folder), 0, padding_side=side) for side in ("right", "left")}
+
+
+def plain(folder, prompts):
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(f"{folder}/base", dtype=torch.float32), f"{folder}/adapter").eval()
+    with torch.no_grad():
+        return np.stack([model(input_ids=torch.tensor([p]), output_hidden_states=True).hidden_states[-1][0, -1].numpy() for p in prompts])
+
+
+@settings(max_examples=15)
+@given(prompts=st.lists(st.lists(st.integers(3, 299), min_size=1, max_size=60), min_size=1, max_size=12), side=st.sampled_from(["left", "right"]))
+def test_batched_embeddings_equal_one_by_one_for_either_padding_side(engines, prompts, side):
+    together = engines[side].encode(prompts)
+    alone = np.concatenate([engines[side].encode([p]) for p in prompts])
+    np.testing.assert_allclose(together, alone, atol=1e-4)
+
+
+def test_embeddings_are_the_last_hidden_state_of_the_causal_model_with_its_adapter(teacher_folder, engines):
+    prompts = [[5, 6, 7], list(range(3, 90)), [299]]
+    wanted = plain(teacher_folder, prompts)
+    np.testing.assert_allclose(engines["right"].encode(prompts), wanted, atol=1e-4)
+    assert not np.allclose(np.linalg.norm(wanted, axis=1), 1, atol=0.05), "embeddings must not be normalised"
+
+
+def test_the_adapter_changes_the_embeddings(teacher_folder, engines):
+    bare = TransformersEngine(config(teacher_folder, adapter=False), 0)
+    prompts = [[5, 6, 7], [8, 9]]
+    assert np.abs(bare.encode(prompts) - engines["right"].encode(prompts)).max() > 1e-3
+
+
+def test_an_adapter_of_another_model_is_refused(teacher_folder, tmp_path):
+    from ckd.teacher.tiny import TeacherSize, make_teacher
+
+    wider = TeacherSize(hidden=64, layers=3, vocabulary=600, rank=4, base_steps=0, adapter_steps=0)
+    make_teacher(str(tmp_path), ["some text here"] * 3, np.zeros((3, 25)), 1, wider)
+    with pytest.raises(ConfigError, match="teacher.adapter"):
+        TransformersEngine(config(teacher_folder).model_copy(update={"adapter": f"{tmp_path}/adapter"}), 0)
+
+
+def test_a_gpu_that_is_not_there_is_a_config_error(teacher_folder):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ConfigError, match="teacher.gpus_per_worker=1: this worker sees no CUDA device"):
+        TransformersEngine(config(teacher_folder), 1)
+
+
+def test_a_broken_model_folder_is_a_config_error(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        TransformersEngine(TeacherConfig(base_model=str(tmp_path)), 0)
+
+
+def test_a_shards_part_is_byte_equal_whatever_its_worker_did_before_or_does_beside_it(teacher_folder, tmp_path):
+    def texts():
+        for n, visit in enumerate(visits(["train"] * 120)):
+            yield replace(visit, input=f"The patient-acquired disease is disease {n % 7}, Heart failure." * (1 + n % 5))
+
+    overrides = [f"teacher.base_model={teacher_folder}/base", f"teacher.adapter={teacher_folder}/adapter", "teacher.dtype=float32"]
+    run, cohort, _ = embedded(tmp_path, texts(), shard_rows=30, overrides=overrides)
+    fields = teacher_fields(run.teacher)
+    part = Path(Stage(cohort.root, STAGE, fields).path(2))
+    seen = set()
+    for before in ([], [0], [3, 1, 2]):
+        worker = EmbedWorker(run, fields)
+        for index in before:
+            worker(cohort.shards[index])
+        worker(cohort.shards[2])
+        seen.add(part.read_bytes())
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(EmbedWorker(run, fields), cohort.shards))
+    seen.add(part.read_bytes())
+    assert len(seen) == 1
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.booleans())
+def test_pooling_finds_the_last_real_token_for_either_padding_side(lengths, left):
+    longest = max(lengths)
+    mask = torch.tensor([[0] * (longest - n) + [1] * n if left else [1] * n + [0] * (longest - n) for n in lengths])
+    states = torch.arange(len(lengths) * longest).reshape(len(lengths), longest, 1).float()
+    last = [longest - 1 if left else n - 1 for n in lengths]
+    assert last_token(states, mask).flatten().tolist() == [row * longest + t for row, t in enumerate(last)]
+
+
+def test_the_tokenizer_pads_nothing_into_the_prompt(teacher_folder, engines):
+    tokenizer = AutoTokenizer.from_pretrained(f"{teacher_folder}/base")
+    prompts, _ = engines["right"].prompter.encode(["Name the diseases."] * 2, ["short", "a longer text than the other"])
+    assert all(tokenizer.pad_token_id not in p for p in prompts)

@@ -1,0 +1,155 @@
+"""verify and status: what is missing, damaged, doubled or out of range is found and named."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ckd.errors import ArtifactError
+from ckd.store.artifacts import Stage
+from ckd.visits import cohort as cohorts
+from ckd.visits.audit import audit_ids, audit_stage, audit_strays, audit_values
+from jobs import verify
+from jobs.console import Console
+from jobs.status import plan, run
+from tests.teacher.embedded import embedded, visits
+
+ROWS = ["train"] * 40 + ["tuning"] * 10 + ["held_out"] * 10
+
+
+def soft_labels(cohort, change=lambda values: values):
+    stage = Stage(cohort.root, "soft_labels", {"head": "h"})
+    for shard in cohort.shards:
+        values = change(np.full((shard.rows, 25), 0.5, np.float32))
+        column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), 25)
+        ids = cohort.read(shard, ["visit_id"])["visit_id"]
+        stage.write(shard.index, pa.table({"visit_id": ids, "probabilities": column}), rows=shard.rows, input_hash=shard.text_hash)
+    return stage
+
+
+def test_missing_shards_are_listed_and_whole_ones_pass(tmp_path):
+    _, cohort, stage = embedded(tmp_path, visits(ROWS))
+    stage.delete(1)
+    audit = audit_stage(cohort.root, "embeddings", list(cohort.shards))
+    assert audit.missing == [1]
+    assert audit.damaged == {}
+    assert list(audit_values(cohort, audit)) == []
+    assert list(audit_ids(cohort)) == []
+
+
+@pytest.mark.parametrize(("poison", "problem"), [(np.nan, "outside 0..1"), (1.5, "outside 0..1"), (-0.1, "outside 0..1")])
+def test_values_out_of_range_are_found(tmp_path, poison, problem):
+    _, cohort, _ = embedded(tmp_path, visits(ROWS))
+
+    def change(values):
+        values[0, 3] = poison
+        return values
+
+    soft_labels(cohort, change)
+    found = list(audit_values(cohort, audit_stage(cohort.root, "soft_labels", list(cohort.shards))))
+    assert len(found) == len(cohort.shards)
+    assert all(f"probabilities has 1 values {problem}" in line for line in found)
+
+
+def test_swapped_ids_and_foreign_parts_are_found(tmp_path):
+    _, cohort, stage = embedded(tmp_path, visits(ROWS))
+    first, second, third = cohort.shards[:3]
+    stage.write(first.index, stage.read(first.index).take(list(range(first.rows))[::-1]), rows=first.rows, input_hash=first.text_hash)
+    stage.write(second.index, stage.read(second.index), rows=second.rows, input_hash="of other visits")
+    Stage(cohort.root, "embeddings", {"model": "other"}).write(third.index, stage.read(third.index), rows=third.rows, input_hash=third.text_hash)
+    audit = audit_stage(cohort.root, "embeddings", list(cohort.shards))
+    assert list(audit.damaged) == [second.index, -1]
+    assert "different fingerprints" in audit.damaged[-1]
+    assert ["not those of its visits shard" in line for line in audit_values(cohort, audit)] == [True]
+
+
+def test_parts_and_files_that_no_shard_owns_are_found_and_those_not_wanted_now_are_fine(tmp_path):
+    _, cohort, stage = embedded(tmp_path, visits(ROWS))
+    first = cohort.shards[0]
+    assert list(audit_strays(cohort, "embeddings")) == list(audit_strays(cohort, "visits")) == list(audit_strays(cohort, "tokens")) == []
+    stage.write(len(cohort.shards), stage.read(first.index), rows=first.rows, input_hash=first.text_hash)
+    (tmp_path / "t/artifacts/embeddings/copy.parquet").write_bytes(b"")
+    found = list(audit_strays(cohort, "embeddings"))
+    assert ["copy.parquet: belongs to no shard" in found[0], f"part-{len(cohort.shards):05d}.parquet: belongs" in found[1]] == [True, True]
+    assert len(found) == 2
+
+
+def changed(table, column, value):
+    at = table.schema.get_field_index(column)
+    values = table[column].to_pylist()
+    return table.set_column(at, table.schema.field(at), pa.array([value, *values[1:]], table.schema.field(at).type))
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("labels", [True] * 25), ("input", "another text"), ("split", "held_out"), ("group", 7), ("age", "80"), ("current_labels", None)],
+)
+def test_visits_changed_since_they_were_prepared_are_found_behind_a_footer_that_fits(tmp_path, column, value):
+    rows = [replace(visit, subgroups={"age": "70", "sex": "F"}, prediction_time="2101-01-01") for visit in visits(ROWS)]
+    _, cohort, _ = embedded(tmp_path, rows)
+    assert list(audit_values(cohort, audit_stage(cohort.root, "visits", list(cohort.shards)))) == []
+    stage, first = Stage(cohort.root, "visits", {}), cohort.shards[0]
+    table = changed(cohort.read(first), column, value)
+    stage.write(first.index, table, rows=first.rows, input_hash=first.content_hash)
+    audit = audit_stage(cohort.root, "visits", list(cohort.shards))
+    assert audit.damaged == {}
+    assert ["not those that were prepared" in line for line in audit_values(cohort, audit)] == [True]
+
+
+def test_visits_with_other_columns_are_found(tmp_path):
+    _, cohort, _ = embedded(tmp_path, visits(ROWS))
+    first = cohort.shards[0]
+    Stage(cohort.root, "visits", {}).write(first.index, cohort.read(first).drop_columns(["age"]), rows=first.rows, input_hash=first.content_hash)
+    audit = audit_stage(cohort.root, "visits", list(cohort.shards))
+    assert ["not those that were prepared" in line for line in audit_values(cohort, audit)] == [True]
+
+
+@pytest.mark.parametrize(
+    ("ids", "problem"),
+    [
+        ([5, 6], ""),
+        ([], "1 visits without a token"),
+        ([3, -1], "1 values below 0"),
+        ([3, None], "1 values below 0"),
+        (None, "1 visits without a value"),
+    ],
+)
+def test_token_ids_below_0_and_visits_without_a_token_are_found(tmp_path, ids, problem):
+    _, cohort, _ = embedded(tmp_path, visits(ROWS))
+    shard = cohort.shards[0]
+    rows = pa.array([ids, *[[1, 2]] * (shard.rows - 1)], pa.list_(pa.int32()))
+    table = pa.table({"visit_id": cohort.read(shard, ["visit_id"])["visit_id"], "input_ids": rows})
+    Stage(cohort.root, "tokens", {}).write(shard.index, table, rows=shard.rows, input_hash=shard.text_hash)
+    found = list(audit_values(cohort, audit_stage(cohort.root, "tokens", list(cohort.shards))))
+    assert [f"input_ids has {problem}" in line for line in found] == ([True] if problem else [])
+
+
+def test_a_doubled_visit_id_is_found(tmp_path):
+    rows = [*visits(ROWS), next(iter(visits(["train"])))]
+    cohort = cohorts.commit(str(tmp_path), rows, fields={}, shard_rows=8, facts={})
+    assert ["1 visit_ids stand more than once" in line for line in audit_ids(cohort)] == [True]
+
+
+def test_status_shows_every_stage_and_shards_done_and_missing(tmp_path):
+    config, cohort, stage = embedded(tmp_path, visits(ROWS))
+    stage.delete(1)
+    stage.delete(2)
+    lines = list(plan(config))
+    assert "train 40, tuning 10, held_out 10 visits, 0 unlabeled" in lines[1]
+    assert [line for line in lines if line.startswith("embeddings")] == [
+        f"embeddings   {len(cohort.shards) - 2}/{len(cohort.shards)} shards, missing 1-2"
+    ]
+    screen = Console(io.StringIO())
+    run(config, screen)
+    assert screen.stream.getvalue().splitlines() == lines
+
+
+def test_verify_names_a_part_that_no_shard_owns(tmp_path):
+    config, cohort, stage = embedded(tmp_path, visits(ROWS))
+    first, screen = cohort.shards[0], Console(io.StringIO())
+    stage.write(99, stage.read(first.index), rows=first.rows, input_hash=first.text_hash)
+    with pytest.raises(ArtifactError, match=r"problems \(listed above\)"):
+        verify.run(config, screen)
+    assert f"problem: {stage.path(99)}: belongs to no shard of the visits; delete it\n" in screen.stream.getvalue()
