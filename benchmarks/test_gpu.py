@@ -9,7 +9,11 @@ from benchmarks.student import training as student_training
 from benchmarks.student import versus_teacher as student_vs_teacher
 from benchmarks.teacher import speed as teacher
 
-MAINS = {"teacher": teacher.main, "student_training": student_training.main, "student_vs_teacher": student_vs_teacher.main}
+MAINS = {
+    "teacher": teacher.main,
+    "student_training": student_training.main,
+    "student_vs_teacher": student_vs_teacher.main,
+}
 
 
 @pytest.mark.parametrize("name", MAINS)

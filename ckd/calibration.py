@@ -50,7 +50,12 @@ class Map:
         return {"kind": self.kind, **{name: _plain(getattr(self, name)) for name in _PARAMETERS[self.kind]}}
 
 
-_PARAMETERS = {"none": (), "temperature": ("temperature",), "platt": ("slope", "intercept"), "isotonic": ("logits", "probabilities")}
+_PARAMETERS = {
+    "none": (),
+    "temperature": ("temperature",),
+    "platt": ("slope", "intercept"),
+    "isotonic": ("logits", "probabilities"),
+}
 UNCHANGED = Map("none")
 
 
@@ -93,7 +98,12 @@ class Calibration:
     def save(self, path: str, model: str) -> None:
         """Write calibration.json whole, for the model with that identity. Safe to run twice."""
         labels = [
-            {"disease": disease, **one.record(), "threshold": float(threshold), "threshold_reason": self.reasons.get(disease)}
+            {
+                "disease": disease,
+                **one.record(),
+                "threshold": float(threshold),
+                "threshold_reason": self.reasons.get(disease),
+            }
             for disease, one, threshold in zip(DISEASES, self.maps, self.thresholds, strict=True)
         ]
         content = {
@@ -204,7 +214,9 @@ def _no_number(name: str) -> float:
 def _content(content: Any) -> Calibration:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise _WrongError(f"not a calibration of format {FORMAT}")
-    if set(content) != {"format", "model", "threshold_for", "threshold_target", "labels"} or not isinstance(content["model"], str):
+    if set(content) != {"format", "model", "threshold_for", "threshold_target", "labels"} or not isinstance(
+        content["model"], str
+    ):
         raise _WrongError("its keys are not format, model, threshold_for, threshold_target, labels")
     rows, target = content["labels"], content["threshold_target"]
     if not isinstance(rows, list) or [row["disease"] for row in rows] != list(DISEASES):
@@ -218,7 +230,13 @@ def _content(content: Any) -> Calibration:
     if not ((thresholds >= 0) & (thresholds <= 1)).all():
         raise _WrongError("a threshold is outside 0..1")
     reasons = {row["disease"]: str(row["threshold_reason"]) for row in rows if row["threshold_reason"] is not None}
-    return Calibration(maps, thresholds, reasons, content["threshold_for"], None if target is None else _number(content, "threshold_target"))
+    return Calibration(
+        maps,
+        thresholds,
+        reasons,
+        content["threshold_for"],
+        None if target is None else _number(content, "threshold_target"),
+    )
 
 
 def _map(row: Mapping[str, Any]) -> Map:

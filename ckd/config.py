@@ -49,11 +49,21 @@ class Workers(Section):
 class RunConfig(Section):
     """Where a run's files go."""
 
-    name: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="folder name of this run's artifacts and results")
+    name: str = Field(
+        "default",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="folder name of this run's artifacts and results",
+    )
     artifacts: str = Field("", description="folder or URL for stage outputs; empty: <run.results>/<run.name>/artifacts")
-    results: str = Field("results", min_length=1, description="folder or URL for results/<run>/… and the public heads_results*, test_metrics.txt")
+    results: str = Field(
+        "results",
+        min_length=1,
+        description="folder or URL for results/<run>/… and the public heads_results*, test_metrics.txt",
+    )
     public_files: str = Field(
-        ".", min_length=1, description="folder or URL under which data/hands_name_*.json and lora/teacher_classification_head.pt go"
+        ".",
+        min_length=1,
+        description="folder or URL under which data/hands_name_*.json and lora/teacher_classification_head.pt go",
     )
     shared_mounts: tuple[str, ...] = Field(
         (), description="folders that all machines of a cluster mount; its jobs take only URLs and paths below them"
@@ -83,10 +93,16 @@ class RunConfig(Section):
 class DataConfig(Section):
     """The visits."""
 
-    train: str = Field("", description="JSONL (.json, .jsonl, .gz), Parquet file, or a folder of Parquet parts; path or URL")
-    tuning: str = Field("", description="rows for early stopping and thresholds; halved with held_out when data.held_out is empty")
+    train: str = Field(
+        "", description="JSONL (.json, .jsonl, .gz), Parquet file, or a folder of Parquet parts; path or URL"
+    )
+    tuning: str = Field(
+        "", description="rows for early stopping and thresholds; halved with held_out when data.held_out is empty"
+    )
     held_out: str = Field("", description="rows that only evaluation sees")
-    split: Literal["files", "public"] = Field("files", description="files: rows own split wins, else the file decides; public: re-split 72/8/20")
+    split: Literal["files", "public"] = Field(
+        "files", description="files: rows own split wins, else the file decides; public: re-split 72/8/20"
+    )
     max_bad_rows: int = Field(0, ge=0, description="stop (exit 2) when more rows than this are quarantined")
     shard_rows: int = Field(4096, ge=1, description="visits per shard: the unit of work and of loss")
 
@@ -94,22 +110,41 @@ class DataConfig(Section):
 class TeacherConfig(Section):
     """The frozen language model."""
 
-    base_model: str = Field("Qwen/Qwen2.5-7B-Instruct", description="folder, s3:// or gs:// folder, or Hub id of the causal language model")
+    base_model: str = Field(
+        "Qwen/Qwen2.5-7B-Instruct", description="folder, s3:// or gs:// folder, or Hub id of the causal language model"
+    )
     adapter: str = Field("", description="LoRA adapter folder or URL, as PEFT or LLaMA-Factory write it; empty: none")
     adapter_share: float = Field(
-        0, ge=0, lt=1, description="share of the train subjects that alone the adapter was tuned on (ckd export jsonl --adapter-share); 0: on any"
+        0,
+        ge=0,
+        lt=1,
+        description="share of the train subjects that alone the adapter was tuned on (ckd export jsonl --adapter-share); 0: on any",
     )
-    merge_adapter: bool = Field(False, description="add the adapter into the weights: faster, but in bfloat16 a weak one can get lost")
-    engine: Literal["transformers", "vllm"] = Field("transformers", description="what runs the forward pass; vllm: pip install '.[vllm]'")
-    max_length: int = Field(1536, ge=8, description="tokens per prompt; longer visits lose visit text, never the template's tail")
+    merge_adapter: bool = Field(
+        False, description="add the adapter into the weights: faster, but in bfloat16 a weak one can get lost"
+    )
+    engine: Literal["transformers", "vllm"] = Field(
+        "transformers", description="what runs the forward pass; vllm: pip install '.[vllm]'"
+    )
+    max_length: int = Field(
+        1536, ge=8, description="tokens per prompt; longer visits lose visit text, never the template's tail"
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="compute type")
     store_dtype: Literal["float32", "float16"] = Field("float16", description="type of the stored embeddings")
-    token_budget: int = Field(0, ge=0, description="padded tokens per batch; 0: found on the GPU and remembered there, 1024 on a CPU")
+    token_budget: int = Field(
+        0, ge=0, description="padded tokens per batch; 0: found on the GPU and remembered there, 1024 on a CPU"
+    )
     compile: bool = Field(False, description="torch.compile the decoder (transformers engine)")
-    device_map: Literal["", "auto"] = Field("", description="auto: spread the model over all GPUs of a worker (transformers engine)")
+    device_map: Literal["", "auto"] = Field(
+        "", description="auto: spread the model over all GPUs of a worker (transformers engine)"
+    )
     tensor_parallel: int = Field(1, ge=1, description="GPUs that share one model (vllm engine)")
-    price_per_hour: float = Field(0, ge=0, description="what one GPU costs per hour, in any currency, for the cost figure; 0: no such figure")
-    workers: Workers = Field(Workers(min=0, max=0), description="Ray actors: N or min..max; 0: in this process, without Ray")
+    price_per_hour: float = Field(
+        0, ge=0, description="what one GPU costs per hour, in any currency, for the cost figure; 0: no such figure"
+    )
+    workers: Workers = Field(
+        Workers(min=0, max=0), description="Ray actors: N or min..max; 0: in this process, without Ray"
+    )
     gpus_per_worker: float = Field(0, ge=0, description="GPUs that each actor reserves; never detected")
 
 
@@ -122,36 +157,53 @@ class HeadConfig(Section):
     learning_rate: float = Field(2e-3, gt=0, description="Adam step size on standardised embeddings")
     l2: float = Field(1e-4, ge=0, description="weight of ½·l2·‖W‖² (standardised weights, bias excluded) per label")
     calibrated: bool = Field(
-        False, description="Platt's slope and intercept per label, from out-of-fold train logits, before distilling; fits folds²/2 further heads"
+        False,
+        description="Platt's slope and intercept per label, from out-of-fold train logits, before distilling; fits folds²/2 further heads",
     )
     cross_fitted: bool = Field(
-        True, description="training visits get the head of their fold; false: the final head, which has learned their labels, for comparison only"
+        True,
+        description="training visits get the head of their fold; false: the final head, which has learned their labels, for comparison only",
     )
 
     @model_validator(mode="after")
     def _calibrated_from_others(self) -> Self:
         if self.calibrated and self.folds < 3:
-            raise ValueError("calibrated needs folds of at least 3: a fold's calibration comes from heads that saw neither it nor the visit's fold")
+            raise ValueError(
+                "calibrated needs folds of at least 3: a fold's calibration comes from heads that saw neither it nor the visit's fold"
+            )
         return self
 
 
 class StudentConfig(Section):
     """The BERT-size student."""
 
-    base_model: str = Field("bert-base-uncased", description="folder, s3:// or gs:// folder, or Hub id for AutoModelForSequenceClassification")
+    base_model: str = Field(
+        "bert-base-uncased",
+        description="folder, s3:// or gs:// folder, or Hub id for AutoModelForSequenceClassification",
+    )
     max_length: int = Field(512, ge=8, description="tokens per visit text, or per window of it")
     long_text: Literal["head", "head_tail", "windows"] = Field(
         "head",
         description="texts over max_length: head; a quarter head, the rest tail; or up to 8 overlapping windows, logits averaged, as much more work",
     )
-    hard_weight: float = Field(0.9, ge=0, le=1, description="weight of the true labels' loss; the soft labels get the rest")
-    temperature: float = Field(1.0, gt=0, description="soft labels and student logits are divided by it in the soft loss")
-    embedding_weight: float = Field(0, ge=0, description="weight of 1 - cosine between the projected first token and the teacher's embedding; 0: off")
+    hard_weight: float = Field(
+        0.9, ge=0, le=1, description="weight of the true labels' loss; the soft labels get the rest"
+    )
+    temperature: float = Field(
+        1.0, gt=0, description="soft labels and student logits are divided by it in the soft loss"
+    )
+    embedding_weight: float = Field(
+        0,
+        ge=0,
+        description="weight of 1 - cosine between the projected first token and the teacher's embedding; 0: off",
+    )
     class_weighting: Literal["none", "balanced"] = Field(
         "none",
         description="balanced: positives count negatives/positives of train, at most 20, in the true labels' loss; probabilities come out too high",
     )
-    label_smoothing: float = Field(0, ge=0, lt=1, description="share of the true labels' targets moved to 1/2: the control beside soft labels")
+    label_smoothing: float = Field(
+        0, ge=0, lt=1, description="share of the true labels' targets moved to 1/2: the control beside soft labels"
+    )
     batch_size: int = Field(32, ge=1, description="visits per optimizer step over all workers")
     gradient_accumulation: int = Field(1, ge=1, description="micro-batches per optimizer step and worker")
     activation_checkpointing: bool = Field(
@@ -165,9 +217,14 @@ class StudentConfig(Section):
     dropout: float | None = Field(None, ge=0, lt=1, description="overrides the base model's dropout; null keeps it")
     checkpoint_steps: int = Field(200, ge=1, description="optimizer steps between checkpoints")
     zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage (workers >= 1)")
-    workers: Workers = Field(Workers(min=0, max=0), description="Ray Train workers: N or min..max (elastic); 0: plain Trainer in this process")
+    workers: Workers = Field(
+        Workers(min=0, max=0),
+        description="Ray Train workers: N or min..max (elastic); 0: plain Trainer in this process",
+    )
     gpus_per_worker: float = Field(0, ge=0, description="GPUs that each worker reserves; never detected")
-    use_unlabeled: bool = Field(False, description="embed unlabeled train visits too and learn from their soft labels alone")
+    use_unlabeled: bool = Field(
+        False, description="embed unlabeled train visits too and learn from their soft labels alone"
+    )
 
     @model_validator(mode="after")
     def _enough_for_all(self) -> Self:
@@ -184,13 +241,19 @@ class EvaluationConfig(Section):
     """How held_out visits are scored. Thresholds are chosen on tuning."""
 
     threshold_for: Literal["f1", "sensitivity", "precision"] = Field(
-        "f1", description="what each label's threshold on calibrated probabilities is chosen for: the largest f1, or threshold_target's share"
+        "f1",
+        description="what each label's threshold on calibrated probabilities is chosen for: the largest f1, or threshold_target's share",
     )
     threshold_target: float | None = Field(
-        None, gt=0, le=1, description="sensitivity: the share of the positives found; precision: the share of right alarms"
+        None,
+        gt=0,
+        le=1,
+        description="sensitivity: the share of the positives found; precision: the share of right alarms",
     )
 
-    resamples: int = Field(1000, ge=100, description="bootstrap draws of the held_out patients: the intervals and p-values in metrics.json")
+    resamples: int = Field(
+        1000, ge=100, description="bootstrap draws of the held_out patients: the intervals and p-values in metrics.json"
+    )
 
     @model_validator(mode="after")
     def _target(self) -> Self:
@@ -202,19 +265,35 @@ class EvaluationConfig(Section):
 class IngestConfig(Section):
     """From hospital tables to a cohort of next-visit pairs (`ckd ingest`)."""
 
-    coding_delay_days: float = Field(3, ge=0, le=3650, description="days from discharge until a visit's codes are complete: the prediction time")
+    coding_delay_days: float = Field(
+        3, ge=0, le=3650, description="days from discharge until a visit's codes are complete: the prediction time"
+    )
     newborns: bool = Field(False, description="keep admissions of type NEWBORN")
-    treatment: Literal["lift", "count", "placebo", "none"] = Field("lift", description="how drugs are chosen for the treatment clause")
-    min_support: int = Field(20, ge=1, description="subjects that a drug needs beside a disease before it may stand in the clause")
+    treatment: Literal["lift", "count", "placebo", "none"] = Field(
+        "lift", description="how drugs are chosen for the treatment clause"
+    )
+    min_support: int = Field(
+        20, ge=1, description="subjects that a drug needs beside a disease before it may stand in the clause"
+    )
     top_drugs: int = Field(5, ge=1, description="drugs per disease in the clause")
-    folds: int = Field(5, ge=2, le=100, description="subject folds: a train visit's clause comes from the other folds' subjects")
+    folds: int = Field(
+        5, ge=2, le=100, description="subject folds: a train visit's clause comes from the other folds' subjects"
+    )
     tuning_share: float = Field(0.1, ge=0, lt=1, description="share of the subjects in tuning, by hash")
     held_out_share: float = Field(0.2, ge=0, lt=1, description="share of the subjects in held_out, by hash")
-    split_column: str = Field("", description="column of the visits or patients (site, year group) that decides the split instead of the hash")
-    tuning_values: tuple[str, ...] = Field((), description="values of split_column in tuning; none: by hash from the other subjects")
+    split_column: str = Field(
+        "", description="column of the visits or patients (site, year group) that decides the split instead of the hash"
+    )
+    tuning_values: tuple[str, ...] = Field(
+        (), description="values of split_column in tuning; none: by hash from the other subjects"
+    )
     held_out_values: tuple[str, ...] = Field((), description="values of split_column in held_out")
-    partitions: int = Field(0, ge=0, description="independent parts of the tables; 0: by their size, about 1 GB of memory each")
-    workers: Workers = Field(Workers(min=0, max=0), description="Ray actors: N or min..max; 0: in this process, without Ray")
+    partitions: int = Field(
+        0, ge=0, description="independent parts of the tables; 0: by their size, about 1 GB of memory each"
+    )
+    workers: Workers = Field(
+        Workers(min=0, max=0), description="Ray actors: N or min..max; 0: in this process, without Ray"
+    )
 
     @model_validator(mode="after")
     def _splits(self) -> Self:
@@ -258,7 +337,9 @@ def absolute(config: Config) -> Config:
     return config.model_copy(
         update={
             "run": run.model_copy(update={"artifacts": folder(run.artifacts), "results": folder(run.results)}),
-            "teacher": teacher.model_copy(update={"base_model": model(teacher.base_model), "adapter": model(teacher.adapter)}),
+            "teacher": teacher.model_copy(
+                update={"base_model": model(teacher.base_model), "adapter": model(teacher.adapter)}
+            ),
             "student": student.model_copy(update={"base_model": model(student.base_model)}),
         }
     )

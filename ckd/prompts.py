@@ -19,10 +19,14 @@ class Prompter:
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         self.tokenizer, self.max_length = tokenizer, max_length
         if not getattr(tokenizer, "chat_template", None):
-            raise ConfigError("teacher.base_model: its tokenizer has no chat template; expected an instruct model such as Qwen/Qwen2.5-7B-Instruct")
+            raise ConfigError(
+                "teacher.base_model: its tokenizer has no chat template; expected an instruct model such as Qwen/Qwen2.5-7B-Instruct"
+            )
         _, found, self._tail = self._render(_SENTINEL).rpartition(_SENTINEL)
         if not found:
-            raise ConfigError("teacher.base_model: its chat template drops the user's text; expected an instruct model's template")
+            raise ConfigError(
+                "teacher.base_model: its chat template drops the user's text; expected an instruct model's template"
+            )
         self._tail_ids = self._encode([self._tail])[0]
 
     def encode(self, instructions: Sequence[str], inputs: Sequence[str]) -> tuple[list[list[int]], int]:
@@ -50,11 +54,20 @@ class Prompter:
         return self._encode([body])[0][:room] + self._tail_ids
 
     def _render(self, text: str) -> str:
-        return str(self.tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True))
+        return str(
+            self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+            )
+        )
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         # The template already holds every special token; adding them again would double a begin-of-text token.
-        return [list(ids) for ids in self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]]
+        return [
+            list(ids)
+            for ids in self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)[
+                "input_ids"
+            ]
+        ]
 
 
 def content(instruction: str, text: str) -> str:

@@ -57,7 +57,11 @@ class Attempts:
 def start_attempts() -> Any:
     """An actor that keeps the Attempts of one pool, on the driver's own machine, which outlives the spot ones. It ends with its last handle."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).options(scheduling_strategy=here).remote()
+    return (
+        ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts)
+        .options(scheduling_strategy=here)
+        .remote()
+    )
 
 
 def _look() -> tuple[set[str], set[str]]:

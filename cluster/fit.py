@@ -65,11 +65,16 @@ def fit(
     hear = on_report or (lambda _: None)
     failed = 0
     while True:
-        world = wait_for_room(bundle, workers, lambda room: hear({"waiting": workers[0], "room": room}), min(settle, SECONDS_OF_PATIENCE))
+        world = wait_for_room(
+            bundle, workers, lambda room: hear({"waiting": workers[0], "room": room}), min(settle, SECONDS_OF_PATIENCE)
+        )
         before = _others()
         group = _Group(hear)
         try:
-            with group.delivery(), watch_for_room(bundle, workers[1] - world, group.has_started, group.ask_to_leave, settle):
+            with (
+                group.delivery(),
+                watch_for_room(bundle, workers[1] - world, group.has_started, group.ask_to_leave, settle),
+            ):
                 finished = _run(train_fn, payload, group.mailbox, world, bundle, f"{name}-{uuid4().hex[:8]}")
         except TrainingFailedError as error:
             failed = 0 if group.saved else failed + (not _lost_machine(before, error))
@@ -91,7 +96,9 @@ def _run(train_fn: TrainFunction, payload: dict[str, Any], mailbox: Any, world: 
             run_config=RunConfig(
                 name=name,
                 storage_path=notes,
-                failure_config=FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=0),  # `fit` decides
+                failure_config=FailureConfig(
+                    max_failures=0, max_preemption_failures=0, controller_failure_limit=0
+                ),  # `fit` decides
                 logging_config=LoggingConfig(log_level="CRITICAL"),  # it would quote errors, which may quote the data
             ),
         )
@@ -115,7 +122,13 @@ def _rank(loop: dict[str, Any]) -> bool | None:
             ray.get(mailbox.put.remote(figures))
 
     train_fn: TrainFunction = loop["train_fn"]
-    return train_fn(loop["payload"], world=context.get_world_size(), rank=context.get_world_rank(), preempted=preempted, report=report)
+    return train_fn(
+        loop["payload"],
+        world=context.get_world_size(),
+        rank=context.get_world_rank(),
+        preempted=preempted,
+        report=report,
+    )
 
 
 class _Mailbox:
@@ -201,7 +214,9 @@ def _lost_machine(before: set[str], error: TrainingFailedError) -> bool:
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    causes = list(getattr(error, "worker_failures", {}).values()) or [getattr(error, "controller_failure", None) or error.__cause__ or error]
+    causes = list(getattr(error, "worker_failures", {}).values()) or [
+        getattr(error, "controller_failure", None) or error.__cause__ or error
+    ]
     return [getattr(cause, "cause", None) or cause for cause in causes]
 
 

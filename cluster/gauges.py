@@ -67,7 +67,10 @@ class Gauges:
 
     def __init__(self, address: str) -> None:
         self.head = GcsClient(address=address)
-        self.gauges = {name: Gauge(name, text, tag_keys=() if name in OF_THE_CLUSTER else ("stage",)) for name, text in METRICS.items()}
+        self.gauges = {
+            name: Gauge(name, text, tag_keys=() if name in OF_THE_CLUSTER else ("stage",))
+            for name, text in METRICS.items()
+        }
         self.values: defaultdict[tuple[str, str], float] = defaultdict(float)
         self.changing = threading.Lock()
         self.looked = float("-inf")
@@ -123,7 +126,9 @@ def record(event: str, figures: Mapping[str, Any]) -> None:
 
 def _keep_telling(gauges: Gauges) -> None:
     while ray.is_initialized() and _current is not None and _current[1] is gauges:
-        with suppress(RayError, RuntimeError, OSError):  # the session ended in between, or the head does not answer just now
+        with suppress(
+            RayError, RuntimeError, OSError
+        ):  # the session ended in between, or the head does not answer just now
             gauges.look_at_nodes()
             gauges.tell()
         time.sleep(SECONDS_BETWEEN_TELLINGS)

@@ -46,7 +46,13 @@ def map_shards(
         positions = ray.data.from_items([{"position": n} for n in range(len(items))], override_num_blocks=len(items))
         rows = positions.map(
             _Actor,
-            fn_constructor_kwargs={"worker": worker, "items": list(items), "refused": refused, "threads": threads, "attempts": start_attempts()},
+            fn_constructor_kwargs={
+                "worker": worker,
+                "items": list(items),
+                "refused": refused,
+                "threads": threads,
+                "attempts": start_attempts(),
+            },
             compute=ActorPoolStrategy(
                 min_size=workers[0],
                 max_size=workers[1],
@@ -69,7 +75,14 @@ def _at_first(workers: tuple[int, int], items: int, threads: int) -> int:
 class _Actor:
     """What Ray Data starts: holds the worker, takes positions."""
 
-    def __init__(self, worker: Callable[[Any], Row], items: list[Any], refused: Callable[[Any, int], Row], threads: int, attempts: Any) -> None:
+    def __init__(
+        self,
+        worker: Callable[[Any], Row],
+        items: list[Any],
+        refused: Callable[[Any, int], Row],
+        threads: int,
+        attempts: Any,
+    ) -> None:
         self.worker, self.items, self.refused, self.attempts = worker, items, refused, attempts
         self.node, self.seats = ray.get_runtime_context().get_node_id(), Seats(threads)
 
@@ -87,7 +100,11 @@ class _Actor:
                 time.sleep(SECONDS_TO_DELIVER)
                 os._exit(1)  # Ray starts the actor again where there is room, and gives it the items that it still held
             if ruling.verdict is Verdict.REFUSE:
-                return {**self.refused(self.items[position], ruling.attempts), "attempts": ruling.attempts, "starts": ruling.starts}
+                return {
+                    **self.refused(self.items[position], ruling.attempts),
+                    "attempts": ruling.attempts,
+                    "starts": ruling.starts,
+                }
             return self._run(position, ruling)
 
     def _run(self, position: int, ruling: Ruling) -> Row:

@@ -78,7 +78,9 @@ class Aws:
         """The notice of spot/instance-action, which is not there (404) until the end is decided."""
         if time.monotonic() >= self.renew_at:
             self.renew()
-        status, body, _ = _ask(f"{self.url}/latest/meta-data/spot/instance-action", {"X-aws-ec2-metadata-token": self.token})
+        status, body, _ = _ask(
+            f"{self.url}/latest/meta-data/spot/instance-action", {"X-aws-ec2-metadata-token": self.token}
+        )
         if status == 404:
             return None
         if status == 401:  # the token is no longer good
@@ -109,19 +111,29 @@ class Gcp:
         """The first request answers at once, later ones when the machine is preempted or the wait is over."""
         waiting = f"?wait_for_change=true&timeout_sec={self.wait}&last_etag={self.etag}" if self.etag else ""
         url = f"{self.url}/computeMetadata/v1/instance/preempted{waiting}"
-        status, body, headers = _ask(url, {"Metadata-Flavor": "Google"}, seconds=SECONDS_TO_ANSWER + self.wait * bool(waiting))
+        status, body, headers = _ask(
+            url, {"Metadata-Flavor": "Google"}, seconds=SECONDS_TO_ANSWER + self.wait * bool(waiting)
+        )
         if status != 200 or headers.get("metadata-flavor") != "Google":
             self.etag = ""
             raise NoAnswerError(f"instance/preempted: HTTP {status}")
         self.etag = headers.get("etag", "")
-        return Notice("GCP preempts this machine", time.time() + GCP_SECONDS) if body.strip().upper() == "TRUE" else None
+        return (
+            Notice("GCP preempts this machine", time.time() + GCP_SECONDS) if body.strip().upper() == "TRUE" else None
+        )
 
 
-def _ask(url: str, headers: dict[str, str], method: str = "GET", seconds: float = SECONDS_TO_ANSWER) -> tuple[int, str, dict[str, str]]:
+def _ask(
+    url: str, headers: dict[str, str], method: str = "GET", seconds: float = SECONDS_TO_ANSWER
+) -> tuple[int, str, dict[str, str]]:
     """Status, body and headers (names in lower case). Raises NoAnswerError when there is no HTTP answer."""
     try:
         with _DIRECT.open(Request(url, headers=headers, method=method), timeout=seconds) as answer:
-            return answer.status, answer.read().decode(), {name.lower(): value for name, value in answer.headers.items()}
+            return (
+                answer.status,
+                answer.read().decode(),
+                {name.lower(): value for name, value in answer.headers.items()},
+            )
     except HTTPError as error:
         return error.code, "", {}
     except (OSError, HTTPException, ValueError) as error:
@@ -187,8 +199,14 @@ def drain(address: str, node_id: str, notice: Notice) -> list[str]:
         pass  # Ray's client would try for longer than a spot machine has
     gcs = GcsClient(address=address)
     here = get_node_ip_address()
-    alive = {node.hex(): info for node, info in gcs.get_all_node_info(timeout=5).items() if info.state == GcsNodeInfo.ALIVE}
-    found = [node_id] if node_id else [n for n, info in alive.items() if info.node_manager_address == here and not info.is_head_node]
+    alive = {
+        node.hex(): info for node, info in gcs.get_all_node_info(timeout=5).items() if info.state == GcsNodeInfo.ALIVE
+    }
+    found = (
+        [node_id]
+        if node_id
+        else [n for n, info in alive.items() if info.node_manager_address == here and not info.is_head_node]
+    )
     deadline = max(notice.deadline, time.time() + 1)
     for node in found:
         accepted, why = gcs.drain_node(node, DRAIN_NODE_REASON_PREEMPTION, notice.text, int(deadline * 1000), timeout=5)
@@ -202,7 +220,9 @@ def drain(address: str, node_id: str, notice: Notice) -> list[str]:
 def act(address: str, node_id: str, notice: Notice) -> bool:
     """Drain as soon as the head answers; False when it did not before the machine's end."""
     ends = datetime.fromtimestamp(notice.deadline, UTC).strftime("%H:%M:%S UTC")
-    log.info("notice (%s): %s ends at %s, in %.0f s", notice.text, socket.gethostname(), ends, notice.deadline - time.time())
+    log.info(
+        "notice (%s): %s ends at %s, in %.0f s", notice.text, socket.gethostname(), ends, notice.deadline - time.time()
+    )
     told = False
     while True:
         try:
@@ -225,7 +245,13 @@ def main(argv: Sequence[str]) -> int:
     logging.basicConfig(stream=sys.stdout, format="%(asctime)s preemption: %(message)s", level=logging.INFO)
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        cloud = find_cloud() if arguments.cloud == "auto" else CLOUDS[arguments.cloud]() if arguments.cloud in CLOUDS else None
+        cloud = (
+            find_cloud()
+            if arguments.cloud == "auto"
+            else CLOUDS[arguments.cloud]()
+            if arguments.cloud in CLOUDS
+            else None
+        )
         log.info("watching %s and SIGTERM", type(cloud).__name__.lower() if cloud else "no cloud")
         notice = wait_for_notice(cloud, arguments.grace)
     except TerminatedError:
@@ -239,13 +265,32 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m cluster.preemption", description="Drain this machine's Ray node when its cloud takes it away.")
-    parser.add_argument(
-        "--cloud", choices=["auto", *CLOUDS, "none"], default="auto", help="whose metadata server to ask (auto: the one that answers)"
+    parser = argparse.ArgumentParser(
+        prog="python -m cluster.preemption", description="Drain this machine's Ray node when its cloud takes it away."
     )
-    parser.add_argument("--grace", type=float, default=GCP_SECONDS, metavar="S", help="seconds between SIGTERM and the end (default %(default)g)")
-    parser.add_argument("--address", default=os.environ.get("RAY_ADDRESS", "127.0.0.1:6379"), help="the head, host:port (default RAY_ADDRESS)")
-    parser.add_argument("--node-id", default="", help="the Ray node to drain (default: all at this machine's address, but never the head)")
+    parser.add_argument(
+        "--cloud",
+        choices=["auto", *CLOUDS, "none"],
+        default="auto",
+        help="whose metadata server to ask (auto: the one that answers)",
+    )
+    parser.add_argument(
+        "--grace",
+        type=float,
+        default=GCP_SECONDS,
+        metavar="S",
+        help="seconds between SIGTERM and the end (default %(default)g)",
+    )
+    parser.add_argument(
+        "--address",
+        default=os.environ.get("RAY_ADDRESS", "127.0.0.1:6379"),
+        help="the head, host:port (default RAY_ADDRESS)",
+    )
+    parser.add_argument(
+        "--node-id",
+        default="",
+        help="the Ray node to drain (default: all at this machine's address, but never the head)",
+    )
     return parser
 
 

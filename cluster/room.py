@@ -47,7 +47,9 @@ def wait_for_room(bundle: Bundle, workers: tuple[int, int], waiting: Callable[[i
 
 
 @contextmanager
-def watch_for_room(bundle: Bundle, missing: int, started: Callable[[], bool], tell: Callable[[], Any], settle: float) -> Iterator[None]:
+def watch_for_room(
+    bundle: Bundle, missing: int, started: Callable[[], bool], tell: Callable[[], Any], settle: float
+) -> Iterator[None]:
     """While the block runs: once `started()`, wait for room for the `missing` workers and `tell()` of it, once.
 
     All of it at once, or some of it after `settle` seconds: machines tend to come one after the other, and each gain costs a restart.

@@ -42,5 +42,7 @@ def _start_local(cpus: int) -> None:
         logging_level=logging.ERROR,
         log_to_driver=False,
         # Workers import ckd and jobs from this checkout or installation, whatever folder the command was given in.
-        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, [_CHECKOUT, os.environ.get("PYTHONPATH")]))}},
+        runtime_env={
+            "env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, [_CHECKOUT, os.environ.get("PYTHONPATH")]))}
+        },
     )

@@ -62,7 +62,11 @@ def connect(address: str) -> "JobSubmissionClient":
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    for name in ("ray", JobSubmissionClient.__module__, SubmissionClient.__module__):  # the last two set their own level
+    for name in (
+        "ray",
+        JobSubmissionClient.__module__,
+        SubmissionClient.__module__,
+    ):  # the last two set their own level
         logging.getLogger(name).setLevel(logging.ERROR)
     with _errors(), _named(address):
         try:
@@ -85,7 +89,15 @@ def authentication(dashboard: str) -> str:
         return ""
 
 
-def submit(client: "JobSubmissionClient", name: str, entrypoint: str, *, working_dir: str, metadata: Mapping[str, str], resource: str) -> Submitted:
+def submit(
+    client: "JobSubmissionClient",
+    name: str,
+    entrypoint: str,
+    *,
+    working_dir: str,
+    metadata: Mapping[str, str],
+    resource: str,
+) -> Submitted:
     """Run `entrypoint` in a copy of `working_dir` as job `name`, or attach to the newest job of that name that has not ended.
 
     A name whose jobs have all ended gets the next free suffix: name, name-2, name-3… `resource`: the driver reserves a bit of this custom resource,
@@ -117,7 +129,11 @@ def running(client: "JobSubmissionClient", prefix: str) -> list[str]:
     """Ids of the jobs that have not ended and begin so."""
     with _errors():
         jobs = client.list_jobs()
-    return sorted(job.submission_id for job in jobs if (job.submission_id or "").startswith(prefix) and not job.status.is_terminal())
+    return sorted(
+        job.submission_id
+        for job in jobs
+        if (job.submission_id or "").startswith(prefix) and not job.status.is_terminal()
+    )
 
 
 def follow(client: "JobSubmissionClient", job: str, write: Callable[[str], object]) -> Outcome:
@@ -214,7 +230,9 @@ def _knock(address: str) -> None:
     if not parts.hostname:
         raise UnreachableClusterError("no host in it")
     try:
-        socket.create_connection((parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)), SECONDS_TO_ANSWER).close()
+        socket.create_connection(
+            (parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)), SECONDS_TO_ANSWER
+        ).close()
     except OSError as error:
         raise UnreachableClusterError(f"nothing answers ({type(error).__name__})") from None
 

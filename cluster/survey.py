@@ -21,7 +21,10 @@ def survey(look: Callable[[], dict[str, Any]], *, seconds: float) -> list[Node]:
     """`look()` on every node that is up, at once, with `seconds` for all. It reserves nothing, so it runs beside whatever runs there."""
     task = ray.remote(num_cpus=0, max_retries=0)(_call)
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    asked = [task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(look) for node in nodes]
+    asked = [
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(look)
+        for node in nodes
+    ]
     answered, _ = ray.wait(asked, num_returns=len(asked), timeout=seconds)
     return [
         Node(node["NodeManagerAddress"], dict(node["Resources"]), _answer(ref) if ref in answered else None)

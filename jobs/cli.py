@@ -16,7 +16,14 @@ from jobs.arguments import COMMANDS, CONFIGS, FILES, Start, make_parser
 from jobs.cluster_paths import placed
 from jobs.console import Console, terminal_console
 
-COMPUTING = {"run", "embed", "train-head", "soft-labels", "train-student", "evaluate"}  # on a cluster they take shared paths only
+COMPUTING = {
+    "run",
+    "embed",
+    "train-head",
+    "soft-labels",
+    "train-student",
+    "evaluate",
+}  # on a cluster they take shared paths only
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
             raise
         where = error.filename or "run.artifacts, run.results or this machine's temporary folder"
-        sys.stderr.write(f"ckd: {where}: no space left; what is finished is kept, make room and run the same command again\n")
+        sys.stderr.write(
+            f"ckd: {where}: no space left; what is finished is kept, make room and run the same command again\n"
+        )
         return IncompleteError.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("ckd: stopped; finished shards are kept, run the same command again to continue\n")
@@ -116,7 +125,15 @@ def _predict(arguments: argparse.Namespace) -> None:
     from jobs import predict
 
     with terminal_console(arguments.out) as console:
-        predict.run(_config(arguments), console, arguments.input, arguments.model, arguments.out, engine=arguments.engine, meds=arguments.meds)
+        predict.run(
+            _config(arguments),
+            console,
+            arguments.input,
+            arguments.model,
+            arguments.out,
+            engine=arguments.engine,
+            meds=arguments.meds,
+        )
 
 
 def _serve(arguments: argparse.Namespace) -> None:

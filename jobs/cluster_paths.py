@@ -27,7 +27,9 @@ def require_shared(config: Config) -> Config:
     run = config.run
     for mount in run.shared_mounts:
         if not mount.startswith("/") or _plain(mount) == "/":
-            raise ConfigError(f"run.shared_mounts: '{mount}' is no folder below /; name what every machine mounts, such as /mnt/nfs")
+            raise ConfigError(
+                f"run.shared_mounts: '{mount}' is no folder below /; name what every machine mounts, such as /mnt/nfs"
+            )
     for key, path in _folders(config):
         if not _shared(path, run.shared_mounts):
             raise ConfigError(
@@ -58,7 +60,10 @@ def _folders(config: Config) -> Iterator[tuple[str, str]]:
             yield f"data.{key}", path
     if config.teacher.adapter:
         yield "teacher.adapter", config.teacher.adapter
-    for key, name in (("teacher.base_model", config.teacher.base_model), ("student.base_model", config.student.base_model)):
+    for key, name in (
+        ("teacher.base_model", config.teacher.base_model),
+        ("student.base_model", config.student.base_model),
+    ):
         if _is_folder(name):  # else a Hub id, which every machine fetches for itself
             yield key, name
 

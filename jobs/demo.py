@@ -47,7 +47,9 @@ def make(config: Config, console: Console, sizes: Mapping[str, Mapping[str, int]
     started = time.monotonic()
     write_cohort(str(cohort), sizes["demo"]["patients"], sizes["demo"]["seed"], sizes["ceiling"]["patients"])
     rows = pq.read_table(cohort / COHORT_FILE, columns=["split"]).num_rows
-    console.say(f"demo: {rows:,} visits with a next one, ceilings in {cohort / CEILINGS_FILE} ({time.monotonic() - started:.0f} s)")
+    console.say(
+        f"demo: {rows:,} visits with a next one, ceilings in {cohort / CEILINGS_FILE} ({time.monotonic() - started:.0f} s)"
+    )
     _make_teacher(teacher, sizes["teacher"], console, trained)
     _make_student(student, sizes["student"], console, trained)
 
@@ -55,19 +57,28 @@ def make(config: Config, console: Console, sizes: Mapping[str, Mapping[str, int]
 def summary(metrics: Mapping[str, Any]) -> list[str]:
     """The demo table: ceilings, teacher, student, baselines; the paired interval against persistence; the share of the gain."""
     held_out = metrics["held_out"]
-    models = {name: held_out[name] for name in ("oracle_latent", "oracle_observed", "teacher", "student")} | held_out["baselines"]
+    models = {name: held_out[name] for name in ("oracle_latent", "oracle_observed", "teacher", "student")} | held_out[
+        "baselines"
+    ]
     width = max(map(len, models))
     lines = ["", f"{'demo, held_out'.ljust(width)}  macro AUROC  macro AUPRC"]
-    lines += [f"{name.ljust(width)}  {_figure(block, 'auroc'):>11}  {_figure(block, 'auprc'):>11}" for name, block in models.items()]
+    lines += [
+        f"{name.ljust(width)}  {_figure(block, 'auroc'):>11}  {_figure(block, 'auprc'):>11}"
+        for name, block in models.items()
+    ]
     against = metrics["headline"]["against_persistence"]
     if against and against["interval"]:
         low, high = against["interval"]
         verdict = "above 0" if low > 0 else "NOT above 0"
-        lines.append(f"student - persistence: {against['difference']:+.3f} macro AUROC, paired 95 % interval {low:+.3f} to {high:+.3f}: {verdict}")
+        lines.append(
+            f"student - persistence: {against['difference']:+.3f} macro AUROC, paired 95 % interval {low:+.3f} to {high:+.3f}: {verdict}"
+        )
     share = metrics["ceilings"]["oracle_observed"]["share_of_gain"]
     if share is not None:
         verdict = "reached" if share >= TARGET_SHARE else "NOT reached"
-        lines.append(f"student: {share:.0%} of oracle_observed's AUROC gain over .5 (target {TARGET_SHARE:.0%}: {verdict})")
+        lines.append(
+            f"student: {share:.0%} of oracle_observed's AUROC gain over .5 (target {TARGET_SHARE:.0%}: {verdict})"
+        )
     return [*lines, CLAIM]
 
 
@@ -77,7 +88,9 @@ def _make_teacher(folder: Path, size: Mapping[str, int], console: Console, train
     started = time.monotonic()
     inputs, labels = _other_patients(size)
     make_teacher(str(folder), inputs, labels, size["seed"], TeacherSize() if trained else UNTRAINED)
-    console.say(f"demo: teacher and adapter from {len(inputs):,} visits of other patients ({time.monotonic() - started:.0f} s)")
+    console.say(
+        f"demo: teacher and adapter from {len(inputs):,} visits of other patients ({time.monotonic() - started:.0f} s)"
+    )
 
 
 def _make_student(folder: Path, size: Mapping[str, int], console: Console, trained: bool) -> None:
@@ -86,7 +99,9 @@ def _make_student(folder: Path, size: Mapping[str, int], console: Console, train
     started = time.monotonic()
     inputs, _ = _other_patients(size)
     make_student(str(folder), inputs, size["seed"], StudentSize() if trained else SMALLEST)
-    console.say(f"demo: student base, vocabulary from the text of {len(inputs):,} visits of other patients ({time.monotonic() - started:.0f} s)")
+    console.say(
+        f"demo: student base, vocabulary from the text of {len(inputs):,} visits of other patients ({time.monotonic() - started:.0f} s)"
+    )
 
 
 def _other_patients(size: Mapping[str, int]) -> tuple[list[str], Any]:
@@ -104,9 +119,13 @@ def _places(config: Config, cohort_file: str) -> tuple[Path, Path, Path]:
     """Folders of the cohort, the teacher and the student base. Raises ConfigError when they are not the demo's own."""
     train, base, adapter = Path(config.data.train), Path(config.teacher.base_model), Path(config.teacher.adapter)
     if train.name != cohort_file:
-        raise ConfigError(f"data.train={config.data.train}: the demo makes its own {cohort_file}; run other visits with 'ckd run'")
+        raise ConfigError(
+            f"data.train={config.data.train}: the demo makes its own {cohort_file}; run other visits with 'ckd run'"
+        )
     if (base.name, adapter.name) != ("base", "adapter") or base.parent != adapter.parent:
-        raise ConfigError(f"teacher.base_model={base}: the demo makes its own <folder>/base and <folder>/adapter; run another teacher with 'ckd run'")
+        raise ConfigError(
+            f"teacher.base_model={base}: the demo makes its own <folder>/base and <folder>/adapter; run another teacher with 'ckd run'"
+        )
     return train.parent, base.parent, Path(config.student.base_model)
 
 

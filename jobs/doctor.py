@@ -84,7 +84,9 @@ def _send(config: Config, console: Console, address: str, configured: bool, wake
     if token:
         console.say(str(token))
     options = ["--wake"] if wake else []
-    submit.run(config if configured else Config(), console, "doctor", address, *options, following=True, resource="on_demand")
+    submit.run(
+        config if configured else Config(), console, "doctor", address, *options, following=True, resource="on_demand"
+    )
     if token and not token.ok:
         raise ConfigError("doctor: the cluster is well, this machine's token file is not, see above")
 
@@ -100,7 +102,9 @@ def _here(config: Config, configured: bool) -> Iterator[Line]:
         _remove(marks)
     yield Line("versions", "-" not in found["versions"].values(), _said(found["versions"]))
     yield _gpus_here(config)
-    yield _token_file() or Line("auth", True, "no cluster named; the local Ray that stages start asks for a token and has no dashboard")
+    yield _token_file() or Line(
+        "auth", True, "no cluster named; the local Ray that stages start asks for a token and has no dashboard"
+    )
     yield from _disks({"this machine": found})
     yield from _storage({"this machine": found}, marks)
     yield from _model_lines({"this machine": found})
@@ -126,7 +130,11 @@ def _inside(config: Config, configured: bool, wake: bool) -> Iterator[Line]:
             _remove(marks)
     silent = [node.name for node in nodes if node.found is None]
     if silent:
-        yield Line("nodes", False, f"{', '.join(silent)}: no answer in {SECONDS_TO_LOOK:.0f} s, or this code does not run there; see 'ray status'")
+        yield Line(
+            "nodes",
+            False,
+            f"{', '.join(silent)}: no answer in {SECONDS_TO_LOOK:.0f} s, or this code does not run there; see 'ray status'",
+        )
     else:
         yield Line("nodes", True, f"{len(nodes)} are up and answer")
     found = {f"{node.name}#{number}": node.found for number, node in enumerate(nodes) if node.found is not None}
@@ -144,7 +152,9 @@ def _gpus_inside(config: Config, wake: bool) -> Iterator[Line]:
 
     from cluster import survey
 
-    wanted = sorted({s.gpus_per_worker for s in (config.teacher, config.student) if s.gpus_per_worker and not s.workers.in_process})
+    wanted = sorted(
+        {s.gpus_per_worker for s in (config.teacher, config.student) if s.gpus_per_worker and not s.workers.in_process}
+    )
     if not wanted:
         yield Line("GPUs", True, "no stage on workers asks for one")
     for gpus in wanted:
@@ -169,10 +179,18 @@ def _gpus_here(config: Config) -> Line:
 
 def _same_versions(found: Mapping[str, Mapping[str, Any]]) -> Line:
     mine = _versions()
-    others = {name: {k: v for k, v in one["versions"].items() if mine.get(k) != v} for name, one in found.items() if one["versions"] != mine}
+    others = {
+        name: {k: v for k, v in one["versions"].items() if mine.get(k) != v}
+        for name, one in found.items()
+        if one["versions"] != mine
+    }
     if others:
         text = "; ".join(f"{name} has {_said(differs)}" for name, differs in others.items())
-        return Line("versions", False, f"the driver has {_said(mine)}, but {text}: build all machines from one image (cluster/deploy/Dockerfile)")
+        return Line(
+            "versions",
+            False,
+            f"the driver has {_said(mine)}, but {text}: build all machines from one image (cluster/deploy/Dockerfile)",
+        )
     return Line("versions", "-" not in mine.values(), f"{_said(mine)} everywhere")
 
 
@@ -185,7 +203,9 @@ def _disks(found: Mapping[str, Mapping[str, Any]]) -> Iterator[Line]:
     ]
     least = min((free for one in found.values() for free, _ in one["disks"].values()), default=0)
     todo = f"{'; '.join(full)}: give it a larger disk; Ray stops storing objects at 95 %"
-    yield Line("disk", not full, todo if full else f"at least {least / 1e9:,.0f} GB free where Ray and the model cache write")
+    yield Line(
+        "disk", not full, todo if full else f"at least {least / 1e9:,.0f} GB free where Ray and the model cache write"
+    )
 
 
 def _storage(found: Mapping[str, Mapping[str, Any]], marks: Mapping[str, str]) -> Iterator[Line]:
@@ -193,7 +213,11 @@ def _storage(found: Mapping[str, Mapping[str, Any]], marks: Mapping[str, str]) -
         reasons = {name: one["storage"][url] for name, one in found.items() if one["storage"][url]}
         folder = url.rpartition("/")[0]
         text = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        yield Line("storage", not reasons, text or f"{folder}: written here, read by {'every machine' if len(found) > 1 else 'this machine'}")
+        yield Line(
+            "storage",
+            not reasons,
+            text or f"{folder}: written here, read by {'every machine' if len(found) > 1 else 'this machine'}",
+        )
 
 
 def _model_lines(found: Mapping[str, Mapping[str, Any]]) -> Iterator[Line]:
@@ -202,9 +226,15 @@ def _model_lines(found: Mapping[str, Mapping[str, Any]]) -> Iterator[Line]:
         for key, value in one["models"].items():
             seen[key][value].append(name)
     for key, values in seen.items():
-        broken = [f"{', '.join(names)}: {value.removeprefix('!')}" for value, names in values.items() if value.startswith("!")]
+        broken = [
+            f"{', '.join(names)}: {value.removeprefix('!')}" for value, names in values.items() if value.startswith("!")
+        ]
         if broken or len(values) > 1:
-            yield Line("models", False, "; ".join(broken) or f"{key}: machines see different models under one name: {dict(values)}")
+            yield Line(
+                "models",
+                False,
+                "; ".join(broken) or f"{key}: machines see different models under one name: {dict(values)}",
+            )
         else:
             yield Line("models", True, f"{key} is {next(iter(values))}")
 
@@ -241,7 +271,13 @@ def _leave_marks(folders: Sequence[str]) -> tuple[dict[str, str], list[Line]]:
         except CkdError as error:
             refused.append(Line("storage", False, str(error)))
         except OSError as error:
-            refused.append(Line("storage", False, f"{folder}: cannot be written ({type(error).__name__}); check the path and this account's rights"))
+            refused.append(
+                Line(
+                    "storage",
+                    False,
+                    f"{folder}: cannot be written ({type(error).__name__}); check the path and this account's rights",
+                )
+            )
     return marks, refused
 
 

@@ -28,7 +28,9 @@ def run(config: Config, console: Console) -> None:
         missing,
         workers=config.teacher.workers,
         gpus_per_worker=config.teacher.gpus_per_worker,
-        threads=2 if config.teacher.gpus_per_worker else 1,  # a GPU computes one shard while the next is read or the last is written
+        threads=2
+        if config.teacher.gpus_per_worker
+        else 1,  # a GPU computes one shard while the next is read or the last is written
     )
     truncated = sum(row["truncated"] for row in rows)
     if truncated:
@@ -37,7 +39,9 @@ def run(config: Config, console: Console) -> None:
         )
     console.event("embed_done", shards=len(shards), truncated=truncated)
     if rows:  # a job that did nothing has no figures
-        found = figures(map(Account.from_row, rows), config.teacher, time.monotonic() - started, before=len(shards) - len(missing))
+        found = figures(
+            map(Account.from_row, rows), config.teacher, time.monotonic() - started, before=len(shards) - len(missing)
+        )
         for line in lines(found):
             console.say(f"embed: {line}")
         console.event("embed_accounting", **found)

@@ -95,7 +95,9 @@ def write_public_results(config: Config, console: Console, metrics: dict[str, An
     predicted = torch.from_numpy(rows.scores[MODELS["student"]])
     hard, soft = torch.from_numpy(rows.labels).float(), torch.from_numpy(rows.scores[MODELS["teacher"]])
     path = write_test_results(config.run.results, config.student.hard_weight, predicted, hard, soft)
-    figures = {name: math.nan if value is None else value for name, value in metrics["public_code_metrics"]["student"].items()}
+    figures = {
+        name: math.nan if value is None else value for name, value in metrics["public_code_metrics"]["student"].items()
+    }
     flag = "teacher_saw_held_out" if metrics["teacher_saw_held_out"] else ""
     line = append_test_metrics(config.run.results, config.student.hard_weight, flag, **figures)
     console.say(f"evaluate: wrote {path} and a line of {line} (the public code's figures, of 0/1 predictions at .5)")

@@ -24,7 +24,9 @@ class EventLog:
 
     def __init__(self, folder: str) -> None:
         self.target = join(folder, EVENTS_FILE)
-        self.local = Path(self.target) if is_local(folder) else cache_folder() / "events" / digest(self.target) / EVENTS_FILE
+        self.local = (
+            Path(self.target) if is_local(folder) else cache_folder() / "events" / digest(self.target) / EVENTS_FILE
+        )
         self._lock = threading.Lock()
         self._waiting = False  # lines that are not at the URL
         self._size: int | None = None  # of the file at the URL as this process left it

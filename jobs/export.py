@@ -23,13 +23,19 @@ def run(cohort: str, out: str, console: Console, adapter_share: float = 0) -> No
             f"export: {done.for_adapter:,} of the train visits in {adapter_file(out)}, for the adapter alone; "
             f"train on them, then run with teacher.adapter_share={adapter_share:g}: head and soft labels use the others"
         )
-    console.say(f"export: {DATASETS_FILE} lists name_train and name_val, never name_test; recipe for LLaMA-Factory: {done.recipe}")
+    console.say(
+        f"export: {DATASETS_FILE} lists name_train and name_val, never name_test; recipe for LLaMA-Factory: {done.recipe}"
+    )
     if done.recipe_kept:
-        console.say(f"export: {done.recipe} was there already with other content and stays; delete it for the project's own")
+        console.say(
+            f"export: {done.recipe} was there already with other content and stays; delete it for the project's own"
+        )
     if done.data_license:
         console.say(f"export: data license of the source: {done.data_license}")
     if done.credentialed:
-        console.say("export: WARNING: credentialed data: do not share or commit these files; the data use agreement goes with them")
+        console.say(
+            "export: WARNING: credentialed data: do not share or commit these files; the data use agreement goes with them"
+        )
 
 
 if __name__ == "__main__":

@@ -93,12 +93,18 @@ def _compared(
             "auroc": ours,
             "auroc_loss": None if ours is None or torchs is None else torchs - ours,
         }
-    visits = f"{len(texts):,} of {of:,} labelled tuning visits" if texts else "no visits: there is no labelled tuning visit"
-    console.say(f"export: model.onnx agrees with torch within {parity:.1e} in a probability (random tokens, lengths up to {model.max_length})")
+    visits = (
+        f"{len(texts):,} of {of:,} labelled tuning visits" if texts else "no visits: there is no labelled tuning visit"
+    )
+    console.say(
+        f"export: model.onnx agrees with torch within {parity:.1e} in a probability (random tokens, lengths up to {model.max_length})"
+    )
     for name, row in engines.items():
         loss = "unknown" if row["auroc_loss"] is None else f"{row['auroc_loss']:+.4f}"
         gap_told = "-" if row["largest_gap"] is None else f"{row['largest_gap']:.1e}"
-        console.say(f"export: {name}, {row['megabytes']:.1f} MB: macro AUROC loss {loss}, largest gap {gap_told}, on {visits}")
+        console.say(
+            f"export: {name}, {row['megabytes']:.1f} MB: macro AUROC loss {loss}, largest gap {gap_told}, on {visits}"
+        )
     return engines, visits
 
 
@@ -113,7 +119,9 @@ def _tuning(cohort: Cohort, seed: int) -> tuple[list[str], Any, int]:
     labels: list[list[bool]] = []
     start = 0
     for shard in shards:
-        table = cohort.read(shard, ["input", "labels"]).take(places[(places >= start) & (places < start + shard.rows)] - start)
+        table = cohort.read(shard, ["input", "labels"]).take(
+            places[(places >= start) & (places < start + shard.rows)] - start
+        )
         texts += table["input"].to_pylist()
         labels += table["labels"].to_pylist()
         start += shard.rows
@@ -155,4 +163,8 @@ def _card(
 def _hub_id(name: str) -> str:
     """The base model's Hub id; "" for a folder or URL, which nobody else could load."""
     parts: Sequence[str] = name.split("/")
-    return "" if Path(name).is_dir() or not is_local(name) or len(parts) > 2 or not all(parts) or name.startswith(".") else name
+    return (
+        ""
+        if Path(name).is_dir() or not is_local(name) or len(parts) > 2 or not all(parts) or name.startswith(".")
+        else name
+    )

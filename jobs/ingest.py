@@ -84,7 +84,9 @@ def _on_this_machine(kind: str, folder: str, console: Console) -> str:
 
     def wanted(name: str) -> bool:
         parts = name.lower().split("/")
-        return layout is None or parts[0].startswith("license") or any(part.partition(".")[0] in names for part in parts)
+        return (
+            layout is None or parts[0].startswith("license") or any(part.partition(".")[0] in names for part in parts)
+        )
 
     console.say(f"ingest: the tables of {folder} are copied to this machine, unless they are here already")
     copy = fetched_folder(folder, wanted)
@@ -106,7 +108,9 @@ def _require_writable(place: str, config: Config) -> None:
         Path(place).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=place).close()
     except OSError as error:
-        raise ConfigError(f"--out {place}: cannot be written ({type(error).__name__}); give a folder where files can be") from None
+        raise ConfigError(
+            f"--out {place}: cannot be written ({type(error).__name__}); give a folder where files can be"
+        ) from None
 
 
 @contextmanager
@@ -119,7 +123,9 @@ def _refusals(out: str, work: Work) -> Iterator[None]:
         raise
     except MismatchError as error:
         found = str(error).rpartition("; restore it")[0]
-        raise MismatchError(f"{found}; restore it, give another --out, or delete {out} to make the cohort anew") from None
+        raise MismatchError(
+            f"{found}; restore it, give another --out, or delete {out} to make the cohort anew"
+        ) from None
 
 
 class _Ingest:
@@ -134,11 +140,21 @@ class _Ingest:
         """Do what is missing, step after step; `artifact` is committed last."""
         work = self.work
         self.partitions = self._partition()
-        self._map("assemble", Assemble, [p for p in self.partitions if not work.assembled(p.index).is_done()], titles=self.titles)
+        self._map(
+            "assemble",
+            Assemble,
+            [p for p in self.partitions if not work.assembled(p.index).is_done()],
+            titles=self.titles,
+        )
         codes = merged_codes(work, self.partitions)
         refuse_damaged(codes, self._locate)
         splits = decide_splits(work, self.partitions)
-        self._map("associate", Associate, [p for p in self.partitions if not work.associated(p.index, splits).is_done()], splits=splits)
+        self._map(
+            "associate",
+            Associate,
+            [p for p in self.partitions if not work.associated(p.index, splits).is_done()],
+            splits=splits,
+        )
         stats = merged_statistics(work, self.partitions, splits)
         clauses, table = clauses_and_table(stats, work)
         self._map("render", Render, unfinished(work, self.partitions, splits, clauses), splits=splits, clauses=clauses)
@@ -151,10 +167,20 @@ class _Ingest:
         self.console.say(
             f"ingest: {len(self.source.files)} files, {sum(f.size for f in self.source.files) / 1e6:,.0f} MB, are partitioned by patient"
         )
-        return [Partition(index, rows) for index, rows in enumerate(partition(self.source, self.work.tables, self.work.config.partitions))]
+        return [
+            Partition(index, rows)
+            for index, rows in enumerate(partition(self.source, self.work.tables, self.work.config.partitions))
+        ]
 
     def _map(self, step: str, factory: Any, partitions: Sequence[Partition], **kwargs: Any) -> None:
-        map_worker(self.console, f"ingest, {step}", factory, {"work": self.work, **kwargs}, partitions, workers=self.work.config.workers)
+        map_worker(
+            self.console,
+            f"ingest, {step}",
+            factory,
+            {"work": self.work, **kwargs},
+            partitions,
+            workers=self.work.config.workers,
+        )
 
     def _locate(self, table: str, place: int) -> str:
         """`file:line` of a row; of tables at a URL there, not in their copy."""
@@ -169,7 +195,13 @@ class _Ingest:
             "data_license": source.license,
             "credentialed": source.credentialed,
         }
-        card = cohort_card(described, work.fields, merged_facts(work, self.partitions), merged_summary(work, self.partitions), self._locate)
+        card = cohort_card(
+            described,
+            work.fields,
+            merged_facts(work, self.partitions),
+            merged_summary(work, self.partitions),
+            self._locate,
+        )
         method = work.config.treatment
         return {
             **card,

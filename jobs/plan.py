@@ -13,7 +13,16 @@ from typing import Any
 
 from ckd.config import Config
 from ckd.errors import DataError
-from ckd.estimate import HOUR, MATRIX_RATE, TRAINING_UTILISATION, Assumptions, spot_hours, spot_share, training_flops, wall_s
+from ckd.estimate import (
+    HOUR,
+    MATRIX_RATE,
+    TRAINING_UTILISATION,
+    Assumptions,
+    spot_hours,
+    spot_share,
+    training_flops,
+    wall_s,
+)
 from ckd.store.models import without_weights
 from ckd.visits.audit import audit_stage
 from ckd.visits.cohort import Cohort, cohort_artifact
@@ -66,7 +75,9 @@ def plan(config: Config, price: float, spot_price: float, rate: float) -> Iterat
     training = [is_training(v, config) * known for v, known in zip(sampled.visits, embedded, strict=True)]
     visits, to_train = sampled.total(embedded), sampled.total(training)
     if not visits:
-        raise DataError(f"none of {sampled.drawn:,} rows drawn has labels; give labelled visits, or student.use_unlabeled=true with some")
+        raise DataError(
+            f"none of {sampled.drawn:,} rows drawn has labels; give labelled visits, or student.use_unlabeled=true with some"
+        )
     yield (
         f"{sampled.rows:,} rows; of {sampled.drawn:,} drawn {len(sampled.visits):,} can be used: about {visits:,.0f} visits for the teacher, "
         f"{to_train:,.0f} of them train the student"
@@ -102,12 +113,18 @@ def _sample(config: Config) -> Sampled:
         raise DataError("nothing to plan for; give data.train in the configuration or as an override")
     found: list[Sample] = [one.sample(SAMPLE, SEED) for one in inputs]
     if not any(one.visits for one in found):
-        raise DataError(f"{inputs[0].path}: none of {sum(s.drawn for s in found)} rows drawn can be used; 'ckd validate' says why")
+        raise DataError(
+            f"{inputs[0].path}: none of {sum(s.drawn for s in found)} rows drawn can be used; 'ckd validate' says why"
+        )
     weights = [one.rows / one.drawn for one in found for _ in one.visits]
-    return Sampled(sum(s.rows for s in found), [v for s in found for v in s.visits], weights, sum(s.drawn for s in found))
+    return Sampled(
+        sum(s.rows for s in found), [v for s in found for v in s.visits], weights, sum(s.drawn for s in found)
+    )
 
 
-def _teacher(config: Config, sampled: Sampled, embedded: Sequence[float], rate: float) -> tuple[Assumptions, list[str], int]:
+def _teacher(
+    config: Config, sampled: Sampled, embedded: Sequence[float], rate: float
+) -> tuple[Assumptions, list[str], int]:
     """The assumptions with this teacher's rate, what a person is told of its tokens, the width of its embeddings."""
     from ckd.prompts import Prompter
     from ckd.teacher.decoder import outline
@@ -117,19 +134,31 @@ def _teacher(config: Config, sampled: Sampled, embedded: Sequence[float], rate: 
     t = config.teacher
     with without_weights("teacher.base_model", t.base_model) as folder:
         tokenizer, geometry, hidden = outline(t, folder)
-        prompts, cut = Prompter(tokenizer, t.max_length).encode([v.instruction for v in sampled.visits], [v.input for v in sampled.visits])
+        prompts, cut = Prompter(tokenizer, t.max_length).encode(
+            [v.instruction for v in sampled.visits], [v.input for v in sampled.visits]
+        )
     prefix, lengths = shared_prefix(prompts), [len(ids) for ids in prompts]
     visits = sampled.total(embedded)
     tokens = sampled.total([n * known for n, known in zip(lengths, embedded, strict=True)])
-    flops = sampled.total([forward_flops(geometry, 1, n - prefix, prefix) * known for n, known in zip(lengths, embedded, strict=True)])
+    flops = sampled.total(
+        [forward_flops(geometry, 1, n - prefix, prefix) * known for n, known in zip(lengths, embedded, strict=True)]
+    )
     gpus = max(1.0, t.gpus_per_worker)
     base = replace(Assumptions(), shard_rows=config.data.shard_rows, given=4 if t.gpus_per_worker else 2)
-    a = replace(base, ceiling=rate, utilisation=1.0) if rate else replace(base, ceiling=MATRIX_RATE * gpus / (flops / visits))
+    a = (
+        replace(base, ceiling=rate, utilisation=1.0)
+        if rate
+        else replace(base, ceiling=MATRIX_RATE * gpus / (flops / visits))
+    )
     lines = [
         f"teacher's tokens per visit: mean {tokens / visits:,.0f}, 95 % up to {_quantile(lengths, 0.95):,}, most {max(lengths):,}; "
         f"{prefix} are shared by all and computed once; {cut / len(lengths):.1%} of them exceed teacher.max_length={t.max_length} and lose text",
         f"teacher's work: {tokens:.3g} tokens, {flops:.3g} FLOPs; {a.rate:,.3g} visits/s per worker "
-        + ("as given" if rate else f"= {MATRIX_RATE * gpus / 1e12:,.0f} TFLOP/s × {a.utilisation:.0%} / {flops / visits / 1e12:.3g} TFLOP (assumed)"),
+        + (
+            "as given"
+            if rate
+            else f"= {MATRIX_RATE * gpus / 1e12:,.0f} TFLOP/s × {a.utilisation:.0%} / {flops / visits / 1e12:.3g} TFLOP (assumed)"
+        ),
     ]
     return a, lines, hidden
 
@@ -187,7 +216,11 @@ def _costs(phases: Sequence[Phase], price: float, spot_price: float, a: Assumpti
     if price:
         yield f"cost on demand: {hours * price:,.2f} at {price:g} per GPU-hour"
     if spot_price:
-        saves = f", {1 - spot * spot_price / (hours * price):.0%} less" if price and spot * spot_price < hours * price else ""
+        saves = (
+            f", {1 - spot * spot_price / (hours * price):.0%} less"
+            if price and spot * spot_price < hours * price
+            else ""
+        )
         yield f"cost on spot: {spot * spot_price:,.2f} at {spot_price:g} per GPU-hour{saves}"
     if price and not spot_price:
         yield f"cost on spot: less than on demand wherever a spot GPU-hour costs less than {price * hours / spot:.4g} (--spot-price)"
@@ -195,9 +228,19 @@ def _costs(phases: Sequence[Phase], price: float, spot_price: float, a: Assumpti
         yield "cost: give --price and --spot-price, per GPU-hour"
 
 
-def _disk(config: Config, sampled: Sampled, embedded: Sequence[float], training: Sequence[float], hidden: int, student: _Student) -> Iterator[str]:
+def _disk(
+    config: Config,
+    sampled: Sampled,
+    embedded: Sequence[float],
+    training: Sequence[float],
+    hidden: int,
+    student: _Student,
+) -> Iterator[str]:
     visits, scored = sampled.total(embedded), sampled.total([e - t for e, t in zip(embedded, training, strict=True)])
-    every, public = sampled.total([1.0] * len(sampled.visits)), len(json.dumps(dict.fromkeys(DISEASES, 0.12345678901234567), indent=4)) + 2
+    every, public = (
+        sampled.total([1.0] * len(sampled.visits)),
+        len(json.dumps(dict.fromkeys(DISEASES, 0.12345678901234567), indent=4)) + 2,
+    )
     value = 2 if config.teacher.store_dtype == "float16" else 4
     labels = 2 * 4 * len(DISEASES) + 20  # two float32 per label, an id
     from ckd.student.checkpoint import KEEP
@@ -209,12 +252,16 @@ def _disk(config: Config, sampled: Sampled, embedded: Sequence[float], training:
         "head": (config.head.folds + 1) * len(DISEASES) * hidden * 4,
         "soft_labels": visits * labels,
         "tokens": visits * _table_bytes(student.tokens) / len(sampled.visits),
-        "checkpoints": (KEEP + 2) * weights * 3,  # the best, the newest, one being written; weights and two moments of Adam
+        "checkpoints": (KEEP + 2)
+        * weights
+        * 3,  # the best, the newest, one being written; weights and two moments of Adam
         "student": 2 * weights,  # safetensors and best_model.pt
         "predictions": scored * labels,
         "hands_name_*.json": visits * public,
     }
-    yield f"disk: {_size(sum(stages.values()))} = " + ", ".join(f"{name} {_size(count)}" for name, count in stages.items())
+    yield f"disk: {_size(sum(stages.values()))} = " + ", ".join(
+        f"{name} {_size(count)}" for name, count in stages.items()
+    )
 
 
 def _parquet_bytes(visits: Sequence[Visit]) -> int:

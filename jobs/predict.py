@@ -19,7 +19,9 @@ from jobs.shards import map_worker
 STAGE = "predictions"
 
 
-def run(config: Config, console: Console, source: str, folder: str, out: str, *, engine: str = "torch", meds: str = "") -> None:
+def run(
+    config: Config, console: Console, source: str, folder: str, out: str, *, engine: str = "torch", meds: str = ""
+) -> None:
     """Predict `source` with the model in `folder` into `<out>/predictions`, and MEDS tables into `meds`.
 
     Raises ConfigError or ArtifactError for a model that cannot be used, DataError for such input, MismatchError when `out` belongs to another
@@ -37,10 +39,14 @@ def run(config: Config, console: Console, source: str, folder: str, out: str, *,
         cohort = arrivals.receive(out, arrived, config.data)
         missing = _missing(stage, cohort)
     except MismatchError as error:
-        raise MismatchError(f"{str(error).partition(';')[0]}; give another --out, or delete {out} to predict anew") from None
+        raise MismatchError(
+            f"{str(error).partition(';')[0]}; give another --out, or delete {out} to predict anew"
+        ) from None
     _say_counts(console, cohort)
     if missing:
-        console.say(f"predict: {len(cohort.shards) - len(missing)} of {len(cohort.shards)} shards done, {len(missing)} to do")
+        console.say(
+            f"predict: {len(cohort.shards) - len(missing)} of {len(cohort.shards)} shards done, {len(missing)} to do"
+        )
         arrivals.restore(out, arrived, config.data, cohort)
         _predict(config, console, stage, missing, model)
     else:
@@ -54,19 +60,37 @@ def run(config: Config, console: Console, source: str, folder: str, out: str, *,
 def _predict(config: Config, console: Console, stage: Stage, missing: list[Shard], model: ModelFolder) -> None:
     student = config.student
     root = stage.folder.rpartition("/")[0]
-    kwargs = {"root": root, "stage": stage, "folder": model.folder, "engine": model.engine, "gpus": student.gpus_per_worker}
-    rows = map_worker(console, "predict", ScoreWorker, kwargs, missing, workers=student.workers, gpus_per_worker=student.gpus_per_worker)
+    kwargs = {
+        "root": root,
+        "stage": stage,
+        "folder": model.folder,
+        "engine": model.engine,
+        "gpus": student.gpus_per_worker,
+    }
+    rows = map_worker(
+        console,
+        "predict",
+        ScoreWorker,
+        kwargs,
+        missing,
+        workers=student.workers,
+        gpus_per_worker=student.gpus_per_worker,
+    )
     truncated, visits = sum(row["truncated"] for row in rows), sum(row["rows"] for row in rows)
     if truncated:
         lost = LOST[model.long_text]
-        console.say(f"predict: {truncated:,} of {visits:,} visits are longer than the {model.max_length} tokens that this student reads and {lost}")
+        console.say(
+            f"predict: {truncated:,} of {visits:,} visits are longer than the {model.max_length} tokens that this student reads and {lost}"
+        )
 
 
 def _missing(stage: Stage, cohort: Cohort) -> list[Shard]:
     known = {shard.index for shard in cohort.shards}
     for index in stage.indices():
         if index not in known:
-            raise ArtifactError(f"{stage.path(index)}: belongs to no shard of this input; delete it, or give another --out")
+            raise ArtifactError(
+                f"{stage.path(index)}: belongs to no shard of this input; delete it, or give another --out"
+            )
     return [s for s in cohort.shards if not stage.is_done(s.index, rows=s.rows, input_hash=s.content_hash)]
 
 
@@ -86,7 +110,9 @@ def _check(console: Console, stage: Stage, cohort: Cohort) -> None:
             f"{stage.folder}: read {counts.read:,} visits, but {predicted:,} are predicted and {counts.quarantined:,} quarantined; "
             "run the same command again"
         )
-    console.say(f"predict: read {counts.read:,} = predicted {predicted:,} + quarantined {counts.quarantined:,}, in {stage.folder}")
+    console.say(
+        f"predict: read {counts.read:,} = predicted {predicted:,} + quarantined {counts.quarantined:,}, in {stage.folder}"
+    )
     console.event("predict_done", read=counts.read, predicted=predicted, quarantined=counts.quarantined, **stage.fields)
 
 

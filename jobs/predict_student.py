@@ -18,4 +18,12 @@ def predict_splits(config: Config, console: Console, splits: tuple[Split, ...]) 
     tokenize(config, console, missing)
     kwargs = {"config": config, "fields": stage.fields}
     student = config.student
-    map_worker(console, "predict", PredictWorker, kwargs, missing, workers=student.workers, gpus_per_worker=student.gpus_per_worker)
+    map_worker(
+        console,
+        "predict",
+        PredictWorker,
+        kwargs,
+        missing,
+        workers=student.workers,
+        gpus_per_worker=student.gpus_per_worker,
+    )

@@ -23,7 +23,13 @@ def run(config: Config, console: Console) -> None:
     shards = open_cohort(config).select("held_out")
     require_parts(soft_label_stage(config), shards, "ckd soft-labels")
     require_parts(prediction_stage(config), shards, "ckd evaluate")
-    found = gather(config.run.folder, config.run.artifacts_root, name=config.run.name, cohort_folder=config.data.train, config=dump(config))
+    found = gather(
+        config.run.folder,
+        config.run.artifacts_root,
+        name=config.run.name,
+        cohort_folder=config.data.train,
+        config=dump(config),
+    )
     path = join(config.run.folder, REPORT_FILE)
     write_bytes(path, render(found).encode())
     console.event("report", path=path)

@@ -29,7 +29,9 @@ def run(model: str, console: Console, *, engine: str, host: str, port: int, toke
     Raises ConfigError: another host than loopback without a token, a token that cannot be used, an address that is taken; ArtifactError: the model.
     """
     if not all(map(find_spec, PACKAGES)):
-        raise ConfigError("'ckd serve' needs FastAPI, uvicorn and prometheus_client; install them with: pip install 'ckd-ehr[serve]'")
+        raise ConfigError(
+            "'ckd serve' needs FastAPI, uvicorn and prometheus_client; install them with: pip install 'ckd-ehr[serve]'"
+        )
     token = read_token(token_file)
     if token is None and not is_loopback(host):
         raise ConfigError(
@@ -41,7 +43,9 @@ def run(model: str, console: Console, *, engine: str, host: str, port: int, toke
     listening.listen(CONNECTIONS)
     address, bound = listening.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
-    console.say(f"serve: http://{shown}:{bound}/predict, page at /docs; {'with' if token else 'without'} a token; Ctrl-C or SIGTERM ends it")
+    console.say(
+        f"serve: http://{shown}:{bound}/predict, page at /docs; {'with' if token else 'without'} a token; Ctrl-C or SIGTERM ends it"
+    )
     _run(app, listening)
     console.say(f"serve: ended; {app.gauges.answered:,} requests and {app.gauges.scored:,} visits answered")
 
@@ -52,7 +56,9 @@ def read_token(file: str | None) -> str | None:
     try:
         text = Path(file).read_text(encoding="utf-8") if file else os.environ.get(VARIABLE)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{source}: cannot be read ({type(error).__name__}); expected a text file with the token alone") from None
+        raise ConfigError(
+            f"{source}: cannot be read ({type(error).__name__}); expected a text file with the token alone"
+        ) from None
     if text is None:
         return None
     token = text.strip()
@@ -82,7 +88,9 @@ def _bind(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listening.close()
         reason = getattr(error, "strerror", None) or "no such port"
-        raise ConfigError(f"--host {host} --port {port}: cannot listen there ({reason}); choose another port or end what uses it") from None
+        raise ConfigError(
+            f"--host {host} --port {port}: cannot listen there ({reason}); choose another port or end what uses it"
+        ) from None
     return listening
 
 

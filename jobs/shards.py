@@ -81,7 +81,9 @@ def map_worker(
         if row.get("stop"):  # every other shard would fail in the same way
             raise ConfigError(row["error"])
         if row.get("starts", 1) > 1:
-            console.event("shard_retried", stage=label, shard=row["index"], starts=row["starts"], attempts=row["attempts"])
+            console.event(
+                "shard_retried", stage=label, shard=row["index"], starts=row["starts"], attempts=row["attempts"]
+            )
         if "error" in row:
             console.say(f"{label}: shard {row['index']} failed: {row['error']}")
             console.event("shard_failed", **place, shard=row["index"], error=row["error"])
@@ -99,7 +101,9 @@ def map_worker(
     return rows
 
 
-def _run(worker: Guarded, shards: Sequence[Unit], workers: Workers, gpus_per_worker: float, threads: int) -> Iterator[dict[str, Any]]:
+def _run(
+    worker: Guarded, shards: Sequence[Unit], workers: Workers, gpus_per_worker: float, threads: int
+) -> Iterator[dict[str, Any]]:
     if workers.in_process and threads == 1:
         yield from map(worker, shards)
         return
@@ -113,7 +117,9 @@ def _run(worker: Guarded, shards: Sequence[Unit], workers: Workers, gpus_per_wor
     from cluster.pool import map_shards
 
     actors = (max(workers.min, 1), workers.max)
-    yield from map_shards(worker, shards, workers=actors, gpus_per_worker=gpus_per_worker, refused=_refused, threads=threads)
+    yield from map_shards(
+        worker, shards, workers=actors, gpus_per_worker=gpus_per_worker, refused=_refused, threads=threads
+    )
 
 
 def _refused(shard: Unit, attempts: int) -> dict[str, Any]:
@@ -137,4 +143,6 @@ def require_parts(stage: Stage, shards: Sequence[Shard], command: str) -> None:
     """Raise ArtifactError naming the command to run when parts of an earlier stage are missing."""
     missing = [s.index for s in shards if not stage.is_done(s.index, rows=s.rows, input_hash=s.text_hash)]
     if missing:
-        raise ArtifactError(f"{stage.folder}: {len(missing)} of {len(shards)} shards are missing (first: {missing[0]}); run '{command}' first")
+        raise ArtifactError(
+            f"{stage.folder}: {len(missing)} of {len(shards)} shards are missing (first: {missing[0]}); run '{command}' first"
+        )

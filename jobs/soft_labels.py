@@ -24,7 +24,14 @@ def run(config: Config, console: Console) -> None:
     stage = soft_label_stage(config)
     missing = [s for s in shards if not stage.is_done(s.index, rows=s.rows, input_hash=s.text_hash)]
     console.say(f"soft-labels: {len(shards) - len(missing)} of {len(shards)} shards done, {len(missing)} to do")
-    map_worker(console, "soft-labels", SoftLabelWorker, {"config": config, "fields": stage.fields}, missing, workers=Workers(min=0, max=0))
+    map_worker(
+        console,
+        "soft-labels",
+        SoftLabelWorker,
+        {"config": config, "fields": stage.fields},
+        missing,
+        workers=Workers(min=0, max=0),
+    )
     _write_public(config, console, cohort, stage)
 
 
@@ -39,7 +46,9 @@ def _write_public(config: Config, console: Console, cohort: Cohort, stage: Stage
         delete(clean)  # an earlier run's would stand beside soft labels that it does not belong to
         if lost or not config.data.tuning:
             write_rows(clean, public_rows(config, cohort, stage, split))
-            console.say(f"soft-labels: {path} is aligned with {clean} (the labelled visits that were kept), not with the input file")
+            console.say(
+                f"soft-labels: {path} is aligned with {clean} (the labelled visits that were kept), not with the input file"
+            )
 
 
 if __name__ == "__main__":

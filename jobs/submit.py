@@ -55,13 +55,22 @@ def run(
         return
     address = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS", "")
     if not address:
-        raise ConfigError("no cluster: give --address http://HEAD:8265 or set RAY_ADDRESS to it (docs/operating.md says how to reach the port)")
+        raise ConfigError(
+            "no cluster: give --address http://HEAD:8265 or set RAY_ADDRESS to it (docs/operating.md says how to reach the port)"
+        )
     from cluster.submit import RefusedError, UnreachableClusterError, connect, follow, running, submit
 
     job = name
     try:
         client = connect(address)
-        found = submit(client, name, command, working_dir=str(folder), metadata={"run": config.run.name, "stage": stage}, resource=resource)
+        found = submit(
+            client,
+            name,
+            command,
+            working_dir=str(folder),
+            metadata={"run": config.run.name, "stage": stage},
+            resource=resource,
+        )
         job = found.id
         _tell(
             console,
@@ -73,11 +82,17 @@ def run(
         if following:
             _finish(console, job, follow(client, job, lambda text: _show(console, text)))
     except RefusedError as error:
-        raise ConfigError(f"cluster {address}: {error}; put its token into RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token (docs/security.md)") from None
+        raise ConfigError(
+            f"cluster {address}: {error}; put its token into RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token (docs/security.md)"
+        ) from None
     except UnreachableClusterError as error:
-        raise UnreachableError(f"cluster {address}: {error}; check the address and the way to it, then {AGAIN}") from None
+        raise UnreachableError(
+            f"cluster {address}: {error}; check the address and the way to it, then {AGAIN}"
+        ) from None
     except KeyboardInterrupt:
-        console.say(f"submit: {job} goes on without being watched; the same command follows it again, 'ray job stop {job}' ends it")
+        console.say(
+            f"submit: {job} goes on without being watched; the same command follows it again, 'ray job stop {job}' ends it"
+        )
         raise SystemExit(130) from None
 
 
@@ -98,7 +113,11 @@ def overrides(config: Config) -> list[str]:
     values, defaults = yaml.safe_load(dump(config)), yaml.safe_load(dump(Config()))
     words = []
     for section, value in values.items():
-        entries = {f"{section}.{key}": (entry, defaults[section][key]) for key, entry in value.items()} if isinstance(value, dict) else {}
+        entries = (
+            {f"{section}.{key}": (entry, defaults[section][key]) for key, entry in value.items()}
+            if isinstance(value, dict)
+            else {}
+        )
         for key, (entry, default) in (entries or {section: (value, defaults[section])}).items():
             if entry != default:
                 words.append(f"{key}={_yaml(entry)}")
@@ -112,7 +131,9 @@ def checkout() -> Path:
     for folder in (Path.cwd(), Path(__file__).resolve().parents[1]):
         if (folder / "pyproject.toml").is_file() and (folder / "jobs" / "cli.py").is_file():
             return folder
-    raise ConfigError(f"{Path.cwd()}: no checkout of this project, whose copy the job would run in; go to one and submit from there")
+    raise ConfigError(
+        f"{Path.cwd()}: no checkout of this project, whose copy the job would run in; go to one and submit from there"
+    )
 
 
 def _tell(console: Console, found: "Submitted", unwatched: str, resource: str, others: list[str]) -> None:
@@ -123,7 +144,9 @@ def _tell(console: Console, found: "Submitted", unwatched: str, resource: str, o
         missing = f" (no machine offers {resource})" if resource and not found.resource else ""
         console.say(f"submit: {found.id}, its driver {where}{missing}")
     for other in others:
-        console.say(f"submit: {other} works on the same run with other settings; two at once waste time, 'ray job stop {other}' ends it")
+        console.say(
+            f"submit: {other} works on the same run with other settings; two at once waste time, 'ray job stop {other}' ends it"
+        )
     if unwatched:
         console.say(f"submit: follow it with --follow or 'ray job logs -f {unwatched}'")
 

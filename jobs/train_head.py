@@ -28,7 +28,9 @@ def run(config: Config, console: Console) -> None:
     report = (artifact.load() or {})["extra"]
     if report["adapter_optimism"] is not None:
         gap = f"{report['adapter_optimism']:+.4f}"
-        console.say(f"train-head: adapter_optimism {gap} (tuning minus out-of-fold train log-loss: what the adapter remembers of its labels)")
+        console.say(
+            f"train-head: adapter_optimism {gap} (tuning minus out-of-fold train log-loss: what the adapter remembers of its labels)"
+        )
     path = head_file(config.run.public_files)
     write_bytes(path, read_bytes(join(artifact.folder, HEAD_FILE)))
     console.say(f"train-head: wrote {path}")

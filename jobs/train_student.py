@@ -89,10 +89,17 @@ class Reports:
         if "line" in figures:
             self.console.say(figures["line"])
         elif "started" in figures:
-            self.console.event("student_started", step=figures["started"], workers=figures["world"], repeated=max(self.step - figures["started"], 0))
+            self.console.event(
+                "student_started",
+                step=figures["started"],
+                workers=figures["world"],
+                repeated=max(self.step - figures["started"], 0),
+            )
             self.step = figures["started"]
         elif "waiting" in figures:
-            self.console.say(f"train-student: waiting for room for {figures['waiting']} workers, there is room for {figures['room']}")
+            self.console.say(
+                f"train-student: waiting for room for {figures['waiting']} workers, there is room for {figures['room']}"
+            )
         elif "refused" in figures:
             self.refusal = getattr(errors, figures["kind"])(figures["refused"])
         elif "epoch" in figures:
@@ -111,7 +118,9 @@ class Reports:
         if time.monotonic() - self.said >= SECONDS_BETWEEN_LINES:
             self.said = time.monotonic()
             where = f"step {figures['step']:,}/{figures['steps']:,}, loss {figures['loss']:.4f}"
-            self.console.say(f"train-student: {where}, {figures['visits_per_s']:,.1f} visits/s, at most {figures['seconds_left']} s left")
+            self.console.say(
+                f"train-student: {where}, {figures['visits_per_s']:,.1f} visits/s, at most {figures['seconds_left']} s left"
+            )
 
 
 def _train_here(config: Config, reports: Reports) -> None:
@@ -120,7 +129,9 @@ def _train_here(config: Config, reports: Reports) -> None:
     with _termination() as asked:
         finished = train(config, world=1, rank=0, preempted=lambda: bool(asked), report=reports, deepspeed=False)
     if not finished:
-        raise IncompleteError(f"train-student: stopped after step {reports.saved}, which is saved; run the same command again to continue")
+        raise IncompleteError(
+            f"train-student: stopped after step {reports.saved}, which is saved; run the same command again to continue"
+        )
 
 
 @contextmanager

@@ -15,7 +15,9 @@ def run(config: Config, console: Console, files: Sequence[str] = ()) -> None:
     """Validate `files`, or without any the configured inputs. Raises DataError when more than data.max_bad_rows rows are bad."""
     inputs = [Input(path, "train") for path in files] or configured_inputs(config.data)
     if not inputs:
-        raise DataError("nothing to validate; expected files, as in 'ckd validate data/name_train.json', or data.train in the configuration")
+        raise DataError(
+            "nothing to validate; expected files, as in 'ckd validate data/name_train.json', or data.train in the configuration"
+        )
     intake = Intake(inputs)
     for _ in intake:
         pass

@@ -43,7 +43,9 @@ def run(config: Config, console: Console) -> None:
     for problem in problems:
         console.say(f"problem: {problem}")
     if problems:
-        raise ArtifactError(f"{cohort.root}: {len(problems)} problems (listed above); delete what they name and run the same command again")
+        raise ArtifactError(
+            f"{cohort.root}: {len(problems)} problems (listed above); delete what they name and run the same command again"
+        )
     if missing:
         raise IncompleteError(f"{cohort.root}: {missing} shards or folders are still missing; run 'ckd run' again")
     console.say("verify: every visit_id once per artifact, values in range")

@@ -99,8 +99,16 @@ class Node:
 class Cluster:
     """A head and nodes of its own; `address` is for RAY_ADDRESS, `environment` for a driver's or job's process."""
 
-    def __init__(self, settings: dict[str, str] | None = None, dashboard: bool = False, scaling: dict | None = None, cpus: float = 1) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="ckd", dir="/tmp"))  # short: a socket's path has at most 107 characters
+    def __init__(
+        self,
+        settings: dict[str, str] | None = None,
+        dashboard: bool = False,
+        scaling: dict | None = None,
+        cpus: float = 1,
+    ) -> None:
+        self.folder = Path(
+            tempfile.mkdtemp(prefix="ckd", dir="/tmp")
+        )  # short: a socket's path has at most 107 characters
         self.port, self.dashboard_port = free_port(), free_port() if dashboard else 0
         self.nodes: dict[str, Node] = {}
         self.drivers: list[subprocess.Popen] = []
@@ -108,10 +116,20 @@ class Cluster:
         self.settings = {**SETTINGS, **(settings or {}), "PYTHONPATH": str(CHECKOUT)}
         self.address = f"{own_ip()}:{self.port}"
         more = ["--autoscaling-config", str(self._scaling(scaling))] if scaling else []
-        more += ["--include-dashboard", str(dashboard).lower(), *(["--dashboard-port", str(self.dashboard_port)] if dashboard else [])]
+        more += [
+            "--include-dashboard",
+            str(dashboard).lower(),
+            *(["--dashboard-port", str(self.dashboard_port)] if dashboard else []),
+        ]
         more += ["--ray-client-server-port", str(free_port()), "--dashboard-agent-listen-port", "0"]
-        identity = {"RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_ID, "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_ID} if scaling else {}
-        scales = {"RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"} if scaling else {}
+        identity = (
+            {"RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_ID, "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_ID} if scaling else {}
+        )
+        scales = (
+            {"RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+            if scaling
+            else {}
+        )
         self.settings |= scales
         self._start(HEAD, ["--head", f"--port={self.port}", *more], cpus, 0, {"on_demand": 1}, identity)
 
@@ -130,7 +148,9 @@ class Cluster:
     def head(self) -> Node:
         return self.nodes[HEAD]
 
-    def add(self, name: str, *, cpus: float = 1, gpus: int = 0, resources: dict | None = None, wait: bool = True) -> Node:
+    def add(
+        self, name: str, *, cpus: float = 1, gpus: int = 0, resources: dict | None = None, wait: bool = True
+    ) -> Node:
         """A node with these (fake) GPUs; its resources hold its name and `spot`."""
         have = {name: 1, "spot": 1, **(resources or {})}
         node = self._start(name, [f"--address={self.address}", "--dashboard-agent-listen-port=0"], cpus, gpus, have, {})
@@ -140,7 +160,12 @@ class Cluster:
 
     def wait(self, *names: str, seconds: float = 60) -> None:
         """Until these nodes are alive."""
-        until(lambda: {self.nodes[n].id for n in names} <= self.alive(), seconds, f"alive: {names}, their logs are in {self.folder}", 0.2)
+        until(
+            lambda: {self.nodes[n].id for n in names} <= self.alive(),
+            seconds,
+            f"alive: {names}, their logs are in {self.folder}",
+            0.2,
+        )
 
     def alive(self) -> set[str]:
         """The ids of the nodes that the head believes alive."""
@@ -152,18 +177,35 @@ class Cluster:
 
         nodes = GcsClient(address=self.address).get_all_node_info(timeout=10)
         states = {0: "ALIVE", 1: "DEAD"}
-        return [{"NodeID": i.hex(), "state": states[n.state], "resources": dict(n.resources_total)} for i, n in nodes.items()]
+        return [
+            {"NodeID": i.hex(), "state": states[n.state], "resources": dict(n.resources_total)}
+            for i, n in nodes.items()
+        ]
 
     def drain(self, name_or_id: str, seconds: int, reason: str = "DRAIN_NODE_REASON_PREEMPTION") -> None:
         """Tell the head that the node ends in `seconds`. The node itself is left alone."""
         node_id = self.nodes[name_or_id].id if name_or_id in self.nodes else name_or_id
-        words = ["drain-node", "--address", self.address, "--node-id", node_id, "--reason", reason, "--reason-message", "test"]
+        words = [
+            "drain-node",
+            "--address",
+            self.address,
+            "--node-id",
+            node_id,
+            "--reason",
+            reason,
+            "--reason-message",
+            "test",
+        ]
         self.ray(*words, "--deadline-remaining-seconds", str(seconds))
 
     def ray(self, *words: str) -> str:
         """Ray's own command against this cluster; what it printed."""
         done = subprocess.run(
-            [sys.executable, "-m", "ray.scripts.scripts", *words], capture_output=True, text=True, env=self.environment, timeout=120
+            [sys.executable, "-m", "ray.scripts.scripts", *words],
+            capture_output=True,
+            text=True,
+            env=self.environment,
+            timeout=120,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -185,12 +227,16 @@ class Cluster:
                     found[next(w.split("=")[1] for w in process.cmdline() if w.startswith("--node_id="))] = process
         return {node_id: process for node_id, process in found.items() if node_id != self.head.id}
 
-    def driver(self, *words: str, cwd: str | Path | None = None, log: Path | None = None, **more: str) -> subprocess.Popen:
+    def driver(
+        self, *words: str, cwd: str | Path | None = None, log: Path | None = None, **more: str
+    ) -> subprocess.Popen:
         """A process connected to this cluster, python and `words`; its output in `log`. It ends with the cluster."""
         out = (log or self.folder / f"driver-{time.time_ns()}.log").open("a")
         environment = {**self.environment, **more}
         words = (sys.executable, *words)
-        started = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, cwd=cwd, env=environment, start_new_session=True)
+        started = subprocess.Popen(
+            words, stdout=out, stderr=subprocess.STDOUT, cwd=cwd, env=environment, start_new_session=True
+        )
         self.drivers.append(started)
         return started
 
@@ -209,13 +255,20 @@ class Cluster:
             node.process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _start(self, name: str, words: list[str], cpus: float, gpus: int, resources: dict, identity: dict[str, str]) -> Node:
+    def _start(
+        self, name: str, words: list[str], cpus: float, gpus: int, resources: dict, identity: dict[str, str]
+    ) -> Node:
         self.count += 1
         node_id = identity.get("RAY_OVERRIDE_NODE_ID_FOR_TESTING") or f"{self.count:08x}{os.urandom(24).hex()}"
         log = self.folder / f"{name}-{self.count}.log"
         own = self.folder / str(self.count)  # nodes that start together in one folder take the same socket
         words = ["--temp-dir", str(own), *words]
-        words += [f"--num-cpus={cpus}", f"--num-gpus={gpus}", f"--object-store-memory={OBJECT_STORE}", f"--resources={json.dumps(resources)}"]
+        words += [
+            f"--num-cpus={cpus}",
+            f"--num-gpus={gpus}",
+            f"--object-store-memory={OBJECT_STORE}",
+            f"--resources={json.dumps(resources)}",
+        ]
         environment = {**self.environment, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": node_id, **identity}
         environment.pop("RAY_ADDRESS")
         process = subprocess.Popen(
@@ -227,7 +280,11 @@ class Cluster:
         )
         self.nodes[name] = Node(name, node_id, process, log)
         if name == HEAD:
-            until(lambda: "--address=" in log.read_text() or process.poll() is not None, 60, f"head starts, its log is {log}")
+            until(
+                lambda: "--address=" in log.read_text() or process.poll() is not None,
+                60,
+                f"head starts, its log is {log}",
+            )
             assert process.poll() is None, log.read_text()
         return self.nodes[name]
 

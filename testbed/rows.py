@@ -11,7 +11,9 @@ from ckd.visits.visit import SPLITS, Visit
 MARKER = "ZZPATIENTMARKERZZ"
 
 label_sets = st.lists(st.booleans(), min_size=NUM_LABELS, max_size=NUM_LABELS).map(tuple)
-texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(lambda text: bool(text.strip()))
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(
+    lambda text: bool(text.strip())
+)
 visits = st.builds(
     Visit,
     visit_id=texts,
@@ -28,8 +30,18 @@ visits = st.builds(
 
 def as_json(visit: Visit) -> dict:
     """A visit as a public JSON object; what it does not know is left out."""
-    known = {"visit_id": visit.visit_id, "subject_id": visit.subject_id, "split": visit.split, "prediction_time": visit.prediction_time}
-    row = {"instruction": visit.instruction, "input": visit.input, **{name: value for name, value in known.items() if value}, **visit.subgroups}
+    known = {
+        "visit_id": visit.visit_id,
+        "subject_id": visit.subject_id,
+        "split": visit.split,
+        "prediction_time": visit.prediction_time,
+    }
+    row = {
+        "instruction": visit.instruction,
+        "input": visit.input,
+        **{name: value for name, value in known.items() if value},
+        **visit.subgroups,
+    }
     row["output"] = None if visit.labels is None else render_output(visit.labels)
     if visit.current_labels is not None:
         row["current_labels"] = names(visit.current_labels)

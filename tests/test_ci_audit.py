@@ -25,6 +25,8 @@ BROKEN = {"name": "aiohttp", "version": "1.0", "vulns": [{"id": "PYSEC-1", "fix_
 )
 def test_what_was_not_checked_is_said_and_what_is_broken_fails(tmp_path, answer, code, says):
     (tmp_path / "pip_audit.py").write_text(f"print({answer!r})")
-    done = subprocess.run([sys.executable, str(AUDIT)], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    done = subprocess.run(
+        [sys.executable, str(AUDIT)], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)}
+    )
     assert done.returncode == code, done
     assert says in done.stdout

@@ -23,7 +23,9 @@ def test_the_shipped_configs_load_and_round_trip():
 
 def test_an_unknown_key_names_line_and_likely_meaning(tmp_path):
     path = write(tmp_path, "data:\n  train: a.json\nteacher:\n  max_lenght: 5\n")
-    with pytest.raises(ConfigError, match=r"run\.yaml:4: unknown key 'teacher\.max_lenght'; did you mean 'teacher\.max_length'\?"):
+    with pytest.raises(
+        ConfigError, match=r"run\.yaml:4: unknown key 'teacher\.max_lenght'; did you mean 'teacher\.max_length'\?"
+    ):
         load(path)
 
 
@@ -36,7 +38,9 @@ def test_overrides_win_and_are_named_in_errors(tmp_path):
     path = write(tmp_path, "student:\n  learning_rate: 2e-5\n")
     assert load(path).student.learning_rate == 2e-5
     assert load(path, ["student.learning_rate=1e-3", "run.name=x"]).student.learning_rate == 1e-3
-    with pytest.raises(ConfigError, match=r"override 'data\.trian=x': unknown key 'data\.trian'; did you mean 'data\.train'"):
+    with pytest.raises(
+        ConfigError, match=r"override 'data\.trian=x': unknown key 'data\.trian'; did you mean 'data\.train'"
+    ):
         load(path, ["data.trian=x"])
     with pytest.raises(ConfigError, match="expected key=value"):
         load(path, ["data.train"])
@@ -77,10 +81,20 @@ def test_sections_are_frozen_and_empty_ones_hold_defaults(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "override", ["student.workers=1..9", "student.workers=4 student.gradient_accumulation=3", "student.batch_size=7 student.workers=8"]
+    "override",
+    [
+        "student.workers=1..9",
+        "student.workers=4 student.gradient_accumulation=3",
+        "student.batch_size=7 student.workers=8",
+    ],
 )
 def test_a_batch_too_small_for_the_largest_number_of_workers_is_refused_in_one_line(override):
     with pytest.raises(ConfigError, match=r"raise batch_size to at least (8|9|12) or lower the others") as caught:
         load(None, ["student.batch_size=8", *override.split()])
     assert "\n" not in str(caught.value)
-    assert load(None, ["student.batch_size=8", "student.workers=0..3", "student.gradient_accumulation=2"]).student.workers.max == 3
+    assert (
+        load(
+            None, ["student.batch_size=8", "student.workers=0..3", "student.gradient_accumulation=2"]
+        ).student.workers.max
+        == 3
+    )

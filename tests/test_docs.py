@@ -49,7 +49,9 @@ def test_the_readme_ends_in_a_tree_that_names_every_module_of_ckd():
 
 def test_the_ingest_page_lists_every_reason_for_which_an_admission_is_left_out():
     page = DOC.with_name("ingest.md")
-    table = "\n".join(["| excluded | because |", "|---|---|", *(f"| {reason} | {sentence} |" for reason, sentence in REASONS.items())])
+    table = "\n".join(
+        ["| excluded | because |", "|---|---|", *(f"| {reason} | {sentence} |" for reason, sentence in REASONS.items())]
+    )
     if os.environ.get("UPDATE_DOCS"):
         before, _, rest = page.read_text().partition("| excluded | because |")
         page.write_text(before + table + rest[rest.index("\n\n") :])
@@ -57,4 +59,6 @@ def test_the_ingest_page_lists_every_reason_for_which_an_admission_is_left_out()
 
 
 def test_the_scaling_page_shows_the_table_that_its_model_prints():
-    assert table(Assumptions()) in DOC.with_name("scaling.md").read_text(), "copy what python -m benchmarks.cluster.scaling_model prints"
+    assert table(Assumptions()) in DOC.with_name("scaling.md").read_text(), (
+        "copy what python -m benchmarks.cluster.scaling_model prints"
+    )

@@ -18,7 +18,9 @@ def tokenizer(teacher_folder):
 
 
 def whole(tokenizer, instruction, text):
-    rendered = tokenizer.apply_chat_template([{"role": "user", "content": f"{instruction}\n{text}"}], tokenize=False, add_generation_prompt=True)
+    rendered = tokenizer.apply_chat_template(
+        [{"role": "user", "content": f"{instruction}\n{text}"}], tokenize=False, add_generation_prompt=True
+    )
     return tokenizer(rendered, add_special_tokens=False)["input_ids"]
 
 
@@ -42,7 +44,9 @@ def test_truncation_keeps_the_generation_prompt_and_a_prefix_of_the_visit(tokeni
 
 
 def test_a_max_length_below_the_instruction_is_refused(tokenizer):
-    with pytest.raises(ConfigError, match=r"teacher\.max_length=12: template and instruction alone need \d+ tokens") as error:
+    with pytest.raises(
+        ConfigError, match=r"teacher\.max_length=12: template and instruction alone need \d+ tokens"
+    ) as error:
         Prompter(tokenizer, 12).encode([INSTRUCTION], ["MARKERPATIENT " * 20])
     assert "MARKER" not in str(error.value)
 

@@ -34,7 +34,9 @@ STAY_AT_HOME = (
 
 
 def seen_by_git():
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=CHECKOUT, capture_output=True, text=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=CHECKOUT, capture_output=True, text=True
+    )
     if listed.returncode:
         pytest.skip("not a git checkout")
     return [name for name in listed.stdout.split("\0") if name and (CHECKOUT / name).is_file()]
@@ -78,9 +80,15 @@ def test_either_ignore_file_alone_keeps_data_weights_results_and_environments_at
     alone = tmp_path / "alone"
     shutil.copytree(checkout, alone)
     (alone / ".rayignore").unlink()
-    assert not [name for name in package(alone, tmp_path / "git.zip", gitignore=True) if name.startswith(folders) and not name.endswith("README.md")]
+    assert not [
+        name
+        for name in package(alone, tmp_path / "git.zip", gitignore=True)
+        if name.startswith(folders) and not name.endswith("README.md")
+    ]
     (alone / ".gitignore").unlink()
-    assert set(STAY_AT_HOME) & set(package(alone, tmp_path / "none.zip", gitignore=True)), "the test sees what would travel"
+    assert set(STAY_AT_HOME) & set(package(alone, tmp_path / "none.zip", gitignore=True)), (
+        "the test sees what would travel"
+    )
 
 
 SECRETS = [
@@ -114,14 +122,30 @@ def test_no_file_that_git_sees_holds_a_secret():
 
 @pytest.mark.parametrize(
     "line",
-    ["AK" + "IA" + "Q" * 16, "h" + "f_" + "a1" * 15, "RAY_AUTH_TOKEN=" + "0f" * 32, "-----BEGIN " + "PRIVATE KEY", "s3://me:" + "hunter22@x"],
+    [
+        "AK" + "IA" + "Q" * 16,
+        "h" + "f_" + "a1" * 15,
+        "RAY_AUTH_TOKEN=" + "0f" * 32,
+        "-----BEGIN " + "PRIVATE KEY",
+        "s3://me:" + "hunter22@x",
+    ],
 )
 def test_a_secret_would_be_found(line):
     assert secrets(f"first\n  {line}\nlast")
 
 
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
-FORBIDDEN_CALLS = {"np.load", "numpy.load", "pd.read_pickle", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec", "os.system"}
+FORBIDDEN_CALLS = {
+    "np.load",
+    "numpy.load",
+    "pd.read_pickle",
+    "yaml.load",
+    "yaml.unsafe_load",
+    "yaml.full_load",
+    "eval",
+    "exec",
+    "os.system",
+}
 
 
 def unsafe(source):
@@ -137,7 +161,11 @@ def unsafe(source):
         given = {word.arg: ast.unparse(word.value) for word in node.keywords}
         if name in FORBIDDEN_CALLS or (name.endswith("torch.load") and given.get("weights_only") != "True"):
             found.append((node.lineno, name))
-        found += [(node.lineno, f"{name}({word}=…)") for word in ("trust_remote_code", "allow_pickle") if given.get(word, "False") != "False"]
+        found += [
+            (node.lineno, f"{name}({word}=…)")
+            for word in ("trust_remote_code", "allow_pickle")
+            if given.get(word, "False") != "False"
+        ]
         if given.get("shell", "False") != "False":
             found.append((node.lineno, f"{name}(shell=…)"))
     return found
@@ -145,7 +173,11 @@ def unsafe(source):
 
 def test_nothing_that_is_read_can_bring_code_along():
     """The one exception, DeepSpeed's own checkpoints that this run wrote below its artifacts, is read inside DeepSpeed and transformers."""
-    found = {str(path.relative_to(CHECKOUT)): unsafe(path.read_text()) for folder in CODE for path in sorted((CHECKOUT / folder).rglob("*.py"))}
+    found = {
+        str(path.relative_to(CHECKOUT)): unsafe(path.read_text())
+        for folder in CODE
+        for path in sorted((CHECKOUT / folder).rglob("*.py"))
+    }
     assert not {name: calls for name, calls in found.items() if calls}
 
 

@@ -68,9 +68,23 @@ def measure(report: dict[str, Any], seed: int) -> bool:
             (folder / name).mkdir()
         make_inputs(folder / "inputs", SHARDS - 20, 10)
         alone = [*words(folder / "inputs", folder / "alone", 1), "teacher.workers=0", "student.workers=0"]
-        environment = {**os.environ, **SETTINGS}  # as many threads as the cluster's workers have: the parts are to be byte-equal
-        subprocess.run([sys.executable, "-m", "jobs.embed", *alone], cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
-        run = Run(folder / "cluster", [*words(folder / "inputs", folder / "cluster", 1), "teacher.workers=0..4"], print, stage="embed")
+        environment = {
+            **os.environ,
+            **SETTINGS,
+        }  # as many threads as the cluster's workers have: the parts are to be byte-equal
+        subprocess.run(
+            [sys.executable, "-m", "jobs.embed", *alone],
+            cwd=ROOT,
+            env=environment,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        run = Run(
+            folder / "cluster",
+            [*words(folder / "inputs", folder / "cluster", 1), "teacher.workers=0..4"],
+            print,
+            stage="embed",
+        )
         try:
             with watched(run.cluster, run.started) as nodes:
                 time.sleep(QUIET_S)
@@ -84,7 +98,12 @@ def measure(report: dict[str, Any], seed: int) -> bool:
         equal = parts_equal(folder / "alone/chaos/artifacts/embeddings", folder / "cluster/chaos/artifacts/embeddings")
         report |= described(run, nodes, equal)
         report["seconds_from_the_end_to_no_node"] = round(emptied - ended, 1)
-    good = equal["equal"] and not report["recomputed_without_a_kill_that_met_them"] and run.codes == [0] and len(run.kills) >= len(BLOWS)
+    good = (
+        equal["equal"]
+        and not report["recomputed_without_a_kill_that_met_them"]
+        and run.codes == [0]
+        and len(run.kills) >= len(BLOWS)
+    )
     print(json.dumps({key: value for key, value in report.items() if key not in ("nodes", "shards")}, indent=1))
     return good
 
@@ -122,9 +141,17 @@ def described(run: Run, nodes: dict[str, dict[str, Any]], equal: dict[str, Any])
             node["blow"] = round(blows[name].time - run.started, 1)
     again = recomputed(run.ledger.lines)
     return {
-        "work": {"shards": SHARDS, "visits": SHARDS * SHARD_ROWS, "least_seconds_per_shard": SHARD_S, "workers": "0..4", "nodes": NODES},
+        "work": {
+            "shards": SHARDS,
+            "visits": SHARDS * SHARD_ROWS,
+            "least_seconds_per_shard": SHARD_S,
+            "workers": "0..4",
+            "nodes": NODES,
+        },
         "notice_s": NOTICE_S,
-        "most_nodes": max(sum(n["from"] <= at < n["to"] for n in nodes.values()) for at in [n["from"] for n in nodes.values()]),
+        "most_nodes": max(
+            sum(n["from"] <= at < n["to"] for n in nodes.values()) for at in [n["from"] for n in nodes.values()]
+        ),
         "nodes_started": len(nodes),
         "parts": equal,
         "shards_in_flight_at_the_blows": sum(len(at_risk(kill, run.ledger.lines)) for kill in run.kills),

@@ -43,7 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--keep", type=Path, help="an empty folder for the runs' files and logs; default: one that goes")
+    parser.add_argument(
+        "--keep", type=Path, help="an empty folder for the runs' files and logs; default: one that goes"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "chaos.json")
     arguments = parser.parse_args(argv)
     report = header("benchmarks.cluster.chaos", sys.argv[1:] if argv is None else argv)
@@ -60,7 +62,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def header(module: str, argv: list[str]) -> dict[str, Any]:
     """Where, when and by what a result was made."""
-    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    names = [
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
     return {
         "command": f"python -m {module} {shlex.join(argv)}".strip(),
         "commit": _git("rev-parse", "HEAD"),
@@ -87,8 +93,19 @@ def measure(report: dict[str, Any], folder: Path, kills: int, seed: int) -> bool
         (folder / name).mkdir()
     make_inputs(folder / "inputs", shards - 2 * others, others)
     report["work"] = {
-        **{"shards": shards, "visits": shards * SHARD_ROWS, "steps": epochs * steps_per_epoch, "checkpoint_steps": CHECKPOINT_STEPS, "nodes": NODES},
-        **{"embed_workers": "2..3", "student_workers": "1..2", "least_seconds_per_shard": SHARD_S, "least_seconds_per_step": STEP_S},
+        **{
+            "shards": shards,
+            "visits": shards * SHARD_ROWS,
+            "steps": epochs * steps_per_epoch,
+            "checkpoint_steps": CHECKPOINT_STEPS,
+            "nodes": NODES,
+        },
+        **{
+            "embed_workers": "2..3",
+            "student_workers": "1..2",
+            "least_seconds_per_shard": SHARD_S,
+            "least_seconds_per_step": STEP_S,
+        },
         **{"notice_s": NOTICE_S, "drought_s": DROUGHT_S},
     }
     print("undisturbed", flush=True)
@@ -98,16 +115,30 @@ def measure(report: dict[str, Any], folder: Path, kills: int, seed: int) -> bool
     verify = [sys.executable, "-m", "jobs.verify", *words(folder / "inputs", folder / "chaos", epochs)]
     verified = subprocess.run(verify, cwd=ROOT, capture_output=True, text=True, check=False)
     report |= {"kills": kills_of(run), "shards": shards_of(run), "steps": steps_of(run)}
-    report["equal"] = compare(folder / "undisturbed/chaos", folder / "chaos/chaos", reference.ledger.lines, run.ledger.lines)
+    report["equal"] = compare(
+        folder / "undisturbed/chaos", folder / "chaos/chaos", reference.ledger.lines, run.ledger.lines
+    )
     report["drivers"] = {"ended_by_themselves_with": run.codes, "undisturbed": reference.codes}
-    report["verify"] = {"exit_code": verified.returncode, "last_line": (verified.stdout + verified.stderr).strip().splitlines()[-1:]}
+    report["verify"] = {
+        "exit_code": verified.returncode,
+        "last_line": (verified.stdout + verified.stderr).strip().splitlines()[-1:],
+    }
     lost = run.seconds - reference.seconds
     report["time"] = {
-        **{"undisturbed_s": round(reference.seconds, 1), "with_kills_s": round(run.seconds, 1), "lost_s": round(lost, 1)},
+        **{
+            "undisturbed_s": round(reference.seconds, 1),
+            "with_kills_s": round(run.seconds, 1),
+            "lost_s": round(lost, 1),
+        },
         **{"lost_s_per_kill": round(lost / max(kills, 1), 1), "whole_benchmark_s": round(time.monotonic() - began, 1)},
     }
     report["checks"] = checks(report, kills)
-    print(json.dumps({key: report[key] for key in ("kills", "shards", "steps", "equal", "drivers", "verify", "time", "checks")}, indent=1))
+    print(
+        json.dumps(
+            {key: report[key] for key in ("kills", "shards", "steps", "equal", "drivers", "verify", "time", "checks")},
+            indent=1,
+        )
+    )
     return all(report["checks"].values())
 
 
@@ -142,7 +173,10 @@ def finished(folder: Path, name: str, epochs: int, blows: list[Any], seed: int) 
 def kills_of(run: Run) -> dict[str, Any]:
     """How many of each kind, and how long until there was more than ever before."""
     dealt = [kill for kill in run.kills if kill.kind != "drained"]
-    recovered = {kind: [k.recovered_s for k in dealt if k.kind == kind and k.recovered_s is not None] for kind in Counter(k.kind for k in dealt)}
+    recovered = {
+        kind: [k.recovered_s for k in dealt if k.kind == kind and k.recovered_s is not None]
+        for kind in Counter(k.kind for k in dealt)
+    }
     return {
         "dealt": len(dealt),
         "by_kind": dict(Counter(kill.kind for kill in dealt)),

@@ -18,20 +18,26 @@ def compare(reference: Path, found: Path, reference_lines: list[Line], lines: li
     steps, difference = loss_difference(losses(reference_lines), losses(lines))
     same = same_batches(batches(reference_lines), batches(lines))
     return {
-        "equal": bool(all(stage["equal"] for stage in stages.values()) and head and same and steps and difference <= LOSS),
+        "equal": bool(
+            all(stage["equal"] for stage in stages.values()) and head and same and steps and difference <= LOSS
+        ),
         "parts_byte_equal": stages,
         "head_byte_equal": head,
         "same_visits_in_every_global_batch": same,
         "every_step_done": steps,
         "largest_difference_of_a_loss": difference,
         "largest_difference_of_a_weight": _weights(reference / "student", found / "student"),
-        "largest_difference_of_a_prediction": _predictions(reference / "artifacts/predictions", found / "artifacts/predictions"),
+        "largest_difference_of_a_prediction": _predictions(
+            reference / "artifacts/predictions", found / "artifacts/predictions"
+        ),
     }
 
 
 def parts_equal(reference: Path, found: Path) -> dict[str, Any]:
     """Whether two folders hold the same part files with the same bytes."""
-    one, other = ({path.name: path.read_bytes() for path in folder.glob("part-*.parquet")} for folder in (reference, found))
+    one, other = (
+        {path.name: path.read_bytes() for path in folder.glob("part-*.parquet")} for folder in (reference, found)
+    )
     return {
         "parts": len(one),
         "equal": bool(one) and one == other,
@@ -41,13 +47,21 @@ def parts_equal(reference: Path, found: Path) -> dict[str, Any]:
 
 def loss_difference(reference: dict[int, list[float]], found: dict[int, list[float]]) -> tuple[bool, float]:
     """Whether both did the same steps, and by how much a step's loss differs at most, however often it was done."""
-    pairs = [(one, other) for step in reference.keys() & found.keys() for one in reference[step] for other in found[step]]
-    return bool(reference) and reference.keys() == found.keys(), max((abs(one - other) for one, other in pairs), default=0.0)
+    pairs = [
+        (one, other) for step in reference.keys() & found.keys() for one in reference[step] for other in found[step]
+    ]
+    return bool(reference) and reference.keys() == found.keys(), max(
+        (abs(one - other) for one, other in pairs), default=0.0
+    )
 
 
 def same_batches(reference: dict[int, Any], found: dict[int, Any]) -> bool:
     """Whether every global batch held the same visits: some group dealt all of it to its ranks, and no rank ever took another visit."""
-    return bool(reference) and reference.keys() == found.keys() and all(_same(reference[batch], found[batch]) for batch in reference)
+    return (
+        bool(reference)
+        and reference.keys() == found.keys()
+        and all(_same(reference[batch], found[batch]) for batch in reference)
+    )
 
 
 def _same(reference: dict[int, dict[int, set[str]]], found: dict[int, dict[int, set[str]]]) -> bool:
@@ -83,4 +97,6 @@ def _predictions(reference: Path, found: Path) -> float:
     def column(path: Path) -> Any:
         return pq.read_table(path)["probabilities"].combine_chunks().flatten().to_numpy()
 
-    return max(float(np.abs(column(path) - column(found / path.name)).max()) for path in reference.glob("part-*.parquet"))
+    return max(
+        float(np.abs(column(path) - column(found / path.name)).max()) for path in reference.glob("part-*.parquet")
+    )

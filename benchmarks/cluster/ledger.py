@@ -133,7 +133,9 @@ def repeats(lines: list[Line], kills: list[Kill], interval: int) -> list[Repeat]
             done = max(done, line["step"])
         elif "started" in line:
             sudden = any(not kill.warned for kill in kills if since < kill.time <= line["time"])
-            found.append(Repeat(line["started"], line["world"], max(0, done - line["started"]), interval if sudden else 0))
+            found.append(
+                Repeat(line["started"], line["world"], max(0, done - line["started"]), interval if sudden else 0)
+            )
             since = line["time"]
     return found
 

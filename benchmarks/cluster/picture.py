@@ -41,7 +41,9 @@ def _legend() -> list[str]:
         (SHARD, "shard embedded (a worker's first: and the model loaded)"),
         (LOST, "begun and lost, embedded again elsewhere"),
     ):
-        found.append(f'<rect x="{at}" y="34" width="12" height="12" fill="{colour}"/><text x="{at + 18}" y="44">{text}</text>')
+        found.append(
+            f'<rect x="{at}" y="34" width="12" height="12" fill="{colour}"/><text x="{at + 18}" y="44">{text}</text>'
+        )
         at += 46 + 7 * len(text)
     return found
 
@@ -51,9 +53,14 @@ def _grid(x: Any, last: float, chart: int) -> list[str]:
     bottom = chart + CHART
     found = []
     for at in range(0, int(last) + 1, step):
-        found.append(f'<line x1="{x(at)}" y1="{TOP - 8}" x2="{x(at)}" y2="{bottom}" stroke="{FAINT}" stroke-width="0.6"/>')
+        found.append(
+            f'<line x1="{x(at)}" y1="{TOP - 8}" x2="{x(at)}" y2="{bottom}" stroke="{FAINT}" stroke-width="0.6"/>'
+        )
         found.append(f'<text x="{x(at)}" y="{bottom + 16}" text-anchor="middle">{at}</text>')
-    return [*found, f'<text x="{x(last / 2)}" y="{bottom + 34}" text-anchor="middle">seconds after the head started</text>']
+    return [
+        *found,
+        f'<text x="{x(last / 2)}" y="{bottom + 34}" text-anchor="middle">seconds after the head started</text>',
+    ]
 
 
 def _node(x: Any, y: int, node: dict[str, Any], shards: list[dict[str, Any]]) -> list[str]:
@@ -66,7 +73,9 @@ def _node(x: Any, y: int, node: dict[str, Any], shards: list[dict[str, Any]]) ->
         right = x(shard.get("to", end))
         width = max(round(right - x(shard["from"]) - 0.8, 1), 1 if "to" in shard else SEEN)
         colour = SHARD if "to" in shard else LOST
-        found.append(f'<rect x="{round(right - width, 1)}" y="{y + 3}" width="{width}" height="{BAR - 6}" fill="{colour}"/>')
+        found.append(
+            f'<rect x="{round(right - width, 1)}" y="{y + 3}" width="{width}" height="{BAR - 6}" fill="{colour}"/>'
+        )
     if node["end"] == "drain":
         at = x(node["blow"])
         found.append(f'<line x1="{at}" y1="{y - 3}" x2="{at}" y2="{y + BAR + 3}" stroke="{INK}" stroke-width="2"/>')
@@ -76,7 +85,10 @@ def _node(x: Any, y: int, node: dict[str, Any], shards: list[dict[str, Any]]) ->
 def _curves(x: Any, top: int, nodes: list[dict[str, Any]], shards: list[dict[str, Any]]) -> list[str]:
     """Shards done (left axis) and nodes there (right axis) as steps."""
     done = sorted({shard["shard"]: shard["to"] for shard in reversed(shards) if "to" in shard}.values())
-    changes = sorted([(node["from"], 1) for node in nodes] + [(node["blow"] if node["end"] == "machine" else node["to"], -1) for node in nodes])
+    changes = sorted(
+        [(node["from"], 1) for node in nodes]
+        + [(node["blow"] if node["end"] == "machine" else node["to"], -1) for node in nodes]
+    )
     there, counts = 0, []
     for at, change in changes:
         there += change
@@ -92,7 +104,9 @@ def _curves(x: Any, top: int, nodes: list[dict[str, Any]], shards: list[dict[str
     ]
 
 
-def _steps(x: Any, top: int, points: list[tuple[float, int]], most: int, last: float, colour: str, width: float) -> list[str]:
+def _steps(
+    x: Any, top: int, points: list[tuple[float, int]], most: int, last: float, colour: str, width: float
+) -> list[str]:
     def y(value: int) -> float:
         return round(top + CHART * (1 - value / most), 1)
 

@@ -14,7 +14,9 @@ from benchmarks.cluster.plan import Blow
 from benchmarks.cluster.work import LEDGER
 from testbed.raycluster import Cluster, end_tree, stop
 
-NODES = {"spot": {"resources": {"CPU": 1, "spot": 1}, "max_workers": 4}}  # three work at most; the fourth may replace one that is about to go
+NODES = {
+    "spot": {"resources": {"CPU": 1, "spot": 1}, "max_workers": 4}
+}  # three work at most; the fourth may replace one that is about to go
 SETTINGS = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 NOTICE_S = 30  # the shortest that a cloud gives
 STUCK_S = 300.0
@@ -61,7 +63,12 @@ class Run:
             if time.monotonic() - since > STUCK_S:
                 raise StuckError(f"nothing new for {STUCK_S:.0f} s after {best} shards and steps; see {self.log}")
             self._fall_due()
-            if waiting and not self.unrecovered and self._is_time(waiting[0], lines) and self._strike(waiting[0].kind, waiting[0].stage, rng):
+            if (
+                waiting
+                and not self.unrecovered
+                and self._is_time(waiting[0], lines)
+                and self._strike(waiting[0].kind, waiting[0].stage, rng)
+            ):
                 waiting.pop(0)
             time.sleep(LOOK_S)
         self.codes.append(code)
@@ -120,7 +127,11 @@ class Run:
             raylets[node].kill()
         elif kind in ("machine", "drought"):
             if kind == "drought":
-                autoscaler = next(p for p in self.cluster.head.tree() if any("/autoscaler/" in w and w.endswith("monitor.py") for w in p.cmdline()))
+                autoscaler = next(
+                    p
+                    for p in self.cluster.head.tree()
+                    if any("/autoscaler/" in w and w.endswith("monitor.py") for w in p.cmdline())
+                )
                 autoscaler.suspend()
                 self.dry.append((time.time() + DROUGHT_S, autoscaler))
             end_tree(raylets[node])
@@ -149,7 +160,9 @@ class Run:
         number = sum(kill.kind != "drained" for kill in self.kills) + (kind != "drained")
         self.kills.append(Kill(number, kind, stage, time.time(), alive, flying, victim))
         done = f"{shards_done(lines)} shards, step {last_step(lines)}"
-        self.say(f"kill {number}: {kind} {victim} at {time.time() - self.started:.0f} s, {done}, shards {sorted(flying.values())} in flight")
+        self.say(
+            f"kill {number}: {kind} {victim} at {time.time() - self.started:.0f} s, {done}, shards {sorted(flying.values())} in flight"
+        )
 
     def _busy(self, stage: str) -> dict[int, str]:
         """Living process -> its node, of those that embed a shard or train."""

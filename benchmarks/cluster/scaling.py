@@ -79,9 +79,21 @@ def run(config: Config, workers: int, tokens_per_s: float) -> tuple[dict[str, fl
     with (Path(config.run.results) / "log").open("a") as log:
         started = time.monotonic()
         kwargs = {"config": config, "fields": stage.fields, "tokens_per_s": tokens_per_s}
-        rows = map_worker(Console(log), "embed", SleepingWorker, kwargs, shards, workers=Workers(min=workers, max=workers), threads=THREADS)
+        rows = map_worker(
+            Console(log),
+            "embed",
+            SleepingWorker,
+            kwargs,
+            shards,
+            workers=Workers(min=workers, max=workers),
+            threads=THREADS,
+        )
         seconds = time.monotonic() - started
-    rates = {"steady": steady(rows, workers), "first to last": first_to_last(rows), "with start": sum(r["rows"] for r in rows) / seconds}
+    rates = {
+        "steady": steady(rows, workers),
+        "first to last": first_to_last(rows),
+        "with start": sum(r["rows"] for r in rows) / seconds,
+    }
     return rates, figures(map(Account.from_row, rows), config.teacher, seconds)["idle_share"]
 
 
@@ -118,7 +130,9 @@ def prepared(root: str, visits: int, shard_rows: int) -> Config:
     texts = [json.loads(line)["input"] for _, line in zip(range(200), (Path(root) / "train.json").open(), strict=False)]
     make_teacher(f"{root}/teacher", texts, np.zeros((len(texts), len(DISEASES))), 0, UNTRAINED)
     files = [f"data.train={root}/train.json", f"data.held_out={root}/held_out.json", f"data.shard_rows={shard_rows}"]
-    config = load(None, [*files, f"run.results={root}", f"teacher.base_model={root}/teacher/base", "teacher.dtype=float32"])
+    config = load(
+        None, [*files, f"run.results={root}", f"teacher.base_model={root}/teacher/base", "teacher.dtype=float32"]
+    )
     prepare(config, lambda _: None)
     return config
 

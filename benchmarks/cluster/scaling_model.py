@@ -22,7 +22,9 @@ def table(a: Assumptions) -> str:
             other = 1 - parts["visits"] / sum(parts.values())
             shards = visits / a.shard_rows / gpus
             cost = hours * gpus * a.price
-            lines.append(f"| {visits:,} | {gpus} | {shards:,.1f} | {hours:,.2f} | {other:.1%} | {hours * gpus:,.1f} | {cost:,.0f} |")
+            lines.append(
+                f"| {visits:,} | {gpus} | {shards:,.1f} | {hours:,.2f} | {other:.1%} | {hours * gpus:,.1f} | {cost:,.0f} |"
+            )
     return "\n".join(lines)
 
 
@@ -32,7 +34,9 @@ def main() -> None:
     print(
         f"\nvisits/s per GPU {a.rate:.0f}, seconds per shard {a.shard_s:.1f}, cost per million visits once loaded {1e6 / a.rate / HOUR * a.price:.2f}"
     )
-    print(f"a preemption costs {a.rework_s:.0f} s of its GPU; at {a.preemptions_per_hour:g} per hour {spot_share(a):.2%} of its time")
+    print(
+        f"a preemption costs {a.rework_s:.0f} s of its GPU; at {a.preemptions_per_hour:g} per hour {spot_share(a):.2%} of its time"
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,19 @@ import pytest
 from benchmarks.cluster.autoscaling import PICTURE, RESULT, spans
 from benchmarks.cluster.chaos import checks
 from benchmarks.cluster.equal import loss_difference, parts_equal, same_batches
-from benchmarks.cluster.ledger import Kill, Reader, at_risk, batches, blamed, last_step, progressed, recomputed, repeats, shards_done, unexplained
+from benchmarks.cluster.ledger import (
+    Kill,
+    Reader,
+    at_risk,
+    batches,
+    blamed,
+    last_step,
+    progressed,
+    recomputed,
+    repeats,
+    shards_done,
+    unexplained,
+)
 from benchmarks.cluster.picture import draw
 from benchmarks.cluster.plan import KINDS, plan
 
@@ -158,9 +170,19 @@ def test_parts_are_equal_when_names_and_bytes_are(tmp_path):
 
 
 def test_the_picture_shows_every_node_and_every_shard_inside_its_frame():
-    lines = [begun(11, 0), done(13, 0), begun(13, 1), {**begun(20, 1, pid=2), "node": "0002"}, {**done(23, 1, pid=2), "node": "0002"}]
+    lines = [
+        begun(11, 0),
+        done(13, 0),
+        begun(13, 1),
+        {**begun(20, 1, pid=2), "node": "0002"},
+        {**done(23, 1, pid=2), "node": "0002"},
+    ]
     shards = spans(lines, started=10)
-    assert [(s["node"], s["from"], s.get("to")) for s in shards] == [("0001", 1, 3), ("0001", 3, None), ("0002", 10, 13)]
+    assert [(s["node"], s["from"], s.get("to")) for s in shards] == [
+        ("0001", 1, 3),
+        ("0001", 3, None),
+        ("0002", 10, 13),
+    ]
     nodes = [
         {"node": "0001", "from": 0.5, "to": 8.0, "end": "machine", "blow": 5.0},
         {"node": "0002", "from": 9.0, "to": 20.0, "end": "drain", "blow": 12.0},
@@ -171,10 +193,17 @@ def test_the_picture_shows_every_node_and_every_shard_inside_its_frame():
     *_, width, height = map(float, root.attrib["viewBox"].split())
     boxes = [element.attrib for element in root.iter("{http://www.w3.org/2000/svg}rect") if "x" in element.attrib]
     assert len(boxes) == 3 + len(nodes) + len(shards)
-    assert all(float(b["x"]) >= 0 and float(b["x"]) + float(b["width"]) <= width and float(b["y"]) + float(b["height"]) <= height for b in boxes)
+    assert all(
+        float(b["x"]) >= 0
+        and float(b["x"]) + float(b["width"]) <= width
+        and float(b["y"]) + float(b["height"]) <= height
+        for b in boxes
+    )
     said = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
     assert {"killed", "notice (black), gone", "idle, removed", "2 shards"} <= set(said)
 
 
 def test_the_picture_in_the_docs_is_the_one_of_the_committed_run():
-    assert PICTURE.read_text() == draw(json.loads(RESULT.read_text())), "run: python -m benchmarks.cluster.autoscaling --draw"
+    assert PICTURE.read_text() == draw(json.loads(RESULT.read_text())), (
+        "run: python -m benchmarks.cluster.autoscaling --draw"
+    )

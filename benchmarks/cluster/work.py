@@ -27,7 +27,10 @@ class Ledger:
     def __init__(self, results: str) -> None:
         import ray
 
-        self.path, self.who = Path(results) / LEDGER, {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
+        self.path, self.who = (
+            Path(results) / LEDGER,
+            {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()},
+        )
 
     def write(self, what: str, **more: Any) -> None:
         line = json.dumps({"time": time.time(), "what": what, **self.who, **more}) + "\n"
@@ -85,7 +88,9 @@ def _recording(ledger: Ledger, batches: type) -> type:
         def micro_rows(self, epoch: int, step: int, slot: int) -> list[Any]:
             found: list[Any] = super().micro_rows(epoch, step, slot)
             visits = [self.examples[shard].visit_ids[row] for shard, row in found]
-            ledger.write("batch", batch=epoch * self.steps + step, slot=slot, rank=self.rank, world=self.world, visits=visits)
+            ledger.write(
+                "batch", batch=epoch * self.steps + step, slot=slot, rank=self.rank, world=self.world, visits=visits
+            )
             return found
 
     return Recording
@@ -135,7 +140,9 @@ def words(inputs: Path, results: Path, epochs: int) -> list[str]:
 
 
 def main() -> int:
-    from benchmarks.cluster import work as chaos_work  # by this name the pool's and the group's processes find what __main__ defines
+    from benchmarks.cluster import (
+        work as chaos_work,
+    )  # by this name the pool's and the group's processes find what __main__ defines
     from jobs import embed, train_student
     from jobs.cli import main as ckd
 

@@ -57,17 +57,33 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("phase", choices=("selection", "confirmation", "report"))
     parser.add_argument("--setup", type=Path, default=SETUP)
-    parser.add_argument("--work", type=Path, default=WORK, help="cohorts, models and finished arms (default results/ablation)")
+    parser.add_argument(
+        "--work", type=Path, default=WORK, help="cohorts, models and finished arms (default results/ablation)"
+    )
     parser.add_argument("--processes", type=int, default=2, help="arms at a time, one thread each")
     parser.add_argument("--minutes", type=float, default=600, help="after which no further arm is begun")
     parser.add_argument("--arms", nargs="+", metavar="ARM", help="selection: only these for now (default all)")
-    parser.add_argument("--prepare", action="store_true", help="only the cohort, the student base and the teachers with their embeddings")
-    parser.add_argument("--uncommitted", action="store_true", help="to try the code: run although seeds and set-up are not committed")
+    parser.add_argument(
+        "--prepare",
+        action="store_true",
+        help="only the cohort, the student base and the teachers with their embeddings",
+    )
+    parser.add_argument(
+        "--uncommitted", action="store_true", help="to try the code: run although seeds and set-up are not committed"
+    )
     return parser.parse_args(argv)
 
 
 def run_phase(
-    work: Path, setup: Setup, phase: Phase, arms: Sequence[Arm], facts: dict[str, Any], *, processes: int, minutes: float, prepare: bool = False
+    work: Path,
+    setup: Setup,
+    phase: Phase,
+    arms: Sequence[Arm],
+    facts: dict[str, Any],
+    *,
+    processes: int,
+    minutes: float,
+    prepare: bool = False,
 ) -> int:
     """Train every arm with every seed, `processes` at a time, as far as the time goes."""
     began = time.monotonic()
@@ -86,7 +102,10 @@ def run_phase(
             ended, running = wait(running, return_when=FIRST_COMPLETED)
             for future in ended:
                 done += 1
-                print(f"{phase}: {done}/{total} after {(time.monotonic() - began) / 60:.1f} min: {future.result()}", flush=True)
+                print(
+                    f"{phase}: {done}/{total} after {(time.monotonic() - began) / 60:.1f} min: {future.result()}",
+                    flush=True,
+                )
     if left:
         print(f"{phase}: {len(left)} of {total} left; run the same command again to continue", flush=True)
     return 3 if left else 0
@@ -113,7 +132,9 @@ def work_on(work: Path, setup: Setup, phase: Phase, arm: Arm, seed: int | None, 
     torch.set_num_threads(1)
     folder = cohort_folder(work, setup, phase)
     ready = folder / f"ready-{arm.shared}"
-    with (folder / f"lock-{arm.adapter}").open("w") as lock:  # arms of the same teacher wait for whoever makes their stages
+    with (folder / f"lock-{arm.adapter}").open(
+        "w"
+    ) as lock:  # arms of the same teacher wait for whoever makes their stages
         flock(lock, LOCK_EX)
         if not ready.exists():
             with (folder / "log.txt").open("a") as log:
@@ -155,9 +176,15 @@ def origin(uncommitted: bool, argv: Sequence[str] | None) -> dict[str, Any]:
     watched = ["ckd", "jobs", "benchmarks/*.py", "benchmarks/*.yaml"]
     changed = _git("status", "--porcelain", "--", *watched)
     if changed and not uncommitted:
-        raise SystemExit("code or set-up are not committed; commit them before the run (seeds are fixed beforehand), or try with --uncommitted")
+        raise SystemExit(
+            "code or set-up are not committed; commit them before the run (seeds are fixed beforehand), or try with --uncommitted"
+        )
     words = sys.argv[1:] if argv is None else argv
-    return {"commit": _git("rev-parse", "HEAD"), "changed_since": changed, "command": f"python -m benchmarks.evidence.ablation {shlex.join(words)}"}
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "changed_since": changed,
+        "command": f"python -m benchmarks.evidence.ablation {shlex.join(words)}",
+    }
 
 
 def _git(*arguments: str) -> str:

@@ -34,7 +34,9 @@ def result_file(work: Path, phase: Phase, arm: str, seed: int) -> Path:
     return work / "results" / phase / f"{arm}-{seed}.json"
 
 
-def run_arm(work: Path, setup: Setup, phase: Phase, arm: Arm, seed: int, shared: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+def run_arm(
+    work: Path, setup: Setup, phase: Phase, arm: Arm, seed: int, shared: Path, facts: Mapping[str, Any]
+) -> dict[str, Any]:
     """Train and score an arm unless that is done; returns its figures. Probabilities of the confirmation are kept beside them (.npz)."""
     done = result_file(work, phase, arm.name, seed)
     if done.exists():
@@ -81,7 +83,9 @@ def replace_soft_labels(config: Config, how: str, seed: int) -> None:
     if how == "true":
         logits = true_logits(config, ids)
     else:
-        logits = shuffled(np.concatenate([matrix(part["logits"]) for part in parts]), labels, np.random.default_rng([seed, 17]))
+        logits = shuffled(
+            np.concatenate([matrix(part["logits"]) for part in parts]), labels, np.random.default_rng([seed, 17])
+        )
     start = 0
     for shard, part in zip(shards, parts, strict=True):
         rows = logits[start : start + shard.rows]
@@ -136,5 +140,9 @@ def truncated(config: Config) -> float:
     """The share of the labelled train visits that lost text to student.max_length."""
     cohort = Cohort.open(config.run.artifacts_root)
     stage = Stage(cohort.root, "tokens", {})
-    lost = [flag for shard in cohort.select("train") for flag in stage.read(shard.index, ["truncated"])["truncated"].to_pylist()]
+    lost = [
+        flag
+        for shard in cohort.select("train")
+        for flag in stage.read(shard.index, ["truncated"])["truncated"].to_pylist()
+    ]
     return float(np.mean(lost))

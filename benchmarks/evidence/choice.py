@@ -34,7 +34,10 @@ def compare(setup: Setup, found: Figures) -> list[Compared]:
 
 def _compared(arm: Arm, seeds: list[int], found: Figures) -> Compared:
     names = found[arm.name, seeds[0]]["tuning"]
-    ours, theirs = ({m: np.array([found[name, seed]["tuning"][m] for seed in seeds]) for m in names} for name in (arm.name, arm.against))
+    ours, theirs = (
+        {m: np.array([found[name, seed]["tuning"][m] for seed in seeds]) for m in names}
+        for name in (arm.name, arm.against)
+    )
     gaps = {m: (ours[m] - theirs[m]) * (-1 if m in LOWER_IS_BETTER else 1) for m in names}
     return Compared(
         arm,
@@ -53,7 +56,12 @@ def choose(setup: Setup, compared: Sequence[Compared]) -> dict[str, Any]:
     options = [c for c in compared if c.arm.kind == "option" and c.arm.against == BASE and c.arm.name != BASE]
     best = max(options, key=lambda c: c.difference[criterion])
     gain = best.difference[criterion]
-    return {"criterion": criterion, "winner": best.arm.name if gain > 0 else BASE, "candidate": best.arm.name, "gain_on_tuning": gain}
+    return {
+        "criterion": criterion,
+        "winner": best.arm.name if gain > 0 else BASE,
+        "candidate": best.arm.name,
+        "gain_on_tuning": gain,
+    }
 
 
 def intervals(
@@ -72,15 +80,24 @@ def intervals(
     values_B2 = np.take_along_axis(gaps_SB2, picked_SB[:, :, None], axis=0).mean(0)
     low, high = np.quantile(values_B2, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return {
-        name: {"difference": float(gaps_S2[:, k].mean()), "interval": [float(low[k]), float(high[k])], "by_seed": gaps_S2[:, k].tolist()}
+        name: {
+            "difference": float(gaps_S2[:, k].mean()),
+            "interval": [float(low[k]), float(high[k])],
+            "by_seed": gaps_S2[:, k].tolist(),
+        }
         for k, name in enumerate(("macro_auroc", "macro_auprc"))
     }
 
 
-def gap(labels: np.ndarray, first: np.ndarray, second: np.ndarray, draws: Draws, counts: np.ndarray, chosen: Sequence[int]) -> np.ndarray:
+def gap(
+    labels: np.ndarray, first: np.ndarray, second: np.ndarray, draws: Draws, counts: np.ndarray, chosen: Sequence[int]
+) -> np.ndarray:
     """Macro AUROC and AUPRC of `first` minus `second` [B, 2] with every row weighted by its patient's count; counts [patients, B]."""
     differences = []
     for j in chosen:
-        one, other = (np.stack(Ranking(labels[:, j], p[:, j], draws.members, draws.groups).figures(counts), 1) for p in (first, second))
+        one, other = (
+            np.stack(Ranking(labels[:, j], p[:, j], draws.members, draws.groups).figures(counts), 1)
+            for p in (first, second)
+        )
         differences.append(one - other)
     return np.nanmean(np.stack(differences), 0)

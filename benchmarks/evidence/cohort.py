@@ -39,7 +39,12 @@ def configuration(work: Path, setup: Setup, phase: Phase, name: str, overrides: 
     """The base configuration with its files below `<cohort folder>/<name>`, and the given overrides."""
     folder = cohort_folder(work, setup, phase)
     places = [
-        *("run.name=run", f"run.results={folder / name}", f"run.public_files={folder / name}", f"data.train={folder / COHORT_FILE}"),
+        *(
+            "run.name=run",
+            f"run.results={folder / name}",
+            f"run.public_files={folder / name}",
+            f"data.train={folder / COHORT_FILE}",
+        ),
         f"student.base_model={work / 'student_base'}",
     ]
     return load(None, [*places, *setup.raw["base"], *overrides])
@@ -53,15 +58,23 @@ def make_cohort(work: Path, setup: Setup, phase: Phase) -> Path:
     """
     sizes, seed = setup.raw["sizes"], setup.raw[phase]["generator_seed"]
     folder = cohort_folder(work, setup, phase)
-    artifact = FolderArtifact(str(folder / "cohort"), {"ablation": 1, "seed": seed, **{f"sizes.{k}": v for k, v in sizes.items()}})
+    artifact = FolderArtifact(
+        str(folder / "cohort"), {"ablation": 1, "seed": seed, **{f"sizes.{k}": v for k, v in sizes.items()}}
+    )
     if artifact.is_done():
         return folder
     encounters = generate(sizes["patients"], seed)
     rows = table(encounters, include_last=True)
     observed = oracle_observed(encounters, sizes["ceiling_patients"], parameters().raw["sizes"]["ceiling"]["seed"])
-    place = {(f"{seed}-{p:06d}-{o:02d}"): n for n, (p, o) in enumerate(zip(encounters.patient, encounters.order, strict=True))}
+    place = {
+        (f"{seed}-{p:06d}-{o:02d}"): n
+        for n, (p, o) in enumerate(zip(encounters.patient, encounters.order, strict=True))
+    }
     kept = np.array(
-        [s != "train" or point(g, seed) < sizes["train_share"] for s, g in zip(rows["split"].to_pylist(), rows["group"].to_pylist(), strict=True)]
+        [
+            s != "train" or point(g, seed) < sizes["train_share"]
+            for s, g in zip(rows["split"].to_pylist(), rows["group"].to_pylist(), strict=True)
+        ]
     )
     rows = rows.filter(pa.array(kept))
     labeled = rows.filter(rows["labels"].is_valid())
@@ -80,7 +93,12 @@ def make_student_base(work: Path, setup: Setup) -> None:
 
     other = table(generate(setup.raw["sizes"]["student_patients"], parameters().raw["sizes"]["student"]["seed"]))
     seed = parameters().raw["sizes"]["student"]["seed"]
-    make_student(str(work / "student_base"), other["input"].to_pylist(), seed, SMALLEST if setup.raw.get("untrained") else StudentSize())
+    make_student(
+        str(work / "student_base"),
+        other["input"].to_pylist(),
+        seed,
+        SMALLEST if setup.raw.get("untrained") else StudentSize(),
+    )
 
 
 def make_teacher_for(work: Path, setup: Setup, phase: Phase, adapter: str) -> Path:
@@ -107,7 +125,11 @@ def make_shared(work: Path, setup: Setup, phase: Phase, arm: Arm, console: Conso
     """The artifacts folder with visits, embeddings and soft labels that the arm starts from; what is there is kept. The teacher's pass is made once
     per adapter and linked into the folders of its other heads."""
     teacher = make_teacher_for(work, setup, phase, arm.adapter)
-    models = [f"teacher.base_model={teacher / 'base'}", f"teacher.adapter={teacher / 'adapter'}", "student.use_unlabeled=true"]
+    models = [
+        f"teacher.base_model={teacher / 'base'}",
+        f"teacher.adapter={teacher / 'adapter'}",
+        "student.use_unlabeled=true",
+    ]
     first = configuration(work, setup, phase, f"shared/{arm.adapter}", models)
     embed.run(first, console)
     config = configuration(work, setup, phase, f"shared/{arm.shared}", [*models, *arm.teacher])

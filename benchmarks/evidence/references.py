@@ -27,13 +27,17 @@ def references(work: Path, setup: Setup, phase: Phase) -> dict[str, Any]:
     oracles = read_table(str(Path(config.data.train).with_name(CEILINGS_FILE)))
     place = {visit: n for n, visit in enumerate(oracles["visit_id"].to_pylist())}
     wanted = [place[visit] for visit in rows.visit_ids.to_pylist()]
-    probabilities = {"teacher": rows.scores["soft_labels"], "tfidf_logreg": tfidf(cohort, split, rows, setup.raw["reference_seed"])}
+    probabilities = {
+        "teacher": rows.scores["soft_labels"],
+        "tfidf_logreg": tfidf(cohort, split, rows, setup.raw["reference_seed"]),
+    }
     probabilities |= {name: matrix(oracles[name])[wanted] for name in ("oracle_observed", "oracle_latent")}
     heads = Path(config.run.artifacts_root).parents[2]
     return {
         "split": split,
         "patients": len(np.unique(rows.groups)),
-        "visits": {name: cohort.count(name) for name in ("train", "tuning", "held_out")} | {"unlabeled train": cohort.count("train", labeled=False)},
+        "visits": {name: cohort.count(name) for name in ("train", "tuning", "held_out")}
+        | {"unlabeled train": cohort.count("train", labeled=False)},
         "models": {name: figures(rows.labels, p) for name, p in probabilities.items()},
         "adapter_optimism": {folder.name: _optimism(folder) for folder in sorted(heads.iterdir())},
     }

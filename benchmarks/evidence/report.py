@@ -51,17 +51,28 @@ def report(work: Path, setup: Setup, out: Path = OUT, page: Path = PAGE) -> None
 def confirmation(work: Path, setup: Setup, candidate: str) -> dict[str, Any] | None:
     """The confirmation's arms, references and paired intervals over patients and seeds; None until all seeds of base and candidate are there."""
     found, seeds = results(work, setup, "confirmation"), setup.seeds("confirmation")
-    names = [n for n in dict.fromkeys([BASE, candidate, *setup.raw["confirmation"]["beside"]]) if all((n, seed) in found for seed in seeds)]
+    names = [
+        n
+        for n in dict.fromkeys([BASE, candidate, *setup.raw["confirmation"]["beside"]])
+        if all((n, seed) in found for seed in seeds)
+    ]
     if not {BASE, candidate} <= set(names):
         return None
-    rows = read_split(Cohort.open(configuration(work, setup, "confirmation", "shared/all").run.artifacts_root), "held_out")
+    rows = read_split(
+        Cohort.open(configuration(work, setup, "confirmation", "shared/all").run.artifacts_root), "held_out"
+    )
     draws = make_draws(rows, setup.raw["confirmation"]["resamples"], setup.raw["reference_seed"])
     chosen = macro_labels(rows.labels)
-    p = {n: [np.load(result_file(work, "confirmation", n, seed).with_suffix(".npz"))["held_out"] for seed in seeds] for n in names}
+    p = {
+        n: [np.load(result_file(work, "confirmation", n, seed).with_suffix(".npz"))["held_out"] for seed in seeds]
+        for n in names
+    }
     pairs = [(candidate, BASE), *((name, BASE) for name in names if name not in (BASE, candidate))]
     return {
         "references": references(work, setup, "confirmation"),
-        "means": {n: {m: float(np.mean([found[n, seed]["held_out"][m] for seed in seeds])) for m in METRICS} for n in names},
+        "means": {
+            n: {m: float(np.mean([found[n, seed]["held_out"][m] for seed in seeds])) for m in METRICS} for n in names
+        },
         "against_base": {a: intervals(rows.labels, p[a], p[b], draws, chosen) for a, b in pairs},
         "level": LEVEL,
         "resamples": draws.resamples,
@@ -94,7 +105,9 @@ def tables(whole: Mapping[str, Any]) -> dict[str, str]:
 def _cohort(whole: Mapping[str, Any]) -> str:
     found, setup = whole["selection"]["references"], whole["setup"]
     sizes = ", ".join(f"{count:,} {name}" for name, count in found["visits"].items())
-    optimism = ", ".join(f"{name} {value:+.4f}" for name, value in found["adapter_optimism"].items() if value is not None)
+    optimism = ", ".join(
+        f"{name} {value:+.4f}" for name, value in found["adapter_optimism"].items() if value is not None
+    )
     loads = [arm["load_average"] for arm in whole["selection"]["arms"]]
     commits = sorted({arm["commit"][:9] for arm in whole["selection"]["arms"]})
     return (
@@ -154,10 +167,16 @@ def _confirmation(whole: Mapping[str, Any], found: Mapping[str, Any]) -> str:
             f"{_share(mean, models['oracle_observed']['macro_auroc']):.1%} | {_share(mean, models['oracle_latent']['macro_auroc']):.1%} |"
         )
     for name, row in models.items():
-        shares = " | ".join(f"{_share(row, models[top]['macro_auroc']):.1%}" for top in ("oracle_observed", "oracle_latent"))
-        lines.append(f"| *{name}* | {row['macro_auroc']:.4f} | | {row['macro_auprc']:.4f} | | {row['log_loss']:.4f} | {shares} |")
+        shares = " | ".join(
+            f"{_share(row, models[top]['macro_auroc']):.1%}" for top in ("oracle_observed", "oracle_latent")
+        )
+        lines.append(
+            f"| *{name}* | {row['macro_auroc']:.4f} | | {row['macro_auprc']:.4f} | | {row['log_loss']:.4f} | {shares} |"
+        )
     low, high = found["against_base"][choice["candidate"]]["macro_auroc"]["interval"]
-    verdict = "better than `base`" if low > 0 else "worse than `base`" if high < 0 else "a null result: the interval holds 0"
+    verdict = (
+        "better than `base`" if low > 0 else "worse than `base`" if high < 0 else "a null result: the interval holds 0"
+    )
     return "\n".join(lines) + (
         f"\n\nThe one confirmation, `{choice['candidate']}` minus `base` in macro AUROC: {verdict}. {len(setup['seeds'])} training seeds, "
         f"{found['patients']:,} patients, {found['labels_in_macro']} labels, {found['resamples']:,} resamples of seeds and patients. "

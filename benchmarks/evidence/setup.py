@@ -58,5 +58,7 @@ def load_setup(path: Path = SETUP) -> Setup:
         arms.append(Arm(name, **{**row, **lists}))
     names = [arm.name for arm in arms]
     if names[0] != BASE or not {arm.against for arm in arms} <= set(names) or raw["criterion"] not in METRICS:
-        raise ValueError(f"{path}: expected the arm '{BASE}' first, known names in 'against', and one criterion of {', '.join(METRICS)}")
+        raise ValueError(
+            f"{path}: expected the arm '{BASE}' first, known names in 'against', and one criterion of {', '.join(METRICS)}"
+        )
     return Setup(raw, tuple(arms))

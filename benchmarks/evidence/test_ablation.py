@@ -16,7 +16,15 @@ from benchmarks.evidence import ablation
 from benchmarks.evidence import report as ablation_report
 from benchmarks.evidence.arms import replace_soft_labels, result_file, run_arm, shuffled
 from benchmarks.evidence.choice import choose, compare, intervals
-from benchmarks.evidence.cohort import SHARED_STAGES, configuration, link, make_cohort, make_shared, make_student_base, matrix
+from benchmarks.evidence.cohort import (
+    SHARED_STAGES,
+    configuration,
+    link,
+    make_cohort,
+    make_shared,
+    make_student_base,
+    matrix,
+)
 from benchmarks.evidence.setup import SETUP, Setup, load_setup
 from ckd.configfile import load
 from ckd.evaluation.bootstrap import Draws
@@ -108,9 +116,14 @@ def test_the_confirmation_trains_on_other_patients_and_the_report_shows_what_the
         "choice": json.loads((work / "choice.json").read_text()),
         "confirmation": whole,
     }
-    page = "a\n<!-- cohort --><!-- end -->\n<!-- selection -->OLD-TABLE<!-- end -->\n<!-- confirmation --><!-- end -->\nz"
+    page = (
+        "a\n<!-- cohort --><!-- end -->\n<!-- selection -->OLD-TABLE<!-- end -->\n<!-- confirmation --><!-- end -->\nz"
+    )
     filled = ablation_report.filled(page, ablation_report.tables(results))
-    assert f"{np.mean([found['half', s]['tuning']['macro_auroc'] for s in (1, 2)]):.4f}" in filled and "OLD-TABLE" not in filled
+    assert (
+        f"{np.mean([found['half', s]['tuning']['macro_auroc'] for s in (1, 2)]):.4f}" in filled
+        and "OLD-TABLE" not in filled
+    )
     assert "the interval holds 0" in filled or "than `base`" in filled
     assert filled == ablation_report.filled(filled, ablation_report.tables(results))
     with pytest.raises(ValueError, match="no '<!-- cohort -->"):
@@ -138,7 +151,12 @@ def test_true_probabilities_and_shuffled_labels_stand_in_place_of_the_teachers(m
     latent = {row["visit_id"]: row["oracle_latent"] for row in oracles}
     ids = [v for s in cohort.select("train") for v in stage.read(s.index)["visit_id"].to_pylist()]
     np.testing.assert_allclose(train("probabilities"), [latent[v] for v in ids], atol=1e-5)
-    assert (np.concatenate([matrix(Stage(str(root), "soft_labels", {}).read(s.index)["logits"]) for s in cohort.select("train")]) == before).all()
+    assert (
+        np.concatenate(
+            [matrix(Stage(str(root), "soft_labels", {}).read(s.index)["logits"]) for s in cohort.select("train")]
+        )
+        == before
+    ).all()
 
 
 @given(st.integers(1, 40), st.integers(0, 5))
@@ -166,14 +184,24 @@ def test_the_interval_agrees_with_resampling_seeds_and_patients_row_by_row():
     for name, metric in (("macro_auroc", roc_auc_score), ("macro_auprc", average_precision_score)):
         values = []
         for b in range(30):
-            rows = np.concatenate([np.repeat(np.flatnonzero(members == g), int(counts[g, b])) for g in range(len(names))]).astype(int)
+            rows = np.concatenate(
+                [np.repeat(np.flatnonzero(members == g), int(counts[g, b])) for g in range(len(names))]
+            ).astype(int)
             gaps = [
-                np.mean([metric(labels[rows, j], ours[s][rows, j]) - metric(labels[rows, j], theirs[s][rows, j]) for j in chosen])
+                np.mean(
+                    [
+                        metric(labels[rows, j], ours[s][rows, j]) - metric(labels[rows, j], theirs[s][rows, j])
+                        for j in chosen
+                    ]
+                )
                 for s in picked[:, b]
             ]
             values.append(np.mean(gaps))
         assert found[name]["interval"] == pytest.approx(np.quantile(values, [0.025, 0.975]).tolist(), abs=1e-9)
-        plain = [np.mean([metric(labels[:, j], a[:, j]) - metric(labels[:, j], b[:, j]) for j in chosen]) for a, b in zip(ours, theirs, strict=True)]
+        plain = [
+            np.mean([metric(labels[:, j], a[:, j]) - metric(labels[:, j], b[:, j]) for j in chosen])
+            for a, b in zip(ours, theirs, strict=True)
+        ]
         assert found[name]["by_seed"] == pytest.approx(plain)
 
 
@@ -190,7 +218,12 @@ def figures(**auroc):
 def test_the_choice_takes_the_option_with_the_largest_gain_on_tuning_and_no_control(made):
     _, setup = made
     found = choose(setup, compare(setup, figures(base=0.5, shuffled=0.7, half=0.6)))
-    assert found == {"criterion": "macro_auroc", "winner": "half", "candidate": "half", "gain_on_tuning": pytest.approx(0.1)}
+    assert found == {
+        "criterion": "macro_auroc",
+        "winner": "half",
+        "candidate": "half",
+        "gain_on_tuning": pytest.approx(0.1),
+    }
     lost = choose(setup, compare(setup, figures(base=0.5, shuffled=0.7, half=0.4)))
     assert (lost["winner"], lost["candidate"]) == ("base", "half")
     with_less_loss = Setup({**setup.raw, "criterion": "log_loss"}, setup.arms)
@@ -204,13 +237,17 @@ def test_an_arm_that_lacks_a_seed_is_not_compared(made):
     assert [c.arm.name for c in compare(setup, found)] == ["base", "shuffled"]
     against = Setup(setup.raw, (*setup.arms[:2], replace(setup.arms[2], against="shuffled")))
     whole = compare(against, figures(base=0.5, shuffled=0.6, half=0.7))
-    assert whole[2].difference["macro_auroc"] == pytest.approx(0.1) and whole[2].deviation["macro_auroc"] == pytest.approx(0)
+    assert whole[2].difference["macro_auroc"] == pytest.approx(0.1) and whole[2].deviation[
+        "macro_auroc"
+    ] == pytest.approx(0)
 
 
 def test_every_arm_of_the_set_up_is_a_configuration_of_this_package():
     setup = load_setup()
     names = [arm.name for arm in setup.arms]
-    assert len(set(names)) == len(names) and len(setup.seeds("selection")) >= 3 and len(setup.seeds("confirmation")) >= 5
+    assert (
+        len(set(names)) == len(names) and len(setup.seeds("selection")) >= 3 and len(setup.seeds("confirmation")) >= 5
+    )
     assert setup.raw["selection"]["generator_seed"] != setup.raw["confirmation"]["generator_seed"]
     assert not set(setup.seeds("selection")) & set(setup.seeds("confirmation"))
     for arm in setup.arms:
@@ -227,4 +264,7 @@ def test_arms_of_two_set_ups_do_not_mix(made, tmp_path):
 
 
 def test_a_finished_arm_has_a_file_of_its_own_per_phase(tmp_path):
-    assert len({result_file(tmp_path, phase, "a", seed) for phase in ("selection", "confirmation") for seed in (1, 2)}) == 4
+    assert (
+        len({result_file(tmp_path, phase, "a", seed) for phase in ("selection", "confirmation") for seed in (1, 2)})
+        == 4
+    )

@@ -57,7 +57,11 @@ def main(argv: list[str] | None = None) -> int:
         seconds["project"].append(timed(lambda: ours(draws, labels, p)))
         seconds["scikit-learn"].append(timed(lambda: peer(few, labels, p)))
     report |= figures(seconds, draws.resamples / few.resamples)
-    print(json.dumps({key: report[key] for key in ("project", "scikit-learn", "times_faster_per_cpu_second", "target")}, indent=1))
+    print(
+        json.dumps(
+            {key: report[key] for key in ("project", "scikit-learn", "times_faster_per_cpu_second", "target")}, indent=1
+        )
+    )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
@@ -81,7 +85,9 @@ def peer(draws: Draws, labels: np.ndarray, p: np.ndarray) -> np.ndarray:
     """AUROC and AUPRC [resamples, 25, 2] by scikit-learn, a draw and a label at a time."""
     weights = draws.counts(0, draws.resamples)[draws.members]
     both = (roc_auc_score, average_precision_score)
-    return np.array([[[f(labels[:, j], p[:, j], sample_weight=w) for f in both] for j in range(NUM_LABELS)] for w in weights.T])
+    return np.array(
+        [[[f(labels[:, j], p[:, j], sample_weight=w) for f in both] for j in range(NUM_LABELS)] for w in weights.T]
+    )
 
 
 def timed(way: Callable[[], Any]) -> tuple[float, float]:

@@ -32,11 +32,23 @@ from ckd.visits.visit import Visit
 
 def embedded(root: str, visits: int) -> tuple[Config, Cohort, Stage]:
     """A cohort of which everything but its embeddings is empty."""
-    make_teacher(f"{root}/teacher", ["nothing"] * 4, np.zeros((4, NUM_LABELS)), 0, UNTRAINED)  # only its hash is asked for
+    make_teacher(
+        f"{root}/teacher", ["nothing"] * 4, np.zeros((4, NUM_LABELS)), 0, UNTRAINED
+    )  # only its hash is asked for
     config = load(None, [f"run.results={root}", f"teacher.base_model={root}/teacher/base"])
     rng = np.random.default_rng(0)
     rows = (
-        Visit(f"v{n}", "i", "t", tuple((rng.random(NUM_LABELS) < 0.3).tolist()), f"s{n // 3}", "train", None, source="train", line=n)
+        Visit(
+            f"v{n}",
+            "i",
+            "t",
+            tuple((rng.random(NUM_LABELS) < 0.3).tolist()),
+            f"s{n // 3}",
+            "train",
+            None,
+            source="train",
+            line=n,
+        )
         for n in range(visits)
     )
     facts = {"quarantined": 0, "teacher_saw_held_out": False, "grouped_by": "subject"}
@@ -58,7 +70,12 @@ def main() -> None:
         seconds = {}
         for epochs in (1, 3):
             started = time.process_time()
-            heads = train_heads(config.model_copy(update={"head": config.head.model_copy(update={"epochs": epochs})}), cohort, stage, lambda _: None)
+            heads = train_heads(
+                config.model_copy(update={"head": config.head.model_copy(update={"epochs": epochs})}),
+                cohort,
+                stage,
+                lambda _: None,
+            )
             seconds[epochs] = time.process_time() - started
         artifact = head_artifact(config, head_fields(config, cohort, stage.fields))
         write_head(join(artifact.folder, HEAD_FILE), heads.weight[heads.final], heads.bias[heads.final])
@@ -68,7 +85,9 @@ def main() -> None:
         for shard in cohort.shards:
             worker(shard)
         labels_s = time.process_time() - started
-    print(f"an epoch of the head       {arguments.visits / ((seconds[3] - seconds[1]) / 2):10,.0f} visits per CPU second")
+    print(
+        f"an epoch of the head       {arguments.visits / ((seconds[3] - seconds[1]) / 2):10,.0f} visits per CPU second"
+    )
     print(f"soft labels                {arguments.visits / labels_s:10,.0f} visits per CPU second")
 
 

@@ -21,7 +21,16 @@ VISITS_PER_PATIENT = 4.29
 NEEDED = {  # table -> key, columns that an ingest must read
     "ADMISSIONS": (
         "HADM_ID",
-        ["SUBJECT_ID", "ADMITTIME", "DISCHTIME", "DEATHTIME", "ADMISSION_TYPE", "INSURANCE", "ETHNICITY", "HOSPITAL_EXPIRE_FLAG"],
+        [
+            "SUBJECT_ID",
+            "ADMITTIME",
+            "DISCHTIME",
+            "DEATHTIME",
+            "ADMISSION_TYPE",
+            "INSURANCE",
+            "ETHNICITY",
+            "HOSPITAL_EXPIRE_FLAG",
+        ],
     ),
     "PATIENTS": ("SUBJECT_ID", ["GENDER", "DOB"]),
     "DIAGNOSES_ICD": ("HADM_ID", ["SEQ_NUM", "ICD9_CODE"]),
@@ -70,7 +79,9 @@ def timed(command: list[str], kill_when: "Path | None" = None, parts: int = 0) -
 
 def content(cohort: Path) -> dict[str, str]:
     """SHA-256 of everything that an ingest leaves."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(cohort.iterdir()) if path.is_file()}
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(cohort.iterdir()) if path.is_file()
+    }
 
 
 def measure(tables: Path, work: Path, visits: int) -> float:
@@ -86,7 +97,9 @@ def measure(tables: Path, work: Path, visits: int) -> float:
     killed = timed([*ckd, str(stopped)], stopped / "_work", max(parts // 2, 1))
     again = timed([*ckd, str(stopped)])
     same = content(whole) == content(stopped)
-    both = Cost(killed.wall_s + again.wall_s, killed.cpu_s + again.cpu_s, max(killed.peak_mib, again.peak_mib), again.code)
+    both = Cost(
+        killed.wall_s + again.wall_s, killed.cpu_s + again.cpu_s, max(killed.peak_mib, again.peak_mib), again.code
+    )
     print(both.line(f"killed at {max(parts // 2, 1)} of {parts}, run again", visits) + f"  byte-equal: {same}")
     if killed.code != signal.SIGKILL or cost.code or again.code or peer.code:
         raise SystemExit(f"exit codes: bare {peer.code}, ingest {cost.code}, killed {killed.code}, again {again.code}")
@@ -107,7 +120,9 @@ def main() -> None:
             tables = (arguments.tables or Path(root)) / f"tables-{visits}"
             if not tables.exists():
                 patients = round(visits / VISITS_PER_PATIENT)
-                made = timed([sys.executable, "-m", "jobs.cli", "synth", "--patients", str(patients), "--out", str(tables)])
+                made = timed(
+                    [sys.executable, "-m", "jobs.cli", "synth", "--patients", str(patients), "--out", str(tables)]
+                )
                 print(made.line("ckd synth", visits))
             count = admissions(tables)
             print(f"{count:,} admissions")

@@ -77,7 +77,10 @@ def write_visits(path: Path, count: int) -> None:
             treated = {disease: rng.sample(drugs, 4) for disease in rng.sample(DISEASES, 3)}
             text = render_input(rng.sample(titles, 9), rng.sample(drugs, 25), rng.sample(procedures, 4), treated)
             output = OUTPUT_PREFIX + ", ".join(rng.sample(DISEASES, 3))
-            file.write(json.dumps({"instruction": INSTRUCTION, "input": text, "output": output, "subject_id": f"s{n // 3}"}) + "\n")
+            file.write(
+                json.dumps({"instruction": INSTRUCTION, "input": text, "output": output, "subject_id": f"s{n // 3}"})
+                + "\n"
+            )
 
 
 def run(folder: Path, count: int, workers: int) -> dict[str, float]:
@@ -86,7 +89,8 @@ def run(folder: Path, count: int, workers: int) -> dict[str, float]:
 
     write_visits(folder / "train.json", count)
     (folder / "held_out.json").write_text(
-        json.dumps({"instruction": INSTRUCTION, "input": "x", "output": OUTPUT_PREFIX + "None", "subject_id": "h"}) + "\n"
+        json.dumps({"instruction": INSTRUCTION, "input": "x", "output": OUTPUT_PREFIX + "None", "subject_id": "h"})
+        + "\n"
     )
     files = [f"data.train={folder}/train.json", f"data.held_out={folder}/held_out.json"]
     config = load(None, [*files, f"run.results={folder}", f"teacher.base_model={folder.parent}/teacher/base"])
@@ -134,7 +138,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--visits", type=int, nargs="+", default=[20_000, 200_000])
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)  # one size in a process of its own: peak memory is per process
+    parser.add_argument(
+        "--one", type=Path, help=argparse.SUPPRESS
+    )  # one size in a process of its own: peak memory is per process
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(run(arguments.one, arguments.visits[0], arguments.workers)))
@@ -159,10 +165,17 @@ def main() -> None:
                 "--workers",
                 str(arguments.workers),
             ]
-            figures = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+            figures = json.loads(
+                subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+            )
             peer = one_at_a_time(folder, Path(root) / "teacher" / "base")
             figures["ratio_to_one_at_a_time"] = figures["embed_visits_per_s"] / peer
-            print("  ".join(f"{name} {value:,.2f}" if value < 100 else f"{name} {value:,.0f}" for name, value in figures.items()), flush=True)
+            print(
+                "  ".join(
+                    f"{name} {value:,.2f}" if value < 100 else f"{name} {value:,.0f}" for name, value in figures.items()
+                ),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

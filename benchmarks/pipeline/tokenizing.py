@@ -92,7 +92,10 @@ def figures(root: str, visits: int, base_model: str) -> dict[str, float]:
 
     tokenising = cpu_seconds(lambda: [prompter.encode(*window) for window in windows])
     visit_part = Stage(config.run.artifacts_root, "visits", {}).path(shard.index)
-    read_s, write_s = cpu_seconds(lambda: Cohort.open(config.run.artifacts_root).read(shard, columns).to_pylist()), cpu_seconds(write)
+    read_s, write_s = (
+        cpu_seconds(lambda: Cohort.open(config.run.artifacts_root).read(shard, columns).to_pylist()),
+        cpu_seconds(write),
+    )
     return {
         "tokens per visit": tokens / visits,
         "characters per token": sum(map(len, texts[0] + texts[1])) / tokens,

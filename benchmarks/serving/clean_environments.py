@@ -21,7 +21,10 @@ from benchmarks.serving.predict import text
 from benchmarks.teacher.speed import ROOT, header
 from ckd.predict.scorer import Scorer
 
-PACKAGES = {"torch": ("transformers", ["torch==2.13.0", "transformers"]), "onnx": ("onnx", ["onnxruntime", "tokenizers", "numpy"])}
+PACKAGES = {
+    "torch": ("transformers", ["torch==2.13.0", "transformers"]),
+    "onnx": ("onnx", ["onnxruntime", "tokenizers", "numpy"]),
+}
 TEXTS = 40
 TOLERANCE = 1e-4
 
@@ -37,7 +40,9 @@ def environment(folder: Path, packages: list[str]) -> Path:
 
 def installed(python: Path) -> list[str]:
     """Every package in an environment, name==version."""
-    done = subprocess.run([str(python), "-I", "-m", "pip", "list", "--format=freeze"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [str(python), "-I", "-m", "pip", "list", "--format=freeze"], capture_output=True, text=True, check=True
+    )
     return done.stdout.split()
 
 
@@ -52,15 +57,28 @@ def main(argv: list[str]) -> int:
     texts = [" ".join(text(rng) for _ in range(rng.randint(1, 4))) for _ in range(TEXTS)]
     scorer = Scorer.load(options.folder)
     if scorer.model.long_text != "head":
-        parser.error(f"{options.folder}: trained with student.long_text={scorer.model.long_text}, which only ckd reads; give a student of head")
+        parser.error(
+            f"{options.folder}: trained with student.long_text={scorer.model.long_text}, which only ckd reads; give a student of head"
+        )
     expected = scorer(texts).probabilities
-    report: dict[str, Any] = header("cpu", argv, None, "clean_environments") | {"largest_difference": {}, "installed": {}}
+    report: dict[str, Any] = header("cpu", argv, None, "clean_environments") | {
+        "largest_difference": {},
+        "installed": {},
+    }
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "texts.json").write_text(json.dumps(texts))
         for name, (way, packages) in PACKAGES.items():
             python = environment((options.environments or Path(scratch)) / name, packages)
             report["installed"][name] = installed(python)
-            command = [python, "-I", ROOT / "tests/predict/load_exported.py", way, options.folder, f"{scratch}/texts.json", f"{scratch}/found.json"]
+            command = [
+                python,
+                "-I",
+                ROOT / "tests/predict/load_exported.py",
+                way,
+                options.folder,
+                f"{scratch}/texts.json",
+                f"{scratch}/found.json",
+            ]
             subprocess.run([str(word) for word in command], cwd=scratch, check=True)
             for kind, found in json.loads((Path(scratch) / "found.json").read_text()).items():
                 report["largest_difference"][f"{name}: {kind}"] = float(np.abs(np.array(found) - expected).max())

@@ -58,7 +58,9 @@ def text(rng: random.Random) -> str:
     """A short visit: about 20 tokens of the tiny student's vocabulary."""
     titles = [f"Disorders of system {rng.randrange(200)}" for _ in range(rng.randint(1, 6))]
     drugs = [f"Medication {rng.randrange(300)}" for _ in range(rng.randint(1, 9))]
-    return render_input(titles, drugs, [f"Procedure {rng.randrange(100)}"], dict.fromkeys(rng.sample(DISEASES, 2), drugs[:2]))
+    return render_input(
+        titles, drugs, [f"Procedure {rng.randrange(100)}"], dict.fromkeys(rng.sample(DISEASES, 2), drugs[:2])
+    )
 
 
 def write_rows(path: Path, count: int) -> None:
@@ -66,7 +68,12 @@ def write_rows(path: Path, count: int) -> None:
     rng = random.Random(0)
     with path.open("w", encoding="utf-8") as file:
         for n in range(count):
-            row = {"visit_id": f"v{n}", "subject_id": n // 3, "prediction_time": "2150-01-01T00:00:00", "input": text(rng)}
+            row = {
+                "visit_id": f"v{n}",
+                "subject_id": n // 3,
+                "prediction_time": "2150-01-01T00:00:00",
+                "input": text(rng),
+            }
             file.write(json.dumps(row) + "\n")
 
 
@@ -82,7 +89,13 @@ def make_model(folder: Path) -> str:
     model = ModelFolder.open(str(folder / "student"))
     with tempfile.TemporaryDirectory() as local:
         build(model, local, onnx=True)
-        deliver(local, str(folder / "exported"), bundle_fields(model, onnx=True, card={}), "# A student for a benchmark\n", {})
+        deliver(
+            local,
+            str(folder / "exported"),
+            bundle_fields(model, onnx=True, card={}),
+            "# A student for a benchmark\n",
+            {},
+        )
     return str(folder / "exported")
 
 
@@ -109,7 +122,9 @@ class Command:
         while self.process.poll() is None:
             for process in [driver, *_below(driver)]:
                 place = "driver" if process == driver else "worker"
-                self.peaks[place] = max(self.peaks[place], _megabytes(process) if process == driver or _is_worker(process) else 0.0)
+                self.peaks[place] = max(
+                    self.peaks[place], _megabytes(process) if process == driver or _is_worker(process) else 0.0
+                )
             time.sleep(0.1)
         return time.monotonic() - self.started
 
@@ -117,7 +132,9 @@ class Command:
         """SIGKILL it with everything that it started, itself first: nothing must have time to end in good order."""
         if self.process.poll() is not None:
             told = self.errors.read_text(errors="replace")[-500:]
-            raise RuntimeError(f"ckd predict ended with {self.process.returncode} before it could be killed; give more --visits: {told}")
+            raise RuntimeError(
+                f"ckd predict ended with {self.process.returncode} before it could be killed; give more --visits: {told}"
+            )
         below = _below(psutil.Process(self.process.pid))
         self.process.kill()
         for process in below:
@@ -129,7 +146,9 @@ class Command:
         """The figures of a run to its end."""
         seconds = self.watch()
         if self.process.returncode:
-            raise RuntimeError(f"ckd predict ended with {self.process.returncode}: {self.errors.read_text(errors='replace')[-500:]}")
+            raise RuntimeError(
+                f"ckd predict ended with {self.process.returncode}: {self.errors.read_text(errors='replace')[-500:]}"
+            )
         events = [json.loads(line) for line in (self.out / "events.jsonl").read_text().splitlines()]
         figures = next(event for event in reversed(events) if event["event"] == "predict")
         return {
@@ -144,7 +163,9 @@ class Command:
 
 def steady(out: Path, workers: int) -> float:
     """visits/s between the first parts, one per worker, and the last one, by the times at which they were put in place; 0 for too few parts."""
-    found = sorted((path.stat().st_mtime, pq.read_metadata(path).num_rows) for path in (out / "predictions").glob("part-*.parquet"))
+    found = sorted(
+        (path.stat().st_mtime, pq.read_metadata(path).num_rows) for path in (out / "predictions").glob("part-*.parquet")
+    )
     if len(found) <= workers or found[-1][0] == found[workers - 1][0]:
         return 0.0
     return float(sum(rows for _, rows in found[workers:]) / (found[-1][0] - found[workers - 1][0]))
@@ -180,7 +201,9 @@ def parts(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((out / "predictions").glob("part-*.parquet"))}
 
 
-def measure(folder: Path, model: str, count: int, runs: int, shard_rows: int, keep: Callable[[list[dict[str, Any]]], None]) -> list[dict[str, Any]]:
+def measure(
+    folder: Path, model: str, count: int, runs: int, shard_rows: int, keep: Callable[[list[dict[str, Any]]], None]
+) -> list[dict[str, Any]]:
     """All engines and numbers of workers in turn, `runs` times; medians, which `keep` gets after every run."""
     source = folder / f"{count}.jsonl"
     write_rows(source, count)
@@ -245,7 +268,9 @@ def peer(folder: Path, model: str, count: int) -> float:
     with (folder / f"{count}.jsonl").open() as file:
         texts = [json.loads(line)["input"] for _, line in zip(range(PEER_TEXTS), file, strict=False)]
     (folder / "texts.json").write_text(json.dumps(texts))
-    done = subprocess.run([sys.executable, "-c", PEER, model, str(folder / "texts.json")], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PEER, model, str(folder / "texts.json")], capture_output=True, text=True, check=True
+    )
     return float(done.stdout.split()[-1])
 
 
@@ -264,14 +289,22 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", PYTHONPATH=str(ROOT), TOKENIZERS_PARALLELISM="false")
     report = header("cpu", argv, None, "predict")
-    report["student"] = {"hidden": SIZE.hidden, "layers": SIZE.layers, "heads": SIZE.heads, "max_length": MAX_LENGTH, "threads_per_process": 1}
+    report["student"] = {
+        "hidden": SIZE.hidden,
+        "layers": SIZE.layers,
+        "heads": SIZE.heads,
+        "max_length": MAX_LENGTH,
+        "threads_per_process": 1,
+    }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = make_model(folder)
         _measure_all(report, folder, model, options)
     report["load_average_at_the_end"] = os.getloadavg()[0]
     report["ratio_to_pipeline"] = {
-        f"{row['visits']} {row['engine']} {row['workers']}": round(row["steady_visits_per_s"] / report["pipeline_visits_per_s"], 2)
+        f"{row['visits']} {row['engine']} {row['workers']}": round(
+            row["steady_visits_per_s"] / report["pipeline_visits_per_s"], 2
+        )
         for row in report["results"]
     }
     _keep(report, options.out)
@@ -299,7 +332,9 @@ def _measure_all(report: dict[str, Any], folder: Path, model: str, options: argp
 
 def _proves(row: dict[str, Any]) -> bool:
     """The kill came in between, and the second run neither changed nor repeated anything."""
-    return bool(row["equal_bytes"] and 0 < row["parts_at_the_kill"] < row["parts"] and row["kept"] == row["parts_at_the_kill"])
+    return bool(
+        row["equal_bytes"] and 0 < row["parts_at_the_kill"] < row["parts"] and row["kept"] == row["parts_at_the_kill"]
+    )
 
 
 if __name__ == "__main__":

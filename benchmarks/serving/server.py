@@ -32,7 +32,9 @@ from ckd.visits.labels import DISEASES
 
 SIZE = StudentSize()  # the demo's
 WORDS = 40  # of a visit's text: about as many tokens
-GROWTH = 0.05  # of memory between 10 s and the end that still counts as flat: threads' arenas and the connections' buffers
+GROWTH = (
+    0.05  # of memory between 10 s and the end that still counts as flat: threads' arenas and the connections' buffers
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,7 +48,11 @@ def main(argv: list[str] | None = None) -> int:
     texts = make_texts(500)
     with tempfile.TemporaryDirectory() as folder:
         model = arguments.model or write_student(folder, texts)
-        report |= {"model": arguments.model or f"untrained, {SIZE}", "words_per_visit": WORDS, "clients": arguments.clients}
+        report |= {
+            "model": arguments.model or f"untrained, {SIZE}",
+            "words_per_visit": WORDS,
+            "clients": arguments.clients,
+        }
         server = launch(model)
         try:
             port, written = listening(server)
@@ -58,7 +64,18 @@ def main(argv: list[str] | None = None) -> int:
     report |= {"exit_code": code, "load_average_after": os.getloadavg()[0], "good": good}
     print(
         json.dumps(
-            {name: report[name] for name in ("requests", "errors", "requests_per_s", "p50_ms", "p99_ms", "server_cpu_ms_per_request", "memory")},
+            {
+                name: report[name]
+                for name in (
+                    "requests",
+                    "errors",
+                    "requests_per_s",
+                    "p50_ms",
+                    "p99_ms",
+                    "server_cpu_ms_per_request",
+                    "memory",
+                )
+            },
             indent=1,
         )
     )
@@ -85,7 +102,12 @@ def write_student(folder: str, texts: list[str]) -> str:
 
 def launch(model: str) -> subprocess.Popen[str]:
     """A server's process on a free port."""
-    return subprocess.Popen([sys.executable, "-m", "jobs.serve", "--model", model, "--port", "0"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "jobs.serve", "--model", model, "--port", "0"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def listening(server: subprocess.Popen[str]) -> tuple[int, str]:
@@ -147,7 +169,9 @@ async def client(port: int, texts: list[str], number: int, seen: Seen) -> None:
         while time.monotonic() < seen.ends:
             name = f"{number}-{rng.random()}"
             started = time.monotonic()
-            status, body = await ask(reader, writer, json.dumps({"visits": [{"visit_id": name, "input": rng.choice(texts)}]}).encode())
+            status, body = await ask(
+                reader, writer, json.dumps({"visits": [{"visit_id": name, "input": rng.choice(texts)}]}).encode()
+            )
             seen.seconds.append(time.monotonic() - started)
             answer = json.loads(body)
             if status != 200:
@@ -159,9 +183,13 @@ async def client(port: int, texts: list[str], number: int, seen: Seen) -> None:
         seen.wrong(type(error).__name__)
 
 
-async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes, path: str = "POST /predict") -> tuple[int, bytes]:
+async def ask(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes, path: str = "POST /predict"
+) -> tuple[int, bytes]:
     """Status and body of one HTTP/1.1 request on a kept connection."""
-    head = f"{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        f"{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
     writer.write(head.encode() + body)
     answer = (await reader.readuntil(b"\r\n\r\n")).decode()
     length = re.search(r"content-length: (\d+)", answer, re.IGNORECASE)
@@ -176,7 +204,10 @@ async def metrics(port: int) -> dict[str, float]:
     wanted = ("ckd_serve_visits_total", "ckd_serve_batch_visits_count", "process_cpu_seconds_total")
     lines = [line.split() for line in body.decode().splitlines() if line.startswith(wanted)]
     found = {line[0]: float(line[1]) for line in lines}
-    return {**found, "visits_per_batch": found["ckd_serve_visits_total"] / max(found["ckd_serve_batch_visits_count"], 1)}
+    return {
+        **found,
+        "visits_per_batch": found["ckd_serve_visits_total"] / max(found["ckd_serve_batch_visits_count"], 1),
+    }
 
 
 def resident(pid: int) -> float:

@@ -23,7 +23,14 @@ from ckd.teacher.matrix_rate import matrix_rate
 
 VISITS = 40_960  # per set: more than a way sees, so that none ends an epoch, which would be scored and saved
 WARM_STEPS = 10
-FAILURES = (RuntimeError, ValueError, TypeError, ImportError, AttributeError, OSError)  # of one way, which the others need not share
+FAILURES = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    ImportError,
+    AttributeError,
+    OSError,
+)  # of one way, which the others need not share
 Way = Callable[[Callable[[int], bool]], None]
 
 
@@ -52,7 +59,15 @@ class Clock:
         return (self.last[0] - self.first[0]) / (self.last[1] - self.first[1])
 
 
-def measure_gpu(report: dict[str, Any], folder: Path, device: str, tiny: bool, seconds: float, limit: float, save: Callable[[], None]) -> bool:
+def measure_gpu(
+    report: dict[str, Any],
+    folder: Path,
+    device: str,
+    tiny: bool,
+    seconds: float,
+    limit: float,
+    save: Callable[[], None],
+) -> bool:
     """Fill the report, way by way; False when one failed."""
     rate = matrix_rate(device, "bfloat16")
     if rate is None:
@@ -90,12 +105,24 @@ class Bench:
         """The public loop, then the project at the public code's batch size, at its own, with micro-batches dealt by length, and under ZeRO."""
         made = make_visits(self.visits, self.geometry.vocabulary, 1, shorter=self.shorter)
         plain = self._config("measured", batch_size=student_loops.BATCH)
-        self._add("public", made, plain, lambda enough: student_loops.public(plain, made, self.folder / "x.pt", self.device, self.width, enough))
+        self._add(
+            "public",
+            made,
+            plain,
+            lambda enough: student_loops.public(plain, made, self.folder / "x.pt", self.device, self.width, enough),
+        )
         write_cohort(plain, made)
         for batch, accumulation in ((8, 1), (32, 1), (32, 2), (32, 4)):
             config = self._config("measured", batch_size=batch, gradient_accumulation=accumulation)
-            self._add(f"project, batch {batch} as {accumulation} x {batch // accumulation}", made, config, self._project(config))
-        if self.device == "cuda":  # it sets this process up for good, and takes long to import: a CPU's tests have their own
+            self._add(
+                f"project, batch {batch} as {accumulation} x {batch // accumulation}",
+                made,
+                config,
+                self._project(config),
+            )
+        if (
+            self.device == "cuda"
+        ):  # it sets this process up for good, and takes long to import: a CPU's tests have their own
             config = self._config("measured", batch_size=32, zero_stage=1)
             self._add("project, batch 32, ZeRO 1", made, config, self._project(config, deepspeed=True))
 
@@ -112,7 +139,9 @@ class Bench:
 
     def _config(self, name: str, **student: Any) -> Config:
         gpus = 1.0 if self.device == "cuda" else 0.0
-        return make_config(self.folder / name, self.base, gpus=gpus, max_length=self.width, epochs=100, learning_rate=1e-5, **student)
+        return make_config(
+            self.folder / name, self.base, gpus=gpus, max_length=self.width, epochs=100, learning_rate=1e-5, **student
+        )
 
     def _project(self, config: Config, deepspeed: bool = False) -> Way:
         def run(enough: Callable[[int], bool]) -> None:
@@ -153,8 +182,15 @@ class Bench:
         useful, visits_per_s = public if padded else dealt, steps_per_s * s.batch_size
         tokens = sum(map(len, made.ids)) / len(made.ids)
         same = len({len(ids) for ids in made.ids}) == 1
-        width = tokens if same and not padded else self.width  # of attention's rows: a bound from above where lengths differ
-        flops = visits_per_s * tokens / useful * (6 * _computing(self.geometry) + 12 * self.geometry.layers * self.geometry.hidden * width)
+        width = (
+            tokens if same and not padded else self.width
+        )  # of attention's rows: a bound from above where lengths differ
+        flops = (
+            visits_per_s
+            * tokens
+            / useful
+            * (6 * _computing(self.geometry) + 12 * self.geometry.layers * self.geometry.hidden * width)
+        )
         return {
             "visits_per_s": visits_per_s,
             "useful_tokens_per_s": visits_per_s * tokens,
@@ -186,7 +222,9 @@ def _targets(report: dict[str, Any]) -> None:
         if public and "visits_per_s" in figures:
             figures["speedup_over_public"] = figures["visits_per_s"] / public
     report["targets"] = {
-        "the default (batch 32) over the public loop": target(3.0, ways["project, batch 32 as 1 x 32"].get("speedup_over_public")),
+        "the default (batch 32) over the public loop": target(
+            3.0, ways["project, batch 32 as 1 x 32"].get("speedup_over_public")
+        ),
         "of the matrix rate at 256 tokens": target(0.35, ways["project, 256 tokens"].get("of_matrix_rate")),
         "of the matrix rate at 512 tokens": target(0.35, ways["project, 512 tokens"].get("of_matrix_rate")),
     }

@@ -21,7 +21,9 @@ from ckd.student.train import best_checkpoint, train
 BATCH = 8  # the public code's
 
 
-def public(config: Config, made: Made, out: Path, device: str, width: int, enough: Callable[[int], bool] = lambda _: False) -> None:
+def public(
+    config: Config, made: Made, out: Path, device: str, width: int, enough: Callable[[int], bool] = lambda _: False
+) -> None:
     """Everything padded to `width`, float32, batches of BATCH, AdamW; the weights go to `out` at the end.
 
     The project's schedule of the learning rate, its first weights and its batches: the loops are compared, not these. Visits come as token ids: the
@@ -61,7 +63,12 @@ def global_batches(config: Config, visits: int, epoch: int) -> Iterator[list[int
         yield [shard * rows + row for shard, row in order.rows(start, start + BATCH)]
 
 
-def project(config: Config, enough: Callable[[int], bool] = lambda _: False, seconds_between: float = 0.0, deepspeed: bool = False) -> None:
+def project(
+    config: Config,
+    enough: Callable[[int], bool] = lambda _: False,
+    seconds_between: float = 0.0,
+    deepspeed: bool = False,
+) -> None:
     """`ckd train-student` without its command: parts in, checkpoint out. `enough(step)`, asked every `seconds_between` or step, may stop early."""
     step = 0
 
@@ -70,7 +77,14 @@ def project(config: Config, enough: Callable[[int], bool] = lambda _: False, sec
         step = figures.get("step", step)
 
     ranks = {"world": 1, "rank": 0}
-    train(config, **ranks, preempted=lambda: enough(step), report=hear, deepspeed=deepspeed, seconds_between=seconds_between)
+    train(
+        config,
+        **ranks,
+        preempted=lambda: enough(step),
+        report=hear,
+        deepspeed=deepspeed,
+        seconds_between=seconds_between,
+    )
 
 
 def trained_public(config: Config, out: Path) -> Any:

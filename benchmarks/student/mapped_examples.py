@@ -45,7 +45,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     report = header("cpu", sys.argv[1:] if argv is None else argv, arguments.commit, "mapped_examples")
     report["versions"]["pyarrow"] = pa.__version__
-    report |= {"ranks": arguments.ranks, "shards": arguments.shards, "visits_per_shard": arguments.rows, "epochs": EPOCHS, "ways": {}}
+    report |= {
+        "ranks": arguments.ranks,
+        "shards": arguments.shards,
+        "visits_per_shard": arguments.rows,
+        "epochs": EPOCHS,
+        "ways": {},
+    }
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         config = make_config(root, write_base(root / "base", TINY), rows=arguments.rows)
@@ -99,7 +105,14 @@ def _rank(config: Config, kept: Path | None, barrier: Barrier, queue: "Queue[tup
 def _examples(config: Config, kept: Path | None) -> Examples:
     root = config.run.artifacts_root
     mapped = MappedArrays(kept) if kept else None
-    return Examples(root, Cohort.open(root).shards, token_fields(config), hard_weight=config.student.hard_weight, soft=True, mapped=mapped)
+    return Examples(
+        root,
+        Cohort.open(root).shards,
+        token_fields(config),
+        hard_weight=config.student.hard_weight,
+        soft=True,
+        mapped=mapped,
+    )
 
 
 def _touch(examples: Examples, shards: Sequence[int]) -> None:

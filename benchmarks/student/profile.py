@@ -37,12 +37,16 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        compared = Compared(Path(folder), SMALLER, make_visits(arguments.visits, SMALLER.vocabulary, 1), LONGEST, SMALLER_SETTINGS)
+        compared = Compared(
+            Path(folder), SMALLER, make_visits(arguments.visits, SMALLER.vocabulary, 1), LONGEST, SMALLER_SETTINGS
+        )
         compared.pair(0)  # what is imported and done once
         for name, loop in compared.loops.items():
             profile = cProfile.Profile()
             profile.runcall(loop, 1)
-            print(f"{name}:", {part: round(share, 3) for part, share in shares(pstats.Stats(profile)).items()}, flush=True)
+            print(
+                f"{name}:", {part: round(share, 3) for part, share in shares(pstats.Stats(profile)).items()}, flush=True
+            )
     return 0
 
 

@@ -48,14 +48,21 @@ def test_the_cpu_benchmark_compares_both_loops(tmp_path, capsys):
         torch.set_num_threads(threads)
     report = json.loads(out.read_text())
     for part in ("speed", "smaller"):
-        assert all(len(report[part][key][name]) == 2 for key in ("cpu_s_per_step", "cpu_s_whole") for name in ("public", "project"))
+        assert all(
+            len(report[part][key][name]) == 2
+            for key in ("cpu_s_per_step", "cpu_s_whole")
+            for name in ("public", "project")
+        )
     assert report["command"].startswith("python -m benchmarks.student.training --tiny")
     assert {"device", "versions", "commit", "targets", "load_average", "threads"} <= set(report)
     assert "over the public loop" in capsys.readouterr().out
 
 
 def test_the_public_loop_sees_the_project_s_global_batches(tmp_path):
-    config, made = make_config(tmp_path, write_base(tmp_path / "base", TINY), seed=3, rows=16), make_visits(44, TINY.vocabulary, 0, shorter=8)
+    config, made = (
+        make_config(tmp_path, write_base(tmp_path / "base", TINY), seed=3, rows=16),
+        make_visits(44, TINY.vocabulary, 0, shorter=8),
+    )
     shards = write_cohort(config, made).shards
     examples = Examples(config.run.artifacts_root, shards, token_fields(config), hard_weight=0.9, soft=True)
     batches = Batches(examples, seed=config.seed, batch_size=BATCH, pad_id=0)
@@ -68,7 +75,9 @@ def test_the_public_loop_sees_the_project_s_global_batches(tmp_path):
 def test_the_constant_prediction_is_the_training_frequencies():
     train, tuning = make_visits(300, 200, 0, shorter=8), make_visits(100, 200, 1, shorter=8)
     p = train.hard.mean(0)
-    assert constant_loss(train, tuning) == pytest.approx(np.mean([-np.log(np.where(flags, p, 1 - p)).mean() for flags in tuning.hard]))
+    assert constant_loss(train, tuning) == pytest.approx(
+        np.mean([-np.log(np.where(flags, p, 1 - p)).mean() for flags in tuning.hard])
+    )
     assert constant_loss(train, tuning) == pytest.approx(0.588, abs=0.02), "the entropy of .25 · .8 + .75 · .1"
 
 
@@ -104,7 +113,11 @@ def test_the_mapped_examples_are_measured_beside_each_rank_s_own(tmp_path):
     out = tmp_path / "mapped.json"
     assert mapped_examples.main(["--ranks", "2", "--shards", "2", "--rows", "32", "--out", str(out)]) == 0
     report = json.loads(out.read_text())
-    assert report["command"].startswith("python -m benchmarks.student.mapped_examples --ranks 2") and {"commit", "versions", "device"} <= set(report)
+    assert report["command"].startswith("python -m benchmarks.student.mapped_examples --ranks 2") and {
+        "commit",
+        "versions",
+        "device",
+    } <= set(report)
     for figures in report["ways"].values():
         assert [len(epoch) for epoch in figures["cpu_s_per_epoch"]] == [2, 2] and figures["pss_growth_mb"] > 0
     assert report["ways"]["mapped"]["mapped_files_mb"] > 0 == report["ways"]["each for itself"]["mapped_files_mb"]
@@ -115,5 +128,7 @@ def test_the_gpu_benchmark_runs_all_its_ways(tmp_path):
     assert main(["--gpu", "--device", "cpu", "--tiny", "--seconds", "0", "--out", str(out)]) == 0
     report = json.loads(out.read_text())
     assert len(report["ways"]) == 8 and len(report["targets"]) == 3
-    assert all(figures["visits_per_s"] > 0 and figures["speedup_over_public"] > 0 for figures in report["ways"].values())
+    assert all(
+        figures["visits_per_s"] > 0 and figures["speedup_over_public"] > 0 for figures in report["ways"].values()
+    )
     assert report["ways"]["project, 512 tokens"]["useful_share"] == 1

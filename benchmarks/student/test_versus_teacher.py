@@ -53,8 +53,15 @@ def test_the_cpu_half_compares_every_way_and_says_what_each_model_sees(one_threa
     assert all(len(figures["cpu_s"]) == 2 and min(figures["cpu_s"]) > 0 for figures in ways.values())
     assert report["clock"] == "cpu_s"
     assert report["best_teacher"] == "teacher"
-    assert ways["student_torch"]["speedup_over_public"] == pytest.approx(ways["public"]["median_s"] / ways["student_torch"]["median_s"])
-    assert ways["public"]["gflop_per_visit"] > ways["teacher"]["gflop_per_visit"] > ways["student_torch"]["gflop_per_visit"] > 0
+    assert ways["student_torch"]["speedup_over_public"] == pytest.approx(
+        ways["public"]["median_s"] / ways["student_torch"]["median_s"]
+    )
+    assert (
+        ways["public"]["gflop_per_visit"]
+        > ways["teacher"]["gflop_per_visit"]
+        > ways["student_torch"]["gflop_per_visit"]
+        > 0
+    )
     assert report["text_seen"]["teacher"] == 1
     assert 0 < report["text_seen"]["student"] <= 1
     differences = report["largest_difference_of_probabilities"]
@@ -62,7 +69,16 @@ def test_the_cpu_half_compares_every_way_and_says_what_each_model_sees(one_threa
     assert differences["student_onnx_int8"] > differences["student_onnx"]
     assert differences["teacher"] < 1e-4
     assert "not comparable" in report["paper"]
-    assert {"command", "commit", "device", "versions", "student_shape", "teacher_shape", "teacher_tokens", "student_tokens"} <= set(report)
+    assert {
+        "command",
+        "commit",
+        "device",
+        "versions",
+        "student_shape",
+        "teacher_shape",
+        "teacher_tokens",
+        "student_tokens",
+    } <= set(report)
 
 
 def test_the_gpu_half_runs_to_its_targets(one_thread, tmp_path):
@@ -72,5 +88,8 @@ def test_the_gpu_half_runs_to_its_targets(one_thread, tmp_path):
     assert report["clock"] == "wall_s"
     assert report["ways"]["public"]["visits"] == 8
     assert report["ways"]["teacher"]["visits"] == report["ways"]["student_bf16"]["visits"] == 64
-    assert {name: figures["target"] for name, figures in report["targets"].items()} == {"student over teacher": 50, "student over public": 500}
+    assert {name: figures["target"] for name, figures in report["targets"].items()} == {
+        "student over teacher": 50,
+        "student over public": 500,
+    }
     assert all(figures["measured"] > 0 for figures in report["targets"].values())

@@ -19,7 +19,9 @@ from ckd.visits.labels import INSTRUCTION
 
 WORDS = 3000
 TOKENS_PER_NUMBER = 75  # of the teacher's: puts the student's median at the measured one
-_QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_QWEN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _TEMPLATE = (
     "{{ '<|im_start|>system\n%s<|im_end|>\n' }}{%% for message in messages %%}{{ '<|im_start|>user\n' + message['content'] + '<|im_end|>\n' }}\
 {%% endfor %%}{%% if add_generation_prompt %%}{{ '<|im_start|>assistant\n' }}{%% endif %%}"
@@ -62,7 +64,10 @@ def _prompter(words: list[str], max_length: int) -> Prompter:
     """Byte-pair encoding behind Qwen's pre-tokenizer, trained until each word is one token; a system text fills the shared prefix to PREFIX."""
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(_QWEN), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(_QWEN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     raw.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -71,14 +76,20 @@ def _prompter(words: list[str], max_length: int) -> Prompter:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    raw.train_from_iterator([" ".join(words), "\n".join(words), *[INSTRUCTION + "\n system user assistant\n"] * 2], trainer)
+    raw.train_from_iterator(
+        [" ".join(words), "\n".join(words), *[INSTRUCTION + "\n system user assistant\n"] * 2], trainer
+    )
 
     def made(system: str) -> Prompter:
         template = _TEMPLATE % system
-        return Prompter(PreTrainedTokenizerFast(tokenizer_object=raw, chat_template=template, eos_token="<|im_end|>"), max_length)
+        return Prompter(
+            PreTrainedTokenizerFast(tokenizer_object=raw, chat_template=template, eos_token="<|im_end|>"), max_length
+        )
 
     filling = 0
-    while (missing := PREFIX - shared_prefix(made(" ".join(words[:filling])).encode([INSTRUCTION] * 2, words[:2])[0])) > 0:
+    while (
+        missing := PREFIX - shared_prefix(made(" ".join(words[:filling])).encode([INSTRUCTION] * 2, words[:2])[0])
+    ) > 0:
         filling += missing
     return made(" ".join(words[:filling]))
 
@@ -89,5 +100,9 @@ def _wordpiece(words: list[str]) -> Any:
     known = dict.fromkeys([*special, *words, *map(str, range(10, 100))])
     raw = Tokenizer(models.WordPiece({word: i for i, word in enumerate(known)}, unk_token="[UNK]"))
     raw.normalizer, raw.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    raw.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
+    raw.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )

@@ -26,7 +26,17 @@ import torch
 
 from benchmarks.student import learning as learning
 from benchmarks.student import loops as student_loops
-from benchmarks.student.visits import LONGEST, SMALL, SMALLER, TINY, Geometry, Made, make_visits, write_base, write_cohort
+from benchmarks.student.visits import (
+    LONGEST,
+    SMALL,
+    SMALLER,
+    TINY,
+    Geometry,
+    Made,
+    make_visits,
+    write_base,
+    write_cohort,
+)
 from benchmarks.teacher.speed import ROOT, header, target
 from ckd.config import Config
 from ckd.student.order import deal
@@ -41,12 +51,15 @@ def main(argv: list[str] | None = None) -> int:
     device = arguments.device or ("cuda" if arguments.gpu else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
         print(
-            "student_training --gpu: this machine has no CUDA device; run it on one, or try its code with --gpu --device cpu --tiny", file=sys.stderr
+            "student_training --gpu: this machine has no CUDA device; run it on one, or try its code with --gpu --device cpu --tiny",
+            file=sys.stderr,
         )
         return 2
     name = "training-gpu" if arguments.gpu else "learning-cpu" if arguments.learning else "training-cpu"
     out = arguments.out or ROOT / "benchmarks" / "results" / f"student-{name}.json"
-    report: dict[str, Any] = header(device, sys.argv[1:] if argv is None else argv, arguments.commit, "student_training")
+    report: dict[str, Any] = header(
+        device, sys.argv[1:] if argv is None else argv, arguments.commit, "student_training"
+    )
 
     def save() -> None:
         report["load_average_after"] = os.getloadavg()[0]
@@ -61,7 +74,12 @@ def main(argv: list[str] | None = None) -> int:
             good = measure_gpu(report, Path(folder), device, arguments.tiny, arguments.seconds, arguments.limit, save)
         else:
             torch.set_num_threads(1)
-            report |= {"threads": 1, "dtype": "float32", "batch_size": student_loops.BATCH, "gradient_accumulation": ACCUMULATION}
+            report |= {
+                "threads": 1,
+                "dtype": "float32",
+                "batch_size": student_loops.BATCH,
+                "gradient_accumulation": ACCUMULATION,
+            }
             if arguments.learning:
                 good = measure_learning(report, Path(folder), arguments.tiny, arguments.runs)
             else:
@@ -77,9 +95,16 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--learning", action="store_true", help="CPU: compare what is learned, not the time")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda with --gpu, else cpu")
     parser.add_argument(
-        "--tiny", action="store_true", help="a tiny model and visits an eighth as long (with --learning: few of them), to try the code"
+        "--tiny",
+        action="store_true",
+        help="a tiny model and visits an eighth as long (with --learning: few of them), to try the code",
     )
-    parser.add_argument("--visits", type=int, default=64, help="CPU: visits per timed run, one epoch; 4 times as many and 3 epochs at 2 layers")
+    parser.add_argument(
+        "--visits",
+        type=int,
+        default=64,
+        help="CPU: visits per timed run, one epoch; 4 times as many and 3 epochs at 2 layers",
+    )
     parser.add_argument("--runs", type=int, default=5, help="CPU: runs (with --learning seeds) of each loop")
     parser.add_argument("--seconds", type=float, default=15, help="GPU: timed seconds of each way")
     parser.add_argument("--limit", type=float, default=400, help="GPU: seconds after which no way is begun")
@@ -90,25 +115,42 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 def make_config(folder: Path, base: str, seed: int = 0, gpus: float = 0, rows: int = 4096, **student: Any) -> Config:
     """A run below `folder` with the public code's batch size."""
-    settings = {"base_model": base, "batch_size": student_loops.BATCH, "gpus_per_worker": gpus, "checkpoint_steps": 1 << 30, **student}
+    settings = {
+        "base_model": base,
+        "batch_size": student_loops.BATCH,
+        "gpus_per_worker": gpus,
+        "checkpoint_steps": 1 << 30,
+        **student,
+    }
     run = {"artifacts": str(folder / "artifacts"), "results": str(folder / "results")}
     return Config.model_validate({"run": run, "data": {"shard_rows": rows}, "student": settings, "seed": seed})
 
 
-def measure_cpu(report: dict[str, Any], folder: Path, tiny: bool, visits: int, runs: int, save: Callable[[], None]) -> None:
+def measure_cpu(
+    report: dict[str, Any], folder: Path, tiny: bool, visits: int, runs: int, save: Callable[[], None]
+) -> None:
     """Speed at two geometries: at the smaller one all that is not the model's own work weighs most."""
     shorter = SHORTER if tiny else 1
-    parts = {"speed": (SMALL, visits, {"epochs": 1, "learning_rate": 5e-4}), "smaller": (SMALLER, 4 * visits, SMALLER_SETTINGS)}
+    parts = {
+        "speed": (SMALL, visits, {"epochs": 1, "learning_rate": 5e-4}),
+        "smaller": (SMALLER, 4 * visits, SMALLER_SETTINGS),
+    }
     for name, (geometry, count, settings) in parts.items():
         geometry = TINY if tiny else geometry
         made = make_visits(count, geometry.vocabulary, 1, shorter=shorter)
         compared = Compared(folder / name, geometry, made, LONGEST // shorter, settings)
         for seed in range(runs):
             compared.pair(seed)
-            print(f"{name}, run {seed + 1} of {runs}:", {n: round(values[-1], 3) for n, values in compared.per_step.items()}, flush=True)
+            print(
+                f"{name}, run {seed + 1} of {runs}:",
+                {n: round(values[-1], 3) for n, values in compared.per_step.items()},
+                flush=True,
+            )
         report[name] = compared.figures()
         save()
-    report["targets"] = {"useful samples per CPU second over the public loop": target(1.15, report["speed"]["project_over_public"])}
+    report["targets"] = {
+        "useful samples per CPU second over the public loop": target(1.15, report["speed"]["project_over_public"])
+    }
     print(f"targets: {report['targets']}")
 
 
@@ -116,7 +158,14 @@ def measure_learning(report: dict[str, Any], folder: Path, tiny: bool, seeds: in
     """What both loops have learned at the end, in the benchmark's own small geometry; False where they have not, which gives no verdict."""
     geometry, part = learning.LEARNER, learning.TRIED if tiny else 1
     train, tuning = (
-        make_visits(count // part, geometry.vocabulary, seed, shorter=learning.SHORTER, signs=learning.SIGNS, likely=learning.LIKELY)
+        make_visits(
+            count // part,
+            geometry.vocabulary,
+            seed,
+            shorter=learning.SHORTER,
+            signs=learning.SIGNS,
+            likely=learning.LIKELY,
+        )
         for seed, count in ((1, learning.VISITS), (2, learning.TUNING))
     )
     compared = Compared(folder, geometry, train, LONGEST // learning.SHORTER, learning.SETTINGS, learning.SPREAD)
@@ -124,15 +173,31 @@ def measure_learning(report: dict[str, Any], folder: Path, tiny: bool, seeds: in
     def pair(seed: int) -> dict[str, float]:
         return {name: student_loops.hard_loss(model, tuning) for name, model in compared.pair(seed).items()}
 
-    report["learning"] = found = {**learning.described(len(train.ids), student_loops.BATCH), **learning.compare(pair, train, tuning, seeds)}
-    print({name: found[name] for name in ("constant_prediction_loss", "learned", "project_minus_public", "allowed_difference", "no_worse")})
+    report["learning"] = found = {
+        **learning.described(len(train.ids), student_loops.BATCH),
+        **learning.compare(pair, train, tuning, seeds),
+    }
+    print(
+        {
+            name: found[name]
+            for name in (
+                "constant_prediction_loss",
+                "learned",
+                "project_minus_public",
+                "allowed_difference",
+                "no_worse",
+            )
+        }
+    )
     return bool(found["learned"])
 
 
 class Compared:
     """Both loops on the same visits and global batches from the same first weights, and the CPU seconds they took."""
 
-    def __init__(self, folder: Path, geometry: Geometry, made: Made, width: int, settings: dict[str, Any], spread: float = 0.02) -> None:
+    def __init__(
+        self, folder: Path, geometry: Geometry, made: Made, width: int, settings: dict[str, Any], spread: float = 0.02
+    ) -> None:
         self.folder, self.geometry, self.made, self.width = folder, geometry, made, width
         self.settings = {"max_length": width, "warmup_share": 0.1, **settings}
         self.per_step: dict[str, list[float]] = {"public": [], "project": []}
@@ -185,7 +250,9 @@ class Compared:
         }
 
 
-def useful_share(made: Made, width: int, batch: int = student_loops.BATCH, accumulation: int = ACCUMULATION) -> tuple[float, float]:
+def useful_share(
+    made: Made, width: int, batch: int = student_loops.BATCH, accumulation: int = ACCUMULATION
+) -> tuple[float, float]:
     """The share of computed tokens that are no padding: padded to `width`, and dealt by length (batches of neighbours in a random order)."""
     sizes = [len(ids) for ids in made.ids]
     dealt = 0

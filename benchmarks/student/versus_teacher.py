@@ -53,7 +53,10 @@ def main(argv: list[str] | None = None) -> int:
     tiny, gpu = arguments.tiny, arguments.gpu
     device = arguments.device or ("cuda" if gpu else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
-        print("student_vs_teacher --gpu: this machine has no CUDA device; try its code with --gpu --device cpu --tiny", file=sys.stderr)
+        print(
+            "student_vs_teacher --gpu: this machine has no CUDA device; try its code with --gpu --device cpu --tiny",
+            file=sys.stderr,
+        )
         return 2
     out = arguments.out or ROOT / "benchmarks/results" / f"student-vs-teacher-{'gpu' if gpu else 'cpu'}.json"
     report = header(device, sys.argv[1:] if argv is None else argv, arguments.commit, "student_vs_teacher")
@@ -61,12 +64,18 @@ def main(argv: list[str] | None = None) -> int:
         report["versions"]["onnxruntime"] = version("onnxruntime")
         torch.set_num_threads(arguments.threads)
         os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # ONNX Runtime's, through ckd.predict.scorer
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one core; a GPU's machine tokenises with all of its cores
-    shape = replace(teacher_model.TINY, vocabulary=16_384) if tiny else teacher_model.QWEN_7B if gpu else teacher_model.CPU
+        os.environ.setdefault(
+            "TOKENIZERS_PARALLELISM", "false"
+        )  # one core; a GPU's machine tokenises with all of its cores
+    shape = (
+        replace(teacher_model.TINY, vocabulary=16_384) if tiny else teacher_model.QWEN_7B if gpu else teacher_model.CPU
+    )
     student = student_ways.TINY if tiny else student_ways.BERT_BASE if gpu else student_ways.CPU
     visits = make_visits(arguments.visits or (512 if gpu else 16), TEACHER_LENGTH, SHORTER if tiny else 1)
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(report, device, "bfloat16" if gpu else "float32", visits, Path(folder), time.monotonic() + arguments.limit)
+        bench = Bench(
+            report, device, "bfloat16" if gpu else "float32", visits, Path(folder), time.monotonic() + arguments.limit
+        )
         bench.add_students(student, compiled=not tiny, half=gpu)
         gc.freeze()  # else the public way's collections, which are taken off its time, would take most of this benchmark's
         bench.add_teachers(shape, compiled=gpu and not tiny)
@@ -88,7 +97,12 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--visits", type=int, help="default: 16, with --gpu 512")
     parser.add_argument("--runs", type=int, default=5, help="timed runs of each way, in turn")
     parser.add_argument("--threads", type=int, default=1, help="CPU: threads")
-    parser.add_argument("--limit", type=float, default=None, help="seconds after which the way under way is stopped (default: 440 with --gpu)")
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=None,
+        help="seconds after which the way under way is stopped (default: 440 with --gpu)",
+    )
     parser.add_argument("--commit", help="where the checkout's git history did not travel along")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args(argv)
@@ -99,13 +113,25 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 class Bench:
     """The ways, the visits and the report of one run. A way that fails leaves its reason, and the others go on."""
 
-    def __init__(self, report: dict[str, Any], device: str, dtype: str, visits: Visits, folder: Path, ends: float) -> None:
-        self.report, self.device, self.dtype, self.visits, self.folder, self.ends = report, device, dtype, visits, folder, ends
+    def __init__(
+        self, report: dict[str, Any], device: str, dtype: str, visits: Visits, folder: Path, ends: float
+    ) -> None:
+        self.report, self.device, self.dtype, self.visits, self.folder, self.ends = (
+            report,
+            device,
+            dtype,
+            visits,
+            folder,
+            ends,
+        )
         self.ways: dict[str, Any] = {}
         self.texts: dict[str, list[str]] = {}
         self.answers: dict[str, np.ndarray] = {}
         self.flops: dict[str, float] = {}
-        prompts, wordpieces = visits.prompts(), [len(ids) for ids in visits.wordpiece(visits.inputs, verbose=False)["input_ids"]]
+        prompts, wordpieces = (
+            visits.prompts(),
+            [len(ids) for ids in visits.wordpiece(visits.inputs, verbose=False)["input_ids"]],
+        )
         whole = Prompter(visits.prompter.tokenizer, 1 << 20).encode([INSTRUCTION] * len(prompts), visits.inputs)[0]
         self.seen = [min(n, STUDENT_LENGTH) for n in wordpieces]
         report |= {
@@ -114,7 +140,11 @@ class Bench:
             "includes": "tokenising, batching, forward passes, the 25-label head, sigmoid; not: reading, writing, loading, compiling",
             "public_without": "its garbage collection per visit, whose cost grows with all that this process has imported",
             "teacher_tokens": described(prompts),
-            "student_tokens": {"mean": float(np.mean(wordpieces)), "median": float(np.median(wordpieces)), "max": max(wordpieces)},
+            "student_tokens": {
+                "mean": float(np.mean(wordpieces)),
+                "median": float(np.median(wordpieces)),
+                "max": max(wordpieces),
+            },
             "text_seen": {
                 "teacher": sum(map(len, prompts)) / sum(map(len, whole)),
                 "student": sum(self.seen) / sum(wordpieces),
@@ -141,11 +171,16 @@ class Bench:
         local, gpus = str(self.folder / "student"), float(self.device == "cuda")
         add("student_torch", lambda: load_logits(local, "torch", gpus))
         if compiled:
-            add("student_compiled", lambda: torch_logits(torch.compile(model, dynamic=True), self.device, torch.float32))
+            add(
+                "student_compiled", lambda: torch_logits(torch.compile(model, dynamic=True), self.device, torch.float32)
+            )
         if half:
             add("student_bf16", lambda: torch_logits(model, self.device, torch.bfloat16))
         if half and compiled:
-            add("student_bf16_compiled", lambda: torch_logits(torch.compile(model, dynamic=True), self.device, torch.bfloat16))
+            add(
+                "student_bf16_compiled",
+                lambda: torch_logits(torch.compile(model, dynamic=True), self.device, torch.bfloat16),
+            )
         if half:
             self.report["onnx_missing"] = "ckd runs ONNX Runtime on CPUs only"
             return
@@ -168,7 +203,10 @@ class Bench:
             settings = {"token_budget": engine.budget, "compile": True}
             self._add(
                 "teacher_compiled",
-                lambda: TeacherWay(prompter, Default(teacher_model.make_engine(causal, self.folder / "engine", self.device, **settings))),
+                lambda: TeacherWay(
+                    prompter,
+                    Default(teacher_model.make_engine(causal, self.folder / "engine", self.device, **settings)),
+                ),
                 self.visits.inputs,
             )
 
@@ -188,7 +226,13 @@ class Bench:
             print(f"{name}: {self.report['ways'][name]['failed']}", flush=True)
             return
         self.ways[name], self.texts[name] = way, texts
-        self.report["ways"][name] = {"visits": len(texts), "prepare_s": time.monotonic() - started, "cpu_s": [], "wall_s": [], "tokenising_cpu_s": []}
+        self.report["ways"][name] = {
+            "visits": len(texts),
+            "prepare_s": time.monotonic() - started,
+            "cpu_s": [],
+            "wall_s": [],
+            "tokenising_cpu_s": [],
+        }
         print(f"{name}: ready in {time.monotonic() - started:.1f} s", flush=True)
 
     def measure(self, runs: int) -> None:
@@ -210,11 +254,17 @@ class Bench:
                 except FAILURES as error:
                     figures |= _failed(error)
                     del self.ways[name]
-            print(f"run {run + 1} of {runs}", {name: round(self.report["ways"][name]["wall_s"][-1], 3) for name in self.ways}, flush=True)
+            print(
+                f"run {run + 1} of {runs}",
+                {name: round(self.report["ways"][name]["wall_s"][-1], 3) for name in self.ways},
+                flush=True,
+            )
 
     def compare(self) -> bool:
         """Adds rates, ratios, differences and --gpu's targets to the report; False when ways disagree or none was measured."""
-        clock = "wall_s" if self.report["teacher_dtype"] == "bfloat16" else "cpu_s"  # a device's time is the wall's; a shared CPU's is the process's
+        clock = (
+            "wall_s" if self.report["teacher_dtype"] == "bfloat16" else "cpu_s"
+        )  # a device's time is the wall's; a shared CPU's is the process's
         self.report["clock"] = clock
         ways = {name: figures for name, figures in self.report["ways"].items() if name in self.ways and figures[clock]}
         for name, figures in ways.items():
@@ -232,8 +282,12 @@ class Bench:
             print(_line(name, figures))
         students = [figures for name, figures in ways.items() if name.startswith("student")]
         if self.report["teacher_dtype"] == "bfloat16":
-            over = {other: max((f.get(f"speedup_over_{other}", 0.0) for f in students), default=None) for other in TARGETS}
-            self.report["targets"] = {f"student over {other}": target(least, over[other]) for other, least in TARGETS.items()}
+            over = {
+                other: max((f.get(f"speedup_over_{other}", 0.0) for f in students), default=None) for other in TARGETS
+            }
+            self.report["targets"] = {
+                f"student over {other}": target(least, over[other]) for other, least in TARGETS.items()
+            }
             print(self.report["targets"])
         return self._agree() and bool(students) and best is not None and "public" in ways
 
@@ -249,7 +303,9 @@ class Bench:
         self.report["largest_difference_of_probabilities"] = found
         print("largest difference of probabilities:", {name: f"{value:.1e}" for name, value in found.items()})
         exact = {name: value for name, value in found.items() if not name.endswith("int8") and "bf16" not in name}
-        return all(value <= (EQUAL[self.dtype] if name == "teacher" else EQUAL["float32"]) for name, value in exact.items())
+        return all(
+            value <= (EQUAL[self.dtype] if name == "teacher" else EQUAL["float32"]) for name, value in exact.items()
+        )
 
 
 def collecting(way: Any) -> float:

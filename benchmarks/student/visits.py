@@ -60,7 +60,14 @@ def lengths(count: int, rng: np.random.Generator, shorter: int = 1) -> np.ndarra
 
 
 def make_visits(
-    count: int, vocabulary: int, seed: int, *, length: int = 0, shorter: int = 1, signs: float = SIGNS, likely: tuple[float, float] = LIKELY
+    count: int,
+    vocabulary: int,
+    seed: int,
+    *,
+    length: int = 0,
+    shorter: int = 1,
+    signs: float = SIGNS,
+    likely: tuple[float, float] = LIKELY,
 ) -> Made:
     """Random visits; a quarter of the causes are there, each shows its sign here and there and makes its label likely. `length`: all alike."""
     rng = np.random.default_rng(seed)
@@ -85,7 +92,9 @@ def write_base(folder: Path, geometry: Geometry, spread: float = 0.02) -> str:
     import torch
 
     known = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3}, unk_token="[UNK]"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=known, pad_token="[PAD]", unk_token="[UNK]", model_max_length=LONGEST)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=known, pad_token="[PAD]", unk_token="[UNK]", model_max_length=LONGEST
+    )
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     settings = BertConfig(
@@ -106,7 +115,10 @@ def write_base(folder: Path, geometry: Geometry, spread: float = 0.02) -> str:
 
 def write_cohort(config: Config, made: Made) -> Cohort:
     """Commit the visits as labelled train rows, with their tokens and soft labels, as the stages before the student leave them."""
-    rows = (Visit(f"v{n}", "i", "t", tuple(flags), f"s{n}", "train", None, source="train", line=n + 1) for n, flags in enumerate(made.hard.tolist()))
+    rows = (
+        Visit(f"v{n}", "i", "t", tuple(flags), f"s{n}", "train", None, source="train", line=n + 1)
+        for n, flags in enumerate(made.hard.tolist())
+    )
     root = config.run.artifacts_root
     cohort = cohorts.commit(root, rows, fields={}, shard_rows=config.data.shard_rows, facts={})
     tokens, soft = Stage(root, TOKENS, token_fields(config)), Stage(root, "soft_labels", {"head": "made up"})
@@ -116,6 +128,8 @@ def write_cohort(config: Config, made: Made) -> Cohort:
         table = pa.table({"visit_id": ids, "input_ids": pa.array(made.ids[part], pa.list_(pa.int32()))})
         tokens.write(shard.index, table, rows=shard.rows, input_hash=shard.text_hash)
         logits = pa.FixedSizeListArray.from_arrays(pa.array(made.soft_logits[part].ravel()), NUM_LABELS)
-        soft.write(shard.index, pa.table({"visit_id": ids, "logits": logits}), rows=shard.rows, input_hash=shard.text_hash)
+        soft.write(
+            shard.index, pa.table({"visit_id": ids, "logits": logits}), rows=shard.rows, input_hash=shard.text_hash
+        )
         start += shard.rows
     return cohort

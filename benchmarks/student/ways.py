@@ -57,7 +57,9 @@ class StudentWay:
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         started = time.process_time()
-        ids = self.tokenizer(list(texts), truncation=True, max_length=self.max_length, return_attention_mask=False)["input_ids"]
+        ids = self.tokenizer(list(texts), truncation=True, max_length=self.max_length, return_attention_mask=False)[
+            "input_ids"
+        ]
         sequences = [np.asarray(row, np.int64) for row in ids]
         self.tokenising_s += time.process_time() - started
         return _sigmoid(self.logits(sequences))
@@ -77,7 +79,11 @@ class TeacherWay:
         self.tokenising_s += time.process_time() - started
         vectors = self.embed(prompts)
         if self.head is None:
-            self.head = np.random.default_rng(0).normal(0, vectors.shape[1] ** -0.5, (vectors.shape[1], NUM_LABELS)).astype(np.float32)
+            self.head = (
+                np.random.default_rng(0)
+                .normal(0, vectors.shape[1] ** -0.5, (vectors.shape[1], NUM_LABELS))
+                .astype(np.float32)
+            )
         return _sigmoid(vectors @ self.head)
 
 

@@ -24,7 +24,14 @@ CHUNK = 512  # prompts per call, what `ckd embed` gives its engine at a time
 ALONE = 32  # per call of the ways that take one at a time
 WARM = 64
 AGREES = 0.99  # least cosine to AutoModel one by one; bfloat16 rounds in each of 28 layers, a mistake is far below
-FAILURES = (RuntimeError, ValueError, TypeError, ImportError, AttributeError, TimeoutError)  # of one way, which the others need not share
+FAILURES = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    ImportError,
+    AttributeError,
+    TimeoutError,
+)  # of one way, which the others need not share
 
 
 @contextmanager
@@ -50,7 +57,14 @@ class Bench:
     """One benchmark run: its report, its clock, and the prompts."""
 
     def __init__(
-        self, report: dict[str, Any], device: str, vocabulary: int, shorter: int, seconds: float, limit: float, save: Callable[[], None]
+        self,
+        report: dict[str, Any],
+        device: str,
+        vocabulary: int,
+        shorter: int,
+        seconds: float,
+        limit: float,
+        save: Callable[[], None],
     ) -> None:
         self.report, self.device, self.seconds, self.save = report, device, seconds, save
         self.ends, self.vocabulary, self.shorter = time.monotonic() + limit, vocabulary, shorter
@@ -88,7 +102,9 @@ class Bench:
             way(self.prompts(chunk, calls))
             calls += 1
         self._wait()
-        return self._figures(way, time.monotonic() - begun, prepared, float(cosines(self.vectors[name], self.wanted).min()))
+        return self._figures(
+            way, time.monotonic() - begun, prepared, float(cosines(self.vectors[name], self.wanted).min())
+        )
 
     def _figures(self, way: Any, wall: float, prepared: float, cosine: float) -> dict[str, Any]:
         work = way.take_work()
@@ -96,7 +112,9 @@ class Bench:
             "visits_per_s": work.prompts / wall,
             "useful_tokens_per_s": work.tokens / wall,
             "computed_tokens_per_s": work.computed / wall,
-            "of_matrix_rate": work.flops / wall / self.report["matrix_rate_flops"],  # on the tokens really computed, padding among them
+            "of_matrix_rate": work.flops
+            / wall
+            / self.report["matrix_rate_flops"],  # on the tokens really computed, padding among them
             "padding_share": work.padding / work.computed,
             "prefix_share": work.prefix_saved / work.tokens,
             "busy_share": work.busy_s / wall or None,  # of the engine's device clock; the other ways keep none
@@ -142,7 +160,12 @@ def _measure_all(
     rate = matrix_rate(device, "bfloat16")
     if rate is None:
         raise MemoryError("the device has no room for two small matrices: something else fills it")
-    report |= {"dtype": "bfloat16", "adapter": "LoRA rank 8 on all projections, random", "shape": asdict(shape), "matrix_rate_flops": rate}
+    report |= {
+        "dtype": "bfloat16",
+        "adapter": "LoRA rank 8 on all projections, random",
+        "shape": asdict(shape),
+        "matrix_rate_flops": rate,
+    }
     report |= {"prompts": described(bench.prompts(bench.chunk, 0)), "ways": {}}
     print(f"{report['device']}: {rate / 1e12:.3g} TFLOP/s in a square bfloat16 product")
     causal = teacher_model.make_model(shape, torch.bfloat16, device)
@@ -192,7 +215,9 @@ def _merged(bench: Bench, shape: teacher_model.Shape, folder: Path, adapter: str
     causal = teacher_model.make_model(shape, torch.bfloat16, bench.device)
 
     def engine(**settings: Any) -> Default:
-        return Default(teacher_model.make_engine(causal, folder / "engine", bench.device, token_budget=budget, **settings))
+        return Default(
+            teacher_model.make_engine(causal, folder / "engine", bench.device, token_budget=budget, **settings)
+        )
 
     bench.add("default_merged", lambda: engine(adapter=adapter, merge_adapter=True))
     bench.add("default_merged_compiled", lambda: engine(compile=True))

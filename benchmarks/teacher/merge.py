@@ -24,7 +24,9 @@ from benchmarks.teacher.ways import Default
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tiny", action="store_true", help="a tiny model and prompts an eighth as long, to try the code")
+    parser.add_argument(
+        "--tiny", action="store_true", help="a tiny model and prompts an eighth as long, to try the code"
+    )
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/teacher-merge-cpu.json")
@@ -33,7 +35,12 @@ def main(argv: list[str] | None = None) -> int:
     shape = teacher_model.TINY if arguments.tiny else teacher_model.CPU
     prompts = make_prompts(arguments.prompts, shape.vocabulary, shorter=8 if arguments.tiny else 1)
     report = header("cpu", sys.argv[1:] if argv is None else argv, None, "teacher_merge")
-    report |= {"shape": asdict(shape), "prompts": described(prompts), "adapter": "LoRA rank 8 on all projections, random", "threads": 1}
+    report |= {
+        "shape": asdict(shape),
+        "prompts": described(prompts),
+        "adapter": "LoRA rank 8 on all projections, random",
+        "threads": 1,
+    }
     with tempfile.TemporaryDirectory() as folder:
         ways = _ways(shape, torch.float32, Path(folder))
         report["gain"] = _gain(ways, prompts, arguments.runs)
@@ -51,7 +58,10 @@ def _ways(shape: teacher_model.Shape, dtype: torch.dtype, folder: Path) -> dict[
     models = [teacher_model.make_model(shape, dtype, "cpu") for _ in range(3)]
     adapter = teacher_model.write_adapter(folder / "adapter", models[0], folder / "engine")
     settings: list[dict[str, Any]] = [{}, {"adapter": adapter}, {"adapter": adapter, "merge_adapter": True}]
-    engines = [teacher_model.make_engine(model, folder / "engine", "cpu", **given) for model, given in zip(models, settings, strict=True)]
+    engines = [
+        teacher_model.make_engine(model, folder / "engine", "cpu", **given)
+        for model, given in zip(models, settings, strict=True)
+    ]
     return dict(zip(("without", "unmerged", "merged"), map(Default, engines), strict=True))
 
 

@@ -16,7 +16,9 @@ from ckd.config import TeacherConfig
 from ckd.teacher import decoder
 from ckd.teacher.engine_hf import TransformersEngine
 
-_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}{% if add_generation_prompt %}<end>{% endif %}"
+_TEMPLATE = (
+    "{% for message in messages %}{{ message['content'] }}{% endfor %}{% if add_generation_prompt %}<end>{% endif %}"
+)
 _RANK = 8
 _WEAK = 0.1  # of the size that PEFT's untrained B would have: a tuned adapter changes a layer by some per cent
 
@@ -62,7 +64,9 @@ def make_model(shape: Shape, dtype: torch.dtype, device: str) -> Any:
 def make_tokenizer() -> Any:
     """A tokenizer with a chat template: engines want one, prompts of token ids use none."""
     known = Tokenizer(models.WordLevel({"<end>": 0, "<unknown>": 1}, unk_token="<unknown>"))
-    return PreTrainedTokenizerFast(tokenizer_object=known, chat_template=_TEMPLATE, eos_token="<end>", pad_token="<end>", unk_token="<unknown>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=known, chat_template=_TEMPLATE, eos_token="<end>", pad_token="<end>", unk_token="<unknown>"
+    )
 
 
 def write_adapter(folder: Path, causal: Any, base: Path) -> str:
@@ -73,11 +77,21 @@ def write_adapter(folder: Path, causal: Any, base: Path) -> str:
         if name.endswith("_proj"):
             outputs, inputs = layer.weight.shape
             a, b = (torch.empty(shape) for shape in ((_RANK, inputs), (outputs, _RANK)))
-            tensors[f"base_model.model.{name}.lora_A.weight"] = a.uniform_(-(inputs**-0.5), inputs**-0.5, generator=generator)
-            tensors[f"base_model.model.{name}.lora_B.weight"] = b.uniform_(-_WEAK * _RANK**-0.5, _WEAK * _RANK**-0.5, generator=generator)
+            tensors[f"base_model.model.{name}.lora_A.weight"] = a.uniform_(
+                -(inputs**-0.5), inputs**-0.5, generator=generator
+            )
+            tensors[f"base_model.model.{name}.lora_B.weight"] = b.uniform_(
+                -_WEAK * _RANK**-0.5, _WEAK * _RANK**-0.5, generator=generator
+            )
     save_file(tensors, folder / "adapter_model.safetensors")
     projections = sorted({name.split(".")[-3] for name in tensors})
-    settings = LoraConfig(r=_RANK, lora_alpha=2 * _RANK, target_modules=projections, task_type="CAUSAL_LM", base_model_name_or_path=str(base))
+    settings = LoraConfig(
+        r=_RANK,
+        lora_alpha=2 * _RANK,
+        target_modules=projections,
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=str(base),
+    )
     settings.save_pretrained(folder)
     return str(folder)
 
@@ -88,7 +102,9 @@ def make_engine(causal: Any, folder: Path, device: str, **settings: Any) -> Tran
     causal.set_attn_implementation("sdpa")  # as a model comes from a disk
     dtype = str(causal.dtype).removeprefix("torch.")
     with _read_from_nowhere(causal):
-        return TransformersEngine(TeacherConfig(base_model=str(folder), dtype=dtype, **settings), gpus=float(device == "cuda"))
+        return TransformersEngine(
+            TeacherConfig(base_model=str(folder), dtype=dtype, **settings), gpus=float(device == "cuda")
+        )
 
 
 @contextmanager
@@ -108,4 +124,9 @@ def versions() -> dict[str, str]:
     import peft
     import transformers
 
-    return {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__}
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "peft": peft.__version__,
+    }

@@ -40,12 +40,16 @@ def varlen_kernel(device: str) -> tuple[str, Kernel] | None:
     if importlib.util.find_spec("flash_attn") is not None:
         from flash_attn import flash_attn_varlen_func as flash  # type: ignore[import-not-found, unused-ignore]
 
-        return "flash_attn_varlen_func", lambda q, k, v, p: flash(q, k, v, p.queries, p.keys, p.longest_query, p.longest_key, causal=True)
+        return "flash_attn_varlen_func", lambda q, k, v, p: flash(
+            q, k, v, p.queries, p.keys, p.longest_query, p.longest_key, causal=True
+        )
     if importlib.util.find_spec("torch.nn.attention.varlen") is None:
         return None
     from torch.nn.attention.varlen import varlen_attn
 
-    known = inspect.signature(varlen_attn).parameters  # a prototype: causal and grouped are asked for otherwise in each version
+    known = inspect.signature(
+        varlen_attn
+    ).parameters  # a prototype: causal and grouped are asked for otherwise in each version
     options: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
     grouped = "enable_gqa" in known
     options |= {"enable_gqa": True} if grouped else {}
@@ -68,11 +72,15 @@ def _loop(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, p: Packing) -> torc
         mine, seen = slice(int(p.queries[n]), int(p.queries[n + 1])), slice(int(p.keys[n]), int(p.keys[n + 1]))
         bias = causal_lower_right(mine.stop - mine.start, seen.stop - seen.start)
         one_q, its_k, its_v = (x.transpose(0, 1)[None] for x in (q[mine], k[seen], v[seen]))
-        out[mine] = torch.nn.functional.scaled_dot_product_attention(one_q, its_k, its_v, attn_mask=bias)[0].transpose(0, 1)
+        out[mine] = torch.nn.functional.scaled_dot_product_attention(one_q, its_k, its_v, attn_mask=bias)[0].transpose(
+            0, 1
+        )
     return out
 
 
-def _interface(module: Any, query: Any, key: Any, value: Any, mask: Any, packing: Packing | None = None, **_: Any) -> tuple[torch.Tensor, None]:
+def _interface(
+    module: Any, query: Any, key: Any, value: Any, mask: Any, packing: Packing | None = None, **_: Any
+) -> tuple[torch.Tensor, None]:
     if packing is None:
         raise ValueError("packed attention needs its packing")
     if packing.gather is not None:
@@ -100,7 +108,9 @@ class Packed(Way):
             batch = [list(prompts[i][skip:]) for i in rows]
             states.append(self._forward(batch, skip, cache))
             order += rows
-            self.work += Work(computed=sum(map(len, batch)), flops=sum(forward_flops(self.geometry, 1, len(p), skip) for p in batch))
+            self.work += Work(
+                computed=sum(map(len, batch)), flops=sum(forward_flops(self.geometry, 1, len(p), skip) for p in batch)
+            )
         vectors = np.empty((len(prompts), self.decoder.config.hidden_size), np.float32)
         vectors[order] = torch.cat(states).cpu().numpy()
         self.work += Work(prefix_saved=skip * (len(prompts) - 1))
@@ -117,15 +127,23 @@ class Packed(Way):
     def _forward(self, batch: list[list[int]], skip: int, cache: Any) -> torch.Tensor:
         lengths = np.array([len(p) for p in batch])
         ids_1T = torch.tensor([[token for p in batch for token in p]], device=self.device)
-        positions_1T = torch.from_numpy(np.concatenate([np.arange(skip, skip + n) for n in lengths])[None]).to(self.device)
+        positions_1T = torch.from_numpy(np.concatenate([np.arange(skip, skip + n) for n in lengths])[None]).to(
+            self.device
+        )
         packing = self._packing(lengths, skip, cache)
-        states_1TH = self.decoder(input_ids=ids_1T, position_ids=positions_1T, use_cache=False, packing=packing).last_hidden_state
+        states_1TH = self.decoder(
+            input_ids=ids_1T, position_ids=positions_1T, use_cache=False, packing=packing
+        ).last_hidden_state
         last_BH: torch.Tensor = states_1TH[0, packing.queries[1:].long() - 1].float()
         return last_BH
 
     def _packing(self, lengths: np.ndarray, skip: int, cache: Any) -> Packing:
         ends = lengths.cumsum()
-        gather = [position for end, n in zip(ends, lengths, strict=True) for position in (np.arange(skip), np.arange(skip + end - n, skip + end))]
+        gather = [
+            position
+            for end, n in zip(ends, lengths, strict=True)
+            for position in (np.arange(skip), np.arange(skip + end - n, skip + end))
+        ]
         return Packing(
             queries=self._offsets(lengths),
             keys=self._offsets(lengths + skip),

@@ -33,7 +33,9 @@ def described(prompts: list[list[int]]) -> dict[str, float]:
         "count": len(prompts),
         "mean": float(tokens.mean()),
         "median": float(np.median(tokens)),
-        "p95": float(np.quantile(tokens, 0.95, method="hazen")),  # as `lengths` reads them: the n-th of N at (n - ½) / N
+        "p95": float(
+            np.quantile(tokens, 0.95, method="hazen")
+        ),  # as `lengths` reads them: the n-th of N at (n - ½) / N
         "min": int(tokens.min()),
         "max": int(tokens.max()),
         "share_over_1024": float((tokens > 1024).mean()),

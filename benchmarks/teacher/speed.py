@@ -47,7 +47,10 @@ def main(argv: list[str] | None = None) -> int:
     tiny, gpu = arguments.tiny, arguments.gpu
     device = arguments.device or ("cuda" if gpu else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
-        print("teacher --gpu: this machine has no CUDA device; run it on one, or try its code with --gpu --device cpu --tiny", file=sys.stderr)
+        print(
+            "teacher --gpu: this machine has no CUDA device; run it on one, or try its code with --gpu --device cpu --tiny",
+            file=sys.stderr,
+        )
         return 2
     out = arguments.out or ROOT / "benchmarks" / "results" / ("teacher-gpu.json" if gpu else "teacher-cpu.json")
     report: dict[str, Any] = header(device, sys.argv[1:] if argv is None else argv, arguments.commit)
@@ -61,7 +64,9 @@ def main(argv: list[str] | None = None) -> int:
             from benchmarks.teacher.gpu import measure_gpu
 
             shape = teacher_model.TINY if tiny else teacher_model.QWEN_7B
-            good = measure_gpu(report, Path(folder), shape, device, SHORTER if tiny else 1, arguments.seconds, arguments.limit, save)
+            good = measure_gpu(
+                report, Path(folder), shape, device, SHORTER if tiny else 1, arguments.seconds, arguments.limit, save
+            )
         else:
             torch.set_num_threads(arguments.threads)
             shape = teacher_model.TINY if tiny else teacher_model.CPU
@@ -77,13 +82,25 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda with --gpu, else cpu")
-    parser.add_argument("--tiny", action="store_true", help="a tiny model and prompts an eighth as long, to try the code")
+    parser.add_argument(
+        "--tiny", action="store_true", help="a tiny model and prompts an eighth as long, to try the code"
+    )
     parser.add_argument("--prompts", type=int, default=32, help="CPU: prompts per run")
     parser.add_argument("--runs", type=int, default=5, help="CPU: timed runs of each way")
     parser.add_argument("--threads", type=int, default=1, help="CPU: torch's threads")
-    parser.add_argument("--vllm-python", type=Path, default=ROOT / ".venv-vllm/bin/python", help="CPU: a Python with vLLM (make test-vllm makes it)")
+    parser.add_argument(
+        "--vllm-python",
+        type=Path,
+        default=ROOT / ".venv-vllm/bin/python",
+        help="CPU: a Python with vLLM (make test-vllm makes it)",
+    )
     parser.add_argument("--seconds", type=float, default=15, help="GPU: timed seconds of each way")
-    parser.add_argument("--limit", type=float, default=440, help="GPU: seconds after which no way is begun and the one under way is stopped")
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=440,
+        help="GPU: seconds after which no way is begun and the one under way is stopped",
+    )
     parser.add_argument("--commit", help="where the checkout's git history did not travel along")
     parser.add_argument("--out", type=Path)
     return parser.parse_args(argv)
@@ -91,13 +108,19 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 def header(device: str, argv: list[str], commit: str | None, module: str = "teacher") -> dict[str, Any]:
     """Where, when and by what a result was made."""
-    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    names = [
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
     return {
         "command": f"python -m benchmarks.{module} {shlex.join(argv)}".strip(),
         "commit": commit or _git("rev-parse", "HEAD"),
         "changed_since": _git("status", "--porcelain", "--", "ckd", "benchmarks/*.py"),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"{names[0] if names else platform.processor()}, {len(names)} cores",
+        "device": torch.cuda.get_device_name()
+        if device == "cuda"
+        else f"{names[0] if names else platform.processor()}, {len(names)} cores",
         "versions": teacher_model.versions(),
         "load_average": os.getloadavg()[0],
     }
@@ -108,7 +131,14 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def measure_cpu(report: dict[str, Any], folder: Path, shape: teacher_model.Shape, prompts: list[list[int]], runs: int, vllm_python: Path) -> bool:
+def measure_cpu(
+    report: dict[str, Any],
+    folder: Path,
+    shape: teacher_model.Shape,
+    prompts: list[list[int]],
+    runs: int,
+    vllm_python: Path,
+) -> bool:
     """Every way on the same prompts, `runs` times in turn; False when two ways disagree."""
     causal = teacher_model.make_model(shape, torch.float32, "cpu")
     vllm, reason = find_vllm(vllm_python, causal, folder / "model")
@@ -117,10 +147,18 @@ def measure_cpu(report: dict[str, Any], folder: Path, shape: teacher_model.Shape
         "one_by_one": OneByOne(causal),
         "batches": Batches(causal, CPU_BUDGET),
         "default": Default(teacher_model.make_engine(causal, folder / "engine", "cpu")),
-        f"budget {LARGE_BUDGET}": Default(teacher_model.make_engine(causal, folder / "engine", "cpu", token_budget=LARGE_BUDGET)),
+        f"budget {LARGE_BUDGET}": Default(
+            teacher_model.make_engine(causal, folder / "engine", "cpu", token_budget=LARGE_BUDGET)
+        ),
         **({"vllm": vllm} if vllm else {}),
     }
-    report |= {"threads": torch.get_num_threads(), "dtype": "float32", "shape": asdict(shape), "prompts": described(prompts), "runs": runs}
+    report |= {
+        "threads": torch.get_num_threads(),
+        "dtype": "float32",
+        "shape": asdict(shape),
+        "prompts": described(prompts),
+        "runs": runs,
+    }
     report["matrix_rate_gflops"] = (matrix_rate("cpu", "float32") or 0) / 1e9
     differences = _differences(ways, prompts)
     ways["public"].collecting_s = 0.0
@@ -194,7 +232,9 @@ def _compare(report: dict[str, Any]) -> None:
         "default over one by one": target(1.25, default["speedup_over_one_by_one"]),
         "default over public, of the ratio of computed FLOPs": target(0.9, share),
         # Collections grow with everything this process has imported, and are no FLOPs.
-        "the same without public's garbage collections": target(0.9, share * (1 - public["garbage_collection_cpu_s"] / public["median_cpu_s"])),
+        "the same without public's garbage collections": target(
+            0.9, share * (1 - public["garbage_collection_cpu_s"] / public["median_cpu_s"])
+        ),
     }
     for name, figures in report["targets"].items():
         print(f"{name}: {figures}")

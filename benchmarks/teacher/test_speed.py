@@ -83,7 +83,9 @@ def test_the_merge_benchmark_finds_less_error_than_the_adapter_changes(tmp_path,
     report = json.loads(out.read_text())
     assert {len(seconds) for seconds in report["gain"]["cpu_s"].values()} == {3}
     assert report["error_float32"]["merging"] < 1e-5 < report["error_float32"]["adapter"]
-    assert report["error_float32"]["merging"] < report["error_bfloat16"]["merging"] < report["error_bfloat16"]["adapter"]
+    assert (
+        report["error_float32"]["merging"] < report["error_bfloat16"]["merging"] < report["error_bfloat16"]["adapter"]
+    )
     assert report["command"].startswith("python -m benchmarks.teacher.merge --tiny")
     assert "unmerged_over_merged" in capsys.readouterr().out
 

@@ -50,7 +50,9 @@ class VllmChild:
 
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
         command = [str(python), "-m", "benchmarks.teacher.vllm_child", str(folder), str(_MAX_LENGTH)]
-        self.process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         self.vectors, self.cpu_s, self.work, self.version = folder / "vectors.npy", 0.0, Work(), ""
 
     def __call__(self, prompts: "Sequence[Sequence[int]]") -> np.ndarray:

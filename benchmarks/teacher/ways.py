@@ -49,7 +49,9 @@ class Way(ABC):
     def count(self, rows: int, longest: int, useful: int) -> None:
         """One forward pass over `rows` rows of `longest` tokens, `useful` of them real."""
         computed = rows * longest
-        self.work += Work(computed=computed, padding=computed - useful, flops=forward_flops(self.geometry, rows, longest, 0))
+        self.work += Work(
+            computed=computed, padding=computed - useful, flops=forward_flops(self.geometry, rows, longest, 0)
+        )
 
 
 class Public(Way):
@@ -58,7 +60,9 @@ class Public(Way):
     def __init__(self, causal: Any) -> None:
         super().__init__(causal)
         self.geometry = replace(self.geometry, parameters=self.geometry.parameters + causal.lm_head.weight.numel())
-        self.collecting_s = 0.0  # CPU seconds of garbage collections: they grow with everything this process has imported
+        self.collecting_s = (
+            0.0  # CPU seconds of garbage collections: they grow with everything this process has imported
+        )
 
     def encode(self, prompts: Prompts) -> np.ndarray:
         vectors = []
@@ -81,7 +85,9 @@ class OneByOne(Way):
         vectors = []
         for prompt in prompts:
             ids_1T = torch.tensor([list(prompt)], device=self.device)
-            vectors.append(self.decoder(input_ids=ids_1T, use_cache=False).last_hidden_state[0, -1].float().cpu().numpy())
+            vectors.append(
+                self.decoder(input_ids=ids_1T, use_cache=False).last_hidden_state[0, -1].float().cpu().numpy()
+            )
             self.count(1, len(prompt), len(prompt))
         return np.stack(vectors)
 

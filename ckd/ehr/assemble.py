@@ -31,7 +31,9 @@ class Assembled:
     `diagnoses`, `medications`, `procedures`, which hold (visit, name): distinct names in the order of the text.
     """
 
-    visits: pl.DataFrame  # visit, visit_id, subject_id, role, prediction_time, current, next (bit masks of the labels), subgroup fields
+    visits: (
+        pl.DataFrame
+    )  # visit, visit_id, subject_id, role, prediction_time, current, next (bit masks of the labels), subgroup fields
     subjects: pl.DataFrame  # subject_id, point, fold, cuts (its values of ingest.split_column), labeled
     diagnoses: pl.DataFrame
     medications: pl.DataFrame
@@ -72,8 +74,14 @@ def assemble(tables: str, index: int, rules: Rules, codes: Codes, *, seed: int, 
         "medications": usable.drugs(raw["medications"], numbers),
         "procedures": usable.coded(raw["procedures"], codes.procedures, numbers),
     }
-    rows = {name: frame.filter(pl.col("reason").is_null()) if frame["reason"].count() else frame for name, frame in judged.items()}
-    chained = chain(admissions.with_columns(coded=pl.col("admission").is_in(rows["diagnoses"]["admission"].unique().implode())), rules)
+    rows = {
+        name: frame.filter(pl.col("reason").is_null()) if frame["reason"].count() else frame
+        for name, frame in judged.items()
+    }
+    chained = chain(
+        admissions.with_columns(coded=pl.col("admission").is_in(rows["diagnoses"]["admission"].unique().implode())),
+        rules,
+    )
     chained = chained.join(admissions.select("place", "admission"), on="place", how="left", maintain_order="left")
     visits = _visits(chained, _masks(rows["diagnoses"], chained), raw["visits"], raw["patients"])
     keys = _keys(chained, visits)
@@ -85,7 +93,9 @@ def assemble(tables: str, index: int, rules: Rules, codes: Codes, *, seed: int, 
         "subjects": _returning(admissions),
         "echoes": visits.filter(pl.col("role") == "pair").select((pl.col("current") == pl.col("next")).sum()).item(),
     }
-    return Assembled(visits.drop("cut"), _subjects(visits, seed, folds), **named, codes=_distinct_codes(raw), facts=facts)
+    return Assembled(
+        visits.drop("cut"), _subjects(visits, seed, folds), **named, codes=_distinct_codes(raw), facts=facts
+    )
 
 
 def _masks(diagnoses: pl.DataFrame, chained: pl.DataFrame) -> pl.DataFrame:
@@ -105,7 +115,9 @@ def _keys(chained: pl.DataFrame, visits: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _visits(chained: pl.DataFrame, masks: pl.DataFrame, admissions: pl.DataFrame, patients: pl.DataFrame) -> pl.DataFrame:
+def _visits(
+    chained: pl.DataFrame, masks: pl.DataFrame, admissions: pl.DataFrame, patients: pl.DataFrame
+) -> pl.DataFrame:
     kept = chained.filter(pl.col("role").is_in(["pair", "last"])).sort("subject_id", "start", "stay_id")
     first = admissions.select("visit_id", "age", "cut", *SUBGROUP_FIELDS[1:], "start")
     person = patients.unique("subject_id", keep="first", maintain_order=True).select(
@@ -147,7 +159,9 @@ def _named(rows: pl.DataFrame, keys: pl.DataFrame, table: str) -> pl.DataFrame:
     are equal in that, or lack it, in the source's order.
     """
     at = rows["admission"]
-    rows = rows.with_columns(visit=keys["visit"].gather(at)).filter(pl.col("visit").is_not_null() & pl.col("name").is_not_null())
+    rows = rows.with_columns(visit=keys["visit"].gather(at)).filter(
+        pl.col("visit").is_not_null() & pl.col("name").is_not_null()
+    )
     at = rows["admission"]
     if table == "medications":
         first, then = pl.col("visit"), (pl.col("start") - pl.lit(keys["start"].gather(at))).dt.total_seconds()
@@ -165,7 +179,9 @@ def _subjects(visits: pl.DataFrame, seed: int, folds: int) -> pl.DataFrame:
     groups = [group_key(subject, "") for subject in found["subject_id"]]
     return found.with_columns(
         point=pl.Series([point(group, seed) for group in groups], dtype=pl.Float64),
-        fold=(pl.Series(groups, dtype=pl.UInt64) % folds).cast(pl.UInt8),  # a hash already, and another one than the point's
+        fold=(pl.Series(groups, dtype=pl.UInt64) % folds).cast(
+            pl.UInt8
+        ),  # a hash already, and another one than the point's
     )
 
 
@@ -183,7 +199,9 @@ def _distinct_codes(raw: dict[str, pl.DataFrame]) -> pl.DataFrame:
 
 def _roles(chained: pl.DataFrame) -> dict[str, Any]:
     """Admissions by what became of them: pairs, last visits, and per reason of exclusion how many and the place of the first."""
-    excluded = chained.filter(pl.col("role") == "excluded").group_by("reason").agg(rows=pl.len(), place=pl.col("place").min())
+    excluded = (
+        chained.filter(pl.col("role") == "excluded").group_by("reason").agg(rows=pl.len(), place=pl.col("place").min())
+    )
     return {
         "in": chained.height,
         "pair": chained.filter(pl.col("role") == "pair").height,

@@ -65,12 +65,19 @@ def statistics(visits: pl.DataFrame, drugs: pl.DataFrame) -> Stats:
     a = np.add.reduceat(((current & ~after)[:, None] >> bit) & 1, first, axis=0, dtype=np.int64)
     names, key = _given(visits, drugs)
     rows = (key & 0xFFFFFFFF).astype(np.intp)
-    present, absent, subject, code = current[rows], (current & ~after)[rows], subject_of[rows].astype(np.intp), (key >> 32).astype(np.intp)
+    present, absent, subject, code = (
+        current[rows],
+        (current & ~after)[rows],
+        subject_of[rows].astype(np.intp),
+        (key >> 32).astype(np.intp),
+    )
     parts: list[dict[str, Array]] = []
     for k in range(NUM_LABELS):  # the rows are sorted by drug, fold, subject, and stay so in each disease's selection
         mine = np.flatnonzero((present >> k) & 1)
         if len(mine):
-            parts.append(_one_disease(k, code[mine], subject[mine], (absent[mine] >> k) & 1, (n[:, k], a[:, k], fold_of)))
+            parts.append(
+                _one_disease(k, code[mine], subject[mine], (absent[mine] >> k) & 1, (n[:, k], a[:, k], fold_of))
+            )
     return Stats(_totals(n, a, fold_of), _drug_frame(parts, names))
 
 
@@ -95,12 +102,20 @@ def _totals(n: Array, a: Array, fold_of: Array) -> pl.DataFrame:
     """TOTAL_SUMS per fold and disease from each subject's n and a [subjects, 25]; subjects are grouped by fold."""
     first = _starts(fold_of)
     sums = (n, a, n > 0, a > 0, n > a, a * a, a * n, n * n)
-    columns = {name: np.add.reduceat(values, first, axis=0, dtype=np.int64).ravel() for name, values in zip(TOTAL_SUMS, sums, strict=True)}
-    keys = {"fold": np.repeat(fold_of[first], NUM_LABELS), "disease": np.tile(np.arange(NUM_LABELS, dtype=np.uint8), len(first))}
+    columns = {
+        name: np.add.reduceat(values, first, axis=0, dtype=np.int64).ravel()
+        for name, values in zip(TOTAL_SUMS, sums, strict=True)
+    }
+    keys = {
+        "fold": np.repeat(fold_of[first], NUM_LABELS),
+        "disease": np.tile(np.arange(NUM_LABELS, dtype=np.uint8), len(first)),
+    }
     return pl.DataFrame({**keys, **columns}, schema=_schema(_TOTAL_KEYS, TOTAL_SUMS)).filter(pl.col("n") > 0)
 
 
-def _one_disease(k: int, code: Array, subject: Array, absent: Array, subjects: tuple[Array, Array, Array]) -> dict[str, Array]:
+def _one_disease(
+    k: int, code: Array, subject: Array, absent: Array, subjects: tuple[Array, Array, Array]
+) -> dict[str, Array]:
     """DRUG_SUMS per drug and fold of disease k. One entry per visit with the disease and drug, grouped by drug, then fold, then subject;
     `subjects` holds each subject's n, a and fold."""
     pair = _starts(code, subject)
@@ -113,7 +128,9 @@ def _one_disease(k: int, code: Array, subject: Array, absent: Array, subjects: t
     whole = (n1 == n, (a1 == a) & (a > 0), (n1 - a1 == n - a) & (n > a))
     sums = (n1, a1, np.ones_like(n1), *with_drug, *whole, a1 * a1, a1 * n1, n1 * n1, a1 * a, a1 * n, n1 * a, n1 * n)
     keys = {"fold": fold[first], "disease": np.full(len(first), k, dtype=np.uint8), "drug": code[first]}
-    return keys | {name: np.add.reduceat(values, first, dtype=np.int64) for name, values in zip(DRUG_SUMS, sums, strict=True)}
+    return keys | {
+        name: np.add.reduceat(values, first, dtype=np.int64) for name, values in zip(DRUG_SUMS, sums, strict=True)
+    }
 
 
 def _drug_frame(parts: list[dict[str, Array]], names: pl.Series) -> pl.DataFrame:
@@ -121,7 +138,9 @@ def _drug_frame(parts: list[dict[str, Array]], names: pl.Series) -> pl.DataFrame
     if not parts:
         return pl.DataFrame(schema=schema)
     columns = {name: np.concatenate([part[name] for part in parts]) for name in schema}
-    frame = pl.DataFrame(columns).sort("fold", maintain_order=True)  # each part is sorted by drug, whose numbers are in the order of the names
+    frame = pl.DataFrame(columns).sort(
+        "fold", maintain_order=True
+    )  # each part is sorted by drug, whose numbers are in the order of the names
     return frame.with_columns(names.gather(frame["drug"]).alias("drug")).cast(schema)  # type: ignore[arg-type]
 
 
@@ -134,7 +153,9 @@ def merge(parts: Iterable[Stats]) -> Stats:
 
     Adds up when four times as many rows wait as are merged: an iterator of stored parts needs memory by the distinct drugs, not by the parts.
     """
-    merged = Stats(pl.DataFrame(schema=_schema(_TOTAL_KEYS, TOTAL_SUMS)), pl.DataFrame(schema=_schema(_DRUG_KEYS, DRUG_SUMS)))
+    merged = Stats(
+        pl.DataFrame(schema=_schema(_TOTAL_KEYS, TOTAL_SUMS)), pl.DataFrame(schema=_schema(_DRUG_KEYS, DRUG_SUMS))
+    )
     waiting: list[Stats] = []
     for part in parts:
         waiting.append(part)
@@ -145,7 +166,9 @@ def merge(parts: Iterable[Stats]) -> Stats:
 
 def _sum(parts: Sequence[Stats]) -> Stats:
     totals, drugs = pl.concat([part.totals for part in parts]), pl.concat([part.drugs for part in parts])
-    numbered = pl.col("drug").cast(pl.Enum(drugs["drug"].unique().sort()))  # grouping by numbers takes a third of the time of grouping by names
+    numbered = pl.col("drug").cast(
+        pl.Enum(drugs["drug"].unique().sort())
+    )  # grouping by numbers takes a third of the time of grouping by names
     added = _added(drugs.with_columns(numbered), list(_DRUG_KEYS))
     return Stats(_added(totals, list(_TOTAL_KEYS)), added.with_columns(pl.col("drug").cast(pl.String)))
 
@@ -158,7 +181,9 @@ def pooled(stats: Stats, leave_out: int | None = None) -> pl.DataFrame:
     """One row per disease UInt8 and drug Str, sorted, with DRUG_SUMS and the disease's TOTAL_SUMS, over all folds but `leave_out`."""
     kept = pl.lit(True) if leave_out is None else pl.col("fold") != leave_out
     totals = _added(stats.totals.filter(kept).drop("fold"), ["disease"])
-    return _added(stats.drugs.filter(kept).drop("fold"), ["disease", "drug"]).join(totals, on="disease", how="left", maintain_order="left")
+    return _added(stats.drugs.filter(kept).drop("fold"), ["disease", "drug"]).join(
+        totals, on="disease", how="left", maintain_order="left"
+    )
 
 
 def smoothed_lift(min_support: int) -> pl.Expr:
@@ -183,7 +208,8 @@ def tables(stats: Stats, *, method: Method, min_support: int, top: int, folds: i
     for the same diseases, drawn at random from those that have the support with any disease. none: no name. Ties go by name.
     """
     return Tables(
-        tuple(_table(stats, fold, method, min_support, top, seed) for fold in range(folds)), _table(stats, None, method, min_support, top, seed)
+        tuple(_table(stats, fold, method, min_support, top, seed) for fold in range(folds)),
+        _table(stats, None, method, min_support, top, seed),
     )
 
 
@@ -202,7 +228,9 @@ def _table(stats: Stats, fold: int | None, method: Method, min_support: int, top
 
 
 def _best(scored: pl.DataFrame, top: int) -> Table:
-    ranked = scored.sort("disease", "score", "drug", descending=[False, True, False]).group_by("disease", maintain_order=True)
+    ranked = scored.sort("disease", "score", "drug", descending=[False, True, False]).group_by(
+        "disease", maintain_order=True
+    )
     return {DISEASES[disease]: names for disease, names in ranked.agg(pl.col("drug").head(top)).iter_rows() if names}
 
 

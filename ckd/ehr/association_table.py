@@ -34,15 +34,23 @@ def published(stats: Stats, *, min_support: int, chosen: Mapping[str, Sequence[s
     differences would be that fold's cells.
     """
     named = [(DISEASES.index(disease), drug) for disease, drugs in chosen.items() for drug in drugs]
-    clause = pl.DataFrame(named, schema={"disease": pl.UInt8, "drug": pl.String}, orient="row").with_columns(in_clause=pl.lit(True))
+    clause = pl.DataFrame(named, schema={"disease": pl.UInt8, "drug": pl.String}, orient="row").with_columns(
+        in_clause=pl.lit(True)
+    )
     supported = measures(pooled(stats), min_support)
     # A placebo name may lack support with its disease, or not occur with it: it still gets its row, a suppressed one.
-    rows = supported.join(clause, on=["disease", "drug"], how="full", coalesce=True).with_columns(pl.col("in_clause").fill_null(False))
+    rows = supported.join(clause, on=["disease", "drug"], how="full", coalesce=True).with_columns(
+        pl.col("in_clause").fill_null(False)
+    )
     rows = rows.filter((pl.col("subjects_with") >= max(min_support, SMALLEST_CELL)) | pl.col("in_clause"))
-    rows = rows.with_columns(suppressed=(pl.col("smallest_cell") < SMALLEST_CELL).fill_null(True)).sort("disease", "drug")
+    rows = rows.with_columns(suppressed=(pl.col("smallest_cell") < SMALLEST_CELL).fill_null(True)).sort(
+        "disease", "drug"
+    )
     withheld = [pl.when(~pl.col("suppressed")).then(pl.col(name)).alias(name) for name in (*COUNTS, *RATES)]
     label = pl.col("disease").replace_strict(list(range(len(DISEASES))), list(DISEASES), return_dtype=pl.String)
-    return rows.with_columns(*withheld, label.alias("disease")).select(pl.col(name).cast(dtype) for name, dtype in SCHEMA.items())
+    return rows.with_columns(*withheld, label.alias("disease")).select(
+        pl.col(name).cast(dtype) for name, dtype in SCHEMA.items()
+    )
 
 
 def measures(sums: pl.DataFrame, min_support: int) -> pl.DataFrame:
@@ -71,9 +79,9 @@ def measures(sums: pl.DataFrame, min_support: int) -> pl.DataFrame:
     )
     difference = pl.col("absent_rate_with") - pl.col("absent_rate_without")
     half = _Z * pl.when(pl.col("subjects") > 1).then(_variance()).sqrt()
-    return figures.with_columns(difference=difference, difference_low=difference - half, difference_high=difference + half).select(
-        "disease", "drug", *COUNTS, *RATES, "smallest_cell"
-    )
+    return figures.with_columns(
+        difference=difference, difference_low=difference - half, difference_high=difference + half
+    ).select("disease", "drug", *COUNTS, *RATES, "smallest_cell")
 
 
 def _variance() -> pl.Expr:
@@ -86,6 +94,13 @@ def _variance() -> pl.Expr:
     n0n0 = c("nn") - 2 * c("n1n") + c("n1n1")
     e1e1 = c("a1a1") - 2 * p1 * c("a1n1") + p1 * p1 * c("n1n1")
     e0e0 = a0a0 - 2 * p0 * a0n0 + p0 * p0 * n0n0
-    e1e0 = (c("a1a") - c("a1a1")) - p0 * (c("a1n") - c("a1n1")) - p1 * (c("n1a") - c("a1n1")) + p1 * p0 * (c("n1n") - c("n1n1"))
+    e1e0 = (
+        (c("a1a") - c("a1a1"))
+        - p0 * (c("a1n") - c("a1n1"))
+        - p1 * (c("n1a") - c("a1n1"))
+        + p1 * p0 * (c("n1n") - c("n1n1"))
+    )
     variance = e1e1 / all1 / all1 + e0e0 / all0 / all0 - 2 * e1e0 / all1 / all0
-    return variance.clip(lower_bound=0.0) * c("subjects") / (c("subjects") - 1)  # cancellation may leave a variance of 0 at −1e-18
+    return (
+        variance.clip(lower_bound=0.0) * c("subjects") / (c("subjects") - 1)
+    )  # cancellation may leave a variance of 0 at −1e-18

@@ -20,7 +20,11 @@ Locate = Callable[[str, int], str]  # table, place -> file:line
 
 
 def cohort_card(
-    source: Mapping[str, Any], settings: Mapping[str, Any], facts: Mapping[str, Any], summary: Mapping[str, Any], locate: Locate
+    source: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    locate: Locate,
 ) -> dict[str, Any]:
     """The card as JSON values. `source` and `settings` stand in it as they are. Raises RuntimeError when admissions or visits do not add up."""
     admissions = facts["admissions"]
@@ -28,7 +32,10 @@ def cohort_card(
     if admissions["in"] != admissions["pair"] + admissions["last"] + sum(e["rows"] for e in excluded.values()):
         raise RuntimeError(f"{admissions['in']} admissions in are not pairs + last visits + excluded")
     splits: dict[str, Any] = {split: summary["splits"].get(split, _NO_SPLIT) for split in SPLITS}
-    if sum(s["labeled"] for s in splits.values()) != admissions["pair"] or sum(s["unlabeled"] for s in splits.values()) != admissions["last"]:
+    if (
+        sum(s["labeled"] for s in splits.values()) != admissions["pair"]
+        or sum(s["unlabeled"] for s in splits.values()) != admissions["last"]
+    ):
         raise RuntimeError("the parts do not hold every pair and every last visit once")
     return {
         "claim": f"Every figure on this cohort reads: {CLAIM}.",
@@ -36,10 +43,17 @@ def cohort_card(
         "data_license": source["data_license"],
         "credentialed": source["credentialed"],
         "settings": dict(settings),
-        "admissions": {"in": admissions["in"], "pairs": admissions["pair"], "last_visits": admissions["last"], "excluded": excluded},
+        "admissions": {
+            "in": admissions["in"],
+            "pairs": admissions["pair"],
+            "last_visits": admissions["last"],
+            "excluded": excluded,
+        },
         "patients": facts["subjects"],
         "rows": {table: _rows(counts, table, locate) for table, counts in facts["rows"].items()},
-        "splits": {split: {name: s[name] for name in ("labeled", "unlabeled", "subjects")} for split, s in splits.items()},
+        "splits": {
+            split: {name: s[name] for name in ("labeled", "unlabeled", "subjects")} for split, s in splits.items()
+        },
         "prevalence": _prevalence(splits),
         "echo_rate": _share(facts["echoes"], admissions["pair"]),
         "returners": {"return": _group(facts["visits"]["pair"]), "do_not_return": _group(facts["visits"]["last"])},
@@ -53,9 +67,14 @@ def unmapped_codes(codes: pl.DataFrame, described: Codes, locate: Locate) -> dic
     `codes`: kind, code, version, rows, place of every distinct code.
     """
     found = {}
-    for kind, describe, flag in (("diagnosis", described.diagnoses, "mapped"), ("procedure", described.procedures, "title")):
+    for kind, describe, flag in (
+        ("diagnosis", described.diagnoses, "mapped"),
+        ("procedure", described.procedures, "title"),
+    ):
         rows = codes.filter(pl.col("kind") == kind)
-        table = rows.join(describe(rows.select("code", "version")), on=["code", "version"], how="left", nulls_equal=True)
+        table = rows.join(
+            describe(rows.select("code", "version")), on=["code", "version"], how="left", nulls_equal=True
+        )
         lost = ~pl.col("mapped") if flag == "mapped" else pl.col("title").is_null()
         missing = table.filter(lost).sort(["rows", "version", "code"], descending=[True, False, False])
         first = missing.head(MOST_CODES).select("code", "version", "rows", "place").iter_rows()
@@ -65,7 +84,12 @@ def unmapped_codes(codes: pl.DataFrame, described: Codes, locate: Locate) -> dic
             "rows": int(missing["rows"].sum()),
             "share": _share(int(missing["rows"].sum()), int(rows["rows"].sum())),
             "most_frequent": [
-                {"code": _shown(code), "version": _shown(version), "rows": count, "first": locate(TABLE_OF[kind], place)}
+                {
+                    "code": _shown(code),
+                    "version": _shown(version),
+                    "rows": count,
+                    "first": locate(TABLE_OF[kind], place),
+                }
                 for code, version, count, place in first
             ],
         }
@@ -84,7 +108,9 @@ def lines(card: Mapping[str, Any]) -> list[str]:
         f"{patients['all']:,} patients, {patients['with_two']:,} with two admissions or more: "
         f"{patients['consecutive_pairs']:,} consecutive pairs before exclusions"
     )
-    said += [f"excluded {e['rows']:,}: {reason} (first: {e['first']})" for reason, e in _by_rows(admissions["excluded"])]
+    said += [
+        f"excluded {e['rows']:,}: {reason} (first: {e['first']})" for reason, e in _by_rows(admissions["excluded"])
+    ]
     for table, counts in card["rows"].items():
         said += [
             f"{table}: {e['rows']:,} of {counts['read']:,} rows not used: {reason} (first: {e['first']})"
@@ -96,7 +122,11 @@ def lines(card: Mapping[str, Any]) -> list[str]:
             said.append(
                 f"{missing['codes']:,} {kind} codes ({missing['share']:.1%} of rows) have no {missing['without'][2:]}: {worst}; the card lists them"
             )
-    said.append(", ".join(f"{split} {s['labeled']:,} pairs of {s['subjects']:,} patients" for split, s in card["splits"].items()))
+    said.append(
+        ", ".join(
+            f"{split} {s['labeled']:,} pairs of {s['subjects']:,} patients" for split, s in card["splits"].items()
+        )
+    )
     if card["moved_subjects"]:
         said.append(f"{card['moved_subjects']:,} patients moved by hash rank: a split would have been without a pair")
     if card["echo_rate"] is not None:
@@ -123,11 +153,19 @@ def _located(reasons: Mapping[str, Any], table: str, locate: Locate) -> dict[str
 
 def _rows(counts: Mapping[str, Any], table: str, locate: Locate) -> dict[str, Any]:
     untitled = {"untitled": _located({"": counts["untitled"]}, table, locate)[""]} if "untitled" in counts else {}
-    return {"read": counts["read"], "used": counts["used"], "rejected": _located(counts["rejected"], table, locate), **untitled}
+    return {
+        "read": counts["read"],
+        "used": counts["used"],
+        "rejected": _located(counts["rejected"], table, locate),
+        **untitled,
+    }
 
 
 def _prevalence(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
-    return {disease: {split: _share(s["positives"][k], s["labeled"]) for split, s in splits.items()} for k, disease in enumerate(DISEASES)}
+    return {
+        disease: {split: _share(s["positives"][k], s["labeled"]) for split, s in splits.items()}
+        for k, disease in enumerate(DISEASES)
+    }
 
 
 def _group(sums: Mapping[str, Any]) -> dict[str, Any]:

@@ -67,7 +67,9 @@ def _time(source: str, dtype: pl.DataType, formats: Sequence[str], where: str) -
 
 def _number(source: str, dtype: pl.DataType, where: str) -> pl.Expr:
     if dtype == pl.String or dtype == pl.Null or dtype.is_numeric():
-        return pl.col(source).cast(pl.Float64, strict=False).cast(pl.Int32, strict=False)  # pandas writes whole numbers as 1.0 beside gaps
+        return (
+            pl.col(source).cast(pl.Float64, strict=False).cast(pl.Int32, strict=False)
+        )  # pandas writes whole numbers as 1.0 beside gaps
     raise _refused(source, dtype, "whole numbers", where)
 
 

@@ -20,11 +20,19 @@ from ckd.visits.labels import CCS_IDS
 
 DIAGNOSIS, PROCEDURE = "diagnosis", "procedure"
 TABLES = {DIAGNOSIS: "diagnoses", PROCEDURE: "procedures"}
-ROWS_WITHOUT_ZERO = 2000  # so many rows of whole ICD-9 tables always hold a code with a leading zero (5 % of the open demo's)
+ROWS_WITHOUT_ZERO = (
+    2000  # so many rows of whole ICD-9 tables always hold a code with a leading zero (5 % of the open demo's)
+)
 
 _VERSION = re.compile(r"(?:ICD-?)?(9|10)(?:-?(?:CM|PROC|PCS))?(?:\.0)?", re.IGNORECASE)
 _LABELS = {str(ccs): index for index, ccs in enumerate(CCS_IDS.values())}
-_DIAGNOSIS_COLUMNS = {"normal": pl.String, "label": pl.UInt8, "mapped": pl.Boolean, "title": pl.String, "known_version": pl.Boolean}
+_DIAGNOSIS_COLUMNS = {
+    "normal": pl.String,
+    "label": pl.UInt8,
+    "mapped": pl.Boolean,
+    "title": pl.String,
+    "known_version": pl.Boolean,
+}
 _PROCEDURE_COLUMNS = {"normal": pl.String, "title": pl.String, "known_version": pl.Boolean}
 
 
@@ -34,7 +42,11 @@ class Codes:
 
     def __init__(self, titles: pl.DataFrame | None = None) -> None:
         rows = [] if titles is None else titles.select("kind", "version", "code", "title").iter_rows()
-        self._own = {(kind, read_version(version), normal(code)): _clean(title) for kind, version, code, title in rows if code and title}
+        self._own = {
+            (kind, read_version(version), normal(code)): _clean(title)
+            for kind, version, code, title in rows
+            if code and title
+        }
 
     def diagnoses(self, distinct: pl.DataFrame) -> pl.DataFrame:
         """Adds to the rows of `distinct` (code, version; as they stand in the data): normal (upper case, no point), label (0..24, null for a
@@ -50,11 +62,21 @@ class Codes:
         category = code[:4] if version == "9" and code.startswith("E") else code[:3]
         title = _categories(version).get(category) if version else None
         label = None if group is None else _LABELS.get(group)
-        return code, label, group is not None, title or self._title(DIAGNOSIS, version, code, category), version is not None
+        return (
+            code,
+            label,
+            group is not None,
+            title or self._title(DIAGNOSIS, version, code, category),
+            version is not None,
+        )
 
     def _procedure(self, code: str, version: str | None) -> tuple[str, str | None, bool]:
         title = _procedure_titles(version).get(code) if version else None
-        return code, title or self._title(PROCEDURE, version, code, code[: 2 if version == "9" else 3]), version is not None
+        return (
+            code,
+            title or self._title(PROCEDURE, version, code, code[: 2 if version == "9" else 3]),
+            version is not None,
+        )
 
     def _title(self, kind: str, version: str | None, code: str, category: str) -> str | None:
         """The data set's own title: of the full code, else of its category."""
@@ -148,7 +170,9 @@ def _shows_loss(code: str, width: int, known: frozenset[str]) -> bool:
     return len(code) < 3 or any(zeros + code in known for zeros in ("0", "00"))
 
 
-def _add(distinct: pl.DataFrame, meaning: Callable[[str, str | None], tuple[Any, ...]], columns: dict[str, type[pl.DataType]]) -> pl.DataFrame:
+def _add(
+    distinct: pl.DataFrame, meaning: Callable[[str, str | None], tuple[Any, ...]], columns: dict[str, type[pl.DataType]]
+) -> pl.DataFrame:
     """The frame with the columns that `meaning` gives of (normal code, version); a null code has no code, label or title."""
     pairs = distinct.select(pl.col("code", "version").cast(pl.String)).iter_rows()
     meanings = [meaning(normal(code or ""), read_version(version)) for code, version in pairs]

@@ -31,9 +31,13 @@ def read_header(path: Path) -> tuple[str, ...]:
     if not line.strip():
         raise DataError(f"{path}:1: the file is empty, expected a line with the column names; get the file again")
     if line.lstrip(b"\xef\xbb\xbf \t").startswith(b"<"):
-        raise DataError(f"{path}:1: an HTML or XML page, not a CSV table (a download that was refused?); get the file again")
+        raise DataError(
+            f"{path}:1: an HTML or XML page, not a CSV table (a download that was refused?); get the file again"
+        )
     if line[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataError(f"{path}:1: UTF-16, as spreadsheets save 'Unicode text'; save it as CSV UTF-8, or convert it: iconv -f UTF-16 -t UTF-8")
+        raise DataError(
+            f"{path}:1: UTF-16, as spreadsheets save 'Unicode text'; save it as CSV UTF-8, or convert it: iconv -f UTF-16 -t UTF-8"
+        )
     if b"\r" in line.rstrip(b"\r\n"):
         raise DataError(f"{path}:1: its lines end in CR alone; convert them: tr '\\r' '\\n'")
     try:
@@ -43,7 +47,11 @@ def read_header(path: Path) -> tuple[str, ...]:
     # An index column without a name, as some programs write it, may stay: nothing reads it.
     names = [cell.strip().lower() or f"column_{number}" for number, cell in enumerate(next(csv.reader([text])), 1)]
     if not all(_COLUMN_NAME.fullmatch(name) for name in names):
-        hint = "the cells must be separated by commas" if re.search(r"[;\t|]", text) else "add the line with the column names"
+        hint = (
+            "the cells must be separated by commas"
+            if re.search(r"[;\t|]", text)
+            else "add the line with the column names"
+        )
         raise DataError(f"{path}:1: no header (a cell is no column name); {hint}")
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
@@ -137,7 +145,9 @@ def _records(path: Path) -> Iterator[tuple[int, bytes]]:
             elif size > _LONGEST_CELL:
                 break
     if parts:
-        raise DataError(f'{path}:{start}: a quote (") opens here and is not closed; close it, or double the quotes inside a cell')
+        raise DataError(
+            f'{path}:{start}: a quote (") opens here and is not closed; close it, or double the quotes inside a cell'
+        )
 
 
 def _check_record(path: Path, line: int, record: bytes, cells: int) -> None:
@@ -149,10 +159,14 @@ def _check_record(path: Path, line: int, record: bytes, cells: int) -> None:
     if not record:
         return
     if b"\n" in record and not _STRICT_RECORD.fullmatch(record):
-        raise DataError(f'{path}:{line}: a quote (") opens here and is not closed; close it, or double the quotes inside a cell')
+        raise DataError(
+            f'{path}:{line}: a quote (") opens here and is not closed; close it, or double the quotes inside a cell'
+        )
     found = 1 + sum(part.count(b",") for part in record.split(b'"')[::2])
     if found != cells:
-        raise DataError(f"{path}:{line}: {found} cells, the header has {cells}; mend that line (a comma inside a cell needs quotes around the cell)")
+        raise DataError(
+            f"{path}:{line}: {found} cells, the header has {cells}; mend that line (a comma inside a cell needs quotes around the cell)"
+        )
 
 
 def _damage(error: Exception) -> str:

@@ -66,7 +66,9 @@ class Work:
 
     def associated(self, index: int, splits: SubjectSplits) -> FolderArtifact:
         """The association statistics of one partition's train pairs."""
-        return FolderArtifact(join(self.folder, f"associated-{index:05d}"), {**self._scratch, "splits": digest(dict(splits.ends))})
+        return FolderArtifact(
+            join(self.folder, f"associated-{index:05d}"), {**self._scratch, "splits": digest(dict(splits.ends))}
+        )
 
     @property
     def _scratch(self) -> Fields:
@@ -108,7 +110,9 @@ class Assemble:
     def __call__(self, partition: Partition) -> dict[str, Any]:
         """Save the assembled partition; the row says how many admissions it had."""
         work, artifact = self.work, self.work.assembled(partition.index)
-        assembled = assemble(work.tables, partition.index, self.rules, self.codes, seed=work.seed, folds=work.config.folds)
+        assembled = assemble(
+            work.tables, partition.index, self.rules, self.codes, seed=work.seed, folds=work.config.folds
+        )
         assembled.save(artifact.folder, artifact.fields)
         return {"index": partition.index, "rows": partition.rows}
 
@@ -186,7 +190,10 @@ def summary(visits: pl.DataFrame, inputs: pl.Series) -> dict[str, Any]:
         positives=pl.concat_list((pl.col("next") & (1 << k) > 0).sum() for k in range(NUM_LABELS)),
     )
     lengths = steps.alias("step").value_counts(name="visits")
-    return {"splits": {row.pop("split"): row for row in splits.to_dicts()}, "lengths": {str(k): n for k, n in lengths.iter_rows()}}
+    return {
+        "splits": {row.pop("split"): row for row in splits.to_dicts()},
+        "lengths": {str(k): n for k, n in lengths.iter_rows()},
+    }
 
 
 def _flags(masks: pl.Series) -> "pa.Array":
@@ -212,14 +219,21 @@ def decide_splits(work: Work, partitions: Sequence[Partition]) -> SubjectSplits:
 def merged_statistics(work: Work, partitions: Sequence[Partition], splits: SubjectSplits) -> association.Stats:
     """The association statistics of all train pairs."""
     folders = [work.associated(p.index, splits).folder for p in partitions]
-    return association.merge(association.Stats(**{name: load_frame(folder, name) for name in association.FRAMES}) for folder in folders)
+    return association.merge(
+        association.Stats(**{name: load_frame(folder, name) for name in association.FRAMES}) for folder in folders
+    )
 
 
 def clauses_and_table(stats: association.Stats, work: Work) -> tuple[Clauses, pl.DataFrame]:
     """What the clauses name, per fold of the train subjects and for everyone else; and the table for people."""
     config = work.config
     made = association.tables(
-        stats, method=config.treatment, min_support=config.min_support, top=config.top_drugs, folds=config.folds, seed=work.seed
+        stats,
+        method=config.treatment,
+        min_support=config.min_support,
+        top=config.top_drugs,
+        folds=config.folds,
+        seed=work.seed,
     )
     clauses = {"all": made.all_train, **{str(fold): table for fold, table in enumerate(made.by_fold)}}
     return clauses, published(stats, min_support=config.min_support, chosen=made.all_train)
@@ -231,7 +245,9 @@ def unfinished(work: Work, partitions: Sequence[Partition], splits: SubjectSplit
     for partition in partitions:
         admissions = load_facts(work.assembled(partition.index).folder)["admissions"]
         done = stage.is_done(partition.index, rows=admissions["pair"] + admissions["last"], input_hash="")
-        if not done or not exists(work.summary(partition.index)):  # a part at a URL that another machine wrote, whose summary stayed there
+        if not done or not exists(
+            work.summary(partition.index)
+        ):  # a part at a URL that another machine wrote, whose summary stayed there
             missing.append(partition)
     return missing
 

@@ -85,7 +85,13 @@ class Layout:
 NOT_STATED = "not stated"
 _PHYSIONET = "PhysioNet Credentialed Health Data License 1.5.0 (the open demo: ODbL 1.0)"
 _KEYS3 = {"visit_id": "hadm_id", "subject_id": "subject_id"}
-_STAY = {**_KEYS3, "start": "admittime", "end": "dischtime", "expired": "hospital_expire_flag", "admission_type": "admission_type"}
+_STAY = {
+    **_KEYS3,
+    "start": "admittime",
+    "end": "dischtime",
+    "expired": "hospital_expire_flag",
+    "admission_type": "admission_type",
+}
 _CODED3 = {**_KEYS3, "seq": "seq_num", "code": "icd9_code"}
 _CODED4 = {**_KEYS3, "seq": "seq_num", "code": "icd_code", "version": "icd_version"}
 _TITLES3 = {"code": "icd9_code", "title": "long_title"}
@@ -94,7 +100,9 @@ _ICD9 = {"version": "9"}
 
 MIMIC3 = Layout(
     tables={
-        "visits": Table("admissions", _STAY, {"death": "deathtime", "insurance": "insurance", "ethnicity": "ethnicity"}),
+        "visits": Table(
+            "admissions", _STAY, {"death": "deathtime", "insurance": "insurance", "ethnicity": "ethnicity"}
+        ),
         "patients": Table("patients", {"subject_id": "subject_id", "sex": "gender", "birth": "dob"}),
         "diagnoses": Table("diagnoses_icd", _CODED3, constants=_ICD9),
         "medications": Table("prescriptions", {**_KEYS3, "start": "startdate", "drug": "drug"}),
@@ -111,7 +119,10 @@ MIMIC3 = Layout(
 MIMIC4 = Layout(
     tables={
         "visits": Table("admissions", _STAY, {"death": "deathtime", "insurance": "insurance", "ethnicity": "race"}),
-        "patients": Table("patients", {"subject_id": "subject_id", "sex": "gender", "anchor_age": "anchor_age", "anchor_year": "anchor_year"}),
+        "patients": Table(
+            "patients",
+            {"subject_id": "subject_id", "sex": "gender", "anchor_age": "anchor_age", "anchor_year": "anchor_year"},
+        ),
         "diagnoses": Table("diagnoses_icd", _CODED4),
         "medications": Table("prescriptions", {**_KEYS3, "start": "starttime", "drug": "drug"}),
         "procedures": Table("procedures_icd", _CODED4),
@@ -141,7 +152,11 @@ TABLES = Layout(
         "procedures": Table("procedures", _GENERIC_CODED, _same("seq", "title")),
     },
     titles={},
-    time_formats=("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d"),  # after "T" became a blank and a final "Z" went
+    time_formats=(
+        "%Y-%m-%d %H:%M:%S%.f",
+        "%Y-%m-%d %H:%M",
+        "%Y-%m-%d",
+    ),  # after "T" became a blank and a final "Z" went
     license=NOT_STATED,
     parquet=True,
 )
@@ -152,5 +167,9 @@ KINDS = (*LAYOUTS, "meds")
 
 def missing_column(path: Path, column: str, found: Collection[str], wanted: Collection[str]) -> DataError:
     """The error for a table without a column. Where none of the wanted ones is there, line 1 may be no header but a patient: nothing is quoted."""
-    what = f"among {', '.join(found)}" if any(name in found for name in wanted) else f"in its first line, nor any other of {', '.join(wanted)}"
+    what = (
+        f"among {', '.join(found)}"
+        if any(name in found for name in wanted)
+        else f"in its first line, nor any other of {', '.join(wanted)}"
+    )
     return DataError(f"{path}: no column '{column}' {what}; it is needed, under that name")

@@ -25,7 +25,9 @@ Columns = Sequence[Mapping[str, pl.DataType]]
 def shards(root: Path) -> tuple[Path, ...]:
     """The event files: data/**/*.parquet, or all below `root` if it has no folder data. Raises DataError when there is none."""
     base = root / "data" if (root / "data").is_dir() else root
-    found = sorted(p for p in base.rglob("*.parquet") if p.is_file() and not p.name.startswith(".") and p.parent.name != "metadata")
+    found = sorted(
+        p for p in base.rglob("*.parquet") if p.is_file() and not p.name.startswith(".") and p.parent.name != "metadata"
+    )
     if not found:
         raise DataError(f"{base}: no *.parquet file; expected the event shards of a MEDS data set below data/")
     return tuple(found)
@@ -49,7 +51,9 @@ def scan(table: str, paths: Sequence[Path], columns: Columns, split_column: str)
     events = pl.concat([_events(index, path, columns[index], split_column) for index, path in enumerate(paths)])
     if table in CODED:
         parts = pl.col("code").str.strip_prefix(CODED[table]).str.splitn("//", 2).struct
-        rows = _of(events, CODED[table]).with_columns(version=_known(parts.field("field_0")), code=_known(parts.field("field_1")))
+        rows = _of(events, CODED[table]).with_columns(
+            version=_known(parts.field("field_0")), code=_known(parts.field("field_1"))
+        )
     elif table == "medications":
         rows = _medications(events)
     else:
@@ -72,8 +76,15 @@ def titles(root: Path) -> pl.DataFrame:
     frames = [empty]
     for table, kind in (("diagnoses", "diagnosis"), ("procedures", "procedure")):
         parts = pl.col("code").cast(pl.String).str.strip_prefix(CODED[table]).str.splitn("//", 2).struct
-        named = rows.filter(pl.col("code").cast(pl.String).str.starts_with(CODED[table]) & (pl.col("description").str.len_bytes() > 0))
-        columns = {"kind": pl.lit(kind), "version": parts.field("field_0"), "code": parts.field("field_1"), "title": pl.col("description")}
+        named = rows.filter(
+            pl.col("code").cast(pl.String).str.starts_with(CODED[table]) & (pl.col("description").str.len_bytes() > 0)
+        )
+        columns = {
+            "kind": pl.lit(kind),
+            "version": parts.field("field_0"),
+            "code": parts.field("field_1"),
+            "title": pl.col("description"),
+        }
         frames.append(named.select(**columns).collect())
     return pl.concat(frames)
 
@@ -95,10 +106,20 @@ def _events(index: int, path: Path, columns: Mapping[str, pl.DataType], split_co
 
 def _cells(path: Path, columns: Mapping[str, pl.DataType], split_column: str) -> dict[str, pl.Expr]:
     visit = next(name for name in _VISIT_IDS if name in columns)
-    wanted = {"subject_id": "subject_id", "visit_id": visit, "start": "time", "code": "code", "insurance": "insurance", "ethnicity": "race"}
+    wanted = {
+        "subject_id": "subject_id",
+        "visit_id": visit,
+        "start": "time",
+        "code": "code",
+        "insurance": "insurance",
+        "ethnicity": "race",
+    }
     wanted["cut"] = split_column
     found = {name: source for name, source in wanted.items() if source in columns}
-    cell = {name: cells.column(name, source, columns[source], ("%Y-%m-%d %H:%M:%S",), str(path)) for name, source in found.items()}
+    cell = {
+        name: cells.column(name, source, columns[source], ("%Y-%m-%d %H:%M:%S",), str(path))
+        for name, source in found.items()
+    }
     return cell | {name: pl.lit(None, pl.String) for name in wanted if name not in found}
 
 
@@ -134,10 +155,14 @@ def _visits(events: pl.LazyFrame) -> pl.LazyFrame:
     """One row per admission event, with the latest discharge of its visit and the subject's death."""
     admissions = _of(events, ADMISSION).with_columns(admission_type=_part(1))
     died = _part(1).str.to_uppercase().is_in(_DIED).fill_null(False).any()
-    discharges = _of(events, DISCHARGE).group_by("subject_id", "visit_id").agg(end=pl.col("start").max(), discharged_dead=died)
+    discharges = (
+        _of(events, DISCHARGE).group_by("subject_id", "visit_id").agg(end=pl.col("start").max(), discharged_dead=died)
+    )
     deaths = _of(events, DEATH).group_by("subject_id").agg(death=pl.col("start").min())
     races = _of(events, *RACES).group_by("subject_id").agg(race=_part(1).min())
-    stays = admissions.join(discharges, on=["subject_id", "visit_id"], how="left").join(deaths, on="subject_id", how="left")
+    stays = admissions.join(discharges, on=["subject_id", "visit_id"], how="left").join(
+        deaths, on="subject_id", how="left"
+    )
     return stays.join(races, on="subject_id", how="left").with_columns(
         ethnicity=pl.coalesce("ethnicity", "race"),
         # A death that is only dated lies at midnight of its day.

@@ -54,7 +54,18 @@ REASONS: dict[str, str] = {
 }
 _OUT_OF_ORDER = (NO_SUBJECT, NEWBORN, NO_START, BAD_START)
 _ORDER = ("subject_id", "start", "visit_id")
-_COLUMNS = ("place", "visit_id", "subject_id", "stay_id", "role", "reason", "next_id", "start", "end", "prediction_time")
+_COLUMNS = (
+    "place",
+    "visit_id",
+    "subject_id",
+    "stay_id",
+    "role",
+    "reason",
+    "next_id",
+    "start",
+    "end",
+    "prediction_time",
+)
 
 
 @dataclass(frozen=True)
@@ -75,22 +86,37 @@ def chain(visits: pl.DataFrame, rules: Rules) -> pl.DataFrame:
     """
     columns = visits.select("place", *_ORDER, "end", pl.col("died", "coded").fill_null(False), own=_own_reason(rules))
     admissions = columns.sort(_ORDER, nulls_last=True).with_row_index("row")
-    usable = admissions.filter(pl.col("own").is_null()).with_columns(stay=pl.when(_begins_a_stay()).then("row").forward_fill())
+    usable = admissions.filter(pl.col("own").is_null()).with_columns(
+        stay=pl.when(_begins_a_stay()).then("row").forward_fill()
+    )
     stays = usable.group_by("stay", maintain_order=True).agg(
-        pl.col("subject_id", "start").first(), pl.col("visit_id").first().alias("stay_id"), pl.col("end").max(), pl.col("died", "coded").any()
+        pl.col("subject_id", "start").first(),
+        pl.col("visit_id").first().alias("stay_id"),
+        pl.col("end").max(),
+        pl.col("died", "coded").any(),
     )
     keeps_place = admissions.filter(pl.col("own").is_not_null() & ~pl.col("own").is_in(_OUT_OF_ORDER))
-    judged = _judge(pl.concat([stays, keeps_place.select("subject_id", stay="row")], how="diagonal").sort("stay"), rules)
+    judged = _judge(
+        pl.concat([stays, keeps_place.select("subject_id", stay="row")], how="diagonal").sort("stay"), rules
+    )
     rows = (
         admissions.select("row", "place", "visit_id", "subject_id", "own")
         .join(usable.select("row", "stay"), on="row", how="left", maintain_order="left")
         .join(judged, on="stay", how="left", maintain_order="left")
     )
     reason = pl.coalesce("own", pl.when(pl.col("row") != pl.col("stay")).then(pl.lit(MERGED)), "verdict")
-    role = pl.when(pl.col("reason").is_not_null()).then(pl.lit("excluded")).when(pl.col("next_id").is_null()).then(pl.lit("last"))
+    role = (
+        pl.when(pl.col("reason").is_not_null())
+        .then(pl.lit("excluded"))
+        .when(pl.col("next_id").is_null())
+        .then(pl.lit("last"))
+    )
     return (
         rows.with_columns(reason=reason)
-        .with_columns(pl.when(pl.col("reason").is_null()).then(pl.col("next_id", "prediction_time")), role=role.otherwise(pl.lit("pair")))
+        .with_columns(
+            pl.when(pl.col("reason").is_null()).then(pl.col("next_id", "prediction_time")),
+            role=role.otherwise(pl.lit("pair")),
+        )
         .select(_COLUMNS)
     )
 

@@ -32,7 +32,12 @@ def partition(source: Source, folder: str, partitions: int) -> list[int]:
     if not is_local(folder):
         raise ConfigError(f"{folder}: the tables are partitioned on a local disk; give a local --out")
     count = partitions or _partitions_for(source)
-    fields: Fields = {"format": FORMAT, "input": source.content_hash(), "kind": source.kind, "split_column": source.split_column}
+    fields: Fields = {
+        "format": FORMAT,
+        "input": source.content_hash(),
+        "kind": source.kind,
+        "split_column": source.split_column,
+    }
     # polars promises its hash for one version only.
     artifact = FolderArtifact(folder, {**fields, "partitions": count, "polars": pl.__version__})
     if not artifact.is_done():
@@ -44,7 +49,9 @@ def partition(source: Source, folder: str, partitions: int) -> list[int]:
                 shutil.rmtree(Path(folder) / table)
                 _write(source, table, folder, count)
         _require_ids(source, folder)
-        artifact.commit([], {"tables": {table: _check(source, table, folder) for table in TABLE_NAMES}, **_counts(folder, count)})
+        artifact.commit(
+            [], {"tables": {table: _check(source, table, folder) for table in TABLE_NAMES}, **_counts(folder, count)}
+        )
     return list(facts(folder)["admissions"])
 
 
@@ -140,9 +147,13 @@ def _require_ids(source: Source, folder: str) -> None:
         raise DataError(f"{source.folder}: there is no admission in it; give a folder of tables with rows")
     if found["no_id"]:
         where = source.locate("visits", found["no_id_place"])
-        raise DataError(f"{where}: {found['no_id']} of {found['rows']} admissions have no visit id, so no next visit can be told; give each its own")
+        raise DataError(
+            f"{where}: {found['no_id']} of {found['rows']} admissions have no visit id, so no next visit can be told; give each its own"
+        )
     if found["flag_place"] is not None:
-        raise DataError(f"{source.locate('visits', found['flag_place'])}: the flag for death or newborn is neither 0/1 nor true/false; mend it")
+        raise DataError(
+            f"{source.locate('visits', found['flag_place'])}: the flag for death or newborn is neither 0/1 nor true/false; mend it"
+        )
     _require_unique(source, folder, "visits", "visit_id", "visit ids")
     _require_unique(source, folder, "patients", "subject_id", "patients")
 
@@ -158,12 +169,22 @@ def _require_unique(source: Source, folder: str, table: str, column: str, called
     repeated = again.filter(pl.col("place").list.len() > 1).sort(pl.col("place").list.first()).collect()
     if repeated.height:
         first, second = (source.locate(table, place) for place in repeated["place"][0][:2])
-        raise DataError(f"{first}: {repeated.height} {called} are there more than once, the first one here and at {second}; keep one row for each")
+        raise DataError(
+            f"{first}: {repeated.height} {called} are there more than once, the first one here and at {second}; keep one row for each"
+        )
 
 
 def _counts(folder: str, count: int) -> dict[str, Any]:
-    heights = [sum(pl.scan_ipc(file).select(pl.len()).collect().item() for file in _files(folder, "visits", index)) for index in range(count)]
-    nobody = _scan(folder, "visits").filter(pl.col("subject_id").is_null()).select(rows=pl.len(), place=pl.col("place").min()).collect()
+    heights = [
+        sum(pl.scan_ipc(file).select(pl.len()).collect().item() for file in _files(folder, "visits", index))
+        for index in range(count)
+    ]
+    nobody = (
+        _scan(folder, "visits")
+        .filter(pl.col("subject_id").is_null())
+        .select(rows=pl.len(), place=pl.col("place").min())
+        .collect()
+    )
     return {"admissions": heights, "without_subject": nobody.row(0, named=True)}
 
 

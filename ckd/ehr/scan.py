@@ -40,7 +40,9 @@ class Source:
     paths: tuple[Path, ...]  # a place's upper bits are an index into these
     columns: tuple[Mapping[str, pl.DataType], ...]  # of each path, in the file's order, names lower case
     tables: Mapping[str, tuple[int, ...]]  # table, "diagnosis" or "procedure" (titles) -> indices of its files
-    plain: frozenset[int] = frozenset()  # CSV files that are read as if a quote were any character: each line is a record then, none can hide
+    plain: frozenset[int] = (
+        frozenset()
+    )  # CSV files that are read as if a quote were any character: each line is a record then, none can hide
 
     @classmethod
     def open(cls, kind: str, folder: str, split_column: str = "") -> "Source":
@@ -55,7 +57,14 @@ class Source:
             raise DataError(f"{folder}: no such folder; give the folder that holds the {kind} tables")
         if kind == "meds":
             shards = meds.shards(root)
-            source = cls(kind, folder, split_column.lower(), shards, tuple(map(_columns, shards)), {"events": tuple(range(len(shards)))})
+            source = cls(
+                kind,
+                folder,
+                split_column.lower(),
+                shards,
+                tuple(map(_columns, shards)),
+                {"events": tuple(range(len(shards)))},
+            )
             for path, types in zip(shards, source.columns, strict=True):
                 meds.require_columns(path, types)
         else:
@@ -63,7 +72,9 @@ class Source:
             paths = tuple(path for files in found.values() for path in files)
             indices = {name: tuple(paths.index(path) for path in files) for name, files in found.items()}
             columns = tuple(map(_columns, paths))
-            plain = frozenset(i for i, path in enumerate(paths) if path.suffix != ".parquet" and csvfile.starts_plain(path))
+            plain = frozenset(
+                i for i, path in enumerate(paths) if path.suffix != ".parquet" and csvfile.starts_plain(path)
+            )
             source = cls(kind, folder, split_column.lower(), paths, columns, indices, plain)
             source._require_columns()
         source._require_split_column()
@@ -77,7 +88,9 @@ class Source:
     def rows(self, table: str) -> pl.LazyFrame:
         """Like scan, in any order, with SUSPECT."""
         if self.kind == "meds":
-            return meds.scan(table, self.paths, self.columns, self.split_column).with_columns(pl.lit(False).alias(SUSPECT))
+            return meds.scan(table, self.paths, self.columns, self.split_column).with_columns(
+                pl.lit(False).alias(SUSPECT)
+            )
         names = {**SCHEMAS[table], "subject_id": pl.String(), SUSPECT: pl.Boolean()}
         if not self.tables.get(table):
             return pl.LazyFrame(schema=names)
@@ -115,7 +128,9 @@ class Source:
     def license(self) -> str:
         """What the folder's LICENSE file (or the MEDS metadata) says in its first line, else what holds for this kind of source."""
         path = self._license_file
-        stated = path and next((line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()), "")
+        stated = path and next(
+            (line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()), ""
+        )
         return stated or (meds.stated_license(Path(self.folder)) if self.kind == "meds" else self._layout.license)
 
     @property
@@ -134,11 +149,17 @@ class Source:
             for index in self._indices(table):
                 self._find_damage(index)
             hint = "is there space left, may it be read?"
-            raise DataError(f"{self.folder}: {table} could not be read or stored ({type(error).__name__}); {hint}") from None
+            raise DataError(
+                f"{self.folder}: {table} could not be read or stored ({type(error).__name__}); {hint}"
+            ) from None
 
     def misread(self, found: Mapping[int, Mapping[str, int]]) -> frozenset[int]:
         """Which files were read as if they had no quotes, but left a doubt, and do have some. `found`: file -> rows, records, suspects."""
-        doubtful = [i for i, read in found.items() if i in self.plain and (read["suspects"] or read["records"] > read["rows"] + 1)]
+        doubtful = [
+            i
+            for i, read in found.items()
+            if i in self.plain and (read["suspects"] or read["records"] > read["rows"] + 1)
+        ]
         return frozenset(i for i in doubtful if csvfile.has_quotes(self.paths[i]))
 
     def minding_quotes(self, files: frozenset[int]) -> "Source":
@@ -201,7 +222,9 @@ class Source:
 
     def _rows_of_file(self, table: str, index: int) -> pl.LazyFrame:
         layout, columns = self._layout.tables[table], self.columns[index]
-        used = {name: source for name, source in (*layout.required.items(), *layout.optional.items()) if source in columns}
+        used = {
+            name: source for name, source in (*layout.required.items(), *layout.optional.items()) if source in columns
+        }
         if "cut" in SCHEMAS[table] and self.split_column in columns:
             used["cut"] = self.split_column
         cell = {name: self._cell(name, source, index) for name, source in used.items()}
@@ -215,13 +238,19 @@ class Source:
         # polars fills the cells of a short line with nulls, and does not look beyond the last column that it reads.
         cell[SUSPECT] = pl.col(last).is_null() | pl.col(_MORE).is_not_null() if first == 2 else pl.lit(False)
         if index in self.plain:
-            cell[SUSPECT] |= pl.any_horizontal(pl.col(source).str.starts_with('"').fill_null(False) for source in used.values())
+            cell[SUSPECT] |= pl.any_horizontal(
+                pl.col(source).str.starts_with('"').fill_null(False) for source in used.values()
+            )
         # The first cell is looked at too: it is what is left of a line that was cut off.
-        rows = self._raw(index).filter(pl.any_horizontal(pl.col(source).is_not_null() for source in {begin, *used.values(), last}))
+        rows = self._raw(index).filter(
+            pl.any_horizontal(pl.col(source).is_not_null() for source in {begin, *used.values(), last})
+        )
         return _derived(table, rows.select(**cell))
 
     def _cell(self, name: str, source: str, index: int) -> pl.Expr:
-        return cells.column(name, source, self.columns[index][source], self._layout.time_formats, str(self.paths[index]))
+        return cells.column(
+            name, source, self.columns[index][source], self._layout.time_formats, str(self.paths[index])
+        )
 
     def _find_damage(self, index: int) -> None:
         path = self.paths[index]
@@ -236,7 +265,9 @@ class Source:
             for index in self.tables.get(name, ()):
                 for source in table.required.values():
                     if source not in self.columns[index]:
-                        raise layouts.missing_column(self.paths[index], source, self.columns[index], table.required.values())
+                        raise layouts.missing_column(
+                            self.paths[index], source, self.columns[index], table.required.values()
+                        )
                 if name in TABLE_NAMES:
                     with self.explained(name):
                         self._rows_of_file(name, index)  # raises DataError for a type that will not do
@@ -245,7 +276,9 @@ class Source:
         known = {table: {c for i in self._indices(table) for c in self.columns[i]} for table in ("visits", "patients")}
         if self.split_column and not any(self.split_column in columns for columns in known.values()):
             there = "; ".join(f"{table}: {', '.join(sorted(columns))}" for table, columns in known.items() if columns)
-            raise ConfigError(f"ingest.split_column={self.split_column}: no such column in {self.folder} ({there}); name one of these")
+            raise ConfigError(
+                f"ingest.split_column={self.split_column}: no such column in {self.folder} ({there}); name one of these"
+            )
 
 
 def _derived(table: str, rows: pl.LazyFrame) -> pl.LazyFrame:
@@ -257,11 +290,17 @@ def _derived(table: str, rows: pl.LazyFrame) -> pl.LazyFrame:
         newborn = pl.col("newborn") if "newborn" in names else pl.lit(False)
         rows = rows.with_columns(died=pl.col("expired") | death, newborn=newborn | kind.fill_null(False))
         names += ["died", "newborn"]
-    return rows.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in SCHEMAS[table].items() if name not in names)
+    return rows.with_columns(
+        pl.lit(None, dtype).alias(name) for name, dtype in SCHEMAS[table].items() if name not in names
+    )
 
 
 def _columns(path: Path) -> Mapping[str, pl.DataType]:
-    return parquetfile.read_columns(path) if path.suffix == ".parquet" else dict.fromkeys(csvfile.read_header(path), pl.String())
+    return (
+        parquetfile.read_columns(path)
+        if path.suffix == ".parquet"
+        else dict.fromkeys(csvfile.read_header(path), pl.String())
+    )
 
 
 def _find_tables(kind: str, root: Path) -> dict[str, tuple[Path, ...]]:
@@ -269,24 +308,36 @@ def _find_tables(kind: str, root: Path) -> dict[str, tuple[Path, ...]]:
     layout = LAYOUTS[kind]
     if kind == "mimic4" and (hosp := [p for p in root.iterdir() if p.name.lower() == "hosp" and p.is_dir()]):
         root = hosp[0]
-    found = {name: _files(table, root, layout.parquet) for name, table in (*layout.tables.items(), *layout.titles.items())}
+    found = {
+        name: _files(table, root, layout.parquet) for name, table in (*layout.tables.items(), *layout.titles.items())
+    }
     for name, table in layout.tables.items():
         if not found[name]:
             there = ", ".join(sorted(p.name for p in root.iterdir())[:30]) or "nothing"
             endings = "(.gz) or .parquet" if layout.parquet else "(.gz)"
-            raise DataError(f"{root}: no table '{table.file}' (there: {there}); expected {table.file}.csv{endings}, if need be with its header only")
+            raise DataError(
+                f"{root}: no table '{table.file}' (there: {there}); expected {table.file}.csv{endings}, if need be with its header only"
+            )
     return found
 
 
 def _files(table: Table, root: Path, parquet: bool) -> tuple[Path, ...]:
-    found = [p for p in root.iterdir() if p.is_file() and p.name.lower() in [table.file + ending for ending in _ENDINGS[: 3 if parquet else 2]]]
+    found = [
+        p
+        for p in root.iterdir()
+        if p.is_file() and p.name.lower() in [table.file + ending for ending in _ENDINGS[: 3 if parquet else 2]]
+    ]
     if parquet:
         found += [p for p in root.iterdir() if p.is_dir() and p.name.lower() == table.file]
     if len(found) > 1:
-        raise DataError(f"{root}: {' and '.join(sorted(p.name for p in found))} are there, so which one counts is open; keep one")
+        raise DataError(
+            f"{root}: {' and '.join(sorted(p.name for p in found))} are there, so which one counts is open; keep one"
+        )
     if not found or found[0].is_file():
         return tuple(found)
-    parts = sorted(p for p in found[0].iterdir() if p.name.lower().endswith(_ENDINGS) and not p.name.startswith((".", "_")))
+    parts = sorted(
+        p for p in found[0].iterdir() if p.name.lower().endswith(_ENDINGS) and not p.name.startswith((".", "_"))
+    )
     repeated = [stem for stem, count in Counter(p.name.lower().partition(".")[0] for p in parts).items() if count > 1]
     if repeated:
         raise DataError(f"{found[0]}: more than one file '{repeated[0]}', so which one counts is open; keep one")

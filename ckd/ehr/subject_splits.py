@@ -32,7 +32,12 @@ def by_column(config: IngestConfig) -> pl.Expr:
     def named(values: tuple[str, ...]) -> pl.Expr:
         return pl.col("cuts").list.eval(pl.element().is_in(list(values))).list.any().fill_null(False)
 
-    return pl.when(named(config.held_out_values)).then(pl.lit("held_out")).when(named(config.tuning_values)).then(pl.lit("tuning"))
+    return (
+        pl.when(named(config.held_out_values))
+        .then(pl.lit("held_out"))
+        .when(named(config.tuning_values))
+        .then(pl.lit("tuning"))
+    )
 
 
 def by_hash(ends: Mapping[Split, float]) -> pl.Expr:
@@ -61,7 +66,11 @@ def decide(subjects: Iterable[pl.DataFrame], config: IngestConfig) -> SubjectSpl
     shares = _shares(config)
     labeled_points = np.concatenate([*points, np.empty(0)])
     if not len(labeled_points):
-        every = "every patient with one has a value of ingest.held_out_values or ingest.tuning_values" if placed else "no patient has one"
+        every = (
+            "every patient with one has a value of ingest.held_out_values or ingest.tuning_values"
+            if placed
+            else "no patient has one"
+        )
         raise DataError(
             f"no next-visit pair for the train split: {every}; expected patients with two admissions or more (docs/ingest.md: what is left out)"
         )

@@ -32,7 +32,9 @@ def ordered(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.sort("key", maintain_order=True).select("visit", "name").filter(pair.is_first_distinct())
 
 
-def inputs(count: int, diseases: pl.DataFrame, drugs: pl.DataFrame, operations: pl.DataFrame, clause: pl.Series) -> pl.Series:
+def inputs(
+    count: int, diseases: pl.DataFrame, drugs: pl.DataFrame, operations: pl.DataFrame, clause: pl.Series
+) -> pl.Series:
     """The inputs of `count` visits: render_input of each one's names, in the order of the frames (visit, name), with its clause ("" = none)."""
     visits = pl.DataFrame({"visit": pl.int_range(count, dtype=pl.UInt32, eager=True), "clause": clause})
     for column, names in (("diseases", diseases), ("drugs", drugs), ("operations", operations)):
@@ -58,7 +60,10 @@ def clauses(current: pl.Series, table: Mapping[str, Sequence[str]]) -> pl.Series
 
 def _listed(names: pl.DataFrame, column: str) -> pl.DataFrame:
     lists = (
-        names.select("visit", pl.col("name").cast(pl.String)).sort("visit", maintain_order=True).group_by("visit", maintain_order=True).agg("name")
+        names.select("visit", pl.col("name").cast(pl.String))
+        .sort("visit", maintain_order=True)
+        .group_by("visit", maintain_order=True)
+        .agg("name")
     )
     return lists.select("visit", pl.col("name").list.join(BETWEEN_NAMES).alias(column))
 

@@ -56,7 +56,9 @@ def export(cohort: str, out: str, adapter_share: float = 0) -> Exported:
             )
     datasets = _datasets(out, labeled, adapter_share)
     present = [split for split in SPLITS if labeled[split]]
-    paths = {split: visit_file(out, split) for split in present} | ({_ADAPTER: adapter_file(out)} if adapter_share else {})
+    paths = {split: visit_file(out, split) for split in present} | (
+        {_ADAPTER: adapter_file(out)} if adapter_share else {}
+    )
     for_adapter = _write_together(paths, lambda streams: _pump(source, streams, fields, adapter_share))
     if not adapter_share:
         delete(adapter_file(out))  # an earlier export's: nothing lists it any more
@@ -150,7 +152,10 @@ def _datasets(out: str, labeled: Mapping[str, int], adapter_share: float) -> dic
     path = join(out, DATASETS_FILE)
     entries = _json_object(path)
     test = visit_file("", "held_out").lstrip("/")
-    if any(name == "name_test" or (isinstance(entry, dict) and entry.get("file_name") == test) for name, entry in entries.items()):
+    if any(
+        name == "name_test" or (isinstance(entry, dict) and entry.get("file_name") == test)
+        for name, entry in entries.items()
+    ):
         raise DataError(f"{path}: lists {test}, which nothing may be trained on; take that entry out")
     for split in ("train", "tuning"):
         name = f"name_{VISIT_FILES[split]}"
@@ -178,7 +183,9 @@ def _write_recipe(parent: str, name: str) -> tuple[str, bool]:
     """Write the YAML for the data folder `name` into `<parent>/lora`; returns its path, and whether another one is there and was kept."""
     path = join(parent, "lora", RECIPE_FILE)
     text = files("ckd.ehr").joinpath(RECIPE_FILE).read_text(encoding="utf-8")
-    content = text.replace("dataset_dir: data\n", f"dataset_dir: {name if name.isidentifier() else json.dumps(name)}\n").encode()
+    content = text.replace(
+        "dataset_dir: data\n", f"dataset_dir: {name if name.isidentifier() else json.dumps(name)}\n"
+    ).encode()
     if exists(path):
         return path, read_bytes(path) != content
     write_bytes(path, content)

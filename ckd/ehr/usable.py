@@ -55,9 +55,15 @@ def drugs(rows: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataFrame:
 
 def rejected(rows: pl.DataFrame) -> dict[str, Any]:
     """{"read", "used", "rejected": {reason: {"rows", "place"}}}, and beside them the used rows whose code has no title."""
-    found = rows.filter(pl.col("reason").is_not_null()).group_by("reason").agg(rows=pl.len(), place=pl.col("place").min())
+    found = (
+        rows.filter(pl.col("reason").is_not_null()).group_by("reason").agg(rows=pl.len(), place=pl.col("place").min())
+    )
     reasons = {r["reason"]: {"rows": r["rows"], "place": r["place"]} for r in found.sort("reason").to_dicts()}
-    facts: dict[str, Any] = {"read": rows.height, "used": rows.height - sum(r["rows"] for r in reasons.values()), "rejected": reasons}
+    facts: dict[str, Any] = {
+        "read": rows.height,
+        "used": rows.height - sum(r["rows"] for r in reasons.values()),
+        "rejected": reasons,
+    }
     untitled = rows.filter(pl.col("name").is_null() & pl.col("reason").is_null())
     if untitled.height:
         facts["untitled"] = {"rows": untitled.height, "place": untitled["place"].min()}
@@ -74,4 +80,9 @@ def _join(rows: pl.DataFrame, other: pl.DataFrame, key: str) -> pl.DataFrame:
 
 
 def _visit_reason() -> Any:
-    return pl.when(pl.col("visit").is_null()).then(pl.lit(NO_VISIT)).when(pl.col("admission").is_null()).then(pl.lit(UNKNOWN_VISIT))
+    return (
+        pl.when(pl.col("visit").is_null())
+        .then(pl.lit(NO_VISIT))
+        .when(pl.col("admission").is_null())
+        .then(pl.lit(UNKNOWN_VISIT))
+    )

@@ -11,7 +11,9 @@ from ckd.visits.labels import DISEASES
 
 def alerts(labels: Flags, alarms: Flags, thresholds: NDArray[np.float64], chosen: list[int]) -> dict[str, Any]:
     """Per label of `chosen` sensitivity, specificity, ppv and alerts_per_100 visits; labels and alarms are [n, 25], thresholds [25]."""
-    per_label = {DISEASES[j]: {"threshold": float(thresholds[j]), **at_threshold(labels[:, j], alarms[:, j])} for j in chosen}
+    per_label = {
+        DISEASES[j]: {"threshold": float(thresholds[j]), **at_threshold(labels[:, j], alarms[:, j])} for j in chosen
+    }
     return {"model": "student", "per_label": per_label}
 
 

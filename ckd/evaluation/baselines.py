@@ -51,7 +51,9 @@ class Current:
     notes: dict[str, Any]
 
 
-def fit_all(cohort: Cohort, train: Rows, tuning: Rows, held_out: Rows, *, seed: int, say: Callable[[str], None]) -> dict[str, Result]:
+def fit_all(
+    cohort: Cohort, train: Rows, tuning: Rows, held_out: Rows, *, seed: int, say: Callable[[str], None]
+) -> dict[str, Result]:
     """Every baseline by name, or why it cannot be computed."""
     rates = prevalence(train.labels)
     results: dict[str, Result] = {"prevalence": Predictions(_repeat(rates, len(tuning)), _repeat(rates, len(held_out)))}
@@ -80,7 +82,11 @@ def current_label_baselines(train: Rows, tuning: Rows, held_out: Rows, seed: int
         return {"copy_forward": copies, "persistence": nothing, "label_logreg": nothing}
     rates = persistence_rates(current.train, current.train_next)
     persisted = Predictions(persist(rates, current.tuning), persist(rates, current.held_out), current.notes)
-    return {"copy_forward": copies, "persistence": persisted, "label_logreg": _label_regression(current, tuning.labels, seed)}
+    return {
+        "copy_forward": copies,
+        "persistence": persisted,
+        "label_logreg": _label_regression(current, tuning.labels, seed),
+    }
 
 
 def gather_current(train: Rows, tuning: Rows, held_out: Rows) -> Current | NotComputable:
@@ -88,10 +94,18 @@ def gather_current(train: Rows, tuning: Rows, held_out: Rows) -> Current | NotCo
     for name, rows in (("tuning", tuning), ("held_out", held_out)):
         unknown = int((~rows.has_current).sum())
         if unknown:
-            return NotComputable(f"current labels unknown for {unknown} of {len(rows)} {name} visits, and no treatment clause names diseases")
+            return NotComputable(
+                f"current labels unknown for {unknown} of {len(rows)} {name} visits, and no treatment clause names diseases"
+            )
     usable = train.has_current
     guessed = sum(int(rows.from_clause.sum()) for rows in (train, tuning, held_out))
-    source = "current_labels" if not guessed else "treatment clause" if guessed == _usable(train, tuning, held_out) else "both"
+    source = (
+        "current_labels"
+        if not guessed
+        else "treatment clause"
+        if guessed == _usable(train, tuning, held_out)
+        else "both"
+    )
     notes = {"current_labels_from": source, "train_visits": int(usable.sum())}
     return Current(train.current[usable], train.labels[usable], tuning.current, held_out.current, notes)
 
@@ -116,7 +130,9 @@ def _label_regression(current: Current, tuning_labels: Flags, seed: int) -> Pred
     x, y = current.train[chosen].astype(np.float64), current.train_next[chosen]
     model = logistic.fit(x, y, current.tuning.astype(np.float64), tuning_labels, _LABEL_GRID)
     notes = {**current.notes, "train_visits": len(chosen), "c": model.c, "c_tuned": model.tuned}
-    return Predictions(model.predict(current.tuning.astype(np.float64)), model.predict(current.held_out.astype(np.float64)), notes)
+    return Predictions(
+        model.predict(current.tuning.astype(np.float64)), model.predict(current.held_out.astype(np.float64)), notes
+    )
 
 
 def _history(cohort: Cohort, train: Rows, tuning: Rows, seed: int) -> Result:
@@ -135,7 +151,12 @@ def _tfidf(cohort: Cohort, train: Rows, tuning: Rows, seed: int) -> Result:
         model = fit_tfidf(texts(cohort, "train"), train.labels, texts(cohort, "tuning"), tuning.labels, seed)
     except NoWordsError as error:
         return NotComputable(str(error))
-    notes = {"train_visits": model.trained_on, "of_train_visits": len(train), "c": model.regression.c, "c_tuned": model.regression.tuned}
+    notes = {
+        "train_visits": model.trained_on,
+        "of_train_visits": len(train),
+        "c": model.regression.c,
+        "c_tuned": model.regression.tuned,
+    }
     return Predictions(model.predict(texts(cohort, "tuning")), model.predict(texts(cohort, "held_out")), notes)
 
 

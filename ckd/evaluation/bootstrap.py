@@ -48,11 +48,17 @@ class Draws:
     @property
     def note(self) -> str | None:
         """What an interval's reader must know; None when there is nothing."""
-        return None if self.subjects else "probably too narrow: without subject ids identical inputs are drawn, not patients"
+        return (
+            None
+            if self.subjects
+            else "probably too narrow: without subject ids identical inputs are drawn, not patients"
+        )
 
     def counts(self, start: int, stop: int) -> NDArray[np.float32]:
         """How often draws start..stop-1 take each group, whole numbers [groups, stop - start]."""
-        drawn = [np.random.default_rng((self.seed, r)).integers(self.groups, size=self.groups) for r in range(start, stop)]
+        drawn = [
+            np.random.default_rng((self.seed, r)).integers(self.groups, size=self.groups) for r in range(start, stop)
+        ]
         return np.stack([np.bincount(d, minlength=self.groups) for d in drawn], axis=1).astype(np.float32)
 
     def describe(self) -> dict[str, Any]:
@@ -74,7 +80,9 @@ def make_draws(rows: Rows, resamples: int, seed: int) -> Draws:
     return Draws(members, len(names), resamples, seed, rows.has_subjects)
 
 
-def resample(draws: Draws, labels: Flags, p: Floats, cells: Flags, alarms: Flags, train_prevalence: Floats) -> NDArray[np.float64]:
+def resample(
+    draws: Draws, labels: Flags, p: Floats, cells: Flags, alarms: Flags, train_prevalence: Floats
+) -> NDArray[np.float64]:
     """The figures of METRICS in every draw [resamples, 25 labels and micro, 7] over the true `cells`; NaN where undefined.
 
     labels, p, cells, alarms (at the thresholds) are [n, 25]; train_prevalence [25].
@@ -83,7 +91,9 @@ def resample(draws: Draws, labels: Flags, p: Floats, cells: Flags, alarms: Flags
     p = p.astype(np.float64)
     sums = _sums(draws, labels, p, cells, alarms, train_prevalence)
     rankings = [Ranking(labels[c, j], p[c, j], draws.members[c], draws.groups) for j, c in enumerate(cells.T)]
-    rankings.append(Ranking(labels[cells], p[cells], np.broadcast_to(draws.members[:, None], cells.shape)[cells], draws.groups))
+    rankings.append(
+        Ranking(labels[cells], p[cells], np.broadcast_to(draws.members[:, None], cells.shape)[cells], draws.groups)
+    )
     size = min(max(_COUNTS_AT_ONCE // max(draws.groups, 1), 32), _DRAWS_AT_ONCE, draws.resamples)
     starts = range(0, draws.resamples, size)
     for ranking in rankings:
@@ -111,7 +121,9 @@ def macro(figures: NDArray[np.float64], chosen: Sequence[int]) -> NDArray[np.flo
     values = figures[:, list(chosen)]
     defined = ~np.isnan(values)
     count = defined.sum(1)
-    return np.asarray(np.divide(np.where(defined, values, 0).sum(1), count, out=np.full(count.shape, np.nan), where=count > 0))
+    return np.asarray(
+        np.divide(np.where(defined, values, 0).sum(1), count, out=np.full(count.shape, np.nan), where=count > 0)
+    )
 
 
 def interval(values: NDArray[np.float64]) -> Bounds:
@@ -137,7 +149,12 @@ def with_intervals(block: dict[str, Any], figures: NDArray[np.float64] | None, c
     for j, (disease, row) in enumerate(block["per_label"].items()):
         per_label[disease] = _beside(row, figures[:, j] if figures is not None and disease in known else None)
     means, pooled = (None, None) if figures is None else (macro(figures, chosen), figures[:, MICRO])
-    return {**block, "macro": _beside(block["macro"], means), "micro": _beside(block["micro"], pooled), "per_label": per_label}
+    return {
+        **block,
+        "macro": _beside(block["macro"], means),
+        "micro": _beside(block["micro"], pooled),
+        "per_label": per_label,
+    }
 
 
 def _beside(row: dict[str, Any], values: NDArray[np.float64] | None) -> dict[str, Any]:
@@ -148,7 +165,9 @@ def _beside(row: dict[str, Any], values: NDArray[np.float64] | None) -> dict[str
 _SUMS = ("visits", "positives", "error", "reference", "hits", "alarms", "hits_at_05", "alarms_at_05")
 
 
-def _sums(draws: Draws, labels: Flags, p: Floats, cells: Flags, alarms: Flags, train_prevalence: Floats) -> NDArray[np.float64]:
+def _sums(
+    draws: Draws, labels: Flags, p: Floats, cells: Flags, alarms: Flags, train_prevalence: Floats
+) -> NDArray[np.float64]:
     """What the figures other than AUROC and AUPRC are made of, summed over each group's cells: [8 · 25, groups] in the order of _SUMS."""
     n = len(labels)
     of_group = csr_array((np.ones(n), (draws.members, np.arange(n))), shape=(draws.groups, n))
@@ -164,5 +183,11 @@ def _linear(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     visits, positives, error, reference, hits, alarms, hits_at_05, alarms_at_05 = sums
     with np.errstate(divide="ignore", invalid="ignore"):
         skill = np.where(reference > 0, 1 - error / reference, np.nan)
-        rows = (positives / visits, error / visits, skill, 2 * hits / (positives + alarms), 2 * hits_at_05 / (positives + alarms_at_05))
+        rows = (
+            positives / visits,
+            error / visits,
+            skill,
+            2 * hits / (positives + alarms),
+            2 * hits_at_05 / (positives + alarms_at_05),
+        )
         return np.stack(rows, axis=-1).transpose(1, 0, 2)

@@ -18,7 +18,11 @@ from ckd.visits.cohort import Cohort
 from ckd.visits.labels import NUM_LABELS
 
 FOLDS = 5
-NEEDED = {"temperature": 0, "platt": 20, "isotonic": 100}  # tuning visits of the label's rarer class that a kind needs; the simplest kind first
+NEEDED = {
+    "temperature": 0,
+    "platt": 20,
+    "isotonic": 100,
+}  # tuning visits of the label's rarer class that a kind needs; the simplest kind first
 _SMALLEST = 2.0**-25  # half a float32 step below 1: a probability that was rounded to 0 or 1
 
 
@@ -85,15 +89,21 @@ def choose_kinds(crossed: Mapping[str, Floats], y_NL: Flags) -> list[str]:
 def fit(z_NL: Floats, y_NL: Flags, kinds: list[str]) -> tuple[Map, ...]:
     """The maps of the given kinds, one per label, fitted on all rows."""
     shared = fit_temperature(z_NL, y_NL)
-    return tuple(shared if kind == "temperature" else _fit(kind, z_NL[:, j], y_NL[:, j]) for j, kind in enumerate(kinds))
+    return tuple(
+        shared if kind == "temperature" else _fit(kind, z_NL[:, j], y_NL[:, j]) for j, kind in enumerate(kinds)
+    )
 
 
 def fit_isotonic(z_N: NDArray[Any], y_N: Flags) -> Map:
     """The rising points with the least squared error (pool adjacent violators: Zadrozny and Elkan 2002), kept between Platt's targets so that
     no visit is certain."""
     targets = platt_targets(y_N)
-    model = IsotonicRegression(y_min=float(targets.min()), y_max=float(targets.max()), out_of_bounds="clip").fit(z_N, y_N.astype(np.float64))
-    return Map("isotonic", logits=tuple(model.X_thresholds_.tolist()), probabilities=tuple(model.y_thresholds_.tolist()))
+    model = IsotonicRegression(y_min=float(targets.min()), y_max=float(targets.max()), out_of_bounds="clip").fit(
+        z_N, y_N.astype(np.float64)
+    )
+    return Map(
+        "isotonic", logits=tuple(model.X_thresholds_.tolist()), probabilities=tuple(model.y_thresholds_.tolist())
+    )
 
 
 def _fit(kind: str, z_N: Floats, y_N: Flags) -> Map:

@@ -43,7 +43,12 @@ def headline_facts(metrics: Mapping[str, Any]) -> HeadlineFacts:
     reason = too_small(metrics)
     cautions = tuple(_cautions(metrics))
     if reason:
-        return HeadlineFacts(f"This sample shows nothing about performance: {reason}. It shows that the pipeline runs.", reason, cautions, ())
+        return HeadlineFacts(
+            f"This sample shows nothing about performance: {reason}. It shows that the pipeline runs.",
+            reason,
+            cautions,
+            (),
+        )
     student = metrics["held_out"]["student"]
     onset = (student["new_onset"]["macro"] or {}).get("auroc")
     rows = (
@@ -74,5 +79,7 @@ def _cautions(metrics: Mapping[str, Any]) -> list[str]:
     if metrics["teacher_saw_held_out"]:
         found.append("The teacher's adapter may have been tuned on held-out visits: the figures may be too good.")
     if metrics["counts"]["group"] != "subject":
-        found.append("Visits without a patient id: the same patient may be in training and in held-out, so the figures may be too good.")
+        found.append(
+            "Visits without a patient id: the same patient may be in training and in held-out, so the figures may be too good."
+        )
     return found

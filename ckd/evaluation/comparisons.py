@@ -15,7 +15,9 @@ ALPHA = 0.05  # a label is called better or worse below it
 COMPARED = tuple(name for name in METRICS if name != "prevalence")  # the prevalence is every model's
 
 
-def compare(model: str, blocks: Mapping[str, Any], figures: Mapping[str, Figures], chosen: Sequence[int]) -> dict[str, Any]:
+def compare(
+    model: str, blocks: Mapping[str, Any], figures: Mapping[str, Figures], chosen: Sequence[int]
+) -> dict[str, Any]:
     """`model` minus every other model that has figures: {other: {macro: {metric: …}, per_label: {disease: …}}}.
 
     Each entry has difference, interval, p; per_label compares AUROC over the labels `chosen` and has p_holm too, corrected over these labels
@@ -57,9 +59,15 @@ def p_value(differences: NDArray[np.float64]) -> float:
 def lines(comparisons: Mapping[str, Any], intervals: Mapping[str, Any]) -> list[str]:
     """The student's comparisons for a terminal, and where their intervals come from."""
     width = max(len(f"student - {name}") for name in comparisons)
-    shown = [f"{''.ljust(width)}  {'macro AUROC'.ljust(24)}  {'macro AUPRC'.ljust(24)}  AUROC by label, Holm's p < {ALPHA}"]
+    shown = [
+        f"{''.ljust(width)}  {'macro AUROC'.ljust(24)}  {'macro AUPRC'.ljust(24)}  AUROC by label, Holm's p < {ALPHA}"
+    ]
     for name, row in comparisons.items():
-        clear = [entry["difference"] for entry in row["per_label"].values() if entry["p_holm"] is not None and entry["p_holm"] < ALPHA]
+        clear = [
+            entry["difference"]
+            for entry in row["per_label"].values()
+            if entry["p_holm"] is not None and entry["p_holm"] < ALPHA
+        ]
         verdict = (
             f"{sum(d > 0 for d in clear)} better, {sum(d < 0 for d in clear)} worse of {len(row['per_label'])}"
             if intervals["reason"] is None
@@ -80,10 +88,17 @@ def _cell(entry: Mapping[str, Any]) -> str:
     return f"{entry['difference']:+.3f}{bounds}"
 
 
-def _pair(first: Mapping[str, Any], second: Mapping[str, Any], a: Figures | None, b: Figures | None, chosen: Sequence[int]) -> dict[str, Any]:
+def _pair(
+    first: Mapping[str, Any], second: Mapping[str, Any], a: Figures | None, b: Figures | None, chosen: Sequence[int]
+) -> dict[str, Any]:
     gaps = None if a is None or b is None else a - b
-    means = None if gaps is None else macro(gaps, chosen)  # a label undefined in a draw for one of both is left out for both
-    over_all = {m: _entry(first["macro"][m], second["macro"][m], None if means is None else means[:, METRICS.index(m)]) for m in COMPARED}
+    means = (
+        None if gaps is None else macro(gaps, chosen)
+    )  # a label undefined in a draw for one of both is left out for both
+    over_all = {
+        m: _entry(first["macro"][m], second["macro"][m], None if means is None else means[:, METRICS.index(m)])
+        for m in COMPARED
+    }
     rows = {}
     for j in chosen:
         one, other = (block["per_label"][DISEASES[j]]["auroc"] for block in (first, second))

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 MODELS = {"student": "predictions", "teacher": "soft_labels"}  # model -> the stage that holds its probabilities
 TRUTH = "oracle_latent"  # the ceiling that is the true probability of a synthetic cohort's labels
 Metrics = dict[str, Any]
-Models = Mapping[str, tuple[Scores | None, Scores]]  # model -> probabilities on tuning [m, 25] (None: unknown) and held_out [n, 25]
+Models = Mapping[
+    str, tuple[Scores | None, Scores]
+]  # model -> probabilities on tuning [m, 25] (None: unknown) and held_out [n, 25]
 
 
 @dataclass(frozen=True)
@@ -71,14 +73,18 @@ def evaluate(
     for name, rows in (("train", train), ("held_out", held_out)):
         if not len(rows):
             raise DataError(f"{root}: no labelled {name} visits, nothing can be evaluated; give data.{name}")
-    models: dict[str, tuple[Scores | None, Scores]] = {name: (tuning.scores[stage], held_out.scores[stage]) for name, stage in MODELS.items()}
+    models: dict[str, tuple[Scores | None, Scores]] = {
+        name: (tuning.scores[stage], held_out.scores[stage]) for name, stage in MODELS.items()
+    }
     if ceilings is not None:
         names = [name for name in ceilings.column_names if name != "visit_id"]
         models |= {name: (None, align(held_out.visit_ids, ceilings, name, name)) for name in names}
     fitted = baselines.fit_all(cohort, train, tuning, held_out, seed=seed, say=say)
     wanted = wanted or EvaluationConfig()
     say(f"figures and their intervals: {wanted.resamples:,} bootstrap draws of the held_out visits")
-    metrics = assemble(cohort, train, tuning, held_out, models, fitted, make_draws(held_out, wanted.resamples, seed), wanted)
+    metrics = assemble(
+        cohort, train, tuning, held_out, models, fitted, make_draws(held_out, wanted.resamples, seed), wanted
+    )
     gains = {name: _gain(metrics["held_out"], name) for name in models if name not in MODELS}
     return {**metrics, "ceilings": gains, "adapter_optimism": adapter_optimism}
 
@@ -131,12 +137,21 @@ def assemble(
 def make_views(held_out: Rows) -> list[View]:
     """All cells; those where the label is absent now (new_onset); those where it is present (persistent). Looks at no model."""
     known = held_out.known[:, None]
-    cells = {"all": np.ones_like(held_out.labels), "new_onset": known & ~held_out.current, "persistent": known & held_out.current}
+    cells = {
+        "all": np.ones_like(held_out.labels),
+        "new_onset": known & ~held_out.current,
+        "persistent": known & held_out.current,
+    }
     return [View(name, where, macro_labels(held_out.labels, where)) for name, where in cells.items()]
 
 
 def score_model(
-    held_out: Rows, p: Scores, calibration: Calibration, views: list[View], train_prevalence: NDArray[np.float64], draws: Draws
+    held_out: Rows,
+    p: Scores,
+    calibration: Calibration,
+    views: list[View],
+    train_prevalence: NDArray[np.float64],
+    draws: Draws,
 ) -> tuple[Metrics, Figures | None]:
     """One model's block: macro, micro, per_label over all visits, and the same inside new_onset and persistent; and all visits' figures per draw.
 
@@ -156,7 +171,12 @@ def score_model(
 
 
 def _baseline(
-    result: baselines.Result, name: str, tuning: Rows, wanted: EvaluationConfig, seed: int, scored: Callable[[str, Scores, Calibration], Metrics]
+    result: baselines.Result,
+    name: str,
+    tuning: Rows,
+    wanted: EvaluationConfig,
+    seed: int,
+    scored: Callable[[str, Scores, Calibration], Metrics],
 ) -> Metrics:
     if isinstance(result, baselines.NotComputable):
         return {**_nothing(result.reason), "new_onset": None, "persistent": None}
@@ -188,7 +208,9 @@ def _counts(train: Rows, tuning: Rows, held_out: Rows) -> Metrics:
     splits = {"train": train, "tuning": tuning, "held_out": held_out}
     return {
         **{name: {"visits": len(rows), "groups": len(np.unique(rows.groups))} for name, rows in splits.items()},
-        "group": "subject" if all(rows.has_subjects for rows in splits.values()) else "identical input where subject_id is missing",
+        "group": "subject"
+        if all(rows.has_subjects for rows in splits.values())
+        else "identical input where subject_id is missing",
         "held_out_with_known_current_labels": int(held_out.known.sum()),
         "labels_in_macro": len(macro_labels(held_out.labels)),
     }
@@ -201,7 +223,9 @@ def _calibrate(tuning: Rows, p: Scores | None, wanted: EvaluationConfig, seed: i
     return calibrate(tuning, p, wanted, seed)
 
 
-def _reliability(held_out: Rows, models: Models, maps: Mapping[str, Calibration], chosen: list[int], rates: NDArray[np.float64]) -> Metrics:
+def _reliability(
+    held_out: Rows, models: Models, maps: Mapping[str, Calibration], chosen: list[int], rates: NDArray[np.float64]
+) -> Metrics:
     """Of every model but the truth itself; those without tuning probabilities as they are."""
     truth = models[TRUTH][1] if TRUTH in models else None
     return {
@@ -213,7 +237,12 @@ def _reliability(held_out: Rows, models: Models, maps: Mapping[str, Calibration]
 
 def _thresholds(found: Calibration) -> Metrics:
     values = dict(zip(DISEASES, map(float, found.thresholds), strict=True))
-    return {"for": found.threshold_for, "target": found.threshold_target, "values": values, "kept_at_05": dict(found.reasons)}
+    return {
+        "for": found.threshold_for,
+        "target": found.threshold_target,
+        "values": values,
+        "kept_at_05": dict(found.reasons),
+    }
 
 
 def _untuned(models: Models) -> list[str]:
@@ -221,23 +250,41 @@ def _untuned(models: Models) -> list[str]:
     return [f"no tuning probabilities of {', '.join(names)}: macro F1 is at 0.5 there"] if names else []
 
 
-def _warnings(facts: Mapping[str, Any], tuning: Rows, held_out: Rows, views: list[View], fitted: Mapping[str, baselines.Result]) -> list[str]:
+def _warnings(
+    facts: Mapping[str, Any], tuning: Rows, held_out: Rows, views: list[View], fitted: Mapping[str, baselines.Result]
+) -> list[str]:
     lines = []
     if facts.get("teacher_saw_held_out"):
-        lines.append("teacher_saw_held_out: data.split=public gave visits to held_out that the teacher's adapter may have been tuned on")
+        lines.append(
+            "teacher_saw_held_out: data.split=public gave visits to held_out that the teacher's adapter may have been tuned on"
+        )
     left_out = len(DISEASES) - len(views[0].chosen)
     if left_out:
-        lines.append(f"small sample: {left_out} of {len(DISEASES)} labels have fewer than {MIN_COUNT} positive or negative held_out visits")
+        lines.append(
+            f"small sample: {left_out} of {len(DISEASES)} labels have fewer than {MIN_COUNT} positive or negative held_out visits"
+        )
     if not held_out.has_subjects:
-        lines.append("visits without subject_id: patients may be on both sides of a split, and intervals are probably too narrow")
+        lines.append(
+            "visits without subject_id: patients may be on both sides of a split, and intervals are probably too narrow"
+        )
     if held_out.from_clause.any():
-        lines.append(f"current labels of {int(held_out.from_clause.sum())} held_out visits are those that the treatment clause names, maybe not all")
+        lines.append(
+            f"current labels of {int(held_out.from_clause.sum())} held_out visits are those that the treatment clause names, maybe not all"
+        )
     one_class = len(choose_thresholds(tuning.labels, np.zeros(tuning.labels.shape)).reasons)
     if one_class:
-        lines.append(f"thresholds stay at 0.5 for {one_class} labels: tuning has {len(tuning)} visits and not both classes of them")
-    lines += [f"baseline {name}: {result.reason}" for name, result in fitted.items() if isinstance(result, baselines.NotComputable)]
+        lines.append(
+            f"thresholds stay at 0.5 for {one_class} labels: tuning has {len(tuning)} visits and not both classes of them"
+        )
+    lines += [
+        f"baseline {name}: {result.reason}"
+        for name, result in fitted.items()
+        if isinstance(result, baselines.NotComputable)
+    ]
     for name, result in fitted.items():
         notes = result.notes if isinstance(result, baselines.Predictions) else {}
         if notes.get("train_visits", 0) < notes.get("of_train_visits", 0):
-            lines.append(f"baseline {name}: fitted on {notes['train_visits']} of {notes['of_train_visits']} training visits, drawn with the seed")
+            lines.append(
+                f"baseline {name}: fitted on {notes['train_visits']} of {notes['of_train_visits']} training visits, drawn with the seed"
+            )
     return lines

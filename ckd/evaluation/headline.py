@@ -27,7 +27,9 @@ def headline(
     """
     strongest, tuning_auroc, how = strongest_baseline(fitted, tuning)
     against = {
-        name: compared(student, baselines[name], comparisons[name], draws, labels) for name in _computed(fitted) if name in (strongest, "persistence")
+        name: compared(student, baselines[name], comparisons[name], draws, labels)
+        for name in _computed(fitted)
+        if name in (strongest, "persistence")
     }
     main = against[strongest]
     return {
@@ -57,10 +59,16 @@ def strongest_baseline(fitted: Mapping[str, Result], tuning: Rows) -> tuple[str,
         return name, values, "no label has both classes on tuning: taken without a comparison"
     count = MIN_COUNT if enough else 1
     how = f"tuning macro AUROC over {len(chosen)} labels with at least {count} positive and negative tuning visits"
-    return max(reversed(ranked), key=lambda name: ranked[name]), values, how  # of equals the later, richer one: persistence ranks like copy_forward
+    return (
+        max(reversed(ranked), key=lambda name: ranked[name]),
+        values,
+        how,
+    )  # of equals the later, richer one: persistence ranks like copy_forward
 
 
-def compared(student: Mapping[str, Any], baseline: Mapping[str, Any], comparison: Mapping[str, Any], draws: Draws, labels: int) -> dict[str, Any]:
+def compared(
+    student: Mapping[str, Any], baseline: Mapping[str, Any], comparison: Mapping[str, Any], draws: Draws, labels: int
+) -> dict[str, Any]:
     """Both macro AUROC values, student minus baseline, the paired interval, and why there is none or what it hides."""
     entry = comparison["macro"]["auroc"]
     reason = draws.reason or (None if labels else "no label has enough held_out visits")
@@ -82,7 +90,11 @@ def sentence(name: str, compared: Mapping[str, Any], labels: int) -> str:
     difference, interval = compared["difference"], compared["interval"]
     if difference is None:
         return f"No headline: no label has {MIN_COUNT} positive and {MIN_COUNT} negative held_out visits."
-    bounds = f"95 % interval {interval[0]:+.3f} to {interval[1]:+.3f}" if interval else f"no interval: {compared['interval_reason']}"
+    bounds = (
+        f"95 % interval {interval[0]:+.3f} to {interval[1]:+.3f}"
+        if interval
+        else f"no interval: {compared['interval_reason']}"
+    )
     if interval and compared["interval_note"]:
         bounds += f", {compared['interval_note']}"
     if difference < 0:

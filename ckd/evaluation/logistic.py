@@ -59,11 +59,15 @@ def _fit_path(x: Features, y: Flags, grid: Sequence[float]) -> list[OneVsRest]:
         if positives in (0, n):
             bias[:, j] = np.log((positives + 0.5) / (n - positives + 0.5))
             continue
-        model = LogisticRegression(warm_start=True, max_iter=MAX_ITERATIONS, tol=1e-3)  # each C starts from the one before
+        model = LogisticRegression(
+            warm_start=True, max_iter=MAX_ITERATIONS, tol=1e-3
+        )  # each C starts from the one before
         for i, c in enumerate(grid):
             model.set_params(C=c)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)  # a baseline a hair from its optimum is still that baseline
+                warnings.simplefilter(
+                    "ignore", ConvergenceWarning
+                )  # a baseline a hair from its optimum is still that baseline
                 model.fit(x, y[:, j])
             weight[i, j], bias[i, j] = model.coef_[0], model.intercept_[0]
     return [OneVsRest(weight[i], bias[i], float(c), tuned=True) for i, c in enumerate(grid)]

@@ -63,7 +63,9 @@ def binary(y: Flags, p: Floats, alarms: Flags, train_prevalence: Floats | float)
     }
 
 
-def score(labels: Flags, p: Floats, cells: Flags, alarms: Flags, train_prevalence: Floats, chosen: Sequence[int]) -> Figures:
+def score(
+    labels: Flags, p: Floats, cells: Flags, alarms: Flags, train_prevalence: Floats, chosen: Sequence[int]
+) -> Figures:
     """Per label, macro (mean over the labels `chosen` beforehand) and micro (all 25 labels pooled) over the true `cells`.
 
     labels, p, cells, alarms are [n, 25]; train_prevalence [25].
@@ -72,7 +74,13 @@ def score(labels: Flags, p: Floats, cells: Flags, alarms: Flags, train_prevalenc
     for j in range(len(DISEASES)):
         rows = cells[:, j]
         y = labels[rows, j]
-        per_label.append({"n": len(y), "positives": int(y.sum()), **binary(y, p[rows, j], alarms[rows, j], float(train_prevalence[j]))})
+        per_label.append(
+            {
+                "n": len(y),
+                "positives": int(y.sum()),
+                **binary(y, p[rows, j], alarms[rows, j], float(train_prevalence[j])),
+            }
+        )
     pooled = binary(labels[cells], p[cells], alarms[cells], _per_cell(train_prevalence, cells))
     return {
         "macro": {"labels": len(chosen), **{m: _mean([per_label[j][m] for j in chosen]) for m in METRICS}},

@@ -68,7 +68,10 @@ def _figures(metrics: Mapping[str, Any]) -> str:
     if small:
         return f"No figures: {small}."
     counts, student = metrics["counts"], metrics["held_out"]["student"]
-    thresholds, chosen = metrics["thresholds"]["student"]["values"], {row["disease"] for row in metrics["labels_in_macro"]}
+    thresholds, chosen = (
+        metrics["thresholds"]["student"]["values"],
+        {row["disease"] for row in metrics["labels_in_macro"]},
+    )
     basis = (
         f"{counts['held_out']['visits']:,} visits of {counts['held_out']['groups']:,} patients ({counts['group']}); macro average over "
         f"{counts['labels_in_macro']} labels with at least {MIN_COUNT} positive and negative visits. Brackets: 95 % interval, patients drawn anew. "
@@ -106,9 +109,15 @@ def _calibration(metrics: Mapping[str, Any], facts: Facts) -> str:
     block = metrics.get("calibration", {}).get("student")
     if not block or headline_facts(metrics).too_small:
         return told
-    figures = {"slope (1 is right)": "slope", "expected calibration error": "ece", "Brier": "brier", "Brier skill": "brier_skill"}
+    figures = {
+        "slope (1 is right)": "slope",
+        "expected calibration error": "ece",
+        "Brier": "brier",
+        "Brier skill": "brier_skill",
+    }
     rows = [
-        (name, *(_number(block[kind]["macro"].get(key)) if block[kind] else "-" for kind in ("raw", "calibrated"))) for name, key in figures.items()
+        (name, *(_number(block[kind]["macro"].get(key)) if block[kind] else "-" for kind in ("raw", "calibrated")))
+        for name, key in figures.items()
     ]
     return told + "\n\n" + _table(("macro, held-out", "raw", "calibrated"), rows)
 
@@ -130,7 +139,13 @@ def _engines(facts: Facts) -> str:
     if not facts.engines:
         return "Not in this folder; `ckd export model --onnx` adds it."
     rows = [
-        (name, f"{row['megabytes']:.1f} MB", _small(row["largest_gap"]), _number(row["auroc"]), _signed(row["auroc_loss"]))
+        (
+            name,
+            f"{row['megabytes']:.1f} MB",
+            _small(row["largest_gap"]),
+            _number(row["auroc"]),
+            _signed(row["auroc_loss"]),
+        )
         for name, row in facts.engines.items()
     ]
     head = ("file", "size", "largest gap of a probability to torch", "macro AUROC", "loss against torch")
@@ -149,7 +164,9 @@ def _data(metrics: Mapping[str, Any], facts: Facts) -> str:
         f"License of the data: {facts.data_license or 'not stated to this folder; ask whoever trained it'}.",
     ]
     if facts.credentialed:
-        lines.append("**Credentialed data: a model that learned from it must not be shared outside of its data use agreement.**")
+        lines.append(
+            "**Credentialed data: a model that learned from it must not be shared outside of its data use agreement.**"
+        )
     return "\n".join([*lines, f"Student `{facts.student}`, trained and exported by CKD-EHR."])
 
 

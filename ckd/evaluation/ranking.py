@@ -36,10 +36,14 @@ class Ranking:
     def __init__(self, y: Flags, p: Floats, groups: Groups, count: int) -> None:
         order = np.argsort(-p, kind="stable")
         y, p, groups = y[order], p[order], groups[order].astype(np.int32)
-        rank = np.cumsum(np.append(False, p[1:] != p[:-1])) if len(p) else np.zeros(0, dtype=np.intp)  # equal scores, equal rank
+        rank = (
+            np.cumsum(np.append(False, p[1:] != p[:-1])) if len(p) else np.zeros(0, dtype=np.intp)
+        )  # equal scores, equal rank
         self.count = count
         self.type: Any = np.float32 if len(y) <= _EXACT_ROWS else np.float64
-        self.of_class: Floats = np.stack([np.bincount(groups[side], minlength=count) for side in (y, ~y)]).astype(self.type)  # [2, groups]
+        self.of_class: Floats = np.stack([np.bincount(groups[side], minlength=count) for side in (y, ~y)]).astype(
+            self.type
+        )  # [2, groups]
         ranks, starts = np.unique(rank[y], return_index=True)
         step = np.searchsorted(ranks, rank[~y])  # of each negative; len(ranks): below every positive
         ahead = step < len(ranks)
@@ -94,12 +98,17 @@ class Ranking:
     def _matrix(self, groups: Groups, ends: Groups, start: int, stop: int) -> Any:
         ends = ends[start : stop + 1]
         inside = groups[ends[0] : ends[-1]]
-        return csr_array((np.ones(len(inside), dtype=self.type), inside, (ends - ends[0]).astype(np.int32)), shape=(stop - start, self.count))
+        return csr_array(
+            (np.ones(len(inside), dtype=self.type), inside, (ends - ends[0]).astype(np.int32)),
+            shape=(stop - start, self.count),
+        )
 
 
 def _running(weights: Floats, before: NDArray[np.float64]) -> NDArray[np.float64]:
     """Sums of weights [steps, B] down to each step, `before` [B] added."""
-    sums = np.asarray(np.cumsum(weights.astype(np.float64, copy=False), axis=0))  # converting on the way costs three times as much
+    sums = np.asarray(
+        np.cumsum(weights.astype(np.float64, copy=False), axis=0)
+    )  # converting on the way costs three times as much
     sums += before
     return sums
 

@@ -20,7 +20,12 @@ Figures = dict[str, Any]
 
 
 def reliability(
-    y_NL: Flags, p_NL: NDArray[Any], calibration: Calibration | None, train_prevalence: Floats, chosen: Sequence[int], truth_NL: NDArray[Any] | None
+    y_NL: Flags,
+    p_NL: NDArray[Any],
+    calibration: Calibration | None,
+    train_prevalence: Floats,
+    chosen: Sequence[int],
+    truth_NL: NDArray[Any] | None,
 ) -> Figures:
     """`raw` and `calibrated` (None without a calibration) figures of held_out probabilities [n, 25], and how many labels have each kind of map.
 
@@ -35,10 +40,17 @@ def reliability(
     return {"raw": block(p_NL), "calibrated": calibrated, "kinds": dict(sorted(kinds.items()))}
 
 
-def summary(y_NL: Flags, p_NL: Floats, train_prevalence: Floats, chosen: Sequence[int], truth_NL: NDArray[Any] | None) -> Figures:
+def summary(
+    y_NL: Flags, p_NL: Floats, train_prevalence: Floats, chosen: Sequence[int], truth_NL: NDArray[Any] | None
+) -> Figures:
     """Per label, macro (mean over `chosen`; None where one of them is undefined) and pooled over all labels."""
     per_label = [
-        figures(y_NL[:, j], p_NL[:, j], np.full(len(y_NL), train_prevalence[j]), None if truth_NL is None else truth_NL[:, j])
+        figures(
+            y_NL[:, j],
+            p_NL[:, j],
+            np.full(len(y_NL), train_prevalence[j]),
+            None if truth_NL is None else truth_NL[:, j],
+        )
         for j in range(len(DISEASES))
     ]
     constant = np.broadcast_to(train_prevalence, p_NL.shape).reshape(-1)

@@ -74,7 +74,9 @@ def align(visit_ids: "pa.Array", table: "pa.Table", where: str, column: str = "p
         )
     values = _matrix(table.column(column).take(positions)).astype(np.float32)
     if not ((values >= 0) & (values <= 1)).all():
-        raise ArtifactError(f"{where}: a value is no probability (NaN or outside 0..1); delete it and run the stage again")
+        raise ArtifactError(
+            f"{where}: a value is no probability (NaN or outside 0..1); delete it and run the stage again"
+        )
     return values
 
 

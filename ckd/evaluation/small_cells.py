@@ -61,5 +61,6 @@ def parts_text(parts: Mapping[str, int]) -> dict[str, str]:
     counted = {name: value for name, value in parts.items() if value}
     told = dict(zip(counted, shown(list(counted.values())), strict=True))
     return {
-        name: "0" if not value else f"{value:,}" if told[name] else f"<{MIN_CELL}" if value < MIN_CELL else WITHHELD for name, value in parts.items()
+        name: "0" if not value else f"{value:,}" if told[name] else f"<{MIN_CELL}" if value < MIN_CELL else WITHHELD
+        for name, value in parts.items()
     }

@@ -19,13 +19,22 @@ from ckd.visits.visit import SUBGROUP_FIELDS, Split
 
 UNKNOWN = "unknown"
 MOST_GROUPS = 12  # rows of one field; the rest is pooled
-AGE_BANDS = ((0, "0–17"), (18, "18–44"), (45, "45–64"), (65, "65–79"), (80, "80–89"), (90, "90+"))  # from this age on, in years
+AGE_BANDS = (
+    (0, "0–17"),
+    (18, "18–44"),
+    (45, "45–64"),
+    (65, "65–79"),
+    (80, "80–89"),
+    (90, "90+"),
+)  # from this age on, in years
 FIGURES = ("observed", "predicted", "predicted_minus_observed", "sensitivity", "alerts_per_100")
 _SUMS = 5  # pairs, events, predicted events, alerts, alerts that are events
 _DRAWS_AT_ONCE = 100
 
 
-def subgroups(cohort: Cohort, held_out: Rows, p: Floats, alarms: Flags, chosen: list[int], draws: Draws) -> dict[str, Any]:
+def subgroups(
+    cohort: Cohort, held_out: Rows, p: Floats, alarms: Flags, chosen: list[int], draws: Draws
+) -> dict[str, Any]:
     """The block `subgroups` of metrics.json.
 
     p: probabilities [n, 25]; alarms [n, 25]: what they are worth at the thresholds. Per field of SUBGROUP_FIELDS its groups, or the reason why
@@ -44,7 +53,9 @@ def read_fields(cohort: Cohort, split: Split) -> dict[str, NDArray[np.object_]]:
     found = {}
     for field in SUBGROUP_FIELDS:
         raw = [value for table in tables for value in table.column(field).to_pylist()]
-        found[field] = np.array([age_band(v) if field == "age" else (v or "").strip() or UNKNOWN for v in raw], dtype=object)
+        found[field] = np.array(
+            [age_band(v) if field == "age" else (v or "").strip() or UNKNOWN for v in raw], dtype=object
+        )
     return found
 
 
@@ -63,7 +74,9 @@ def _sums(labels: Flags, p: Floats, alarms: Flags) -> NDArray[np.float64]:
     return np.stack([np.ones_like(p), labels, p, alarms, alarms & labels], axis=-1).astype(np.float64)
 
 
-def _field(names: NDArray[np.object_], held_out: Rows, sums: NDArray[np.float64], chosen: list[int], draws: Draws) -> dict[str, Any]:
+def _field(
+    names: NDArray[np.object_], held_out: Rows, sums: NDArray[np.float64], chosen: list[int], draws: Draws
+) -> dict[str, Any]:
     if (names == UNKNOWN).all():
         return _none("not in the data")
     if not chosen:
@@ -81,8 +94,14 @@ def _field(names: NDArray[np.object_], held_out: Rows, sums: NDArray[np.float64]
             {
                 "group": group,
                 "visits": int(where.sum()),
-                **({**_figures(pairs[i].sum(0)), "intervals": _intervals(where, sums[:, chosen].sum(1), draws)} if pooled_shown[i] else _hidden()),
-                "per_label": {DISEASES[j]: _figures(pairs[i, k]) if label_shown[k][i] else None for k, j in enumerate(chosen)},
+                **(
+                    {**_figures(pairs[i].sum(0)), "intervals": _intervals(where, sums[:, chosen].sum(1), draws)}
+                    if pooled_shown[i]
+                    else _hidden()
+                ),
+                "per_label": {
+                    DISEASES[j]: _figures(pairs[i, k]) if label_shown[k][i] else None for k, j in enumerate(chosen)
+                },
             }
             for i, (group, where) in enumerate(rows.items())
         ],
@@ -125,7 +144,8 @@ def _intervals(where: Flags, sums: NDArray[np.float64], draws: Draws) -> dict[st
     of_patient = np.zeros((draws.groups, _SUMS))
     np.add.at(of_patient, draws.members[where], sums[where])
     drawn = [
-        _drawn(of_patient, draws.counts(start, min(start + _DRAWS_AT_ONCE, draws.resamples))) for start in range(0, draws.resamples, _DRAWS_AT_ONCE)
+        _drawn(of_patient, draws.counts(start, min(start + _DRAWS_AT_ONCE, draws.resamples)))
+        for start in range(0, draws.resamples, _DRAWS_AT_ONCE)
     ]
     bounds = {name: interval(values) for name, values in zip(FIGURES, np.concatenate(drawn, axis=1), strict=True)}
     return {name: None if found is None else list(found) for name, found in bounds.items()}
@@ -135,4 +155,6 @@ def _drawn(of_patient: NDArray[np.float64], counts: NDArray[np.float32]) -> NDAr
     """FIGURES in every draw [5, B], NaN where undefined."""
     pairs, events, predicted, alerts, hits = of_patient.T @ counts.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.stack([events / pairs, predicted / pairs, (predicted - events) / pairs, hits / events, 100 * alerts / pairs])
+        return np.stack(
+            [events / pairs, predicted / pairs, (predicted - events) / pairs, hits / events, 100 * alerts / pairs]
+        )

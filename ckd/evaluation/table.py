@@ -7,7 +7,16 @@ from ckd.evaluation.claims import headline_facts
 from ckd.evaluation.comparisons import lines as comparison_lines
 from ckd.visits.labels import NUM_LABELS
 
-_COLUMNS = ("macro AUROC", "new onset", "persistent", "macro AUPRC", "Brier skill", "macro F1", "F1 at .5", "micro AUROC")
+_COLUMNS = (
+    "macro AUROC",
+    "new onset",
+    "persistent",
+    "macro AUPRC",
+    "Brier skill",
+    "macro F1",
+    "F1 at .5",
+    "micro AUROC",
+)
 _PATHS = (
     ("macro", "auroc"),
     ("new_onset", "macro", "auroc"),
@@ -32,7 +41,11 @@ def render(metrics: Mapping[str, Any]) -> str:
     lines.append(f"teacher_saw_held_out: {'yes' if metrics['teacher_saw_held_out'] else 'no'}")
     lines.append(_calibration(metrics["calibration"]["student"]))
     shares = {name: ceiling["share_of_gain"] for name, ceiling in metrics["ceilings"].items()}
-    lines += [f"the student reaches {share:.0%} of {name}'s AUROC gain over .5" for name, share in shares.items() if share is not None]
+    lines += [
+        f"the student reaches {share:.0%} of {name}'s AUROC gain over .5"
+        for name, share in shares.items()
+        if share is not None
+    ]
     lines += ["", *comparison_lines(metrics["comparisons"]["student"], metrics["intervals"]), ""]
     lines += [f"warning: {line}" for line in metrics["warnings"]]
     return "\n".join([*lines, headline_facts(metrics).sentence])
@@ -50,11 +63,16 @@ def _figure(block: Mapping[str, Any], path: tuple[str, ...]) -> str:
 
 
 def _line(row: tuple[str, ...], widths: list[int]) -> str:
-    return "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
+    return "  ".join(
+        [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+    )
 
 
 def _basis(metrics: Mapping[str, Any], counts: Mapping[str, Any]) -> str:
-    sizes = ", ".join(f"{split} {counts[split]['visits']:,} visits of {counts[split]['groups']:,}" for split in ("train", "tuning", "held_out"))
+    sizes = ", ".join(
+        f"{split} {counts[split]['visits']:,} visits of {counts[split]['groups']:,}"
+        for split in ("train", "tuning", "held_out")
+    )
     optimism = metrics["adapter_optimism"]
     return f"{sizes} (unit: {counts['group']})" + ("" if optimism is None else f"; adapter optimism {optimism:+.4f}")
 

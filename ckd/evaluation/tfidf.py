@@ -33,17 +33,23 @@ class TfidfModel:
         return np.concatenate(shards) if shards else np.zeros((0, len(self.regression.bias)), dtype=np.float32)
 
 
-def fit_tfidf(train: Texts, labels: Flags, tuning: Texts, tuning_labels: Flags, seed: int, max_train: int = MAX_TRAIN) -> TfidfModel:
+def fit_tfidf(
+    train: Texts, labels: Flags, tuning: Texts, tuning_labels: Flags, seed: int, max_train: int = MAX_TRAIN
+) -> TfidfModel:
     """Fit on at most `max_train` training visits drawn with the seed; C by tuning log-loss. Raises NoWordsError.
 
     labels [n, 25] and tuning_labels [m, 25] follow the order of the texts. Texts are streamed; only their word counts are kept.
     """
     chosen = sample(len(labels), max_train, seed)
     frequent = 2 if len(chosen) >= 100 else 1  # a word of one visit cannot be learned from
-    vectorizer = TfidfVectorizer(token_pattern=_WORD, sublinear_tf=True, min_df=frequent, max_features=MAX_WORDS, dtype=np.float64)
+    vectorizer = TfidfVectorizer(
+        token_pattern=_WORD, sublinear_tf=True, min_df=frequent, max_features=MAX_WORDS, dtype=np.float64
+    )
     try:
         x = vectorizer.fit_transform(_take(train, chosen))
-    except ValueError as error:  # scikit-learn's answer to an empty vocabulary; its other ValueErrors need other arguments
+    except (
+        ValueError
+    ) as error:  # scikit-learn's answer to an empty vocabulary; its other ValueErrors need other arguments
         raise NoWordsError("the training texts hold no word") from error
     x_tuning = _transform(vectorizer, tuning)
     return TfidfModel(vectorizer, fit(x, labels[chosen], x_tuning, tuning_labels, GRID), len(chosen))

@@ -48,7 +48,9 @@ def store(root: str, source: Input, data: DataConfig, fields: Fields) -> None:
             require_equal(stage.path(index), footer.fields, fields)
     facts: dict[str, Any] = {}
     with tempfile.TemporaryFile() as quarantine:
-        commit(root, _visits(root, source, data, facts, quarantine), fields=fields, shard_rows=data.shard_rows, facts=facts)
+        commit(
+            root, _visits(root, source, data, facts, quarantine), fields=fields, shard_rows=data.shard_rows, facts=facts
+        )
 
 
 def forget(root: str, cohort: Cohort) -> None:

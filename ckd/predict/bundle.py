@@ -29,7 +29,14 @@ def bundle_fields(model: ModelFolder, *, onnx: bool, card: Mapping[str, Any]) ->
     """The fingerprint of an exported folder: the student, its calibration, whether ONNX files are there, and the figures on its card."""
     own = FolderArtifact(model.folder, {}).load() or {}
     kept = {name: value for name, value in own["fields"].items() if name.startswith(_TRAINING)}
-    return {**kept, FORMAT: KIND, EXPORTED: model.student, "onnx": onnx, "calibration": model.calibration_hash, "card": digest(dict(card))}
+    return {
+        **kept,
+        FORMAT: KIND,
+        EXPORTED: model.student,
+        "onnx": onnx,
+        "calibration": model.calibration_hash,
+        "card": digest(dict(card)),
+    }
 
 
 def is_done(folder: str, fields: Fields) -> bool:
@@ -69,7 +76,9 @@ def build(model: ModelFolder, folder: str, *, onnx: bool) -> float | None:
 
 def compare_engines(model: ModelFolder, folder: str, texts: Sequence[str]) -> dict[str, NDArray[np.float64]]:
     """Probabilities [n, 25] of some texts by torch and by both ONNX files in the local `folder`."""
-    return {engine: score_all(_scorer(model, folder, engine), texts).probabilities for engine in ENGINES} if texts else {}
+    return (
+        {engine: score_all(_scorer(model, folder, engine), texts).probabilities for engine in ENGINES} if texts else {}
+    )
 
 
 def deliver(local: str, folder: str, fields: Fields, card: str, extra: Mapping[str, Any]) -> None:

@@ -44,7 +44,10 @@ def write_tables(folder: str, stage: Stage, shards: Sequence[Shard]) -> dict[str
     Returns `visits` (rows of each table) and `left_out` (reason -> visits): MEDS wants an integer subject and a time. The probability is the
     calibrated one where there is one. Raises DataError when no visit is left, ConfigError when the folder holds something else.
     """
-    fields: Fields = {FORMAT: KIND, "predictions": digest([dict(stage.fields), [shard.content_hash for shard in shards]])}
+    fields: Fields = {
+        FORMAT: KIND,
+        "predictions": digest([dict(stage.fields), [shard.content_hash for shard in shards]]),
+    }
     there = standing(folder, KIND)
     if there is not None and there["fields"] == fields:
         return None
@@ -52,7 +55,10 @@ def write_tables(folder: str, stage: Stage, shards: Sequence[Shard]) -> dict[str
     visits = 0
     with tempfile.TemporaryDirectory() as local:
         with ExitStack() as open_files:
-            writers = [open_files.enter_context(pq.ParquetWriter(Path(local) / table_name(d), SCHEMA, compression="zstd")) for d in DISEASES]
+            writers = [
+                open_files.enter_context(pq.ParquetWriter(Path(local) / table_name(d), SCHEMA, compression="zstd"))
+                for d in DISEASES
+            ]
             for shard in shards:
                 part = stage.read(shard.index)
                 subjects, times, usable = _who_and_when(part, left_out)
@@ -61,7 +67,9 @@ def write_tables(folder: str, stage: Stage, shards: Sequence[Shard]) -> dict[str
                     for j, writer in enumerate(writers):
                         writer.write_table(_table(part.take(usable), subjects, times, j))
         if not visits:
-            raise DataError(f"{folder}: nothing to write: {'; '.join(_told(left_out))}. MEDS tables need an integer subject_id and a prediction_time")
+            raise DataError(
+                f"{folder}: nothing to write: {'; '.join(_told(left_out))}. MEDS tables need an integer subject_id and a prediction_time"
+            )
         facts = {"visits": visits, "left_out": dict(left_out)}
         publish(local, folder, fields, {"tables": {d: table_name(d) for d in DISEASES}, **facts})
     return facts
@@ -70,7 +78,9 @@ def write_tables(folder: str, stage: Stage, shards: Sequence[Shard]) -> dict[str
 def _who_and_when(part: pa.Table, left_out: Counter[str]) -> tuple[list[int], list[datetime], list[int]]:
     """Subjects and times of the rows that have both, and the positions of these rows; counts the others."""
     subjects, times, usable = [], [], []
-    for row, (subject, time) in enumerate(zip(part["subject_id"].to_pylist(), part["prediction_time"].to_pylist(), strict=True)):
+    for row, (subject, time) in enumerate(
+        zip(part["subject_id"].to_pylist(), part["prediction_time"].to_pylist(), strict=True)
+    ):
         found_subject, found_time = _integer(subject), _time(time)
         if found_subject is None:
             left_out["without subject_id" if subject is None else "subject_id is no 64-bit integer"] += 1

@@ -16,7 +16,11 @@ from ckd.store.folders import ARTIFACT_FILE, fetched_folder
 from ckd.student.windows import LongText
 from ckd.visits.labels import DISEASES, NUM_LABELS
 
-ENGINES = {"torch": ".safetensors", "onnx": "model.onnx", "onnx-int8": "model.int8.onnx"}  # engine -> how the names of its weights end
+ENGINES = {
+    "torch": ".safetensors",
+    "onnx": "model.onnx",
+    "onnx-int8": "model.int8.onnx",
+}  # engine -> how the names of its weights end
 EXPORTED = "exported student"  # field of an exported folder: the identity of the student that it holds
 
 
@@ -74,7 +78,9 @@ class ModelFolder:
 def _content(folder: str) -> dict[str, Any]:
     content = FolderArtifact(folder, {}).load()
     if content is None or "student.max_length" not in content.get("fields", {}):
-        raise ConfigError(f"{folder}: no trained student ({ARTIFACT_FILE} of one); expected results/<run>/student or a folder of 'ckd export model'")
+        raise ConfigError(
+            f"{folder}: no trained student ({ARTIFACT_FILE} of one); expected results/<run>/student or a folder of 'ckd export model'"
+        )
     return content
 
 
@@ -82,7 +88,9 @@ def _long_text(folder: str, content: dict[str, Any]) -> LongText:
     """How the student was trained to read long texts. A field that is not there says "head", as in the student's fingerprint."""
     found = content["fields"].get("student.long_text", "head")
     if found not in get_args(LongText):
-        raise ConfigError(f"{folder}: trained with student.long_text={found}, which this version does not know; take the version that trained it")
+        raise ConfigError(
+            f"{folder}: trained with student.long_text={found}, which this version does not know; take the version that trained it"
+        )
     return cast(LongText, found)
 
 
@@ -94,14 +102,18 @@ def _files(folder: str, engine: str, content: dict[str, Any]) -> tuple[str, str]
     wanted = {name: facts for name, facts in content["files"].items() if not name.endswith(others)}
     weights = {name: facts["sha256"] for name, facts in wanted.items() if name.endswith(ENGINES[engine])}
     if not weights:
-        raise ConfigError(f"{folder}: no {ENGINES[engine].lstrip('.')} file for engine '{engine}'; make the folder with 'ckd export model --onnx'")
+        raise ConfigError(
+            f"{folder}: no {ENGINES[engine].lstrip('.')} file for engine '{engine}'; make the folder with 'ckd export model --onnx'"
+        )
     if engine != "torch" and find_spec("onnxruntime") is None:
         raise ConfigError(f"engine '{engine}' needs ONNX Runtime; install it with: pip install 'ckd-ehr[onnx]'")
     local = fetched_folder(folder, lambda name: name in wanted)  # compares what it copies
     for name, facts in wanted.items() if is_local(folder) else ():
         path = inner(folder, name)
         if not exists(path) or size_and_hash(path) != facts:
-            raise ArtifactError(f"{path}: missing or changed since it was written; copy the folder again, or make it again")
+            raise ArtifactError(
+                f"{path}: missing or changed since it was written; copy the folder again, or make it again"
+            )
     return local, digest(weights)
 
 
@@ -113,9 +125,13 @@ def _require_labels(folder: str, local: str) -> None:
     except FileNotFoundError:
         raise ConfigError(f"{path}: missing; expected a model folder as save_pretrained writes it") from None
     except (ValueError, KeyError, TypeError):
-        raise ArtifactError(f"{path}: has no id2label of a classifier; copy the folder again, or make it again") from None
+        raise ArtifactError(
+            f"{path}: has no id2label of a classifier; copy the folder again, or make it again"
+        ) from None
     if names != list(DISEASES):
-        wrong = next((i for i, (a, b) in enumerate(zip(names, DISEASES, strict=False)) if a != b), min(len(names), NUM_LABELS))
+        wrong = next(
+            (i for i, (a, b) in enumerate(zip(names, DISEASES, strict=False)) if a != b), min(len(names), NUM_LABELS)
+        )
         raise ConfigError(
             f"{path}: id2label holds {len(names)} labels and differs from the {NUM_LABELS} diseases at number {wrong}; expected those of "
             "ckd/visits/labels.py in their order: a student of this project"

@@ -39,9 +39,17 @@ class ScoreWorker:
         started = time.monotonic()
         table = self.cohort.read(shard, [*_KEPT, "input"])
         scores = score_all(self.scorer, table["input"].to_pylist())
-        self.stage.write(shard.index, predictions(table.select(_KEPT), scores), rows=shard.rows, input_hash=shard.content_hash)
+        self.stage.write(
+            shard.index, predictions(table.select(_KEPT), scores), rows=shard.rows, input_hash=shard.content_hash
+        )
         truncated = int(scores.truncated.sum())
-        return {"index": shard.index, "rows": shard.rows, "seconds": time.monotonic() - started, "tokens": scores.tokens, "truncated": truncated}
+        return {
+            "index": shard.index,
+            "rows": shard.rows,
+            "seconds": time.monotonic() - started,
+            "tokens": scores.tokens,
+            "truncated": truncated,
+        }
 
 
 def score_all(scorer: Scorer, texts: Sequence[str]) -> Scores:
@@ -59,7 +67,9 @@ def score_all(scorer: Scorer, texts: Sequence[str]) -> Scores:
     return Scores(
         logits=whole([s.logits for s in found]),
         probabilities=whole([s.probabilities for s in found]),
-        calibrated=None if found[0].calibrated is None else whole([s.calibrated for s in found if s.calibrated is not None]),
+        calibrated=None
+        if found[0].calibrated is None
+        else whole([s.calibrated for s in found if s.calibrated is not None]),
         flags=None if found[0].flags is None else whole([s.flags for s in found if s.flags is not None]),
         truncated=whole([s.truncated for s in found]),
         tokens=sum(s.tokens for s in found),

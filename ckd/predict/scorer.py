@@ -23,7 +23,9 @@ from ckd.visits.labels import NUM_LABELS
 
 __all__ = ["ENGINES", "ModelFolder", "Scorer", "Scores", "load_logits"]
 
-Logits = Callable[[Sequence[NDArray[Any]]], NDArray[np.float32]]  # token id sequences -> float32 [n, 25], in their order
+Logits = Callable[
+    [Sequence[NDArray[Any]]], NDArray[np.float32]
+]  # token id sequences -> float32 [n, 25], in their order
 _PROBE = "The patient-acquired disease is None."
 
 
@@ -80,7 +82,9 @@ class Scorer:
         import pyarrow as pa
 
         column = pa.array(texts, pa.string())
-        return tokenize(self.tokenizer, pa.table({"visit_id": column, "input": column}), self.model.max_length, self.model.long_text)
+        return tokenize(
+            self.tokenizer, pa.table({"visit_id": column, "input": column}), self.model.max_length, self.model.long_text
+        )
 
 
 def load_logits(local: str, engine: str, gpus: float = 0) -> Logits:
@@ -146,4 +150,6 @@ def _onnx(local: str, engine: str) -> Logits:
 
 
 def _unloadable(where: str, error: Exception) -> ConfigError:
-    return ConfigError(f"{where}: the model cannot be loaded ({type(error).__name__}); copy the folder again, or make it again")
+    return ConfigError(
+        f"{where}: the model cannot be loaded ({type(error).__name__}); copy the folder again, or make it again"
+    )

@@ -109,7 +109,9 @@ class Stage:
         import pyarrow.parquet as pq
 
         if table.num_rows != rows:
-            raise ArtifactError(f"{self.path(index)}: {table.num_rows} rows computed, the shard has {rows}; nothing was written")
+            raise ArtifactError(
+                f"{self.path(index)}: {table.num_rows} rows computed, the shard has {rows}; nothing was written"
+            )
         footer = {"stage": self.name, "index": index, "rows": rows, "input_hash": input_hash, "fields": self.fields}
         metadata = {_FOOTER_KEY: json.dumps(footer, sort_keys=True).encode()}
         table = table.replace_schema_metadata(metadata)
@@ -137,11 +139,17 @@ class Stage:
         except (OSError, pa.ArrowException) as error:
             if getattr(error, "errno", None) not in {None, errno.ENOENT}:  # the machine's trouble, not the file's
                 raise
-            raise ArtifactError(f"{self.path(index)}: {_reason(error)}; delete it and run the same command again") from error
+            raise ArtifactError(
+                f"{self.path(index)}: {_reason(error)}; delete it and run the same command again"
+            ) from error
 
     def indices(self) -> list[int]:
         """The parts that are there. Parts are listed, never counted."""
-        return [int(name[5:-8]) for name in list_files(self.folder, ".parquet") if name.startswith("part-") and name[5:-8].isdigit()]
+        return [
+            int(name[5:-8])
+            for name in list_files(self.folder, ".parquet")
+            if name.startswith("part-") and name[5:-8].isdigit()
+        ]
 
     def delete(self, index: int) -> None:
         """Remove part `index`."""
@@ -160,7 +168,9 @@ def read_footer(path: str) -> Footer | None:
     except FileNotFoundError:
         return None
     except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
-        raise ArtifactError(f"{path}: not a whole part of this project ({_reason(error)}); delete it and run the same command again") from error
+        raise ArtifactError(
+            f"{path}: not a whole part of this project ({_reason(error)}); delete it and run the same command again"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -175,7 +185,11 @@ class FolderArtifact:
 
         A mapping of names tells what size_and_hash found when they were written; then nothing is read back.
         """
-        listed = files if isinstance(files, Mapping) else {name: size_and_hash(join(self.folder, name)) for name in sorted(files)}
+        listed = (
+            files
+            if isinstance(files, Mapping)
+            else {name: size_and_hash(join(self.folder, name)) for name in sorted(files)}
+        )
         write_bytes(join(self.folder, ARTIFACT_FILE), self._footer(listed, extra))
 
     def commit_from(self, local: str, extra: Mapping[str, Any] | None = None) -> None:
@@ -184,8 +198,12 @@ class FolderArtifact:
         Each file appears whole; sizes and SHA-256 are those of the local files, so nothing is read back. An older artifact.json goes first.
         """
         root = Path(local)
-        names = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and path != root / ARTIFACT_FILE)
-        (root / ARTIFACT_FILE).write_bytes(self._footer({name: size_and_hash(join(local, name)) for name in names}, extra))
+        names = sorted(
+            str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and path != root / ARTIFACT_FILE
+        )
+        (root / ARTIFACT_FILE).write_bytes(
+            self._footer({name: size_and_hash(join(local, name)) for name in names}, extra)
+        )
         upload_folder(local, self.folder)
 
     def _footer(self, files: Mapping[str, Any], extra: Mapping[str, Any] | None) -> bytes:
@@ -207,7 +225,9 @@ class FolderArtifact:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise ArtifactError(f"{join(self.folder, ARTIFACT_FILE)}: not JSON; delete that folder and run the same command again") from error
+            raise ArtifactError(
+                f"{join(self.folder, ARTIFACT_FILE)}: not JSON; delete that folder and run the same command again"
+            ) from error
 
     def verify(self) -> None:
         """Raise ArtifactError when a listed file is missing or its size or SHA-256 differs."""
@@ -217,13 +237,17 @@ class FolderArtifact:
         for name, recorded in content["files"].items():
             path = inner(self.folder, name)
             if not exists(path) or size_and_hash(path) != recorded:
-                raise ArtifactError(f"{path}: missing or changed since it was written; delete that folder and run the same command again")
+                raise ArtifactError(
+                    f"{path}: missing or changed since it was written; delete that folder and run the same command again"
+                )
 
     def identity(self) -> str:
         """A short hash of what the folder holds: the fingerprint field of whatever is made from it."""
         content = self.load()
         if content is None:
-            raise ArtifactError(f"{self.folder}: not finished ({ARTIFACT_FILE} is missing); run the stage that makes it first")
+            raise ArtifactError(
+                f"{self.folder}: not finished ({ARTIFACT_FILE} is missing); run the stage that makes it first"
+            )
         return digest({"fields": content["fields"], "files": content["files"]})
 
 

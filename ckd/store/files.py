@@ -36,7 +36,9 @@ def inner(root: str, name: str) -> str:
     """`root` joined with a relative name that was read from a file or a listing. Raises ArtifactError when it would lead out of `root`."""
     parts = name.split("/")
     if not name or "\\" in name or "\0" in name or any(part in {"", ".", ".."} for part in parts):
-        raise ArtifactError(f"{root}: it lists a file {name!r}, which is no plain relative name; delete that folder and make it again")
+        raise ArtifactError(
+            f"{root}: it lists a file {name!r}, which is no plain relative name; delete that folder and make it again"
+        )
     return join(root, *parts)
 
 
@@ -46,7 +48,9 @@ def write_file(path: str, write: Callable[[Any], None]) -> None:
     Raises UnreachableError when an object store does not take it; then nothing is visible there.
     """
     if not is_local(path):
-        with tempfile.TemporaryFile() as buffer:  # collected first: an upload commits what it has when an exception closes it
+        with (
+            tempfile.TemporaryFile() as buffer
+        ):  # collected first: an upload commits what it has when an exception closes it
             write(buffer)
             buffer.flush()
             upload(buffer, path)
@@ -71,8 +75,12 @@ def upload(source: IO[bytes], url: str) -> None:
     size = os.fstat(source.fileno()).st_size
     content = mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
     with reaching(url):
-        stream = filesystem.open_output_stream(inside, compression=None)  # by default a name in .gz would be compressed once more
-        stream.write(content)  # in one call, not piece by piece: whatever ends the stream between two pieces would commit the first
+        stream = filesystem.open_output_stream(
+            inside, compression=None
+        )  # by default a name in .gz would be compressed once more
+        stream.write(
+            content
+        )  # in one call, not piece by piece: whatever ends the stream between two pieces would commit the first
         stream.close()
 
 
@@ -174,7 +182,11 @@ def list_files(folder: str, suffix: str = "") -> list[str]:
     filesystem, inside = resolve(folder)
     with reaching(folder):
         infos = filesystem.get_file_info(fs.FileSelector(inside, allow_not_found=True))
-    return sorted(i.base_name for i in infos if i.type == fs.FileType.File and i.base_name.endswith(suffix) and not i.base_name.startswith("."))
+    return sorted(
+        i.base_name
+        for i in infos
+        if i.type == fs.FileType.File and i.base_name.endswith(suffix) and not i.base_name.startswith(".")
+    )
 
 
 def delete(path: str) -> None:

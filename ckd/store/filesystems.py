@@ -46,7 +46,9 @@ def resolve(path: str) -> tuple["fs.FileSystem", str]:
     scheme, host = (match[1], match[2]) if match else ("", "")
     if scheme in {"s3", "gs", "gcs"}:
         if not host or re.search(r"[@:?#]", host):
-            raise ConfigError(f"{scheme}://…: expected {scheme}://bucket/folder; credentials, region and endpoint belong in the environment")
+            raise ConfigError(
+                f"{scheme}://…: expected {scheme}://bucket/folder; credentials, region and endpoint belong in the environment"
+            )
         inside = path.partition("://")[2].rstrip("/")
         return (_s3(host) if scheme == "s3" else _gcs(os.environ.get("STORAGE_EMULATOR_HOST", ""))), inside
     return others(path)
@@ -59,8 +61,12 @@ def others(path: str) -> tuple["fs.FileSystem", str]:
     try:
         filesystem, inside = fs.FileSystem.from_uri(path)
     except (ValueError, OSError) as error:
-        shown = path if "@" not in path else path.partition("://")[0] + "://…"  # what stands before an @ may be a password
-        raise ConfigError(f"{shown}: no file system for it ({type(error).__name__}); expected a path, s3://bucket/… or gs://bucket/…") from None
+        shown = (
+            path if "@" not in path else path.partition("://")[0] + "://…"
+        )  # what stands before an @ may be a password
+        raise ConfigError(
+            f"{shown}: no file system for it ({type(error).__name__}); expected a path, s3://bucket/… or gs://bucket/…"
+        ) from None
     return filesystem, inside
 
 
@@ -154,5 +160,7 @@ def _gcs(emulator: str) -> Any:
 
     if emulator:
         scheme, _, host = emulator.rpartition("://")
-        return fs.GcsFileSystem(anonymous=True, scheme=scheme or "http", endpoint_override=host, retry_time_limit=_GCS_PATIENCE)
+        return fs.GcsFileSystem(
+            anonymous=True, scheme=scheme or "http", endpoint_override=host, retry_time_limit=_GCS_PATIENCE
+        )
     return fs.GcsFileSystem(retry_time_limit=_GCS_PATIENCE)

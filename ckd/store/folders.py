@@ -10,7 +10,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ckd.errors import ArtifactError
-from ckd.store.files import BLOCK, delete, digest, inner, join, make_folder, open_file, read_bytes, size_and_hash, upload, write_file
+from ckd.store.files import (
+    BLOCK,
+    delete,
+    digest,
+    inner,
+    join,
+    make_folder,
+    open_file,
+    read_bytes,
+    size_and_hash,
+    upload,
+    write_file,
+)
 from ckd.store.filesystems import is_local, reaching, resolve
 
 ARTIFACT_FILE = "artifact.json"
@@ -96,7 +108,9 @@ def _stated(url: str, footer: bytes) -> Facts:
         files: Facts = json.loads(footer)["files"]
         return {name: {"size": facts["size"], "sha256": facts["sha256"]} for name, facts in files.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ArtifactError(f"{join(url, ARTIFACT_FILE)}: not one of this project's; delete that folder and make it again") from None
+        raise ArtifactError(
+            f"{join(url, ARTIFACT_FILE)}: not one of this project's; delete that folder and make it again"
+        ) from None
 
 
 def _listed(url: str) -> Facts:
@@ -105,7 +119,11 @@ def _listed(url: str) -> Facts:
     filesystem, inside = resolve(url)
     with reaching(url):
         infos = filesystem.get_file_info(fs.FileSelector(inside, allow_not_found=True, recursive=True))
-    return {info.path[len(inside) :].lstrip("/"): {"size": info.size, "mtime": info.mtime_ns} for info in infos if info.type == fs.FileType.File}
+    return {
+        info.path[len(inside) :].lstrip("/"): {"size": info.size, "mtime": info.mtime_ns}
+        for info in infos
+        if info.type == fs.FileType.File
+    }
 
 
 def _copy_down(url: str, files: Facts, footer: bytes | None, copy: Path) -> None:

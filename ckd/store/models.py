@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 _TOKENIZER = ("tokenizer", "special_tokens", "vocab", "merges", "added_tokens", "chat_template", "spiece")
 _WEIGHTS = (".safetensors", ".bin")
 _WHOLE = 64 << 20  # files up to this size are hashed whole
-_SAMPLES, _BLOCK = 256, 64 << 10  # of larger ones: size and evenly spaced blocks, so that 15 GB of weights cost a fraction of a second
+_SAMPLES, _BLOCK = (
+    256,
+    64 << 10,
+)  # of larger ones: size and evenly spaced blocks, so that 15 GB of weights cost a fraction of a second
 
 
 def model_fields(key: str, name: str) -> Fields:
@@ -113,7 +116,9 @@ def known_positions(name: str) -> int | None:
 def adapter_hash(key: str, name: str) -> str:
     """Content hash of a LoRA adapter folder, local or at a URL. Raises ConfigError when it holds no adapter_config.json."""
     if not exists(join(name, "adapter_config.json")):
-        raise ConfigError(f"{key}={name}: no adapter_config.json there; expected a LoRA folder as PEFT or LLaMA-Factory write it")
+        raise ConfigError(
+            f"{key}={name}: no adapter_config.json there; expected a LoRA folder as PEFT or LLaMA-Factory write it"
+        )
     return folder_hash(name, lambda f: f.startswith("adapter_"))
 
 
@@ -158,7 +163,9 @@ def _require_model(key: str, name: str) -> "list[fs.FileInfo]":
     try:
         files = _files(name)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{key}={name}: cannot be listed ({type(error).__name__}); check the URL and this machine's access to it") from None
+        raise ConfigError(
+            f"{key}={name}: cannot be listed ({type(error).__name__}); check the URL and this machine's access to it"
+        ) from None
     if not any(file.base_name == "config.json" for file in files):
         raise ConfigError(f"{key}={name}: no config.json there; expected a model folder as save_pretrained writes it")
     return files
@@ -180,7 +187,9 @@ def hub_commit(key: str, name: str) -> str:
         import httpx
 
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
-        raise ConfigError(f"{key}={name}: no such folder; expected a model folder or a Hub id such as Qwen/Qwen2.5-7B-Instruct")
+        raise ConfigError(
+            f"{key}={name}: no such folder; expected a model folder or a Hub id such as Qwen/Qwen2.5-7B-Instruct"
+        )
     ref = Path(constants.HF_HUB_CACHE) / ("models--" + name.replace("/", "--")) / "refs" / "main"
     if ref.is_file():
         return ref.read_text(encoding="utf-8").strip()

@@ -85,10 +85,13 @@ def collate(examples: Examples, chosen: list[Row], pad_id: int, weight: float = 
     for i, (shard, row) in enumerate(chosen):
         hard[i], soft[i] = examples[shard].hard[row], examples[shard].soft_logits[row]
     hard_weight, weights = (
-        np.array([getattr(examples[shard], name)[row] for shard, row in chosen], np.float32) for name in ("hard_weight", "weight")
+        np.array([getattr(examples[shard], name)[row] for shard, row in chosen], np.float32)
+        for name in ("hard_weight", "weight")
     )
     found = [(examples[shard].embeddings, row) for shard, row in chosen]
-    embedding = np.stack([np.zeros(0, np.float32) if rows is None else rows[row].astype(np.float32) for rows, row in found])
+    embedding = np.stack(
+        [np.zeros(0, np.float32) if rows is None else rows[row].astype(np.float32) for rows, row in found]
+    )
     return MicroBatch(ids, mask, visit, hard, soft, hard_weight, weight * weights, embedding)
 
 

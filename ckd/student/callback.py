@@ -78,7 +78,13 @@ class Course(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
         control.should_save = True
         control.should_training_stop = selection.finished or self.leaving
         self.report(
-            {"epoch": epoch, "step": state.global_step, "metric": selection.metric, "tuning_score": value, "best_epoch": selection.best_epoch}
+            {
+                "epoch": epoch,
+                "step": state.global_step,
+                "metric": selection.metric,
+                "tuning_score": value,
+                "best_epoch": selection.best_epoch,
+            }
         )
         return control
 
@@ -90,7 +96,9 @@ class Course(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
         """One question to all ranks; True when a machine is about to go."""
         loss, visits = self.trainer.take_recent()
         if not math.isfinite(loss):
-            raise ConfigError(f"student.learning_rate={self.trainer.student.learning_rate}: the loss is no longer finite at step {step}; lower it")
+            raise ConfigError(
+                f"student.learning_rate={self.trainer.student.learning_rate}: the loss is no longer finite at step {step}; lower it"
+            )
         seconds = max(time.monotonic() - self.asked_at, 1e-6)
         pace = math.ceil(self.seconds_between * (step - self.asked_step) / seconds)
         self.ask_next = step + self.trainer.ranks.broadcast(min(max(pace, 1), MOST_STEPS_BETWEEN))

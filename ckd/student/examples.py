@@ -38,7 +38,9 @@ class ShardExamples:
     soft_logits: Flat  # float32 [R, L]; zeros where soft labels have no weight
     hard_weight: Flat  # float32 [R]; 1 where the soft labels must not be used
     weight: Flat  # float32 [R]; 0 for a visit from which there is nothing to learn
-    embeddings: Flat | None = None  # [R, E], the teacher's, as stored, zeros where not to be matched; None where no visit's is
+    embeddings: Flat | None = (
+        None  # [R, E], the teacher's, as stored, zeros where not to be matched; None where no visit's is
+    )
     first: Flat | None = None  # int64 [R+1], the first sequence of each visit; None where each visit has one
 
     def sequences(self, row: int) -> list[Flat]:
@@ -127,7 +129,9 @@ class Examples:
         spent = of_adapter(visits["group"].to_pylist(), self.adapter_share)
         ids = visits["visit_id"].to_pylist()
         table = self.tokens.read(shard.index, stored_columns(self.long_text))
-        tokens, offsets, counts = sequences(table.take(align(ids, table["visit_id"].to_pylist(), self.tokens.path(shard.index))))
+        tokens, offsets, counts = sequences(
+            table.take(align(ids, table["visit_id"].to_pylist(), self.tokens.path(shard.index)))
+        )
         soft = np.zeros((shard.rows, NUM_LABELS), np.float32)
         if self.soft is not None:
             table = self.soft.read(shard.index, ["visit_id", "logits"])
@@ -138,10 +142,14 @@ class Examples:
             offsets=offsets,
             hard=matrix(visits["labels"]) if shard.labeled else np.zeros((shard.rows, NUM_LABELS), np.float32),
             soft_logits=soft,
-            hard_weight=np.where(spent, 1, self.hard_weight).astype(np.float32) if shard.labeled else np.zeros(shard.rows, np.float32),
+            hard_weight=np.where(spent, 1, self.hard_weight).astype(np.float32)
+            if shard.labeled
+            else np.zeros(shard.rows, np.float32),
             weight=np.ones(shard.rows, np.float32) if shard.labeled else (~spent).astype(np.float32),
             # The adapter put what it knows of its subjects into their embeddings too: they are not matched.
-            embeddings=None if self.embeddings is None else np.where(spent[:, None], np.zeros(1, np.float16), self.embedded(shard, ids)),
+            embeddings=None
+            if self.embeddings is None
+            else np.where(spent[:, None], np.zeros(1, np.float16), self.embedded(shard, ids)),
             first=None if (counts == 1).all() else np.concatenate([[0], np.cumsum(counts)]),
         )
 
@@ -163,7 +171,9 @@ def align(wanted: list[str], found: list[str], where: str) -> list[int]:
         return list(range(len(wanted)))
     place = {visit_id: i for i, visit_id in enumerate(found)}
     if len(place) != len(found) or place.keys() != set(wanted) or len(wanted) != len(found):
-        raise ArtifactError(f"{where}: holds other visit_ids than the visits shard; delete it and run the stage that makes it again")
+        raise ArtifactError(
+            f"{where}: holds other visit_ids than the visits shard; delete it and run the stage that makes it again"
+        )
     return [place[visit_id] for visit_id in wanted]
 
 

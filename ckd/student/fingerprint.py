@@ -54,7 +54,9 @@ def token_fields(config: Config) -> Fields:
     name, wanted = config.student.base_model, config.student.max_length
     known = known_positions(name)
     if known is not None and wanted > known:
-        raise ConfigError(f"student.max_length={wanted}: {name} knows {known} positions; set student.max_length to at most that")
+        raise ConfigError(
+            f"student.max_length={wanted}: {name} knows {known} positions; set student.max_length to at most that"
+        )
     tokenizer = f"{_KEY} tokenizer"
     long_text = config.student.long_text
     otherwise = {} if long_text == "head" else {"student.long_text": long_text}
@@ -71,7 +73,11 @@ def student_fields(config: Config, cohort: Cohort) -> Fields:
     return {
         **model_fields(_KEY, config.student.base_model),
         **{f"student.{name}": getattr(config.student, name) for name in _DECIDING},
-        **{f"student.{name}": value for name, off in _OPTIONS.items() if (value := getattr(config.student, name)) != off},
+        **{
+            f"student.{name}": value
+            for name, off in _OPTIONS.items()
+            if (value := getattr(config.student, name)) != off
+        },
         "visits": digest([[shard.split, shard.labeled, shard.content_hash] for shard in used]),
         "soft_labels": _made_by(config, SOFT_LABELS, learned) if needs_soft_labels(config) else None,
         **({EMBEDDINGS: _made_by(config, EMBEDDINGS, learned)} if config.student.embedding_weight > 0 else {}),
@@ -93,12 +99,18 @@ def _made_by(config: Config, name: str, shards: list[Shard]) -> str:
     for shard in shards:
         footer = stage.footer(shard.index)
         if footer is None:
-            raise ArtifactError(f"{stage.path(shard.index)}: missing; run 'ckd {command}' first, or set {instead} to do without")
+            raise ArtifactError(
+                f"{stage.path(shard.index)}: missing; run 'ckd {command}' first, or set {instead} to do without"
+            )
         if footer.input_hash != shard.text_hash:
-            raise ArtifactError(f"{stage.path(shard.index)}: made from other visits than the shard holds; delete it and run 'ckd {command}' again")
+            raise ArtifactError(
+                f"{stage.path(shard.index)}: made from other visits than the shard holds; delete it and run 'ckd {command}' again"
+            )
         made.add(digest(dict(footer.fields)))
     if len(made) > 1:
-        raise ArtifactError(f"{stage.folder}: its parts were made in {len(made)} different ways; delete the folder and run 'ckd {command}' again")
+        raise ArtifactError(
+            f"{stage.folder}: its parts were made in {len(made)} different ways; delete the folder and run 'ckd {command}' again"
+        )
     return digest(sorted(made))
 
 

@@ -30,11 +30,16 @@ def visit_loss(
     logits_rl = logits_rl.float()
     smoothed_rl = hard_rl * (1 - label_smoothing) + label_smoothing / 2
     hard_r = bce(logits_rl, smoothed_rl, reduction="none", pos_weight=positive_weight_l).mean(1)
-    soft_r = bce(logits_rl / temperature, (soft_logits_rl / temperature).sigmoid(), reduction="none").mean(1) * temperature**2
+    soft_r = (
+        bce(logits_rl / temperature, (soft_logits_rl / temperature).sigmoid(), reduction="none").mean(1)
+        * temperature**2
+    )
     return hard_weight_r * hard_r + (1 - hard_weight_r) * soft_r
 
 
-def micro_batch_loss(visit_loss_r: "torch.Tensor", weight_r: "torch.Tensor", *, micro_batches: int, batch_size: int) -> "torch.Tensor":
+def micro_batch_loss(
+    visit_loss_r: "torch.Tensor", weight_r: "torch.Tensor", *, micro_batches: int, batch_size: int
+) -> "torch.Tensor":
     """The scalar to differentiate: Σ weight · loss · micro_batches / batch_size.
 
     `micro_batches` = world × accumulation. Ranks and slots average their gradients over that many micro-batches, so what remains is

@@ -52,7 +52,9 @@ class MappedArrays:
 def _write(path: Path, arrays: Arrays) -> None:
     """One row, one column per array: Arrow begins each at a multiple of 8 bytes."""
     kinds = {name: [array.dtype.str, array.shape] for name, array in arrays.items()}
-    columns = {name: pa.array([np.ascontiguousarray(array).tobytes()], pa.large_binary()) for name, array in arrays.items()}
+    columns = {
+        name: pa.array([np.ascontiguousarray(array).tobytes()], pa.large_binary()) for name, array in arrays.items()
+    }
     table = pa.table(columns).replace_schema_metadata({"arrays": json.dumps(kinds)})
 
     def write(stream: object) -> None:
@@ -66,4 +68,7 @@ def _map(path: Path) -> Arrays:
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     # The chunk's own buffer of bytes lies in the file; a scalar's would be a copy.
     kinds = json.loads(table.schema.metadata[b"arrays"])
-    return {name: np.frombuffer(table[name].chunk(0).buffers()[2], dtype).reshape(shape) for name, (dtype, shape) in kinds.items()}
+    return {
+        name: np.frombuffer(table[name].chunk(0).buffers()[2], dtype).reshape(shape)
+        for name, (dtype, shape) in kinds.items()
+    }

@@ -39,7 +39,9 @@ def measure(parts: Iterable[np.ndarray]) -> Scale:
     return Scale(mean_E.astype(np.float32), np.where(deviation_E > 0, deviation_E, 1).astype(np.float32))
 
 
-def matching_loss(projected_RE: "torch.Tensor", embedding_RE: "torch.Tensor", scale: "tuple[torch.Tensor, torch.Tensor]") -> "torch.Tensor":
+def matching_loss(
+    projected_RE: "torch.Tensor", embedding_RE: "torch.Tensor", scale: "tuple[torch.Tensor, torch.Tensor]"
+) -> "torch.Tensor":
     """One loss per visit [R], between 0 and 2: 1 - cos(projection, standardised embedding), in float32.
 
     The cosine is free of both sides' scale, so that its weight means the same for every teacher (DistilBERT's loss between hidden states is a cosine

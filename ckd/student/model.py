@@ -13,7 +13,12 @@ from ckd.errors import ConfigError
 from ckd.store.models import local_folder, revision
 from ckd.visits.labels import DISEASES
 
-_DROPOUTS = ("dropout", "pdrop", "dropout_prob", "dropout_p")  # how configurations end the names of their dropout probabilities
+_DROPOUTS = (
+    "dropout",
+    "pdrop",
+    "dropout_prob",
+    "dropout_p",
+)  # how configurations end the names of their dropout probabilities
 
 
 def new_student(config: Config) -> Any:
@@ -38,7 +43,9 @@ def new_student(config: Config) -> Any:
             set_dropout(settings, s.dropout)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            return AutoModelForSequenceClassification.from_pretrained(folder, revision=commit, config=settings, dtype=torch.float32)
+            return AutoModelForSequenceClassification.from_pretrained(
+                folder, revision=commit, config=settings, dtype=torch.float32
+            )
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"student.base_model={s.base_model}: cannot be loaded ({type(error).__name__}); "
@@ -60,7 +67,9 @@ def outline(name: str, folder: str) -> Outline:
     """The size of student.base_model without reading weights; `folder` holds at least its configuration. Raises ConfigError."""
     _quiet()
     try:
-        settings = AutoConfig.from_pretrained(folder, revision=revision("student.base_model", folder), num_labels=len(DISEASES))
+        settings = AutoConfig.from_pretrained(
+            folder, revision=revision("student.base_model", folder), num_labels=len(DISEASES)
+        )
         with torch.device("meta"):
             model = AutoModelForSequenceClassification.from_config(settings)
     except (OSError, ValueError) as error:
@@ -86,14 +95,20 @@ def load_student(folder: str) -> Any:
 def set_dropout(settings: Any, share: float) -> None:
     """Set every dropout probability that a model's configuration has."""
     for name, value in settings.to_dict().items():
-        if name.endswith(_DROPOUTS) and (value is None or isinstance(value, int | float)) and not isinstance(value, bool):
+        if (
+            name.endswith(_DROPOUTS)
+            and (value is None or isinstance(value, int | float))
+            and not isinstance(value, bool)
+        ):
             setattr(settings, name, share)
 
 
 def device_of(gpus_per_worker: float) -> torch.device:
     """CUDA where the configuration asks for a GPU, else the CPU: never what happens to be there. Raises ConfigError when it is not there."""
     if gpus_per_worker > 0 and not torch.cuda.is_available():
-        raise ConfigError(f"student.gpus_per_worker={gpus_per_worker:g}: this worker sees no CUDA device; set it to 0 or run on a GPU machine")
+        raise ConfigError(
+            f"student.gpus_per_worker={gpus_per_worker:g}: this worker sees no CUDA device; set it to 0 or run on a GPU machine"
+        )
     return torch.device("cuda" if gpus_per_worker > 0 else "cpu")
 
 

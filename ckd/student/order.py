@@ -63,4 +63,7 @@ def deal(lengths: Sequence[int], world: int, accumulation: int) -> list[list[lis
     small, longer = divmod(len(ordered), parts)
     cuts = np.cumsum([0] + [small + (part >= parts - longer) for part in range(parts)])
     micro = [ordered[cuts[part] : cuts[part + 1]] for part in range(parts)]
-    return [[micro[slot * world + (rank if slot % 2 == 0 else world - 1 - rank)] for slot in range(accumulation)] for rank in range(world)]
+    return [
+        [micro[slot * world + (rank if slot % 2 == 0 else world - 1 - rank)] for slot in range(accumulation)]
+        for rank in range(world)
+    ]

@@ -59,7 +59,9 @@ def _tokenizer(inputs: Sequence[str], size: StudentSize) -> Any:
     raw = Tokenizer(models.WordPiece(unk_token=unknown, max_input_chars_per_word=200))
     raw.normalizer = normalizers.BertNormalizer(lowercase=True)
     raw.pre_tokenizer = pre_tokenizers.Split(Regex(_MARKS), "removed")
-    raw.train_from_iterator(inputs, trainers.WordPieceTrainer(vocab_size=size.vocabulary, special_tokens=_SPECIAL, show_progress=False))
+    raw.train_from_iterator(
+        inputs, trainers.WordPieceTrainer(vocab_size=size.vocabulary, special_tokens=_SPECIAL, show_progress=False)
+    )
     ends = [(token, raw.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     raw.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
     names = {f"{token[1:-1].lower()}_token": token for token in _SPECIAL}

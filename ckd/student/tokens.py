@@ -27,23 +27,37 @@ class TokenWorker:
     """
 
     def __init__(self, config: Config, fields: Fields) -> None:
-        root, base_model, self.max_length = config.run.artifacts_root, config.student.base_model, config.student.max_length
+        root, base_model, self.max_length = (
+            config.run.artifacts_root,
+            config.student.base_model,
+            config.student.max_length,
+        )
         self.long_text = config.student.long_text
         self.tokenizer = load_tokenizer(base_model)
         known = min(self.tokenizer.model_max_length, _positions(base_model))
         if self.max_length > known:
-            raise ConfigError(f"student.max_length={self.max_length}: {base_model} knows {known} positions; set student.max_length to at most that")
+            raise ConfigError(
+                f"student.max_length={self.max_length}: {base_model} knows {known} positions; set student.max_length to at most that"
+            )
         self.cohort = Cohort.open(root)
         self.stage = Stage(root, STAGE, fields)
 
     def __call__(self, shard: Shard) -> dict[str, Any]:
         """Returns the figures of one shard: index, rows, seconds, tokens, truncated."""
         started = time.monotonic()
-        table = tokenize(self.tokenizer, self.cohort.read(shard, ["visit_id", "input"]), self.max_length, self.long_text)
+        table = tokenize(
+            self.tokenizer, self.cohort.read(shard, ["visit_id", "input"]), self.max_length, self.long_text
+        )
         self.stage.write(shard.index, table, rows=shard.rows, input_hash=shard.text_hash)
         tokens = sum(map(len, table["input_ids"].to_pylist()))
         truncated = sum(table["truncated"].to_pylist())
-        return {"index": shard.index, "rows": shard.rows, "seconds": time.monotonic() - started, "tokens": tokens, "truncated": truncated}
+        return {
+            "index": shard.index,
+            "rows": shard.rows,
+            "seconds": time.monotonic() - started,
+            "tokens": tokens,
+            "truncated": truncated,
+        }
 
 
 def load_tokenizer(base_model: str) -> Any:
@@ -54,7 +68,9 @@ def load_tokenizer(base_model: str) -> Any:
     return AutoTokenizer.from_pretrained(folder, revision=revision("student.base_model", folder))
 
 
-def encode(tokenizer: Any, texts: list[str], max_length: int, long_text: LongText = "head") -> tuple[list[list[list[int]]], list[bool]]:
+def encode(
+    tokenizer: Any, texts: list[str], max_length: int, long_text: LongText = "head"
+) -> tuple[list[list[list[int]]], list[bool]]:
     """Per text its token id sequences, each with the special tokens and at most `max_length` long, and whether text was lost (see windows).
 
     One sequence per text, but with "windows" one or more.
@@ -63,7 +79,11 @@ def encode(tokenizer: Any, texts: list[str], max_length: int, long_text: LongTex
     pieces, lost = [[row] for row in ids], [False] * len(ids)
     # Only a visit that fills max_length can have lost anything: encode those again in full length.
     full = [i for i, row in enumerate(ids) if len(row) == max_length]
-    whole = tokenizer([texts[i] for i in full], truncation=False, verbose=False, return_attention_mask=False)["input_ids"] if full else []
+    whole = (
+        tokenizer([texts[i] for i in full], truncation=False, verbose=False, return_attention_mask=False)["input_ids"]
+        if full
+        else []
+    )
     before, after = _special(tokenizer) if full else ([], [])
     room = max_length - len(before) - len(after)
     for i, row in zip(full, whole, strict=True):
@@ -94,8 +114,16 @@ def sequences(table: "pa.Table") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     windowed = "window_lengths" in table.column_names
     windows = table["window_lengths"].combine_chunks() if windowed else None
     lengths = (ids.value_lengths() if windows is None else windows.flatten()).to_numpy(zero_copy_only=False)
-    counts = np.ones(len(ids), np.int64) if windows is None else windows.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
-    return ids.flatten().to_numpy(zero_copy_only=False), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), counts
+    counts = (
+        np.ones(len(ids), np.int64)
+        if windows is None
+        else windows.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
+    )
+    return (
+        ids.flatten().to_numpy(zero_copy_only=False),
+        np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
+        counts,
+    )
 
 
 def stored_columns(long_text: LongText) -> list[str]:
@@ -105,7 +133,10 @@ def stored_columns(long_text: LongText) -> list[str]:
 
 def _special(tokenizer: Any) -> tuple[list[int], list[int]]:
     """The special tokens that the tokenizer puts before and after a text."""
-    whole, bare = (tokenizer("a", add_special_tokens=special, return_attention_mask=False)["input_ids"] for special in (True, False))
+    whole, bare = (
+        tokenizer("a", add_special_tokens=special, return_attention_mask=False)["input_ids"]
+        for special in (True, False)
+    )
     place = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
     return whole[:place], whole[place + len(bare) :]
 

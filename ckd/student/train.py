@@ -60,7 +60,11 @@ def train(
         examples, tuning = _examples(config, cohort, mapped)
         metric, labels, why = choose_metric(all_labels(tuning))
         start = place.ranks.once(lambda: checkpoints.newest(lambda line: report({"line": line})))
-        selection = Selection.from_json(start.extra["selection"]) if start else Selection(metric, config.student.patience, config.student.epochs)
+        selection = (
+            Selection.from_json(start.extra["selection"])
+            if start
+            else Selection(metric, config.student.patience, config.student.epochs)
+        )
         report({"line": _beginning(start, why, place)})
         report({"started": start.step if start else 0, "world": world})
         if not selection.finished:
@@ -89,14 +93,18 @@ def open_checkpoints(config: Config, cohort: Cohort, place: Place) -> Checkpoint
 
 def best_checkpoint(config: Config, say: Callable[[str], None]) -> Checkpoint:
     """The winning epoch's checkpoint of a finished training. Raises ArtifactError when training has not finished or it is damaged."""
-    checkpoints = Checkpoints(config.run.checkpoints_root, student_fields(config, Cohort.open(config.run.artifacts_root)), None)
+    checkpoints = Checkpoints(
+        config.run.checkpoints_root, student_fields(config, Cohort.open(config.run.artifacts_root)), None
+    )
     newest = checkpoints.newest(say)
     selection = Selection.from_json(newest.extra["selection"]) if newest else None
     if selection is None or not selection.finished or selection.best_step is None:
         raise ArtifactError(f"{checkpoints.root}: training has not finished; run 'ckd train-student' again")
     best = newest if newest and newest.step == selection.best_step else checkpoints.load(selection.best_step, say)
     if best is None:
-        raise ArtifactError(f"{checkpoints.folder(selection.best_step)}: the best epoch is damaged; delete {checkpoints.root} and train again")
+        raise ArtifactError(
+            f"{checkpoints.folder(selection.best_step)}: the best epoch is damaged; delete {checkpoints.root} and train again"
+        )
     return Checkpoint(best.step, best.folder, {"selection": selection.to_json()})
 
 
@@ -108,7 +116,9 @@ def _place(config: Config, ranks: Ranks, deepspeed: bool) -> Place:
     choose_device(device.type)
     if deepspeed:
         without_compiler()
-    return Place(ranks, device, uses_bf16(config.student.zero_stage if deepspeed else None, has_bf16(device)), deepspeed)
+    return Place(
+        ranks, device, uses_bf16(config.student.zero_stage if deepspeed else None, has_bf16(device)), deepspeed
+    )
 
 
 def _examples(config: Config, cohort: Cohort, mapped: MappedArrays) -> tuple[Examples, Examples | None]:
@@ -131,7 +141,12 @@ def _examples(config: Config, cohort: Cohort, mapped: MappedArrays) -> tuple[Exa
 
 
 def _trainer(
-    config: Config, place: Place, examples: Examples, checkpoints: Checkpoints, selection: Selection, start: Checkpoint | None
+    config: Config,
+    place: Place,
+    examples: Examples,
+    checkpoints: Checkpoints,
+    selection: Selection,
+    start: Checkpoint | None,
 ) -> "StudentTrainer":
     from ckd.student import learning
     from ckd.student.batches import Batches
@@ -183,4 +198,6 @@ def _drive(
 ) -> None:
     from ckd.student.callback import Course
 
-    trainer.add_callback(Course(trainer, tuning, labels, preempted=preempted, report=report, seconds_between=seconds_between))
+    trainer.add_callback(
+        Course(trainer, tuning, labels, preempted=preempted, report=report, seconds_between=seconds_between)
+    )

@@ -38,7 +38,10 @@ class MicroBatches(Dataset[dict[str, torch.Tensor]]):
 
     def __getitem__(self, k: int) -> dict[str, torch.Tensor]:
         step, slot = divmod(k, self.batches.accumulation)
-        return {name: torch.from_numpy(array) for name, array in self.batches.micro_batch(self.epoch, step, slot).arrays().items()}
+        return {
+            name: torch.from_numpy(array)
+            for name, array in self.batches.micro_batch(self.epoch, step, slot).arrays().items()
+        }
 
 
 class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
@@ -60,22 +63,34 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
         self.remove_callback(PrinterCallback)
         # BERT's forward takes **kwargs, from which the Trainer concludes that its loss is already divided by the accumulation.
         self.model_accepts_loss_kwargs = False
-        self.data, self.student, self.ranks, self.checkpoints, self.selection = data, learning.student, ranks, checkpoints, selection
+        self.data, self.student, self.ranks, self.checkpoints, self.selection = (
+            data,
+            learning.student,
+            ranks,
+            checkpoints,
+            selection,
+        )
         self.learning = learning.on(self.args.device)
         self.seed, self.resume = arguments.seed, resume
         self.gradient_norm: float | None = None
-        self.recent = torch.zeros(2, device=self.args.device)  # loss summed over visits, visits: fetched only when asked for
+        self.recent = torch.zeros(
+            2, device=self.args.device
+        )  # loss summed over visits, visits: fetched only when asked for
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """This rank's micro-batches. Not handed to accelerate, which would deal them out again."""
         return DataLoader(self.data, batch_size=1, shuffle=False, collate_fn=_first)
 
-    def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """The micro-batch's share of the global batch's loss; see ckd.student.loss."""
         output = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
         losses_r = self.learning.losses(output, inputs)
         micro_batches = self.ranks.world * self.student.gradient_accumulation
-        loss = micro_batch_loss(losses_r, inputs["weight"], micro_batches=micro_batches, batch_size=self.student.batch_size)
+        loss = micro_batch_loss(
+            losses_r, inputs["weight"], micro_batches=micro_batches, batch_size=self.student.batch_size
+        )
         self.recent += torch.stack([(losses_r.detach() * inputs["weight"]).sum(), inputs["weight"].sum()])
         return (loss, output) if return_outputs else loss
 
@@ -116,7 +131,11 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
                 (Path(folder) / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody reads
             listings = ranks.each(lambda: checkpoints.add(step, folder))
         extra = {"step": step, "world": ranks.world, "selection": self.selection.to_json()}
-        ranks.once(lambda: checkpoints.commit(step, {name: facts for listing in listings for name, facts in listing.items()}, extra))
+        ranks.once(
+            lambda: checkpoints.commit(
+                step, {name: facts for listing in listings for name, facts in listing.items()}, extra
+            )
+        )
         ranks.once(lambda: checkpoints.prune(self.selection.best_step))
 
     def create_optimizer(self, *arguments: Any, **more: Any) -> Any:
@@ -157,7 +176,9 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
         logits_WL = np.empty((int(counts_n.sum()), self.model.config.num_labels), np.float32)
         for shard, chosen, part in (row for rows in self.ranks.gather(found) for row in rows):
             logits_WL[starts_S[shard] + np.asarray(chosen)] = part
-        return mean_per_visit(logits_WL, counts_n), np.concatenate([examples[shard].hard for shard in range(len(examples.shards))])
+        return mean_per_visit(logits_WL, counts_n), np.concatenate(
+            [examples[shard].hard for shard in range(len(examples.shards))]
+        )
 
     @torch.no_grad()
     def _forward(self, network: Any, examples: Examples, shard: int, chosen: list[int]) -> np.ndarray:
@@ -170,7 +191,14 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
 
 
 def training_arguments(
-    config: Config, *, world: int, steps_per_epoch: int, device: torch.device, bf16: bool, deepspeed: bool, universal: bool = False
+    config: Config,
+    *,
+    world: int,
+    steps_per_epoch: int,
+    device: torch.device,
+    bf16: bool,
+    deepspeed: bool,
+    universal: bool = False,
 ) -> TrainingArguments:
     """The Trainer's settings: linear decay after `warmup_share`, no logging, scoring or saving of its own."""
     s = config.student
@@ -187,7 +215,9 @@ def training_arguments(
         warmup_steps=int(s.warmup_share * s.epochs * steps_per_epoch),
         optim="adamw_torch",
         activation_checkpointing=s.activation_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False},  # the other kind needs inputs with gradients, which token ids are not
+        activation_checkpointing_kwargs={
+            "use_reentrant": False
+        },  # the other kind needs inputs with gradients, which token ids are not
         bf16=bf16,
         seed=config.seed,
         use_cpu=device.type == "cpu",
@@ -203,14 +233,20 @@ def training_arguments(
         log_level="error",
         deepspeed=zero_config(s, rows=rows, bf16=bf16, universal=universal) if deepspeed else None,
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # one process drives one GPU; the Trainer would wrap all it sees into DataParallel
+    arguments._n_gpu = min(
+        arguments.n_gpu, 1
+    )  # one process drives one GPU; the Trainer would wrap all it sees into DataParallel
     return arguments
 
 
 def _sequence_batches(examples: Examples) -> tuple[list[tuple[int, list[int]]], np.ndarray, np.ndarray]:
     """Batches of sequences of one shard each (shard, places in it), how many sequences come before each shard, and sequences per visit [n]."""
     shards = range(len(examples.shards))
-    batches = [(shard, chosen) for shard in shards for chosen in token_batches(np.diff(examples[shard].offsets).tolist(), TOKEN_BUDGET)]
+    batches = [
+        (shard, chosen)
+        for shard in shards
+        for chosen in token_batches(np.diff(examples[shard].offsets).tolist(), TOKEN_BUDGET)
+    ]
     counts = [examples[shard].counts() for shard in shards]
     starts_S = np.concatenate([[0], np.cumsum([found.sum() for found in counts], dtype=np.int64)])
     return batches, starts_S, np.concatenate(counts)

@@ -25,12 +25,24 @@ def choose_metric(hard_nl: np.ndarray) -> tuple[Metric, list[int], str]:
     visits = len(hard_nl)
     labels = [int(i) for i in np.flatnonzero(hard_nl.sum(0) >= MIN_POSITIVES)] if visits else []
     if visits < MIN_VISITS:
-        return "last_epoch", [], f"{visits} tuning visits (fewer than {MIN_VISITS}): all epochs are trained and the last one is kept"
+        return (
+            "last_epoch",
+            [],
+            f"{visits} tuning visits (fewer than {MIN_VISITS}): all epochs are trained and the last one is kept",
+        )
     if not ((hard_nl.sum(0) > 0) & (hard_nl.sum(0) < visits)).any():
-        return "last_epoch", [], f"no label has both classes among {visits} tuning visits: all epochs are trained and the last one is kept"
+        return (
+            "last_epoch",
+            [],
+            f"no label has both classes among {visits} tuning visits: all epochs are trained and the last one is kept",
+        )
     counted = f"{len(labels)} labels with at least {MIN_POSITIVES} tuning positives"
     if len(labels) < MIN_LABELS:
-        return "bce", list(range(hard_nl.shape[1])), f"{counted} (fewer than {MIN_LABELS}): the best epoch is that of the lowest tuning BCE"
+        return (
+            "bce",
+            list(range(hard_nl.shape[1])),
+            f"{counted} (fewer than {MIN_LABELS}): the best epoch is that of the lowest tuning BCE",
+        )
     return "macro_auprc", labels, f"the best epoch is that of the highest macro AUPRC over {counted}"
 
 

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 LongText = Literal["head", "head_tail", "windows"]
 MOST = 8  # windows of one visit: over 3,000 tokens at max_length 512; a visit's windows share a micro-batch, so they bound its memory
-_HEAD = 128 / 510  # share of the beginning: the best split of Sun et al. 2019, "How to Fine-Tune BERT for Text Classification?", section 5.3.1
+_HEAD = (
+    128 / 510
+)  # share of the beginning: the best split of Sun et al. 2019, "How to Fine-Tune BERT for Text Classification?", section 5.3.1
 _OVERLAP = 1 / 4  # of a window that the next one repeats, so that what one border cuts stands whole in a neighbour
 
 LOST = {  # what a truncated visit has lost
@@ -26,9 +28,7 @@ def told(long_text: LongText, max_length: int) -> str:
     if long_text == "head":
         return "`truncation=True` cuts longer visits at their end, as in training."
     content = f"{max_length} tokens less the tokenizer's special tokens, which go around each piece"
-    alone = (
-        "**`truncation=True` cuts at the end instead, so for longer visits `pipeline` and the code above give other figures; `ckd predict` reads them"
-    )
+    alone = "**`truncation=True` cuts at the end instead, so for longer visits `pipeline` and the code above give other figures; `ckd predict` reads them"
     if long_text == "head_tail":
         how = f"Of a longer visit it reads beginning and end as one sequence: round(n · {_HEAD:.6f}) tokens and the last ones up to n = {content}."
     else:

@@ -106,7 +106,11 @@ def figures(accounts: Iterable[Account], config: TeacherConfig, seconds: float, 
     """
     workers = per_worker(accounts)
     work = sum((w.work for w in workers), Work())
-    visits, tokens, wall_s = sum(w.visits for w in workers), sum(w.tokens for w in workers), sum(w.wall_s for w in workers)
+    visits, tokens, wall_s = (
+        sum(w.visits for w in workers),
+        sum(w.tokens for w in workers),
+        sum(w.wall_s for w in workers),
+    )
     load_s = sum(w.load.seconds for w in workers)
     price = config.price_per_hour * (config.gpus_per_worker or 1) / HOUR or None
     return {
@@ -124,13 +128,18 @@ def figures(accounts: Iterable[Account], config: TeacherConfig, seconds: float, 
         "padding_share": _ratio(work.padding, work.computed),
         "prefix_share": _ratio(work.prefix_saved, work.tokens),
         "flops": work.flops or None,
-        "matrix_flops_per_s": _ratio(sum(w.matrix_rate or 0 for w in workers), len(workers)) if _measured(workers) else None,
+        "matrix_flops_per_s": _ratio(sum(w.matrix_rate or 0 for w in workers), len(workers))
+        if _measured(workers)
+        else None,
         "flop_utilisation": _utilisation(workers, max(1.0, config.gpus_per_worker)),
         "idle_share": max(0.0, 1 - work.busy_s / wall_s) if work.busy_s and wall_s > 0 else None,
         "peak_bytes": work.peak_bytes or None,
         "ooms": work.ooms,
         "load_seconds": max(w.load.seconds for w in workers),
-        **{name: _all(getattr(w.load, name) for w in workers) for name in ("engine", "device", "revision", "adapter", "note")},
+        **{
+            name: _all(getattr(w.load, name) for w in workers)
+            for name in ("engine", "device", "revision", "adapter", "note")
+        },
         "price_per_hour": config.price_per_hour or None,
         "gpus_per_worker": config.gpus_per_worker,
         "cost": price * (wall_s + load_s) if price else None,
@@ -140,7 +149,11 @@ def figures(accounts: Iterable[Account], config: TeacherConfig, seconds: float, 
 
 def lines(found: Mapping[str, Any]) -> list[str]:
     """The figures for a person, at most four lines."""
-    resumed = f" in the shards done now ({found['shards']}, not the {found['shards_before']} of before)" if found["shards_before"] else ""
+    resumed = (
+        f" in the shards done now ({found['shards']}, not the {found['shards_before']} of before)"
+        if found["shards_before"]
+        else ""
+    )
     note = f"; {found['note']}" if found["note"] else ""
     said = [
         f"{_plain(found['visits'])} visits{resumed} in {found['seconds']:,.1f} s: {_number(found['visits_per_s'])} visits/s, "
@@ -165,7 +178,10 @@ def _measured(workers: list[Account]) -> bool:
 
 
 def _utilisation(workers: list[Account], devices: float) -> float | None:
-    flops, possible = sum(w.work.flops for w in workers), sum(w.wall_s * (w.matrix_rate or 0) * devices for w in workers)
+    flops, possible = (
+        sum(w.work.flops for w in workers),
+        sum(w.wall_s * (w.matrix_rate or 0) * devices for w in workers),
+    )
     return _ratio(flops, possible) if flops and _measured(workers) else None
 
 

@@ -36,7 +36,9 @@ def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float)
     return query.new_empty(rows, tokens, heads, value.shape[3])
 
 
-def _interface(module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float | None = None, **_: Any) -> tuple[torch.Tensor, None]:
+def _interface(
+    module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float | None = None, **_: Any
+) -> tuple[torch.Tensor, None]:
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return (_compiled if torch.compiler.is_compiling() else attend)(query, key, value, scale), None
 

@@ -17,7 +17,9 @@ from ckd.store.files import digest, read_bytes, write_bytes
 from ckd.store.folders import cache_folder
 
 CPU_BUDGET = 1024  # one or two visits: a layer's activations stay in the cache (benchmarks/teacher/speed.py: a fifth faster than 4096)
-MOST = 1 << 17  # a 7B model's layers are compute-bound from a few thousand tokens on; more only waits longer for its first result
+MOST = (
+    1 << 17
+)  # a 7B model's layers are compute-bound from a few thousand tokens on; more only waits longer for its first result
 SHARE = 0.8  # of the device's memory that the probe may fill: the rest is for fragmentation and for longer prefixes
 
 
@@ -57,7 +59,9 @@ def find_budget(longest: int, filled_by: Callable[[int], float]) -> int:
 
 def one_prompt_too_many(tokens: int) -> ConfigError:
     """What to do when the device cannot hold one prompt."""
-    return ConfigError(f"teacher.max_length: one prompt of {tokens} tokens does not fit in the GPU's memory; lower it or use a larger GPU")
+    return ConfigError(
+        f"teacher.max_length: one prompt of {tokens} tokens does not fit in the GPU's memory; lower it or use a larger GPU"
+    )
 
 
 def _remembered(path: str, facts: Fields) -> int:

@@ -39,7 +39,10 @@ def outline(config: TeacherConfig, folder: str) -> tuple[Any, Geometry, int]:
     """Tokenizer, geometry and width of the embeddings without reading weights: `folder` may hold none. Raises ConfigError."""
     commit = revision("teacher.base_model", folder)
     try:
-        tokenizer, settings = AutoTokenizer.from_pretrained(folder, revision=commit), AutoConfig.from_pretrained(folder, revision=commit)
+        tokenizer, settings = (
+            AutoTokenizer.from_pretrained(folder, revision=commit),
+            AutoConfig.from_pretrained(folder, revision=commit),
+        )
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(settings)
     except (OSError, ValueError) as error:
@@ -84,7 +87,11 @@ def _with_adapter(model: Any, config: TeacherConfig) -> Any:
             f"teacher.adapter={adapter}: cannot be loaded ({type(error).__name__}); expected a LoRA adapter tuned on teacher.base_model"
         ) from error
     stored, loaded = load_peft_weights(adapter, device="cpu"), get_peft_model_state_dict(wrapped)
-    lost = [name for name in stored if name not in loaded or not torch.equal(stored[name].to(loaded[name].dtype), loaded[name].cpu())]
+    lost = [
+        name
+        for name in stored
+        if name not in loaded or not torch.equal(stored[name].to(loaded[name].dtype), loaded[name].cpu())
+    ]
     if lost or not stored:
         raise ConfigError(
             f"teacher.adapter={adapter}: {len(lost)} of its {len(stored)} tensors do not fit teacher.base_model; name the base model it was tuned on"

@@ -71,18 +71,29 @@ class EmbedWorker:
     def __init__(self, config: Config, fields: Fields, engine: Engine | None = None) -> None:
         self.config, self.fields, self.engine = config, fields, engine
         self.meter: Meter | None = None
-        self.loading, self.turn = threading.Lock(), threading.Lock()  # the model is loaded once, and computes one shard at a time
+        self.loading, self.turn = (
+            threading.Lock(),
+            threading.Lock(),
+        )  # the model is loaded once, and computes one shard at a time
 
     def __call__(self, shard: Shard) -> dict[str, Any]:
         """Write part `shard.index`; returns index, rows, seconds, tokens, truncated, account (see accounting)."""
         engine, meter = self._engine()
         started = time.monotonic()
         table = Cohort.open(self.config.run.artifacts_root).read(shard, ["visit_id", "instruction", "input"])
-        vectors, tokens, truncated, work = encode_texts(engine, table["instruction"].to_pylist(), table["input"].to_pylist(), self.turn)
+        vectors, tokens, truncated, work = encode_texts(
+            engine, table["instruction"].to_pylist(), table["input"].to_pylist(), self.turn
+        )
         part = pa.table({"visit_id": table["visit_id"], "embedding": column(vectors, self.config.teacher)})
         stage = Stage(self.config.run.artifacts_root, STAGE, self.fields)
         stage.write(shard.index, part, rows=shard.rows, input_hash=shard.text_hash)
-        done = {"index": shard.index, "rows": shard.rows, "seconds": time.monotonic() - started, "tokens": tokens, "truncated": truncated}
+        done = {
+            "index": shard.index,
+            "rows": shard.rows,
+            "seconds": time.monotonic() - started,
+            "tokens": tokens,
+            "truncated": truncated,
+        }
         return {**done, "account": meter.read(started, shard.rows, tokens, work)}
 
     def _engine(self) -> tuple[Engine, Meter]:
@@ -90,13 +101,19 @@ class EmbedWorker:
             if self.engine is None:
                 self._require_same_model()
                 self.engine = load_engine(local_teacher(self.config.teacher), self.config.teacher.gpus_per_worker)
-                if not is_local(self.config.teacher.base_model):  # what was loaded is a copy: now it is the copy that is hashed
+                if not is_local(
+                    self.config.teacher.base_model
+                ):  # what was loaded is a copy: now it is the copy that is hashed
                     self._require_same_model()
             self.meter = self.meter or Meter(self.engine, self.config.teacher)
             return self.engine, self.meter
 
     def _require_same_model(self) -> None:
-        require_equal(f"teacher.base_model={self.config.teacher.base_model} on this machine", teacher_fields(self.config.teacher), self.fields)
+        require_equal(
+            f"teacher.base_model={self.config.teacher.base_model} on this machine",
+            teacher_fields(self.config.teacher),
+            self.fields,
+        )
 
 
 def encode_texts(
@@ -120,7 +137,9 @@ def encode_texts(
         return vectors, tokens, truncated, engine.take_work()
 
 
-def _tokenised_ahead(engine: Engine, instructions: list[str], inputs: list[str]) -> Iterator[tuple[list[int], list[list[int]], int]]:
+def _tokenised_ahead(
+    engine: Engine, instructions: list[str], inputs: list[str]
+) -> Iterator[tuple[list[int], list[list[int]], int]]:
     def tokenise(rows: list[int]) -> tuple[list[list[int]], int]:
         return engine.prompter.encode([instructions[i] for i in rows], [inputs[i] for i in rows])
 
@@ -139,7 +158,9 @@ def column(vectors: np.ndarray, config: TeacherConfig) -> pa.Array:
     """The vectors [n, hidden] as a fixed-size list column of teacher.store_dtype; raises ConfigError when one is not finite there."""
     lost = int((~np.isfinite(vectors).all(1)).sum())
     if lost:
-        raise ConfigError(f"teacher.dtype={config.dtype}: {lost} of {len(vectors)} embeddings are not finite; use bfloat16 or float32")
+        raise ConfigError(
+            f"teacher.dtype={config.dtype}: {lost} of {len(vectors)} embeddings are not finite; use bfloat16 or float32"
+        )
     with np.errstate(over="ignore"):
         stored = vectors.astype(config.store_dtype)
     if not np.isfinite(stored).all():

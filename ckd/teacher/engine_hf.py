@@ -70,13 +70,17 @@ class TransformersEngine:
             skip = shared_prefix(prompts) if self.causal else 0
             done = list(self._batches(prompts, skip, self._prefix(prompts[0][:skip], len(prompts))))
             # The only wait for the device in the whole call.
-            vectors[[i for rows, _ in done for i in rows]] = torch.cat([states_BH for _, states_BH in done]).cpu().numpy()
+            vectors[[i for rows, _ in done for i in rows]] = (
+                torch.cat([states_BH for _, states_BH in done]).cpu().numpy()
+            )
         self._work += Work(prompts=len(prompts), tokens=sum(map(len, prompts)))
         return vectors
 
     def take_work(self) -> Work:
         """See Engine.take_work."""
-        taken = replace(self._work, busy_s=self._clock.take(), peak_bytes=sum(map(torch.cuda.max_memory_allocated, self._gpus)))
+        taken = replace(
+            self._work, busy_s=self._clock.take(), peak_bytes=sum(map(torch.cuda.max_memory_allocated, self._gpus))
+        )
         for gpu in self._gpus:
             torch.cuda.reset_peak_memory_stats(gpu)
         self._work = Work()
@@ -89,10 +93,16 @@ class TransformersEngine:
         cache = self._unless_memory_is_short(prefix_cache, self.model, self._on_device(np.array([ids], np.int64)))
         if cache is None:
             raise one_prompt_too_many(len(ids))
-        self._work += Work(computed=len(ids), prefix_saved=len(ids) * (prompts - 1), flops=forward_flops(self._geometry, 1, len(ids), 0))
+        self._work += Work(
+            computed=len(ids),
+            prefix_saved=len(ids) * (prompts - 1),
+            flops=forward_flops(self._geometry, 1, len(ids), 0),
+        )
         return cache
 
-    def _batches(self, prompts: Sequence[Sequence[int]], skip: int, cache: Any) -> Iterator[tuple[list[int], torch.Tensor]]:
+    def _batches(
+        self, prompts: Sequence[Sequence[int]], skip: int, cache: Any
+    ) -> Iterator[tuple[list[int], torch.Tensor]]:
         """(positions, float32 [B, H] on the device) for prompts without their first `skip` tokens; nothing waits for the device."""
         lengths, overhead = [len(p) - skip for p in prompts], skip // PREFIX_POSITIONS_PER_TOKEN
         todo = deque(token_batches(lengths, self.budget, overhead))
@@ -105,12 +115,16 @@ class TransformersEngine:
                     raise one_prompt_too_many(longest + skip)
                 # For the rest of this call only: what a later call does must not depend on this one.
                 rest, half = [i for batch in (rows, *todo) for i in batch], (longest + overhead) * len(rows) // 2
-                todo = deque([rest[i] for i in batch] for batch in token_batches([lengths[i] for i in rest], half, overhead))
+                todo = deque(
+                    [rest[i] for i in batch] for batch in token_batches([lengths[i] for i in rest], half, overhead)
+                )
                 self._work += Work(ooms=1)
                 continue
             computed = longest * len(rows)
             padding = computed - sum(lengths[i] for i in rows)
-            self._work += Work(computed=computed, padding=padding, flops=forward_flops(self._geometry, len(rows), longest, skip))
+            self._work += Work(
+                computed=computed, padding=padding, flops=forward_flops(self._geometry, len(rows), longest, skip)
+            )
             yield rows, states_BH
 
     def _forward(self, prompts: Sequence[Sequence[int]], cache: Any = None) -> torch.Tensor:
@@ -127,7 +141,11 @@ class TransformersEngine:
             positions_1T = torch.arange(before, before + longest, device=self.device)[None]
             given = {"position_ids": positions_1T, "past_key_values": cache, "use_cache": cache is not None}
         else:
-            given = {"position_ids": (mask_BT.cumsum(1) - 1).clamp(min=0), "attention_mask": mask_BT, "use_cache": False}
+            given = {
+                "position_ids": (mask_BT.cumsum(1) - 1).clamp(min=0),
+                "attention_mask": mask_BT,
+                "use_cache": False,
+            }
         states_BTH = self.step(input_ids=ids_BT, **given).last_hidden_state
         return last_token(states_BTH, mask_BT).float()
 
@@ -153,14 +171,20 @@ class TransformersEngine:
 
         Switches the model's attention over when it does: config and class names cannot promise that a model is an ordinary one.
         """
-        prompts = np.random.default_rng(0).integers(0, self.model.config.get_text_config().vocab_size, (2, 2 * MIN_PREFIX))
+        prompts = np.random.default_rng(0).integers(
+            0, self.model.config.get_text_config().vocab_size, (2, 2 * MIN_PREFIX)
+        )
         prompts[1, :MIN_PREFIX] = prompts[0, :MIN_PREFIX]
         self.causal = False
         plain = self._forward(prompts.tolist())
         self.causal = True
         self.model.set_attn_implementation(CAUSAL)
-        shared = self._forward(prompts[:, MIN_PREFIX:].tolist(), prefix_cache(self.model, self._on_device(prompts[:1, :MIN_PREFIX].copy())))
-        close = 1e-3 if self.model.dtype == torch.float32 else 0.1  # half precision rounds in every layer; a wrong mask is far off
+        shared = self._forward(
+            prompts[:, MIN_PREFIX:].tolist(), prefix_cache(self.model, self._on_device(prompts[:1, :MIN_PREFIX].copy()))
+        )
+        close = (
+            1e-3 if self.model.dtype == torch.float32 else 0.1
+        )  # half precision rounds in every layer; a wrong mask is far off
         if bool((shared - plain).norm() <= close * plain.norm()):
             return True
         self.model.set_attn_implementation("sdpa")
@@ -170,8 +194,17 @@ class TransformersEngine:
         if not self._gpus:
             return CPU_BUDGET
         facts: dict[str, str | int | bool | None] = {
-            **{"device": self.load.device, "devices": len(self._gpus), "memory": sum(torch.cuda.mem_get_info(g)[1] for g in self._gpus)},
-            **{"model": self.load.revision, "adapter": self.load.adapter, "merged": config.merge_adapter, "compile": config.compile},
+            **{
+                "device": self.load.device,
+                "devices": len(self._gpus),
+                "memory": sum(torch.cuda.mem_get_info(g)[1] for g in self._gpus),
+            },
+            **{
+                "model": self.load.revision,
+                "adapter": self.load.adapter,
+                "merged": config.merge_adapter,
+                "compile": config.compile,
+            },
             **{"dtype": config.dtype, "max_length": config.max_length, "torch": torch.__version__},
         }
 
@@ -192,5 +225,7 @@ def _all_gpus() -> list[torch.device]:
 
 def _device(gpus: float) -> torch.device:
     if gpus > 0 and not torch.cuda.is_available():
-        raise ConfigError(f"teacher.gpus_per_worker={gpus:g}: this worker sees no CUDA device; set it to 0 or run on a GPU machine")
+        raise ConfigError(
+            f"teacher.gpus_per_worker={gpus:g}: this worker sees no CUDA device; set it to 0 or run on a GPU machine"
+        )
     return torch.device("cuda" if gpus > 0 else "cpu")

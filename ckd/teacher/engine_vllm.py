@@ -48,12 +48,19 @@ class VllmEngine:
         self.hidden = int(text.hidden_size)
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         weights = weights_outside_embeddings([*base.items(), *adapter.items()])
-        self._geometry, self._work = Geometry(weights, int(text.num_hidden_layers), int(text.num_attention_heads * head)), Work()
+        self._geometry, self._work = (
+            Geometry(weights, int(text.num_hidden_layers), int(text.num_attention_heads * head)),
+            Work(),
+        )
         if config.adapter:
             self._require_adapter_works(config.adapter)
         self.load = Load(
             seconds=time.monotonic() - started,
-            revision=str(model_fields("teacher.base_model", local_folder("teacher.base_model", config.base_model))["teacher.base_model"]),
+            revision=str(
+                model_fields("teacher.base_model", local_folder("teacher.base_model", config.base_model))[
+                    "teacher.base_model"
+                ]
+            ),
             adapter=adapter_hash("teacher.adapter", config.adapter) if config.adapter else None,
             engine=config.engine,
             device=str(vllm.platforms.current_platform.get_device_name()) if gpus > 0 else "cpu",
@@ -101,7 +108,9 @@ class VllmEngine:
         try:
             (tuned,), _ = self._pool(probe, self._lora)
         except (OSError, ValueError, RuntimeError) as error:
-            raise ConfigError(f"teacher.adapter={adapter}: vLLM cannot load it ({type(error).__name__}: {_line(error)})") from error
+            raise ConfigError(
+                f"teacher.adapter={adapter}: vLLM cannot load it ({type(error).__name__}: {_line(error)})"
+            ) from error
         if not np.abs(tuned - bare).max() > np.abs(again - bare).max():
             raise ConfigError(
                 f"teacher.adapter={adapter}: vLLM's embeddings are the same with and without it; expected an adapter that changes them; "
@@ -113,13 +122,17 @@ def _refuse(config: TeacherConfig, gpus: float) -> None:
     """Settings that vLLM would ignore or that cannot work, before anything is loaded."""
     for key, unset in _ONLY_TRANSFORMERS.items():
         if getattr(config, key) != unset:
-            raise ConfigError(f"teacher.{key}={getattr(config, key)}: for teacher.engine=transformers only; leave it out with teacher.engine=vllm")
+            raise ConfigError(
+                f"teacher.{key}={getattr(config, key)}: for teacher.engine=transformers only; leave it out with teacher.engine=vllm"
+            )
     if max(config.tensor_parallel, gpus) > 1 and gpus != config.tensor_parallel:
         raise ConfigError(
             f"teacher.tensor_parallel={config.tensor_parallel}: teacher.gpus_per_worker is {gpus:g}; set both to the GPUs that share one model"
         )
     if config.adapter and config.dtype == "float32" and gpus > 0:
-        raise ConfigError("teacher.dtype=float32: vLLM's LoRA kernels on GPUs take bfloat16 or float16; set one, or teacher.engine=transformers")
+        raise ConfigError(
+            "teacher.dtype=float32: vLLM's LoRA kernels on GPUs take bfloat16 or float16; set one, or teacher.engine=transformers"
+        )
 
 
 def _lora_options(name: str, adapter: Shapes, base: Shapes) -> dict[str, Any]:
@@ -127,14 +140,23 @@ def _lora_options(name: str, adapter: Shapes, base: Shapes) -> dict[str, Any]:
     rank = plain_lora_rank(name)
     require_fit(name, adapter, base)
     if rank > _RANKS[-1]:
-        raise ConfigError(f"teacher.adapter={name}: rank {rank}, vLLM takes {_RANKS[-1]} at most; set teacher.engine=transformers")
+        raise ConfigError(
+            f"teacher.adapter={name}: rank {rank}, vLLM takes {_RANKS[-1]} at most; set teacher.engine=transformers"
+        )
     return {"enable_lora": True, "max_loras": 1, "max_lora_rank": min(known for known in _RANKS if known >= rank)}
 
 
 def _library(gpus: float) -> Any:
     """The vllm package, imported quietly, with a build that computes where it is asked to."""
-    os.environ |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # nothing is sent anywhere; the engine lives in here
-    for name, value in {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_LOGGING_STREAM": "ext://sys.stderr", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}.items():
+    os.environ |= {
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    }  # nothing is sent anywhere; the engine lives in here
+    for name, value in {
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    }.items():
         os.environ.setdefault(name, value)
     try:
         import vllm
@@ -163,9 +185,13 @@ def _folder(name: str) -> str:
         return folder
     commit = revision("teacher.base_model", name)
     try:
-        return str(snapshot_download(name, revision=commit, allow_patterns=["*.safetensors", "*.json", "*.txt", "*.jinja"]))
+        return str(
+            snapshot_download(name, revision=commit, allow_patterns=["*.safetensors", "*.json", "*.txt", "*.jinja"])
+        )
     except OSError as error:
-        raise ConfigError(f"teacher.base_model={name}: cannot be fetched ({type(error).__name__}); give a folder or fetch it first") from error
+        raise ConfigError(
+            f"teacher.base_model={name}: cannot be fetched ({type(error).__name__}); give a folder or fetch it first"
+        ) from error
 
 
 def _load(vllm: Any, folder: str, config: TeacherConfig, gpus: float, options: dict[str, Any]) -> Any:
@@ -176,7 +202,9 @@ def _load(vllm: Any, folder: str, config: TeacherConfig, gpus: float, options: d
     elif gpus < 1:
         options["gpu_memory_utilization"] = 0.9 * gpus  # others hold the rest of this GPU
     if config.tensor_parallel > 1:
-        options["distributed_executor_backend"] = "mp"  # inside a Ray actor vLLM would ask Ray for the GPUs that this actor already holds
+        options["distributed_executor_backend"] = (
+            "mp"  # inside a Ray actor vLLM would ask Ray for the GPUs that this actor already holds
+        )
     try:
         return vllm.LLM(
             folder,
@@ -190,7 +218,9 @@ def _load(vllm: Any, folder: str, config: TeacherConfig, gpus: float, options: d
             **options,
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"teacher.base_model={config.base_model}: vLLM cannot load it ({type(error).__name__}: {_line(error)})") from error
+        raise ConfigError(
+            f"teacher.base_model={config.base_model}: vLLM cannot load it ({type(error).__name__}: {_line(error)})"
+        ) from error
 
 
 def _peak_bytes() -> int:

@@ -56,12 +56,16 @@ def head_artifact(config: Config, fields: Fields) -> FolderArtifact:
 
 def head_fields(config: Config, cohort: Cohort, embedding_fields: Fields) -> Fields:
     """The head's fingerprint: what it was fitted on and how. head.cross_fitted is not in it: it says which head a visit gets."""
-    settings = config.head.model_dump(exclude={"cross_fitted"} if config.head.calibrated else {"cross_fitted", "calibrated"})
+    settings = config.head.model_dump(
+        exclude={"cross_fitted"} if config.head.calibrated else {"cross_fitted", "calibrated"}
+    )
     return {
         "visits": cohort.identity,
         "embeddings": digest(dict(embedding_fields)),
         "seed": config.seed,
-        **{f"head.{k}": v for k, v in settings.items()},  # calibrated only where it is true: a head from before that key stays valid
+        **{
+            f"head.{k}": v for k, v in settings.items()
+        },  # calibrated only where it is true: a head from before that key stays valid
         **({"teacher.adapter_share": config.teacher.adapter_share} if config.teacher.adapter_share else {}),
     }
 
@@ -95,7 +99,9 @@ class EmbeddingReader:
         """embeddings float32 [n, hidden] in the shard's order. Raises ArtifactError when ids differ."""
         part = self.stage.read(shard.index, ["visit_id", "embedding"])
         if self.cohort.read(shard, ["visit_id"])["visit_id"] != part["visit_id"]:
-            raise ArtifactError(f"{self.stage.path(shard.index)}: its visit_ids are not those of its visits shard; delete it and embed again")
+            raise ArtifactError(
+                f"{self.stage.path(shard.index)}: its visit_ids are not those of its visits shard; delete it and embed again"
+            )
         return column_matrix(part["embedding"])
 
     def labeled(self, shard: Shard) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

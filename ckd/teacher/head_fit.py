@@ -38,7 +38,9 @@ def train_heads(config: Config, cohort: Cohort, stage: Stage, say: Callable[[str
     if folds.count < config.head.folds:
         say(f"head: {folds.count} folds instead of {config.head.folds}, one per training subject")
     if config.head.calibrated and folds.count < 3:
-        raise ConfigError(f"head.calibrated=true: needs 3 folds, {folds.count} training subjects allow no more; set it to false")
+        raise ConfigError(
+            f"head.calibrated=true: needs 3 folds, {folds.count} training subjects allow no more; set it to false"
+        )
     left_out = _left_out(folds.count, pairs=config.head.calibrated)
     fit = _Fit(config.head, folds, left_out, *_moments(cohort, read, folds, left_out), device=_device(config))
     chooses = cohort.facts.get("tuning") != "one_class"
@@ -49,9 +51,14 @@ def train_heads(config: Config, cohort: Cohort, stage: Stage, say: Callable[[str
             fit.shard(*read.labeled(shards[n]), order, epoch / config.head.epochs)
         tuning = fit.losses(_stream(cohort, read, "tuning")) if chooses else None
         if not fit.finite or (tuning is not None and not np.isfinite(tuning).all()):
-            raise ConfigError(f"head.learning_rate={config.head.learning_rate:g}: the heads are no longer finite; lower it")
+            raise ConfigError(
+                f"head.learning_rate={config.head.learning_rate:g}: the heads are no longer finite; lower it"
+            )
         fit.keep_best(epoch, tuning)
-        say(f"head: epoch {epoch + 1}/{config.head.epochs}" + (f", tuning loss {tuning[folds.count]:.4f}" if tuning is not None else ""))
+        say(
+            f"head: epoch {epoch + 1}/{config.head.epochs}"
+            + (f", tuning loss {tuning[folds.count]:.4f}" if tuning is not None else "")
+        )
         if fit.finished:
             break
     everything = fit.heads()
@@ -82,7 +89,12 @@ def _calibrated(heads: Heads, everything: Heads, cohort: Cohort, read: Embedding
     slopes, intercepts = np.ones((count + 1, NUM_LABELS)), np.zeros((count + 1, NUM_LABELS))
     for k in range(count + 1):
         wanted = np.array([pair.get(frozenset({j, k}), k) if k < count else j for j in range(count)])
-        logits_NL = np.concatenate([everything.logits(x, wanted[heads.folds.assign(groups)]) for x, _, groups in _stream(cohort, read, "train")])
+        logits_NL = np.concatenate(
+            [
+                everything.logits(x, wanted[heads.folds.assign(groups)])
+                for x, _, groups in _stream(cohort, read, "train")
+            ]
+        )
         rows = fold_N != k
         for label in range(NUM_LABELS):
             found = fit_platt(logits_NL[rows, label], labels_NL[rows, label])
@@ -107,7 +119,9 @@ def _stream(cohort: Cohort, read: EmbeddingReader, split: Split) -> Iterator[tup
     return (read.labeled(shard) for shard in cohort.select(split))
 
 
-def _moments(cohort: Cohort, read: EmbeddingReader, folds: Folds, left_out: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _moments(
+    cohort: Cohort, read: EmbeddingReader, folds: Folds, left_out: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean and standard deviation [hidden] of the training embeddings, and each head's starting log-odds [heads, 25]."""
     total = squares = np.zeros(1)
     rows, positive, seen = 0, np.zeros((len(left_out), NUM_LABELS)), np.zeros((len(left_out), 1))
@@ -178,7 +192,9 @@ class _Fit:
         for group in self.adam.param_groups:
             group["lr"] = self.config.learning_rate * (1 - done)
         permutation = torch.from_numpy(order.permutation(len(x))).to(self.device)
-        for rows in permutation.split(self.config.batch_size) if len(x) else ():  # all of a shard's subjects may be the adapter's
+        for rows in (
+            permutation.split(self.config.batch_size) if len(x) else ()
+        ):  # all of a shard's subjects may be the adapter's
             each = self._row_losses(inputs[rows], labels[rows])
             loss = (each * mask[rows]).sum() / len(rows) + 0.5 * self.config.l2 * self.weight.square().sum()
             self.adam.zero_grad()
@@ -203,7 +219,13 @@ class _Fit:
         """[heads]: mean loss per label of each head on the given rows; None when there are none."""
         total, count = np.zeros(len(self.left_out)), 0
         for x, y, _ in rows:
-            total += self._row_losses(self._standardise(x), torch.from_numpy(y).to(self.device)).sum(0).double().cpu().numpy()
+            total += (
+                self._row_losses(self._standardise(x), torch.from_numpy(y).to(self.device))
+                .sum(0)
+                .double()
+                .cpu()
+                .numpy()
+            )
             count += len(x)
         return total / (count * NUM_LABELS) if count else None
 

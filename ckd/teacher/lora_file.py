@@ -18,7 +18,11 @@ _CHANGES = (
     "use_dora", "lora_bias", "modules_to_save", "rank_pattern", "alpha_pattern", "layer_replication", "alora_invocation_tokens", "use_qalora",
     "use_bdlora", "trainable_token_indices", "target_parameters", "fan_in_fan_out", "kasa_config", "monteclora_config", "velora_config",
 )  # fmt: skip
-_OWN_INITS = ("gaussian", "eva", "orthogonal")  # draw A and B only; the others (PiSSA, OLoRA, …) also change the base weights
+_OWN_INITS = (
+    "gaussian",
+    "eva",
+    "orthogonal",
+)  # draw A and B only; the others (PiSSA, OLoRA, …) also change the base weights
 _TENSOR = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 
 
@@ -26,7 +30,9 @@ def plain_lora_rank(adapter: str) -> int:
     """The rank r of a LoRA folder. Raises ConfigError when it is anything but W + (alpha / r or alpha / √r) · B · A with one r and one alpha."""
     settings = _settings(adapter)
     unusual = [key for key in _CHANGES if settings.get(key)]
-    unusual += ["peft_type"] * (settings.get("peft_type") != "LORA") + ["bias"] * (settings.get("bias", "none") != "none")
+    unusual += ["peft_type"] * (settings.get("peft_type") != "LORA") + ["bias"] * (
+        settings.get("bias", "none") != "none"
+    )
     start = settings.get("init_lora_weights", True)
     unusual += ["init_lora_weights"] * (isinstance(start, str) and start not in _OWN_INITS)
     rank = settings.get("r")
@@ -81,5 +87,7 @@ def _settings(adapter: str) -> dict[str, Any]:
             f"teacher.adapter={adapter}: adapter_config.json cannot be read ({type(error).__name__}); expected a LoRA folder"
         ) from error
     if not isinstance(settings, dict):
-        raise ConfigError(f"teacher.adapter={adapter}: adapter_config.json holds no settings; expected a LoRA folder as PEFT writes it")
+        raise ConfigError(
+            f"teacher.adapter={adapter}: adapter_config.json holds no settings; expected a LoRA folder as PEFT writes it"
+        )
     return settings

@@ -29,7 +29,9 @@ class _PrefixLayer(DynamicLayer):  # type: ignore[misc]
         super().__init__()
         self.keys, self.values, self.is_initialized = filled.keys, filled.values, True
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         rows = key_states.shape[0]
         keys = torch.cat([self.keys.expand(rows, -1, -1, -1), key_states], dim=-2)
         return keys, torch.cat([self.values.expand(rows, -1, -1, -1), value_states], dim=-2)
@@ -50,5 +52,7 @@ def can_share_prefix(model: Any) -> bool:
     config = model.config.get_text_config(decoder=True)
     rotation = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
-    functional = getattr(model, "_supports_attention_backend", False)  # attends through AttentionInterface, as attention.py needs it
+    functional = getattr(
+        model, "_supports_attention_backend", False
+    )  # attends through AttentionInterface, as attention.py needs it
     return plain and functional and getattr(config, "is_causal", True) and rotation not in ("dynamic", "longrope")

@@ -51,7 +51,9 @@ class SoftLabelWorker:
         started = time.monotonic()
         visits = self.cohort.read(shard, ["visit_id", "group"])
         crossed = self.cross_fitted and shard.split == "train"
-        heads = self.heads.folds.assign(visits["group"].to_numpy()) if crossed else np.full(shard.rows, self.heads.final)
+        heads = (
+            self.heads.folds.assign(visits["group"].to_numpy()) if crossed else np.full(shard.rows, self.heads.final)
+        )
         logits = self.heads.logits(self.read.vectors(shard), heads)
         probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
         table = pa.table(
@@ -79,7 +81,9 @@ def public_rows(config: Config, cohort: Cohort, stage: Stage, split: Split) -> I
     return heapq.merge(*streams, key=itemgetter("order"))
 
 
-def _rows(cohort: Cohort, stage: Stage, shards: list[Shard], source: Source | None, adapter_share: float) -> Iterator[dict[str, Any]]:
+def _rows(
+    cohort: Cohort, stage: Stage, shards: list[Shard], source: Source | None, adapter_share: float
+) -> Iterator[dict[str, Any]]:
     for shard in shards:
         visits = cohort.read(shard, ["instruction", "input", "labels", "source", "line", "group"]).to_pylist()
         spent = of_adapter([visit.pop("group") for visit in visits], adapter_share if shard.split == "train" else 0)

@@ -56,12 +56,19 @@ class TeacherSize:
 UNTRAINED = TeacherSize(hidden=32, vocabulary=600, phrases=100, rank=4, base_steps=0, adapter_steps=0)
 
 
-def make_teacher(folder: str, inputs: Sequence[str], labels: np.ndarray, seed: int, size: TeacherSize = TeacherSize()) -> FolderArtifact:
+def make_teacher(
+    folder: str, inputs: Sequence[str], labels: np.ndarray, seed: int, size: TeacherSize = TeacherSize()
+) -> FolderArtifact:
     """Write `<folder>/base` and `<folder>/adapter` unless they are there; `labels` [visits, 25] is what the adapter learns from `inputs`.
 
     Raises ArtifactError when the folder holds a teacher made otherwise.
     """
-    fields = {"tiny": "teacher 1", "seed": seed, "data": digest([list(inputs), np.asarray(labels, int).tolist()]), **asdict(size)}
+    fields = {
+        "tiny": "teacher 1",
+        "seed": seed,
+        "data": digest([list(inputs), np.asarray(labels, int).tolist()]),
+        **asdict(size),
+    }
     artifact = FolderArtifact(folder, fields)
     if artifact.is_done():
         return artifact
@@ -78,7 +85,9 @@ def make_teacher(folder: str, inputs: Sequence[str], labels: np.ndarray, seed: i
         tuned = _with_adapter(model, size, str(base))
         _train_adapter(tuned, prompts, size)
         tuned.save_pretrained(adapter)
-    artifact.commit([f"{part.name}/{file.name}" for part in (base, adapter) for file in sorted(part.iterdir()) if file.is_file()])
+    artifact.commit(
+        [f"{part.name}/{file.name}" for part in (base, adapter) for file in sorted(part.iterdir()) if file.is_file()]
+    )
     return artifact
 
 
@@ -97,7 +106,9 @@ def _tokenizer(inputs: Sequence[str], size: TeacherSize) -> Any:
     """Qwen's own pre-tokenizer with a small vocabulary of byte pairs; the phrases seen most often become whole tokens of their own."""
     empty = Qwen2Tokenizer(eos_token=_SPECIAL[2], model_max_length=32768)
     tokenizer = empty.train_new_from_iterator([*inputs, INSTRUCTION, _SYSTEM], size.vocabulary)
-    counted = Counter(piece for text in [*inputs, INSTRUCTION, INSTRUCTION] for piece in re.split(_MARKS, text) if len(piece) > 1)
+    counted = Counter(
+        piece for text in [*inputs, INSTRUCTION, INSTRUCTION] for piece in re.split(_MARKS, text) if len(piece) > 1
+    )
     phrases = [phrase for phrase, count in counted.most_common(size.phrases) if count > 1]
     phrases += [_SYSTEM, "user\n", "assistant\n"]
     tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in phrases])

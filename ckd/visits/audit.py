@@ -44,12 +44,16 @@ def audit_stage(root: str, name: str, shards: list[Shard]) -> StageAudit:
             damaged[shard.index] = str(error)
             continue
         if footer is None or not _fits(footer, shard, name):
-            damaged[shard.index] = f"{stage.path(shard.index)}: made from other visits; delete it and run the stage again"
+            damaged[shard.index] = (
+                f"{stage.path(shard.index)}: made from other visits; delete it and run the stage again"
+            )
             continue
         prints.add(digest(footer.fields))
         done.append(shard)
     if len(prints) > 1:
-        damaged[-1] = f"{stage.folder}: its parts have {len(prints)} different fingerprints; delete the folder and run the stage again"
+        damaged[-1] = (
+            f"{stage.folder}: its parts have {len(prints)} different fingerprints; delete the folder and run the stage again"
+        )
     return StageAudit(name, tuple(shards), tuple(done), damaged)
 
 
@@ -84,7 +88,10 @@ def audit_strays(cohort: Cohort, name: str) -> Iterator[str]:
 
 def audit_ids(cohort: Cohort) -> Iterator[str]:
     """A visit_id that stands more than once in the cohort, as 64-bit hashes: 8 bytes per visit."""
-    hashed = [np.fromiter(map(hash64, cohort.read(shard, ["visit_id"])["visit_id"].to_pylist()), np.uint64) for shard in cohort.shards]
+    hashed = [
+        np.fromiter(map(hash64, cohort.read(shard, ["visit_id"])["visit_id"].to_pylist()), np.uint64)
+        for shard in cohort.shards
+    ]
     ids = np.concatenate(hashed)
     repeated = len(ids) - len(np.unique(ids))
     if repeated:
@@ -100,7 +107,9 @@ def _as_prepared(table: pa.Table, shard: Shard) -> bool:
 
 def _finite(column: pa.ChunkedArray) -> str:
     values = _flat(column)
-    return _nulls(column) or ("" if np.isfinite(values).all() else f"has {int((~np.isfinite(values)).sum())} values that are not finite")
+    return _nulls(column) or (
+        "" if np.isfinite(values).all() else f"has {int((~np.isfinite(values)).sum())} values that are not finite"
+    )
 
 
 def _probability(column: pa.ChunkedArray) -> str:

@@ -28,7 +28,9 @@ class Cohort:
     root: str
     shards: tuple[Shard, ...]
     identity: str  # hash over all shards' content: a fingerprint field of what is made from labels or splits
-    facts: Mapping[str, Any]  # what prepare counted and said: read, kept, quarantined, grouped_by, teacher_saw_held_out, …
+    facts: Mapping[
+        str, Any
+    ]  # what prepare counted and said: read, kept, quarantined, grouped_by, teacher_saw_held_out, …
 
     @classmethod
     def open(cls, root: str) -> "Cohort":
@@ -36,13 +38,17 @@ class Cohort:
         artifact = cohort_artifact(root, {})
         content = artifact.load()
         if content is None:
-            raise ArtifactError(f"{artifact.folder}: no visits have been prepared there; run 'ckd embed' or 'ckd run' first")
+            raise ArtifactError(
+                f"{artifact.folder}: no visits have been prepared there; run 'ckd embed' or 'ckd run' first"
+            )
         shards = tuple(Shard(**row) for row in content["extra"]["shards"])
         return cls(root, shards, _identity(shards), content["extra"]["facts"])
 
     def select(self, *splits: Split, labeled: bool | None = True) -> list[Shard]:
         """Shards of the named splits (none named: all); `labeled=None` takes unlabeled ones too."""
-        return [s for s in self.shards if (not splits or s.split in splits) and (labeled is None or s.labeled == labeled)]
+        return [
+            s for s in self.shards if (not splits or s.split in splits) and (labeled is None or s.labeled == labeled)
+        ]
 
     def count(self, *splits: Split, labeled: bool | None = True) -> int:
         """Number of visits in those shards."""
@@ -105,7 +111,9 @@ def text_hash(visits: Iterable[Visit]) -> str:
 
 
 def _content_hash(visits: Iterable[Visit]) -> str:
-    return _hash([getattr(v, name) for name in _VISIT_FIELDS] for v in visits)  # asdict copies deeply: half of prepare's time
+    return _hash(
+        [getattr(v, name) for name in _VISIT_FIELDS] for v in visits
+    )  # asdict copies deeply: half of prepare's time
 
 
 def _identity(shards: Iterable[Shard]) -> str:

@@ -18,14 +18,20 @@ _TREATED = re.compile(re.escape(TREATMENT) + "(" + "|".join(map(re.escape, DISEA
 _NO_CLAUSE = re.compile(re.escape(OPERATION.strip()) + r".*\.\s*" + NO_DISEASE + r"\s*\.?\s*\Z", re.DOTALL)
 
 
-def render_input(diseases: Sequence[str], drugs: Sequence[str], operations: Sequence[str], treatments: Mapping[str, Sequence[str]]) -> str:
+def render_input(
+    diseases: Sequence[str], drugs: Sequence[str], operations: Sequence[str], treatments: Mapping[str, Sequence[str]]
+) -> str:
     """One visit's `input`. `treatments` maps a disease to the drugs associated with it; whatever is empty reads "None"."""
-    return INPUT.format(_listed(diseases), _listed(drugs), _listed(operations), treatment_clause(treatments) or NO_DISEASE)
+    return INPUT.format(
+        _listed(diseases), _listed(drugs), _listed(operations), treatment_clause(treatments) or NO_DISEASE
+    )
 
 
 def treatment_clause(treatments: Mapping[str, Sequence[str]]) -> str:
     """The treatment clause of these diseases and drugs, without the final point; "" for no disease."""
-    return BETWEEN_TREATMENTS.join(f"{TREATMENT}{disease} are {BETWEEN_NAMES.join(names)}" for disease, names in treatments.items())
+    return BETWEEN_TREATMENTS.join(
+        f"{TREATMENT}{disease} are {BETWEEN_NAMES.join(names)}" for disease, names in treatments.items()
+    )
 
 
 def diseases_in_treatment_clause(text: str) -> tuple[bool, ...] | None:

@@ -25,7 +25,15 @@ JSONL_SUFFIXES = (".json", ".jsonl", ".gz")
 PARQUET_SUFFIX = ".parquet"
 _REQUIRED_COLUMNS = ("instruction", "input", "labels")
 _REQUIRED_TO_PREDICT = ("input",)
-_COLUMNS = (*_REQUIRED_COLUMNS, "visit_id", "subject_id", "split", "current_labels", "prediction_time", *SUBGROUP_FIELDS)
+_COLUMNS = (
+    *_REQUIRED_COLUMNS,
+    "visit_id",
+    "subject_id",
+    "split",
+    "current_labels",
+    "prediction_time",
+    *SUBGROUP_FIELDS,
+)
 _EXPECTED = "expected JSONL (.json, .jsonl, .gz), a .parquet file, or a folder of .parquet parts"
 
 
@@ -68,7 +76,9 @@ class Input:
                 empty = False
                 yield row
         if empty:
-            raise DataError(f"{self.path}: holds no rows; expected at least one visit, check the path or leave the key out")
+            raise DataError(
+                f"{self.path}: holds no rows; expected at least one visit, check the path or leave the key out"
+            )
 
     def sample(self, size: int, seed: int) -> "Sample":
         """At most `size` rows drawn from all with equal chances, and the number of all. JSONL is read to its end, of Parquet the row groups that
@@ -76,16 +86,24 @@ class Input:
         """
         rng = random.Random(seed)
         with _readable(self.path):
-            drawn, rows = _drawn_parquet(self.parts, size, rng) if self.parts[0].endswith(PARQUET_SUFFIX) else _drawn_lines(self.path, size, rng)
+            drawn, rows = (
+                _drawn_parquet(self.parts, size, rng)
+                if self.parts[0].endswith(PARQUET_SUFFIX)
+                else _drawn_lines(self.path, size, rng)
+            )
         if not rows:
-            raise DataError(f"{self.path}: holds no rows; expected at least one visit, check the path or leave the key out")
+            raise DataError(
+                f"{self.path}: holds no rows; expected at least one visit, check the path or leave the key out"
+            )
         visits = []
         for line, row in drawn:
             with suppress(RowError):
                 if isinstance(row, bytes):
                     visits.append(parse_line(row, self.source, line))
                 else:
-                    visits.append(to_visit(row, read_flags(row, "labels"), read_flags(row, "current_labels"), self.source, line))
+                    visits.append(
+                        to_visit(row, read_flags(row, "labels"), read_flags(row, "current_labels"), self.source, line)
+                    )
         return Sample(rows, len(drawn), tuple(visits))
 
     def locate(self, line: int) -> str:
@@ -110,7 +128,9 @@ class Input:
             if len(data) < MAX_LINE and not data.strip():
                 continue
             if first and data.lstrip(b"\xef\xbb\xbf \t")[:1] == b"[":
-                raise DataError(f"{self.path}:{line}: a JSON array; expected one object per line (JSONL), for example from: jq -c '.[]'")
+                raise DataError(
+                    f"{self.path}:{line}: a JSON array; expected one object per line (JSONL), for example from: jq -c '.[]'"
+                )
             first = False
             try:
                 yield parse_line(data, self.source, line, to_learn=self.to_learn)
@@ -162,7 +182,9 @@ def _lines(path: str) -> Iterator[bytes]:
                 data = stream.readline(MAX_LINE)
 
 
-def _parquet(path: str, row_groups: Sequence[int] | None = None, required: Sequence[str] = _REQUIRED_COLUMNS) -> Iterator[dict[str, Any]]:
+def _parquet(
+    path: str, row_groups: Sequence[int] | None = None, required: Sequence[str] = _REQUIRED_COLUMNS
+) -> Iterator[dict[str, Any]]:
     """Rows of one Parquet file; text columns as bytes, so that text that is not UTF-8 costs its row and not the file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -172,8 +194,12 @@ def _parquet(path: str, row_groups: Sequence[int] | None = None, required: Seque
         names = file.schema_arrow.names
         missing = [name for name in required if name not in names]
         if missing:
-            raise DataError(f"{path}: no column {', '.join(missing)}; expected {', '.join(required)} (labels null: unlabeled)")
-        for batch in file.iter_batches(1024, row_groups=row_groups, columns=[name for name in _COLUMNS if name in names]):
+            raise DataError(
+                f"{path}: no column {', '.join(missing)}; expected {', '.join(required)} (labels null: unlabeled)"
+            )
+        for batch in file.iter_batches(
+            1024, row_groups=row_groups, columns=[name for name in _COLUMNS if name in names]
+        ):
             columns = [_plain(column) for column in batch.columns]
             yield from pa.RecordBatch.from_arrays(columns, names=batch.schema.names).to_pylist()
 
@@ -232,4 +258,6 @@ def _readable(path: str) -> Iterator[None]:
         with reaching(path):
             yield
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read to its end ({type(error).__name__}); check that it is whole and is what its name says") from None
+        raise DataError(
+            f"{path}: cannot be read to its end ({type(error).__name__}); check that it is whole and is what its name says"
+        ) from None

@@ -43,29 +43,44 @@ class Counts:
     @property
     def grouped_by(self) -> str:
         """What keeps visits together in a split: subject, input (no subject_id anywhere), or both."""
-        return {0: "subject", self.kept: "input"}.get(self.without_subject, "subject, without one input") if self.kept else "subject"
+        return (
+            {0: "subject", self.kept: "input"}.get(self.without_subject, "subject, without one input")
+            if self.kept
+            else "subject"
+        )
 
     def lines(self) -> list[str]:
         """What a person must be told of the rows, without any of their text."""
         lines = [f"read {self.read:,} = kept {self.kept:,} + quarantined {self.quarantined:,}"]
-        lines += [f"quarantined {count:,}: {reason} (first: {self.first[reason]})" for reason, count in self.reasons.most_common()]
+        lines += [
+            f"quarantined {count:,}: {reason} (first: {self.first[reason]})"
+            for reason, count in self.reasons.most_common()
+        ]
         if self.without_subject:
-            lines.append(f"{self.without_subject:,} of {self.kept:,} visits have no subject_id: splitting by visit: patients may leak")
+            lines.append(
+                f"{self.without_subject:,} of {self.kept:,} visits have no subject_id: splitting by visit: patients may leak"
+            )
         if self.unlabeled:
             lines.append(f"{self.unlabeled:,} visits are unlabeled")
         if self.echo_rate is None:
             lines.append("echo rate: unknown, no current_labels and no treatment clause")
             return lines
-        lines.append(f"echo rate: the target equals the current visit's labels in {self.echo_rate:.1%} of {self.current_known:,} visits")
+        lines.append(
+            f"echo rate: the target equals the current visit's labels in {self.echo_rate:.1%} of {self.current_known:,} visits"
+        )
         if self.echo_rate > NOT_NEXT_VISIT:
-            lines.append("warning: more than half of the targets repeat the current visit: this is not next-visit prediction")
+            lines.append(
+                "warning: more than half of the targets repeat the current visit: this is not next-visit prediction"
+            )
         return lines
 
     def require_at_most(self, max_bad_rows: int, listed_in: str = "") -> None:
         """Raise DataError when more rows than `data.max_bad_rows` are quarantined."""
         if self.quarantined <= max_bad_rows:
             return
-        reasons = ", ".join(f"{count:,} × {reason} (first: {self.first[reason]})" for reason, count in self.reasons.most_common())
+        reasons = ", ".join(
+            f"{count:,} × {reason} (first: {self.first[reason]})" for reason, count in self.reasons.most_common()
+        )
         where = f"; all are listed in {listed_in}" if listed_in else ""
         raise DataError(
             f"{self.quarantined:,} of {self.read:,} rows cannot be used, data.max_bad_rows allows {max_bad_rows:,}: {reasons}{where}; "
@@ -131,7 +146,9 @@ class Intake:
         if visit.labels is None:
             counts.unlabeled += 1
             return
-        current = visit.current_labels if visit.current_labels is not None else diseases_in_treatment_clause(visit.input)
+        current = (
+            visit.current_labels if visit.current_labels is not None else diseases_in_treatment_clause(visit.input)
+        )
         if current is not None:
             counts.current_known += 1
             counts.echoes += current == visit.labels

@@ -35,7 +35,9 @@ CCS_IDS: dict[str, int] = {
 }
 DISEASES: tuple[str, ...] = tuple(CCS_IDS)
 NUM_LABELS = len(DISEASES)
-INSTRUCTION = "Determine that the patient has one or more of the following diseases at the next visit: " + ", ".join(DISEASES)
+INSTRUCTION = "Determine that the patient has one or more of the following diseases at the next visit: " + ", ".join(
+    DISEASES
+)
 _INDEX = {name: i for i, name in enumerate(DISEASES)}
 
 

@@ -30,7 +30,9 @@ def prepare(config: Config, say: Say) -> Cohort:
     """
     inputs = configured_inputs(config.data)
     if not inputs:
-        raise DataError("data.train is empty; expected the path of the training visits, such as data.train=data/name_train.json")
+        raise DataError(
+            "data.train is empty; expected the path of the training visits, such as data.train=data/name_train.json"
+        )
     fields = fingerprint(config, inputs)
     cohort = _stored(config, fields)
     if cohort is None:
@@ -80,7 +82,9 @@ class _Placed:
 
     counts: Counter[tuple[Split, bool]] = field(default_factory=Counter)  # by (split, labelled)
     train_groups: set[int] = field(default_factory=set)  # of labelled visits: the first two
-    seeded_groups: set[int] = field(default_factory=set)  # of labelled visits that the seed placed: the first MANY_GROUPS
+    seeded_groups: set[int] = field(
+        default_factory=set
+    )  # of labelled visits that the seed placed: the first MANY_GROUPS
     first_tuning: tuple[bool, ...] | None = None
     tuning_differs: bool = False
 
@@ -117,7 +121,9 @@ class _Preparation:
         with tempfile.TemporaryFile() as quarantine:
             cohort = commit(root, self._visits(quarantine), fields=self.fields, shard_rows=rows, facts=self.facts)
         if sum(shard.rows for shard in cohort.shards) != self.facts["kept"]:
-            raise RuntimeError(f"{self.facts['kept']} visits kept, but the shards hold {sum(s.rows for s in cohort.shards)}")
+            raise RuntimeError(
+                f"{self.facts['kept']} visits kept, but the shards hold {sum(s.rows for s in cohort.shards)}"
+            )
         return cohort
 
     def _visits(self, quarantine: BinaryIO) -> Iterator[Visit]:
@@ -162,14 +168,18 @@ def _require_both(placed: _Placed, moved: int, config: Config) -> None:
     if no_held_out:
         why = f" ({moved:,} visits were moved to earlier splits, where their subject already was)" if moved else ""
         halves = "" if config.data.tuning else "or data.tuning alone (half of it is held out), "
-        raise DataError(f"no labelled held_out visit{why}; give data.held_out, {halves}or a 'split' column, or data.split=public")
+        raise DataError(
+            f"no labelled held_out visit{why}; give data.held_out, {halves}or a 'split' column, or data.split=public"
+        )
 
 
 def _left_by_seed(placed: _Placed, config: Config) -> str:
     public, groups = config.data.split == "public", len(placed.seeded_groups)
     split = "data.split=public" if public else "halving data.tuning"
     many = f"{groups} or more" if groups == MANY_GROUPS else str(groups)
-    empty = "no labelled train visit" if not placed.counts["train", True] else "labelled train visits of one subject only"
+    empty = (
+        "no labelled train visit" if not placed.counts["train", True] else "labelled train visits of one subject only"
+    )
     if not placed.counts["held_out", True]:
         empty = "no labelled held_out visit"
     remedy = "data.held_out with data.split=files" if public else "data.held_out"
@@ -184,7 +194,9 @@ def _facts(counts: Counts, placed: _Placed, splitter: Splitter, config: Config) 
         "read": counts.read,
         "kept": counts.kept,
         "quarantined": counts.quarantined,
-        "quarantined_by_reason": {reason: {"rows": rows, "first": counts.first[reason]} for reason, rows in sorted(counts.reasons.items())},
+        "quarantined_by_reason": {
+            reason: {"rows": rows, "first": counts.first[reason]} for reason, rows in sorted(counts.reasons.items())
+        },
         "unlabeled": counts.unlabeled,
         "without_subject": counts.without_subject,
         "grouped_by": counts.grouped_by,
@@ -222,13 +234,19 @@ def _spoken(cohort: Cohort) -> list[str]:
     if facts["halved_tuning"]:
         lines.append("data.held_out is not given: data.tuning was divided into tuning and held_out by group")
     if facts["moved"]:
-        lines.append(f"{facts['moved']:,} visits moved to an earlier split, where their subject (or identical input) already was")
+        lines.append(
+            f"{facts['moved']:,} visits moved to an earlier split, where their subject (or identical input) already was"
+        )
     if facts["teacher_saw_held_out"]:
-        lines.append("data.split=public: teacher_saw_held_out, the teacher's adapter may have been tuned on held_out visits")
+        lines.append(
+            "data.split=public: teacher_saw_held_out, the teacher's adapter may have been tuned on held_out visits"
+        )
     if facts["tuning"] == "empty":
         lines.append("no labelled tuning visit: the last epoch is taken, nothing is calibrated")
     elif facts["tuning"] == "one_class":
         lines.append("tuning has one class only: the last epoch is taken, nothing is calibrated")
     if facts["tuning_visits"] < FEW_TUNING:
-        lines.append(f"tuning has {facts['tuning_visits']} labelled visits, fewer than {FEW_TUNING}: the student trains a fixed number of epochs")
+        lines.append(
+            f"tuning has {facts['tuning_visits']} labelled visits, fewer than {FEW_TUNING}: the student trains a fixed number of epochs"
+        )
     return lines

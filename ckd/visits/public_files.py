@@ -51,7 +51,13 @@ def clean_file(root: str, split: str) -> str:
 
 def write_soft_labels(path: str, rows: Iterable[Sequence[float]]) -> int:
     """Stream 25 probabilities per visit as the public JSON array of {disease: probability}; returns the number of rows."""
-    return _write_lines(path, (json.dumps(dict(zip(DISEASES, map(float, row), strict=True)), indent=4) for row in rows), "[\n", ",\n", "\n]")
+    return _write_lines(
+        path,
+        (json.dumps(dict(zip(DISEASES, map(float, row), strict=True)), indent=4) for row in rows),
+        "[\n",
+        ",\n",
+        "\n]",
+    )
 
 
 def visit_file(folder: str, split: Split) -> str:
@@ -71,7 +77,11 @@ def visit_line(visit: Visit, fields: Sequence[str]) -> bytes:
     """
     if visit.labels is None:
         raise ValueError("an unlabelled visit has no output")
-    row: dict[str, Any] = {"instruction": visit.instruction, "input": visit.input, "output": render_output(visit.labels)}
+    row: dict[str, Any] = {
+        "instruction": visit.instruction,
+        "input": visit.input,
+        "output": render_output(visit.labels),
+    }
     for name in fields:
         row[name] = visit.subgroups.get(name) if name in SUBGROUP_FIELDS else getattr(visit, name)
     if row.get("current_labels") is not None:
@@ -82,7 +92,11 @@ def visit_line(visit: Visit, fields: Sequence[str]) -> bytes:
 def write_rows(path: str, rows: Iterable[Mapping[str, Any]]) -> int:
     """Stream visits (instruction, input, labels) as the public JSONL; returns the number of rows."""
     lines = (
-        json.dumps({"instruction": r["instruction"], "input": r["input"], "output": render_output(r["labels"])}, ensure_ascii=False) for r in rows
+        json.dumps(
+            {"instruction": r["instruction"], "input": r["input"], "output": render_output(r["labels"])},
+            ensure_ascii=False,
+        )
+        for r in rows
     )
     return _write_lines(path, lines, "", "\n", "\n")
 
@@ -112,14 +126,18 @@ def student_file(results: str, hard_weight: float) -> str:
     return join(heads_folder(results, hard_weight), "best_model.pt")
 
 
-def write_test_results(results: str, hard_weight: float, predicted: "torch.Tensor", hard: "torch.Tensor", soft: "torch.Tensor") -> str:
+def write_test_results(
+    results: str, hard_weight: float, predicted: "torch.Tensor", hard: "torch.Tensor", soft: "torch.Tensor"
+) -> str:
     """Write `heads_results<hard_weight>/test_results.pt`: all_preds, all_labels_hard, all_labels_soft, each [visits, 25]; returns its path."""
     path = join(heads_folder(results, hard_weight), "test_results.pt")
     write_tensors(path, {"all_preds": predicted, "all_labels_hard": hard, "all_labels_soft": soft})
     return path
 
 
-def append_test_metrics(results: str, hard_weight: float, flag: str = "", *, f1: float, accuracy: float, aupr: float, auc: float) -> str:
+def append_test_metrics(
+    results: str, hard_weight: float, flag: str = "", *, f1: float, accuracy: float, aupr: float, auc: float
+) -> str:
     """Append one line to `test_metrics.txt` as the public code does; returns its path. A line that is there already is not repeated.
 
     `flag` ends the line where its figures need a warning.

@@ -4,7 +4,15 @@ import json
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from ckd.visits.labels import INSTRUCTION, NO_DISEASE, NUM_LABELS, NoDiseaseNamedError, UnknownDiseaseError, encode, parse_output
+from ckd.visits.labels import (
+    INSTRUCTION,
+    NO_DISEASE,
+    NUM_LABELS,
+    NoDiseaseNamedError,
+    UnknownDiseaseError,
+    encode,
+    parse_output,
+)
 from ckd.visits.visit import SPLITS, SUBGROUP_FIELDS, Source, Visit
 
 Labels = tuple[bool, ...]

@@ -11,7 +11,11 @@ from ckd.errors import DataError
 from ckd.visits.visit import SPLITS, Split, Visit, hash64
 
 HALVES: Mapping[Split, float] = {"tuning": 0.5, "held_out": 0.5}
-PUBLIC_SHARES: Mapping[Split, float] = {"train": 0.72, "tuning": 0.08, "held_out": 0.20}  # 20 % test, then 10 % of the rest
+PUBLIC_SHARES: Mapping[Split, float] = {
+    "train": 0.72,
+    "tuning": 0.08,
+    "held_out": 0.20,
+}  # 20 % test, then 10 % of the rest
 
 
 def choose(group: int, seed: int, shares: Mapping[Split, float]) -> Split:

@@ -34,7 +34,9 @@ class MetadataServer:
 
     def end_at(self, deadline, action="terminate"):
         """AWS's notice."""
-        self.body = json.dumps({"action": action, "time": datetime.fromtimestamp(deadline, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")})
+        self.body = json.dumps(
+            {"action": action, "time": datetime.fromtimestamp(deadline, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
+        )
 
     def preempt(self):
         """GCP's notice."""
@@ -48,7 +50,11 @@ class MetadataServer:
 
 class Handler(BaseHTTPRequestHandler):
     def do_PUT(self):
-        if not self._begins("aws") or self.path != "/latest/api/token" or not self.headers.get("X-aws-ec2-metadata-token-ttl-seconds"):
+        if (
+            not self._begins("aws")
+            or self.path != "/latest/api/token"
+            or not self.headers.get("X-aws-ec2-metadata-token-ttl-seconds")
+        ):
             return self._answer(404)
         self.fake.tokens.add(token := f"token{len(self.fake.asked)}")
         return self._answer(200, token)
@@ -70,7 +76,12 @@ class Handler(BaseHTTPRequestHandler):
         if query.get("wait_for_change") == ["true"] and query.get("last_etag") == [etag]:
             with self.fake.changed:
                 self.fake.changed.wait(float(query["timeout_sec"][0]))
-        return self._answer(200, str(self.fake.preempted).upper(), ETag="1" if self.fake.preempted else "0", **{"Metadata-Flavor": "Google"})
+        return self._answer(
+            200,
+            str(self.fake.preempted).upper(),
+            ETag="1" if self.fake.preempted else "0",
+            **{"Metadata-Flavor": "Google"},
+        )
 
     def _begins(self, cloud):
         self.fake.asked.append(f"{self.command} {self.path}")

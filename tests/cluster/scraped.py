@@ -48,7 +48,17 @@ def main(port, folder):
     except IncompleteError as error:
         console.say(str(error))
     reports = Reports(console)
-    reports({"step": 5, "steps": 40, "step_seconds": 0.25, "loss": 0.5, "gradient_norm": 1.0, "visits_per_s": 128.0, "seconds_left": 9})
+    reports(
+        {
+            "step": 5,
+            "steps": 40,
+            "step_seconds": 0.25,
+            "loss": 0.5,
+            "gradient_norm": 1.0,
+            "visits_per_s": 128.0,
+            "seconds_left": 9,
+        }
+    )
     reports({"checkpoint": 5, "step": 5, "preempted": False})
     end = time.monotonic() + 60
     while LAST not in read(port):

@@ -106,7 +106,16 @@ def on_ray(config, rank=train_rank, failures=0, hear=None) -> list[dict]:
         if hear is not None:
             hear(figures)
 
-    fit(rank, config.model_dump(), workers=workers, gpus_per_worker=0, name="t", on_report=listen, failures=failures, settle=1)
+    fit(
+        rank,
+        config.model_dump(),
+        workers=workers,
+        gpus_per_worker=0,
+        name="t",
+        on_report=listen,
+        failures=failures,
+        settle=1,
+    )
     assert not (Path(config.run.artifacts_root) / "compiled").exists(), "something was compiled at start"
     return heard
 
@@ -143,7 +152,9 @@ def test_a_group_grows_when_there_is_room_without_losing_a_step_and_agrees_with_
     config = prepared(tmp_path / "ray", base, epochs=2, workers="1..2", gradient_accumulation=2)
     made_before = set((cache_folder() / "universal").glob("*"))
     with crowd() as release:
-        heard = on_ray(config, train_rank_until_there_is_room, hear=lambda figures: release() if figures.get("step") == 2 else None)
+        heard = on_ray(
+            config, train_rank_until_there_is_room, hear=lambda figures: release() if figures.get("step") == 2 else None
+        )
     assert_agree(heard, wanted)
     assert [(r["started"], r["world"]) for r in heard if "started" in r] == [(0, 1), (2, 2)]
     steps = [r["step"] for r in heard if "loss" in r]
@@ -171,19 +182,27 @@ def test_the_job_trains_on_ray_and_refuses_a_changed_setting_before_it_starts_ra
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("stage", "remote"), [(0, False), (1, True), (2, False), (3, True)])
-def test_one_worker_continues_what_two_began_at_any_zero_stage_and_on_an_object_store(tmp_path, base, stage, remote, monkeypatch):
+def test_one_worker_continues_what_two_began_at_any_zero_stage_and_on_an_object_store(
+    tmp_path, base, stage, remote, monkeypatch
+):
     settings = {"epochs": 2, "weight_decay": 0.1, "embedding_weight": 0.5, "max_length": 16, "long_text": "windows"}
     plain = prepared(tmp_path / "alone", base, **settings)
     alone(plain)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with s3_server() if remote else nullcontext() as port:
-        for name, value in {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}.items():
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+        }.items():
             monkeypatch.setenv(name, value)
         settings |= {"zero_stage": stage, "activation_checkpointing": stage > 1}
         config = prepared(tmp_path / "ranks", base, root=f"s3://{BUCKET}" if remote else "", workers="1..2", **settings)
         spawn(config, 2, leave_after=2)
         spawn(config, 1)
-        assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"], "nothing stays on this machine"
+        assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"], (
+            "nothing stays on this machine"
+        )
         _assert_same_student(config, plain)
 
 

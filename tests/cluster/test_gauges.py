@@ -27,7 +27,9 @@ def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scraped")
     command = [sys.executable, str(ROOT / "tests" / "scraped.py"), str(port), str(folder)]
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env={**os.environ, "PYTHONPATH": path})
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=200, check=False, env={**os.environ, "PYTHONPATH": path}
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     text = (folder / "page").read_text()
     assert "patient" not in done.stdout + text + (folder / "events.jsonl").read_text()
@@ -44,13 +46,24 @@ def test_the_page_tells_the_run_as_it_was(page):
         return found
 
     embed = {"stage": "embed"}
-    assert value("ckd_shards_total", **embed) == 6 and value("ckd_shards_done", **embed) == 5 and value("ckd_shards_failed", **embed) == 1
+    assert (
+        value("ckd_shards_total", **embed) == 6
+        and value("ckd_shards_done", **embed) == 5
+        and value("ckd_shards_failed", **embed) == 1
+    )
     assert value("ckd_visits_total", **embed) == 60 and value("ckd_visits_done", **embed) == 50
     assert value("ckd_shard_retries", **embed) >= 1 and value("ckd_shard_deaths", **embed) >= 1
     assert value("ckd_visits_per_second", **embed) > 0
-    assert value("ckd_tokens_per_second", **embed) == pytest.approx(7 * value("ckd_visits_per_second", **embed), rel=0.01)
+    assert value("ckd_tokens_per_second", **embed) == pytest.approx(
+        7 * value("ckd_visits_per_second", **embed), rel=0.01
+    )
     assert value("ckd_preemptions") == value("ckd_nodes_lost") == 0
-    student = {"ckd_student_step": 5, "ckd_student_steps": 40, "ckd_student_step_seconds": 0.25, "ckd_student_loss": 0.5}
+    student = {
+        "ckd_student_step": 5,
+        "ckd_student_steps": 40,
+        "ckd_student_step_seconds": 0.25,
+        "ckd_student_loss": 0.5,
+    }
     student |= {"ckd_student_visits_per_second": 128, "ckd_student_checkpoint_step": 5}
     assert {name: value(name, stage="train-student") for name in student} == student
 

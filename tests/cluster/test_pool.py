@@ -94,7 +94,9 @@ def console():
 
 @pytest.mark.parametrize("workers", ["0", "1..2"])
 def test_every_shard_is_mapped_once_in_process_or_on_actors(local_ray, tmp_path, workers):
-    rows = map_worker(console(), "x", Squares, {"folder": str(tmp_path)}, shards(6), workers=Workers.model_validate(workers))
+    rows = map_worker(
+        console(), "x", Squares, {"folder": str(tmp_path)}, shards(6), workers=Workers.model_validate(workers)
+    )
     assert sorted((r["index"], r["square"]) for r in rows) == [(i, i * i) for i in range(6)]
     assert len(os.listdir(tmp_path)) == 6
 
@@ -114,19 +116,33 @@ def test_an_actor_that_dies_is_replaced_and_its_shard_done_again(local_ray, tmp_
 
 
 @pytest.mark.parametrize(("threads", "by"), [(2, "SIGKILL"), pytest.param(1, "exit", marks=pytest.mark.faults)])
-def test_a_shard_that_always_kills_its_process_is_set_aside_after_three_starts_and_blames_no_other(local_ray, tmp_path, threads, by):
+def test_a_shard_that_always_kills_its_process_is_set_aside_after_three_starts_and_blames_no_other(
+    local_ray, tmp_path, threads, by
+):
     (tmp_path / "run").mkdir()
     (tmp_path / "starts").mkdir()
     screen = Console(io.StringIO(), str(tmp_path / "run"))
-    with pytest.raises(IncompleteError, match=r"1 of 8 shards failed \(first: shard 3: its process was killed each of the 3 times") as error:
-        map_worker(screen, "x", Dies, {"folder": str(tmp_path / "starts"), "by": by}, shards(8), workers=Workers(min=1, max=1), threads=threads)
+    with pytest.raises(
+        IncompleteError, match=r"1 of 8 shards failed \(first: shard 3: its process was killed each of the 3 times"
+    ) as error:
+        map_worker(
+            screen,
+            "x",
+            Dies,
+            {"folder": str(tmp_path / "starts"), "by": by},
+            shards(8),
+            workers=Workers(min=1, max=1),
+            threads=threads,
+        )
     assert error.value.exit_code == 3
     assert "x: 70/80 visits" in screen.stream.getvalue()
     assert len([name for name in os.listdir(tmp_path / "starts") if name.startswith("3-")]) == 3
     events = [json.loads(line) for line in (tmp_path / "run/events.jsonl").read_text().splitlines()]
     retried = {e["shard"]: (e["starts"], e["attempts"]) for e in events if e["event"] == "shard_retried"}
     assert retried[3] == (3, 4)
-    assert all(starts == 2 for shard, (starts, _) in retried.items() if shard != 3), "what ran beside it ran once more, alone"
+    assert all(starts == 2 for shard, (starts, _) in retried.items() if shard != 3), (
+        "what ran beside it ran once more, alone"
+    )
 
 
 def test_two_attempts_on_one_shard_at_a_time_end_in_one_whole_part(tmp_path):
@@ -146,14 +162,22 @@ def test_two_attempts_on_one_shard_at_a_time_end_in_one_whole_part(tmp_path):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_failing_shard_is_set_aside_the_rest_is_done_and_no_patient_text_is_shown(local_ray, tmp_path, workers):
     screen = Console(io.StringIO(), str(tmp_path))
-    with pytest.raises(IncompleteError, match=r"1 of 5 shards failed \(first: shard 2: ValueError at test_pool.py:\d+\)") as error:
-        map_worker(screen, "x", Fails, {"error": ValueError(MARKER)}, shards(5), workers=Workers(min=workers, max=workers))
+    with pytest.raises(
+        IncompleteError, match=r"1 of 5 shards failed \(first: shard 2: ValueError at test_pool.py:\d+\)"
+    ) as error:
+        map_worker(
+            screen, "x", Fails, {"error": ValueError(MARKER)}, shards(5), workers=Workers(min=workers, max=workers)
+        )
     assert "x: 40/50 visits" in screen.stream.getvalue()
     assert MARKER not in screen.stream.getvalue() + str(error.value) + (tmp_path / "events.jsonl").read_text()
 
 
 def test_a_config_error_stops_at_once_and_another_user_error_keeps_its_text():
     with pytest.raises(ConfigError, match="no such model"):
-        map_worker(console(), "x", Fails, {"error": ConfigError("no such model")}, shards(5), workers=Workers(min=0, max=0))
+        map_worker(
+            console(), "x", Fails, {"error": ConfigError("no such model")}, shards(5), workers=Workers(min=0, max=0)
+        )
     with pytest.raises(IncompleteError, match="file damaged"):
-        map_worker(console(), "x", Fails, {"error": DataError("file damaged")}, shards(5), workers=Workers(min=0, max=0))
+        map_worker(
+            console(), "x", Fails, {"error": DataError("file damaged")}, shards(5), workers=Workers(min=0, max=0)
+        )

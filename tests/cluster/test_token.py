@@ -37,7 +37,9 @@ def listening(head, name):
     found = []
     for process in head.head.tree():
         if name in " ".join([process.name(), *process.cmdline()]):
-            found += [f"{c.laddr.ip}:{c.laddr.port}" for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+            found += [
+                f"{c.laddr.ip}:{c.laddr.port}" for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN
+            ]
     return found
 
 
@@ -104,18 +106,27 @@ def call(address, method, token):
     ],
 )
 def test_gcs_raylet_and_client_server_refuse(head, process, method):
-    addresses = [a.replace("::ffff:", "").replace("0.0.0.0", "127.0.0.1").replace(":::", "127.0.0.1:") for a in listening(head, process)]
-    statuses = {token: {call(address, method, token) for address in addresses} for token in (None, TOKENS["wrong"], TOKEN)}
+    addresses = [
+        a.replace("::ffff:", "").replace("0.0.0.0", "127.0.0.1").replace(":::", "127.0.0.1:")
+        for a in listening(head, process)
+    ]
+    statuses = {
+        token: {call(address, method, token) for address in addresses} for token in (None, TOKENS["wrong"], TOKEN)
+    }
     assert "UNAUTHENTICATED" in statuses[None] & statuses[TOKENS["wrong"]]
     assert "OK" not in statuses[None] | statuses[TOKENS["wrong"]]
-    assert statuses[TOKEN] - {"UNAUTHENTICATED", "UNIMPLEMENTED", "UNAVAILABLE"}, "with the token the same request is answered"
+    assert statuses[TOKEN] - {"UNAUTHENTICATED", "UNIMPLEMENTED", "UNAVAILABLE"}, (
+        "with the token the same request is answered"
+    )
 
 
 def said_by_our_client(address, **settings):
     """What one process says that connects there: Ray keeps the first token that a process reads, so this one must not read any."""
     code = f"from cluster.submit import *\ntry: print(connect({address!r}).get_address())\nexcept RefusedError as e: print(e)"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, env=environment | settings, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=CHECKOUT, env=environment | settings, capture_output=True, text=True
+    )
     assert done.stdout.count("\n") == 1, done
     return done.stdout.strip()
 
@@ -128,7 +139,9 @@ def test_our_client_says_in_one_line_what_is_missing(head, tmp_path):
 
 def test_the_dashboard_listens_on_loopback_only(head):
     assert f"127.0.0.1:{head.dashboard_port}" in listening(head, "dashboard.py")
-    assert not [a for a in listening(head, "dashboard.py") if a.endswith(f":{head.dashboard_port}") and not a.startswith("127.")]
+    assert not [
+        a for a in listening(head, "dashboard.py") if a.endswith(f":{head.dashboard_port}") and not a.startswith("127.")
+    ]
 
 
 def test_a_cluster_that_takes_jobs_from_everybody_is_refused():
@@ -138,7 +151,10 @@ def test_a_cluster_that_takes_jobs_from_everybody_is_refused():
 
     class Anybody(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            answers = {"/api/authentication_mode": {"authentication_mode": "disabled"}, "/api/version": {"version": "4", "ray_version": "2.60.0"}}
+            answers = {
+                "/api/authentication_mode": {"authentication_mode": "disabled"},
+                "/api/version": {"version": "4", "ray_version": "2.60.0"},
+            }
             body = json.dumps(answers[self.path]).encode()
             self.send_response(200)
             self.end_headers()

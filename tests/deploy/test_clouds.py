@@ -17,7 +17,12 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from tests.deploy.deploy_files import CLUSTERS, ROOT, TEXTS, changed, fits_a_worker, parsed_watch, ray_start, read
 
 AWS, GCP = read(CLUSTERS["aws"]), read(CLUSTERS["gcp"])
-GCP_MACHINES = {"n2-standard-16": (16, 0), "g2-standard-8": (8, 1), "g2-standard-48": (48, 4), "a2-highgpu-1g": (12, 1)}  # vCPUs, GPUs: cloud docs
+GCP_MACHINES = {
+    "n2-standard-16": (16, 0),
+    "g2-standard-8": (8, 1),
+    "g2-standard-48": (48, 4),
+    "a2-highgpu-1g": (12, 1),
+}  # vCPUs, GPUs: cloud docs
 
 
 @pytest.fixture(autouse=True)
@@ -69,14 +74,21 @@ def discovered(schema):
     if schema.get("type") == "object":
         properties = {key: discovered(value) for key, value in schema.get("properties", {}).items()}
         extra = schema.get("additionalProperties")
-        return {"type": "object", "properties": properties, "additionalProperties": discovered(extra) if extra else False}
+        return {
+            "type": "object",
+            "properties": properties,
+            "additionalProperties": discovered(extra) if extra else False,
+        }
     kinds = ["string", "integer"] if schema.get("format") in ("int64", "uint64") else schema["type"]
     return {"type": kinds, **({"enum": schema["enum"]} if "enum" in schema else {})} if kinds != "any" else {}
 
 
 def compute_schema():
     document = json.loads((Path(discovery.__file__).parent / "documents" / "compute.v1.json").read_text())
-    return {"$ref": "#/definitions/Instance", "definitions": {name: discovered(schema) for name, schema in document["schemas"].items()}}
+    return {
+        "$ref": "#/definitions/Instance",
+        "definitions": {name: discovered(schema) for name, schema in document["schemas"].items()},
+    }
 
 
 def compute_accepts(config, validator=[]):  # noqa: B006  made once: the document has five megabytes
@@ -86,7 +98,9 @@ def compute_accepts(config, validator=[]):  # noqa: B006  made once: the documen
         errors = [error.message for error in validator[0].iter_errors(group["node_config"])]
         assert not errors, f"{name}: {errors}"
         zone = config["provider"]["availability_zone"]
-        assert all(f"zones/{zone}/" in disk["initializeParams"]["diskType"] for disk in group["node_config"]["disks"]), f"{name}: another zone's disk"
+        assert all(
+            f"zones/{zone}/" in disk["initializeParams"]["diskType"] for disk in group["node_config"]["disks"]
+        ), f"{name}: another zone's disk"
 
 
 def machine(group):
@@ -94,7 +108,9 @@ def machine(group):
     name = group["node_config"].get("InstanceType")
     if name is None:
         return GCP_MACHINES[group["node_config"]["machineType"]]
-    sold = json.loads(gzip.decompress((Path(moto.__file__).parent / "ec2" / "resources" / "instance_types.json.gz").read_bytes()))[name]
+    sold = json.loads(
+        gzip.decompress((Path(moto.__file__).parent / "ec2" / "resources" / "instance_types.json.gz").read_bytes())
+    )[name]
     assert "spot" in sold["SupportedUsageClasses"], name
     return sold["VCpuInfo"]["DefaultVCpus"], sum(gpu["Count"] for gpu in sold.get("GpuInfo", {}).get("Gpus", []))
 
@@ -105,7 +121,9 @@ def counts_agree(config):
         resources = group["resources"]
         assert (resources["CPU"], resources.get("GPU", 0)) == machine(group), name
         assert not resources.get("GPU") or fits_a_worker(resources["GPU"]), name
-    assert sum(bool(group["resources"].get("GPU")) for group in groups.values()) > 1, "one machine type is one spot market"
+    assert sum(bool(group["resources"].get("GPU")) for group in groups.values()) > 1, (
+        "one machine type is one spot market"
+    )
     assert config["max_workers"] <= sum(group["max_workers"] for group in groups.values())
 
 
@@ -125,7 +143,10 @@ def spot_is_where_it_belongs(config):
 
 def is_spot(group):
     node = group["node_config"]
-    return node.get("InstanceMarketOptions", {}).get("MarketType") == "spot" or node.get("scheduling", {}).get("provisioningModel") == "SPOT"
+    return (
+        node.get("InstanceMarketOptions", {}).get("MarketType") == "spot"
+        or node.get("scheduling", {}).get("provisioningModel") == "SPOT"
+    )
 
 
 def nobody_gets_in(config):
@@ -134,7 +155,11 @@ def nobody_gets_in(config):
             assert "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=" in command, command
     (head,) = filter(None, map(ray_start, config["head_start_ray_commands"]))
     (worker,) = filter(None, map(ray_start, config["worker_start_ray_commands"]))
-    assert head["head"] and head["dashboard_host"] == "127.0.0.1" and head["autoscaling_config"] == "~/ray_bootstrap_config.yaml"
+    assert (
+        head["head"]
+        and head["dashboard_host"] == "127.0.0.1"
+        and head["autoscaling_config"] == "~/ray_bootstrap_config.yaml"
+    )
     assert worker["address"] == "$RAY_HEAD_IP:6379" and head["port"] == 6379
     assert config["file_mounts"]["/home/ubuntu/.ray/auth_token"] == "~/.ray/auth_token"
     assert config["provider"]["use_internal_ips"] is True and config["provider"]["cache_stopped_nodes"] is False
@@ -145,15 +170,24 @@ def nobody_gets_in(config):
 def closed_machine(node):
     if "InstanceType" in node:
         assert node["MetadataOptions"]["HttpTokens"] == "required"
-        assert all(disk["Ebs"]["Encrypted"] is True and disk["Ebs"]["DeleteOnTermination"] is True for disk in node["BlockDeviceMappings"])
+        assert all(
+            disk["Ebs"]["Encrypted"] is True and disk["Ebs"]["DeleteOnTermination"] is True
+            for disk in node["BlockDeviceMappings"]
+        )
         assert node["SecurityGroupIds"] and node["IamInstanceProfile"]
     else:
-        assert all("accessConfigs" not in interface and interface["subnetwork"] for interface in node["networkInterfaces"])
+        assert all(
+            "accessConfigs" not in interface and interface["subnetwork"] for interface in node["networkInterfaces"]
+        )
         assert all(disk["autoDelete"] is True for disk in node["disks"])
 
 
 def only_code_travels(config):
-    local = {path.removeprefix("/home/ubuntu/checkout/"): source for path, source in config["file_mounts"].items() if "checkout" in path}
+    local = {
+        path.removeprefix("/home/ubuntu/checkout/"): source
+        for path, source in config["file_mounts"].items()
+        if "checkout" in path
+    }
     assert all(name == source and (ROOT / source).exists() for name, source in local.items())
     assert not {"data", "lora", "results", ".", ".git"} & set(local.values())
     assert {"ckd", "cluster", "jobs", "pyproject.toml", "constraints.txt"} <= set(local)
@@ -187,7 +221,11 @@ def group_path(name, *rest):
         (ec2_accepts, group_path("gpu_spot_l4", "node_config", "BlockDeviceMappings", 0, "Ebs", "VolumeSize"), "large"),
         (ec2_accepts, group_path("gpu_spot_l4", "node_config", "MetadataOptions", "HttpTokens"), "requird"),
         (ec2_accepts, group_path("gpu_spot_l4", "node_config", "InstanceType"), "g6.2xlrge"),
-        (ec2_accepts, group_path("gpu_spot_l4", "node_config", "InstanceMarketOptions", "SpotOptions", "SpotInstanceType"), "once"),
+        (
+            ec2_accepts,
+            group_path("gpu_spot_l4", "node_config", "InstanceMarketOptions", "SpotOptions", "SpotInstanceType"),
+            "once",
+        ),
         (counts_agree, group_path("gpu_spot_l4", "node_config", "InstanceType"), "g6.12xlarge"),
         (counts_agree, group_path("gpu_spot_4l4", "resources", "GPU"), 8),
         (counts_agree, group_path("gpu_spot_l40s", "resources", "CPU"), 16),
@@ -234,9 +272,17 @@ def test_a_head_that_listens_to_the_world_or_is_started_with_unknown_words_is_re
         (compute_accepts, ("provider", "availability_zone"), "europe-west4-a"),
         (counts_agree, group_path("gpu_spot_4l4", "resources", "GPU"), 1),
         (counts_agree, group_path("gpu_spot_l4", "node_config", "machineType"), "g2-standard-48"),
-        (spot_is_where_it_belongs, group_path("gpu_spot_l4", "node_config", "scheduling", "provisioningModel"), "STANDARD"),
+        (
+            spot_is_where_it_belongs,
+            group_path("gpu_spot_l4", "node_config", "scheduling", "provisioningModel"),
+            "STANDARD",
+        ),
         (spot_is_where_it_belongs, ("worker_start_ray_commands",), GCP["worker_start_ray_commands"][:2]),
-        (nobody_gets_in, group_path("head", "node_config", "networkInterfaces", 0, "accessConfigs"), [{"type": "ONE_TO_ONE_NAT"}]),
+        (
+            nobody_gets_in,
+            group_path("head", "node_config", "networkInterfaces", 0, "accessConfigs"),
+            [{"type": "ONE_TO_ONE_NAT"}],
+        ),
         (nobody_gets_in, ("worker_start_ray_commands", 1), "ray start --address=$RAY_HEAD_IP:6379"),
     ],
 )
@@ -247,13 +293,23 @@ def test_a_broken_google_cluster_is_refused(check, path, to):
 
 
 def test_both_clouds_run_the_same_commands():
-    for section in ("file_mounts", "setup_commands", "head_start_ray_commands", "worker_start_ray_commands", "idle_timeout_minutes"):
-        assert json.dumps(AWS[section]).replace("[aws]", "[gcp]").replace("cloud aws", "cloud gcp").replace("(two minutes)", "") == json.dumps(
-            GCP[section]
-        )
+    for section in (
+        "file_mounts",
+        "setup_commands",
+        "head_start_ray_commands",
+        "worker_start_ray_commands",
+        "idle_timeout_minutes",
+    ):
+        assert json.dumps(AWS[section]).replace("[aws]", "[gcp]").replace("cloud aws", "cloud gcp").replace(
+            "(two minutes)", ""
+        ) == json.dumps(GCP[section])
 
 
 def test_no_file_holds_a_secret():
-    secret = re.compile(r"AKIA[0-9A-Z]{16}|-----BEGIN|(?i:auth_?token|secret|password)\s*[:=]\s*['\"]?[0-9A-Za-z+/_-]{20,}")
-    assert secret.search("RAY_AUTH_TOKEN: 3f9a0c1b2d4e5f60718293a4b5c6d7e8") and secret.search('auth_token="3f9a0c1b2d4e5f60718293a4b5c6d7e8"')
+    secret = re.compile(
+        r"AKIA[0-9A-Z]{16}|-----BEGIN|(?i:auth_?token|secret|password)\s*[:=]\s*['\"]?[0-9A-Za-z+/_-]{20,}"
+    )
+    assert secret.search("RAY_AUTH_TOKEN: 3f9a0c1b2d4e5f60718293a4b5c6d7e8") and secret.search(
+        'auth_token="3f9a0c1b2d4e5f60718293a4b5c6d7e8"'
+    )
     assert [path.name for path in TEXTS if secret.search(path.read_text())] == []

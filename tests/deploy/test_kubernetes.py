@@ -31,10 +31,16 @@ def closed(schema, name=""):
         return [closed(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    made = {key: closed(value) for key, value in schema.items() if not key.startswith("x-kubernetes-") and key not in ("format", "properties")}
+    made = {
+        key: closed(value)
+        for key, value in schema.items()
+        if not key.startswith("x-kubernetes-") and key not in ("format", "properties")
+    }
     if "properties" in schema:
         made["properties"] = {key: closed(value, key) for key, value in schema["properties"].items()}
-    is_open = name == "metadata" or "additionalProperties" in schema or schema.get("x-kubernetes-preserve-unknown-fields")
+    is_open = (
+        name == "metadata" or "additionalProperties" in schema or schema.get("x-kubernetes-preserve-unknown-fields")
+    )
     if schema.get("type") == "object" and not is_open:
         made["additionalProperties"] = False
     return {"anyOf": [{"type": "null"}, made]} if schema.get("nullable") else made
@@ -78,9 +84,9 @@ def container(group, name):
 
 def spot_nodes_are_drained(manifest):
     assert manifest["spec"]["enableInTreeAutoscaling"] is True
-    (affinity,) = manifest["spec"]["headGroupSpec"]["template"]["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
-        "nodeSelectorTerms"
-    ]
+    (affinity,) = manifest["spec"]["headGroupSpec"]["template"]["spec"]["affinity"]["nodeAffinity"][
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    ]["nodeSelectorTerms"]
     kept_off = {(each["key"], each["operator"]) for each in affinity["matchExpressions"]}
     assert kept_off == {("cloud.google.com/gke-spot", "DoesNotExist"), ("eks.amazonaws.com/capacityType", "NotIn")}
     for group in manifest["spec"]["workerGroupSpecs"]:
@@ -91,10 +97,14 @@ def spot_nodes_are_drained(manifest):
         watch = container(group, "preemption")
         assert watch["command"][:3] == ["python", "-m", "cluster.preemption"]
         grace = parsed_watch(watch["command"][3:]).grace
-        (sleep,) = re.findall(r"^sleep (\d+)$", container(group, "ray-worker")["lifecycle"]["preStop"]["exec"]["command"][-1])
+        (sleep,) = re.findall(
+            r"^sleep (\d+)$", container(group, "ray-worker")["lifecycle"]["preStop"]["exec"]["command"][-1]
+        )
         assert grace == int(sleep) < pod["terminationGracePeriodSeconds"]
         named = {each["name"]: each for each in watch["env"]}
-        assert list(named)[:2] == ["RAY_CLUSTER", "RAY_ADDRESS"], "$(RAY_CLUSTER) is filled in only when it stands before"
+        assert list(named)[:2] == ["RAY_CLUSTER", "RAY_ADDRESS"], (
+            "$(RAY_CLUSTER) is filled in only when it stands before"
+        )
         assert named["RAY_ADDRESS"]["value"] == "$(RAY_CLUSTER)-head-svc:6379"
 
 
@@ -148,7 +158,9 @@ def test_the_jobs_cluster_is_the_standing_one():
         pytest.param(accepted, (*WORKER, "groupName"), None, marks=needs_crds),
         pytest.param(accepted, (*WORKER, "maxReplicas"), "8", marks=needs_crds),
         pytest.param(accepted, (*WORKER, "rayStartParams", "num-gpus"), 1, marks=needs_crds),
-        pytest.param(accepted, (*WORKER, "template", "spec", "tolerations", 0, "effects"), "NoSchedule", marks=needs_crds),
+        pytest.param(
+            accepted, (*WORKER, "template", "spec", "tolerations", 0, "effects"), "NoSchedule", marks=needs_crds
+        ),
         pytest.param(accepted, (*RAY, "lifecycle", "preStop", "exec", "command"), "sleep 25", marks=needs_crds),
         pytest.param(accepted, (*RAY, "resource"), {}, marks=needs_crds),
         pytest.param(accepted, ("spec", "autoscalerOptions", "upscalingMode"), "Fast", marks=needs_crds),
@@ -181,7 +193,10 @@ def test_a_broken_ray_cluster_is_refused(check, path, to):
 
 
 @needs_crds
-@pytest.mark.parametrize("path", [("spec", "entryPoint"), ("spec", "rayClusterSpec", "headGroupSpec", "templates"), ("spec", "backoffLimits")])
+@pytest.mark.parametrize(
+    "path",
+    [("spec", "entryPoint"), ("spec", "rayClusterSpec", "headGroupSpec", "templates"), ("spec", "backoffLimits")],
+)
 def test_a_job_with_an_unknown_field_is_refused(path):
     with pytest.raises(AssertionError):
         accepted(changed(JOB, path, 1))
@@ -190,10 +205,25 @@ def test_a_job_with_an_unknown_field_is_refused(path):
 def runs_the_pipeline(job):
     """The entrypoint is a command of ours with keys that exist, on URLs, with no more workers than the cluster's GPUs hold."""
     python, _, module, _, path, *overrides = shlex.split(job["spec"]["entrypoint"])
-    assert python == "python" and "WORKDIR /app\n" in (DEPLOY / "Dockerfile").read_text() and (ROOT / f"{module.replace('.', '/')}.py").is_file()
+    assert (
+        python == "python"
+        and "WORKDIR /app\n" in (DEPLOY / "Dockerfile").read_text()
+        and (ROOT / f"{module.replace('.', '/')}.py").is_file()
+    )
     config = load(str(ROOT / Path(path).relative_to("/app")), overrides)
-    assert all("://" in each for each in (config.run.artifacts, config.run.results, config.run.public_files, config.data.train, config.data.tuning))
-    gpus = sum(group["maxReplicas"] * started(group)["num_gpus"] for group in job["spec"]["rayClusterSpec"]["workerGroupSpecs"])
+    assert all(
+        "://" in each
+        for each in (
+            config.run.artifacts,
+            config.run.results,
+            config.run.public_files,
+            config.data.train,
+            config.data.tuning,
+        )
+    )
+    gpus = sum(
+        group["maxReplicas"] * started(group)["num_gpus"] for group in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    )
     for stage in (config.teacher, config.student):
         assert 0 < stage.workers.max * stage.gpus_per_worker <= gpus
     head = json.loads(started(job["spec"]["rayClusterSpec"]["headGroupSpec"])["resources"])
@@ -225,7 +255,9 @@ def test_a_broken_job_is_refused(path, before, after):
 @needs_crds
 def test_the_network_policy_is_well_formed_and_lets_nobody_else_in():
     # KubeRay's own field for a head's ingress rules has the type that a NetworkPolicy's have.
-    rules = crd("RayCluster").schema["properties"]["spec"]["properties"]["networkPolicy"]["properties"]["head"]["properties"]["ingressRules"]
+    rules = crd("RayCluster").schema["properties"]["spec"]["properties"]["networkPolicy"]["properties"]["head"][
+        "properties"
+    ]["ingressRules"]
     network_is_closed(NETWORK, rules)
     for path, to in (
         (("spec", "ingress", 0, "from"), None),

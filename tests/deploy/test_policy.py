@@ -25,11 +25,15 @@ def least_privilege(policy):
         assert not any("*" in name for name in names), statement["Sid"]
         # EC2's Describe* know no resources: docs/operating.md says so
         assert "*" not in resources or all(name.startswith("ec2:Describe") for name in names), statement["Sid"]
-        assert not any(resource.startswith("arn:aws:s3:::*") or resource == "arn:aws:s3:::my-bucket/*" for resource in resources), statement["Sid"]
+        assert not any(
+            resource.startswith("arn:aws:s3:::*") or resource == "arn:aws:s3:::my-bucket/*" for resource in resources
+        ), statement["Sid"]
         for name in names:
             spread = [resource for resource in resources if resource.endswith("*") and ":instance/" in resource]
             assert not spread or "Condition" in statement, f"{statement['Sid']}: any machine of the account"
-            assert name != "iam:PassRole" or resources == ["arn:aws:iam::123456789012:role/ckd-worker"], statement["Sid"]
+            assert name != "iam:PassRole" or resources == ["arn:aws:iam::123456789012:role/ckd-worker"], statement[
+                "Sid"
+            ]
 
 
 @pytest.fixture

@@ -46,7 +46,9 @@ def totals_by_hand(visits):
     sums = {}
     for fold in {visit[1] for visit in visits}:
         for k in range(len(DISEASES)):
-            pairs = [(a1 + a0, n1 + n0) for a1, n1, a0, n0 in arms([v for v in visits if v[1] == fold], k, None).values()]
+            pairs = [
+                (a1 + a0, n1 + n0) for a1, n1, a0, n0 in arms([v for v in visits if v[1] == fold], k, None).values()
+            ]
             if pairs:
                 sums[fold, k] = {
                     "n": sum(n for _, n in pairs),
@@ -72,13 +74,33 @@ def drugs_by_hand(visits):
 
 
 def one_drug(counts):
-    sums = Counter(dict.fromkeys(("whole", "whole_absent", "whole_present", "subjects1_absent", "subjects1_present"), 0))
+    sums = Counter(
+        dict.fromkeys(("whole", "whole_absent", "whole_present", "subjects1_absent", "subjects1_present"), 0)
+    )
     for a1, n1, a0, n0 in counts:
         if n1:
             a, n = a1 + a0, n1 + n0
-            sums.update({"n1": n1, "a1": a1, "subjects1": 1, "subjects1_absent": int(a1 > 0), "subjects1_present": int(n1 > a1)})
-            sums.update({"whole": int(n0 == 0), "whole_absent": int(a0 == 0 and a > 0), "whole_present": int(n0 == a0 and n > a)})
-            sums.update({"a1a1": a1 * a1, "a1n1": a1 * n1, "n1n1": n1 * n1, "a1a": a1 * a, "a1n": a1 * n, "n1a": n1 * a, "n1n": n1 * n})
+            sums.update(
+                {"n1": n1, "a1": a1, "subjects1": 1, "subjects1_absent": int(a1 > 0), "subjects1_present": int(n1 > a1)}
+            )
+            sums.update(
+                {
+                    "whole": int(n0 == 0),
+                    "whole_absent": int(a0 == 0 and a > 0),
+                    "whole_present": int(n0 == a0 and n > a),
+                }
+            )
+            sums.update(
+                {
+                    "a1a1": a1 * a1,
+                    "a1n1": a1 * n1,
+                    "n1n1": n1 * n1,
+                    "a1a": a1 * a,
+                    "a1n": a1 * n,
+                    "n1a": n1 * a,
+                    "n1n": n1 * n,
+                }
+            )
     return dict(sums)
 
 
@@ -111,7 +133,12 @@ def table_by_hand(visits, method, m, top):
 
 
 def supported_by_hand(visits, m):
-    return {drug for k in range(len(DISEASES)) for drug in drugs_beside(visits, k) if len(subjects_with(visits, k, drug)) >= m}
+    return {
+        drug
+        for k in range(len(DISEASES))
+        for drug in drugs_beside(visits, k)
+        if len(subjects_with(visits, k, drug)) >= m
+    }
 
 
 def difference_by_hand(counts):

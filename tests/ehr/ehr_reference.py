@@ -58,7 +58,13 @@ def one_stay(stay, later, delay):
     elif not time < later[0][0]["start"]:
         told[first["visit_id"]] = excluded("next admission before the codes are complete", **facts)
     else:
-        told[first["visit_id"]] = {**facts, "role": "pair", "reason": None, "next_id": later[0][0]["visit_id"], "prediction_time": time}
+        told[first["visit_id"]] = {
+            **facts,
+            "role": "pair",
+            "reason": None,
+            "next_id": later[0][0]["visit_id"],
+            "prediction_time": time,
+        }
     return told
 
 
@@ -80,4 +86,12 @@ def touches(earlier, later):
 
 
 def excluded(reason, stay_id=None, start=None, end=None):
-    return {"stay_id": stay_id, "role": "excluded", "reason": reason, "next_id": None, "start": start, "end": end, "prediction_time": None}
+    return {
+        "stay_id": stay_id,
+        "role": "excluded",
+        "reason": reason,
+        "next_id": None,
+        "start": start,
+        "end": end,
+        "prediction_time": None,
+    }

@@ -31,7 +31,10 @@ MIMIC4 = {
     "prescriptions": "subject_id hadm_id pharmacy_id starttime stoptime drug_type drug route",
     "procedures_icd": "subject_id hadm_id seq_num chartdate icd_code icd_version",
 }
-MIMIC4_TITLES = {"d_icd_diagnoses": "icd_code icd_version long_title", "d_icd_procedures": "icd_code icd_version long_title"}
+MIMIC4_TITLES = {
+    "d_icd_diagnoses": "icd_code icd_version long_title",
+    "d_icd_procedures": "icd_code icd_version long_title",
+}
 TABLES = {
     "visits": "visit_id subject_id start end died newborn age sex ethnicity insurance admission_type",
     "diagnoses": "visit_id subject_id seq code version title",
@@ -48,7 +51,11 @@ MEDS_COLUMNS = {
     "race": pa.string(),
 }
 # Last columns that are never empty in real data: an empty last cell makes the reader look closer.
-_LAST = {"admissions": ("has_chartevents_data", "1"), "patients": ("expire_flag", "0"), "prescriptions": ("route", "PO")}
+_LAST = {
+    "admissions": ("has_chartevents_data", "1"),
+    "patients": ("expire_flag", "0"),
+    "prescriptions": ("route", "PO"),
+}
 
 
 def write_mimic3(folder, tables, *, gz=False, upper=True, without=(), columns=None):
@@ -58,7 +65,9 @@ def write_mimic3(folder, tables, *, gz=False, upper=True, without=(), columns=No
 
 def write_mimic4(folder, tables, *, gz=True, upper=False, without=(), columns=None, hosp=True):
     """hosp/admissions.csv.gz … (hosp=False: beside each other in the folder itself). Returns the folder that `ckd ingest mimic4` takes."""
-    _write_csv_tables(Path(folder) / "hosp" if hosp else Path(folder), MIMIC4, MIMIC4_TITLES, tables, gz, upper, without, columns)
+    _write_csv_tables(
+        Path(folder) / "hosp" if hosp else Path(folder), MIMIC4, MIMIC4_TITLES, tables, gz, upper, without, columns
+    )
     return Path(folder)
 
 
@@ -85,11 +94,18 @@ def write_meds(folder, events, *, shards=1, columns=None, codes=()):
     (folder / "data" / "train").mkdir(parents=True, exist_ok=True)
     schema = pa.schema([(name, kind) for name, kind in MEDS_COLUMNS.items() if columns is None or name in columns])
     for shard in range(shards):
-        rows = [{name: event.get(name) for name in schema.names} for event in events if event["subject_id"] % shards == shard]
+        rows = [
+            {name: event.get(name) for name in schema.names}
+            for event in events
+            if event["subject_id"] % shards == shard
+        ]
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "data" / "train" / f"{shard}.parquet")
     if codes:
         (folder / "metadata").mkdir(exist_ok=True)
-        pq.write_table(pa.table({"code": [c for c, _ in codes], "description": [d for _, d in codes]}), folder / "metadata" / "codes.parquet")
+        pq.write_table(
+            pa.table({"code": [c for c, _ in codes], "description": [d for _, d in codes]}),
+            folder / "metadata" / "codes.parquet",
+        )
     return folder
 
 
@@ -99,7 +115,14 @@ def small_mimic3():
         "admissions": [
             admission(1, 11, "2150-01-01 10:00:00", "2150-01-05 12:00:00"),
             admission(1, 12, "2150-03-01 10:00:00", "2150-03-04 09:30:00", admission_type="URGENT", ethnicity="ASIAN"),
-            admission(2, 21, "2149-06-01 00:00:00", "2149-06-02 08:00:00", deathtime="2149-06-02 08:00:00", hospital_expire_flag=1),
+            admission(
+                2,
+                21,
+                "2149-06-01 00:00:00",
+                "2149-06-02 08:00:00",
+                deathtime="2149-06-02 08:00:00",
+                hospital_expire_flag=1,
+            ),
         ],
         "patients": [
             {"subject_id": 1, "gender": "F", "dob": "2080-02-03 00:00:00"},
@@ -132,7 +155,10 @@ def as_mimic4(tables):
     result = {name: [{renamed.get(k, k): v for k, v in row.items()} for row in rows] for name, rows in tables.items()}
     for name in ("diagnoses_icd", "procedures_icd"):
         result[name] = [{**row, "icd_version": 9} for row in result.get(name, [])]
-    result["patients"] = [{"anchor_age": 60, "anchor_year": 2150, "anchor_year_group": "2011 - 2013", **row} for row in result.get("patients", [])]
+    result["patients"] = [
+        {"anchor_age": 60, "anchor_year": 2150, "anchor_year_group": "2011 - 2013", **row}
+        for row in result.get("patients", [])
+    ]
     return result
 
 
@@ -153,10 +179,15 @@ def as_tables(tables):
     ]
     key = lambda row: {"visit_id": row["hadm_id"], "subject_id": row["subject_id"]}  # noqa: E731
     coded = {
-        name: [{**key(row), "seq": row["seq_num"], "code": row["icd9_code"], "version": 9} for row in tables.get(source, [])]
+        name: [
+            {**key(row), "seq": row["seq_num"], "code": row["icd9_code"], "version": 9}
+            for row in tables.get(source, [])
+        ]
         for name, source in (("diagnoses", "diagnoses_icd"), ("procedures", "procedures_icd"))
     }
-    medications = [{**key(row), "start": row["startdate"], "drug": row["drug"]} for row in tables.get("prescriptions", [])]
+    medications = [
+        {**key(row), "start": row["startdate"], "drug": row["drug"]} for row in tables.get("prescriptions", [])
+    ]
     return {"visits": visits, **coded, "medications": medications}
 
 

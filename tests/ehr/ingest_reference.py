@@ -21,9 +21,36 @@ from tests.ehr.ehr_reference import chain_by_hand
 from tests.ehr.ehr_tables import admission
 
 # Codes of some labels, of none, without a title, and one that no table knows.
-DIAGNOSES = ("5849", "0389", "4280", "42731", "4019", "25000", "41401", "486", "51881", "2724", "V5861", "E8497", "7455", "99999")
+DIAGNOSES = (
+    "5849",
+    "0389",
+    "4280",
+    "42731",
+    "4019",
+    "25000",
+    "41401",
+    "486",
+    "51881",
+    "2724",
+    "V5861",
+    "E8497",
+    "7455",
+    "99999",
+)
 PROCEDURES = ("3995", "9671", "3893", "0066", "9999")
-DRUGS = ("Furosemide", "furosemide", " Insulin,  human", "Heparin", "Zinc\u00a0Sulfate", "Aspirin ", "Aspirin", "NS", "5% Dextrose; D5W", "  ", "")
+DRUGS = (
+    "Furosemide",
+    "furosemide",
+    " Insulin,  human",
+    "Heparin",
+    "Zinc\u00a0Sulfate",
+    "Aspirin ",
+    "Aspirin",
+    "NS",
+    "5% Dextrose; D5W",
+    "  ",
+    "",
+)
 
 
 def ingest(folder, out, *settings, kind="mimic3"):
@@ -34,7 +61,9 @@ def ingest(folder, out, *settings, kind="mimic3"):
 
 def rows_of(out):
     """{visit_id: row} of all parts; a visit that is there twice fails."""
-    rows = [row for path in sorted(out.glob("part-*.parquet")) for row in pq.read_table(path, partitioning=None).to_pylist()]
+    rows = [
+        row for path in sorted(out.glob("part-*.parquet")) for row in pq.read_table(path, partitioning=None).to_pylist()
+    ]
     found = {row["visit_id"]: row for row in rows}
     assert len(found) == len(rows)
     return found
@@ -42,7 +71,9 @@ def rows_of(out):
 
 def cohort_files(out):
     """Name and bytes of all that a finished cohort holds; what a kill in the middle of a write left has a hidden name and counts for nothing."""
-    return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("[!.]*")) if path.is_file()}
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("[!.]*")) if path.is_file()
+    }
 
 
 def read_tables(folder):
@@ -56,7 +87,9 @@ def read_tables(folder):
     return tables
 
 
-def cohort_by_hand(tables, *, delay=3, newborns=False, method="lift", m=20, top=5, folds=5, tuning=0.1, held_out=0.2, seed=42):
+def cohort_by_hand(
+    tables, *, delay=3, newborns=False, method="lift", m=20, top=5, folds=5, tuning=0.1, held_out=0.2, seed=42
+):
     """{visit_id: the row that a part should hold} of MIMIC-III rows as read_tables gives them."""
     stays = {row["hadm_id"]: row for row in tables["admissions"]}
     used = {name: usable(tables[name], stays) for name in ("diagnoses_icd", "procedures_icd", "prescriptions")}
@@ -88,7 +121,11 @@ def cohort_by_hand(tables, *, delay=3, newborns=False, method="lift", m=20, top=
     }
     for visit, row in rows.items():
         table = clauses[fold_of(row["subject_id"], folds) if row["split"] == "train" else None]
-        named = {disease: table[disease] for disease, present in zip(DISEASES, row["current_labels"], strict=True) if present and disease in table}
+        named = {
+            disease: table[disease]
+            for disease, present in zip(DISEASES, row["current_labels"], strict=True)
+            if present and disease in table
+        }
         diseases = code_names(used["diagnoses_icd"], "diagnosis", visit, stay_of, stays)
         operations = code_names(used["procedures_icd"], "procedure", visit, stay_of, stays)
         row["input"] = render_input(diseases, drugs[visit], operations, named)
@@ -125,15 +162,23 @@ def time(text):
 
 
 def meaning(kind, code):
-    found = getattr(Codes(), "diagnoses" if kind == "diagnosis" else "procedures")(pl.DataFrame({"code": [code], "version": ["9"]}))
+    found = getattr(Codes(), "diagnoses" if kind == "diagnosis" else "procedures")(
+        pl.DataFrame({"code": [code], "version": ["9"]})
+    )
     return found.row(0, named=True)
 
 
-MEANINGS = {(kind, code): meaning(kind, code) for kind, codes in (("diagnosis", DIAGNOSES), ("procedure", PROCEDURES)) for code in codes}
+MEANINGS = {
+    (kind, code): meaning(kind, code)
+    for kind, codes in (("diagnosis", DIAGNOSES), ("procedure", PROCEDURES))
+    for code in codes
+}
 
 
 def mask(diagnoses, visit, stay_of):
-    labels = {MEANINGS["diagnosis", row["icd9_code"]]["label"] for row in diagnoses if stay_of.get(row["hadm_id"]) == visit}
+    labels = {
+        MEANINGS["diagnosis", row["icd9_code"]]["label"] for row in diagnoses if stay_of.get(row["hadm_id"]) == visit
+    }
     return sum(1 << label for label in labels if label is not None)
 
 
@@ -165,7 +210,10 @@ def fold_of(subject, folds):
 def splits_by_hand(stays, kept, seed, tuning, held_out):
     place = {stays[visit]["subject_id"]: point(group_key(stays[visit]["subject_id"], ""), seed) for visit in kept}
     labeled = {stays[visit]["subject_id"] for visit, told in kept.items() if told["role"] == "pair"}
-    ends = edges([place[subject] for subject in labeled], {"train": 1 - tuning - held_out, "tuning": tuning, "held_out": held_out})
+    ends = edges(
+        [place[subject] for subject in labeled],
+        {"train": 1 - tuning - held_out, "tuning": tuning, "held_out": held_out},
+    )
     return {subject: next(split for split, end in ends.items() if place[subject] < end) for subject in place}
 
 
@@ -186,7 +234,9 @@ def random_tables(seed, subjects=12):
     tables = defaultdict(list)
     for subject in rng.sample(range(1, 10_000), subjects):
         born = datetime.fromisoformat("2000-05-06") + timedelta(days=rng.randint(0, 48_000))
-        tables["patients"].append({"subject_id": subject, "gender": rng.choice(["F", "M", ""]), "dob": rng.choice([born, born, born, ""])})
+        tables["patients"].append(
+            {"subject_id": subject, "gender": rng.choice(["F", "M", ""]), "dob": rng.choice([born, born, born, ""])}
+        )
         now = datetime.fromisoformat("2140-01-01") + timedelta(hours=rng.randint(0, 20_000))
         for _ in range(rng.randint(1, 6)):
             now = one_admission(rng, tables, subject, now)
@@ -199,19 +249,25 @@ def random_tables(seed, subjects=12):
 def one_admission(rng, tables, subject, now):
     visit, start = 100_000 + len(tables["admissions"]), now
     end = start + timedelta(hours=rng.choice([0, 5, 30, 100, 300, 900]))
-    row = admission(subject, visit, start, end, insurance=rng.choice(["Medicare", ""]), ethnicity=rng.choice(["WHITE", "ASIAN", ""]))
+    row = admission(
+        subject, visit, start, end, insurance=rng.choice(["Medicare", ""]), ethnicity=rng.choice(["WHITE", "ASIAN", ""])
+    )
     damage = rng.random()
     if damage < 0.03:
         row["dischtime"] = rng.choice(["", "2150-13-01 00:00:00", "2101-01-01 00:00:00"])
     elif damage < 0.05:
         row["admittime"] = rng.choice(["", "soon"])
     elif damage < 0.08:
-        row |= rng.choice([{"hospital_expire_flag": 1}, {"deathtime": end}, {"admission_type": "NEWBORN"}, {"subject_id": ""}])
+        row |= rng.choice(
+            [{"hospital_expire_flag": 1}, {"deathtime": end}, {"admission_type": "NEWBORN"}, {"subject_id": ""}]
+        )
     tables["admissions"].append(row)
     add = {"subject_id": row["subject_id"], "hadm_id": visit}
     if rng.random() > 0.05:
         codes = [rng.choice(DIAGNOSES[:9]) for _ in range(rng.randint(1, 5))] + [rng.choice((*DIAGNOSES, ""))]
-        tables["diagnoses_icd"] += [{**add, "seq_num": rng.choice([n, n, n, ""]), "icd9_code": code} for n, code in enumerate(codes, 1)]
+        tables["diagnoses_icd"] += [
+            {**add, "seq_num": rng.choice([n, n, n, ""]), "icd9_code": code} for n, code in enumerate(codes, 1)
+        ]
     for n in range(rng.randint(0, 3)):
         tables["procedures_icd"].append({**add, "seq_num": 3 - n, "icd9_code": rng.choice(PROCEDURES)})
     for _ in range(rng.randint(0, 7)):
@@ -229,8 +285,12 @@ def returning(subjects=8):
         for visit, year in ((10 * subject, 2150), (10 * subject + 1, 2151)):
             tables["admissions"].append(admission(subject, visit, f"{year}-01-01 10:00:00", f"{year}-01-05 12:00:00"))
             for sequence, code in enumerate(("0389", "5849"), 1):
-                tables["diagnoses_icd"].append({"subject_id": subject, "hadm_id": visit, "seq_num": sequence, "icd9_code": code})
-            tables["prescriptions"].append({"subject_id": subject, "hadm_id": visit, "startdate": f"{year}-01-01 00:00:00", "drug": "Zinc"})
+                tables["diagnoses_icd"].append(
+                    {"subject_id": subject, "hadm_id": visit, "seq_num": sequence, "icd9_code": code}
+                )
+            tables["prescriptions"].append(
+                {"subject_id": subject, "hadm_id": visit, "startdate": f"{year}-01-01 00:00:00", "drug": "Zinc"}
+            )
     return tables
 
 

@@ -48,7 +48,9 @@ def open_data():
 def write_rows(target):
     """Write train.json and held_out.json (next-visit pairs, split by subject); returns the number of rows."""
     folder = open_data()
-    titles = {row["code"]: row["title"] for row in csv.DictReader((folder / "icd9_categories.csv").open(encoding="utf-8"))}
+    titles = {
+        row["code"]: row["title"] for row in csv.DictReader((folder / "icd9_categories.csv").open(encoding="utf-8"))
+    }
     codes, drugs, procedures = (_by_visit(folder, name, column) for name, column in _TABLES)
     stays = defaultdict(list)
     for row in _table(folder, "ADMISSIONS"):
@@ -59,9 +61,17 @@ def write_rows(target):
             ordered = [hadm for _, hadm in sorted(visits)]
             for now, following in pairwise(ordered):
                 text = render_input(
-                    [titles.get(c[:3], c[:3]) for c in codes[now]], list(dict.fromkeys(drugs[now])), [f"procedure {c}" for c in procedures[now]], {}
+                    [titles.get(c[:3], c[:3]) for c in codes[now]],
+                    list(dict.fromkeys(drugs[now])),
+                    [f"procedure {c}" for c in procedures[now]],
+                    {},
                 )
-                row = {"instruction": INSTRUCTION, "input": text, "output": render_output(_labels(codes[following])), "subject_id": subject}
+                row = {
+                    "instruction": INSTRUCTION,
+                    "input": text,
+                    "output": render_output(_labels(codes[following])),
+                    "subject_id": subject,
+                }
                 (held_out if n % 4 == 0 else train).write(json.dumps(row) + "\n")
                 count += 1
     return count

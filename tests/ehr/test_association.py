@@ -30,13 +30,18 @@ NAMES = ("Zinc", "aspirin", "Äther", "b", "a, c")
 USED = (0, 7, 24)  # diseases of the random cohorts
 bits = st.sets(st.sampled_from(USED), min_size=0).map(lambda chosen: sum(1 << k for k in chosen))
 some_visits = st.tuples(st.integers(0, 8), bits, bits, st.frozensets(st.sampled_from(NAMES)))
-cohorts = st.lists(some_visits, max_size=40).map(lambda rows: [(s, s % FOLDS, now, after, drugs) for s, now, after, drugs in rows])
+cohorts = st.lists(some_visits, max_size=40).map(
+    lambda rows: [(s, s % FOLDS, now, after, drugs) for s, now, after, drugs in rows]
+)
 
 
 def frames(visits, first_key=0, subject=pl.UInt64):
     """The two inputs of `statistics`; the keys of the visits begin at first_key."""
     keys = range(first_key, first_key + len(visits))
-    columns = {"visit": list(keys), **{name: [visit[i] for visit in visits] for i, name in enumerate(("subject", "fold", "current", "next"))}}
+    columns = {
+        "visit": list(keys),
+        **{name: [visit[i] for visit in visits] for i, name in enumerate(("subject", "fold", "current", "next"))},
+    }
     schema = {"visit": pl.UInt32, "subject": pl.UInt64, "fold": pl.UInt8, "current": pl.UInt32, "next": pl.UInt32}
     rows = [(key, drug) for key, visit in zip(keys, visits, strict=True) for drug in visit[4]]
     random.Random(len(rows)).shuffle(rows)
@@ -49,11 +54,17 @@ def made(visits):
 
 
 def as_dict(frame, keys, sums):
-    return {row[: len(keys)]: dict(zip(sums, row[len(keys) :], strict=True)) for row in frame.select(*keys, *sums).iter_rows()}
+    return {
+        row[: len(keys)]: dict(zip(sums, row[len(keys) :], strict=True))
+        for row in frame.select(*keys, *sums).iter_rows()
+    }
 
 
 def equal(one, other):
-    return all(getattr(one, name).equals(getattr(other, name)) and getattr(one, name).schema == getattr(other, name).schema for name in FRAMES)
+    return all(
+        getattr(one, name).equals(getattr(other, name)) and getattr(one, name).schema == getattr(other, name).schema
+        for name in FRAMES
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -73,7 +84,9 @@ def test_each_table_is_plain_pythons_over_the_other_folds(visits, method, suppor
     made_tables = tables(made(visits), method=method, min_support=support, top=top, folds=FOLDS, seed=1)
     assert made_tables.all_train == table_by_hand(visits, method, support, top)
     for fold in range(FOLDS):
-        assert made_tables.by_fold[fold] == table_by_hand([visit for visit in visits if visit[1] != fold], method, support, top)
+        assert made_tables.by_fold[fold] == table_by_hand(
+            [visit for visit in visits if visit[1] != fold], method, support, top
+        )
 
 
 @settings(max_examples=40, deadline=None)
@@ -92,16 +105,28 @@ def test_placebo_keeps_diseases_and_numbers_and_draws_supported_drugs(visits, su
     options = {"min_support": support, "top": 2, "folds": FOLDS, "seed": seed}
     lift, placebo = (tables(made(visits), method=method, **options) for method in ("lift", "placebo"))
     kept = [visits] + [[visit for visit in visits if visit[1] != fold] for fold in range(FOLDS)]
-    for real, drawn, cohort in zip((lift.all_train, *lift.by_fold), (placebo.all_train, *placebo.by_fold), kept, strict=True):
-        assert [(name, len(drugs)) for name, drugs in drawn.items()] == [(name, len(drugs)) for name, drugs in real.items()]
-        assert all(len(set(drugs)) == len(drugs) and set(drugs) <= supported_by_hand(cohort, support) for drugs in drawn.values())
+    for real, drawn, cohort in zip(
+        (lift.all_train, *lift.by_fold), (placebo.all_train, *placebo.by_fold), kept, strict=True
+    ):
+        assert [(name, len(drugs)) for name, drugs in drawn.items()] == [
+            (name, len(drugs)) for name, drugs in real.items()
+        ]
+        assert all(
+            len(set(drugs)) == len(drugs) and set(drugs) <= supported_by_hand(cohort, support)
+            for drugs in drawn.values()
+        )
     assert placebo == tables(made(visits[::-1]), method="placebo", **options)
 
 
 def test_placebo_draws_other_drugs_for_another_seed_and_every_drug_equally_often():
-    visits = [(i, 0, 1, i % 2, frozenset(f"drug {j}" for j in range(20) if (i + j) % 3 or not i % 2)) for i in range(60)]
+    visits = [
+        (i, 0, 1, i % 2, frozenset(f"drug {j}" for j in range(20) if (i + j) % 3 or not i % 2)) for i in range(60)
+    ]
     stats = made(visits)
-    draws = [tables(stats, method="placebo", min_support=1, top=5, folds=1, seed=seed).all_train[DISEASES[0]] for seed in range(200)]
+    draws = [
+        tables(stats, method="placebo", min_support=1, top=5, folds=1, seed=seed).all_train[DISEASES[0]]
+        for seed in range(200)
+    ]
     shares = [sum(f"drug {j}" in draw for draw in draws) / len(draws) for j in range(20)]
     assert {len(draw) for draw in draws} == {5}
     assert min(shares) > 0.13 and max(shares) < 0.37  # 0.25 expected, standard error 0.03
@@ -116,12 +141,17 @@ def test_lift_prefers_the_associated_drug_and_count_the_frequent_one():
     frequent = [(i, 0, 1, i % 2, frozenset(["common"])) for i in range(200)]
     rare = [(1000 + i, 0, 1, i % 10 == 0, frozenset(["rare"])) for i in range(30)]
     stats = made(frequent + rare)
-    names = {m: tables(stats, method=m, min_support=20, top=1, folds=1, seed=0).all_train[DISEASES[0]] for m in ("lift", "count")}
+    names = {
+        m: tables(stats, method=m, min_support=20, top=1, folds=1, seed=0).all_train[DISEASES[0]]
+        for m in ("lift", "count")
+    }
     assert names == {"lift": ["rare"], "count": ["common"]}
 
 
 def test_lift_of_a_drug_given_to_almost_everyone_stays_near_one():
-    visits = [(i, 0, 1, i % 2, frozenset(["saline"])) for i in range(400)] + [(500 + i, 0, 1, 1, frozenset()) for i in range(2)]
+    visits = [(i, 0, 1, i % 2, frozenset(["saline"])) for i in range(400)] + [
+        (500 + i, 0, 1, 1, frozenset()) for i in range(2)
+    ]
     lift = measures(pooled(made(visits)), 20)["lift"][0]
     assert lift == pytest.approx(float(lift_by_hand(visits, 0, "saline", 20)))
     assert 1 < lift < 1.2  # the two visits without it were never absent next: the raw ratio would be infinite
@@ -136,16 +166,25 @@ def test_strings_and_categories_give_the_same_statistics():
 def test_drugs_of_visits_that_are_not_given_count_for_nothing():
     train = [(i % 9, i % 3, 1, i % 2, frozenset(NAMES[: i % 4])) for i in range(50)]
     visits, drugs = frames(train, first_key=1000)
-    strangers = pl.DataFrame({"visit": [0, 999, 1050, 4_000_000_000], "drug": ["a", "unseen", "b", "unseen"]}, schema=drugs.schema)
+    strangers = pl.DataFrame(
+        {"visit": [0, 999, 1050, 4_000_000_000], "drug": ["a", "unseen", "b", "unseen"]}, schema=drugs.schema
+    )
     assert equal(statistics(visits, pl.concat([strangers, drugs])), made(train))
 
 
-@pytest.mark.parametrize("visits", [[], [(0, 0, 1, 0, frozenset())], [(0, 0, 0, 1, frozenset(["a"]))]], ids=["no pair", "no drug", "no disease"])
+@pytest.mark.parametrize(
+    "visits",
+    [[], [(0, 0, 1, 0, frozenset())], [(0, 0, 0, 1, frozenset(["a"]))]],
+    ids=["no pair", "no drug", "no disease"],
+)
 def test_nothing_to_associate_gives_empty_tables_of_the_same_columns(visits):
     stats, usual = made(visits), made([(0, 0, 1, 0, frozenset(["a"]))])
     assert stats.drugs.is_empty()
     assert all(getattr(stats, name).schema == getattr(usual, name).schema for name in FRAMES)
-    assert all(not tables(stats, method=method, min_support=1, top=5, folds=2, seed=0).all_train for method in ("lift", "count", "placebo"))
+    assert all(
+        not tables(stats, method=method, min_support=1, top=5, folds=2, seed=0).all_train
+        for method in ("lift", "count", "placebo")
+    )
     table = published(stats, min_support=1, chosen={})
     assert table.is_empty() and dict(table.schema) == SCHEMA
     assert equal(merge([]), made([]))
@@ -178,7 +217,9 @@ def test_measures_equal_plain_python(visits):
         if error is None:
             assert row["difference_low"] is row["difference_high"] is None
         else:  # the square root turns a variance of 0 ± 1e-16 into 1e-8
-            assert (row["difference_high"] - row["difference_low"]) / 2 == pytest.approx(1.959964 * error, rel=1e-5, abs=1e-6)
+            assert (row["difference_high"] - row["difference_low"]) / 2 == pytest.approx(
+                1.959964 * error, rel=1e-5, abs=1e-6
+            )
 
 
 def simulated(rng, subjects, diseases=NUM_LABELS, by_subject=0.5):
@@ -192,7 +233,11 @@ def simulated(rng, subjects, diseases=NUM_LABELS, by_subject=0.5):
         after |= (rng.random(len(subject)) < chance).astype(np.uint32) << k
     always = rng.random(subjects)[subject] < by_subject  # these get the drug at all of their visits or at none
     given_to = np.where(always, subject % 2 == 0, rng.random(len(subject)) < 0.5)
-    columns = {"visit": np.arange(len(subject), dtype=np.uint32), "subject": subject.astype(np.uint64), "fold": np.zeros(len(subject), np.uint8)}
+    columns = {
+        "visit": np.arange(len(subject), dtype=np.uint32),
+        "subject": subject.astype(np.uint64),
+        "fold": np.zeros(len(subject), np.uint8),
+    }
     drugs = pl.DataFrame({"visit": np.flatnonzero(given_to).astype(np.uint32), "drug": ["x"] * int(given_to.sum())})
     return pl.DataFrame({**columns, "current": current, "next": after}), drugs
 
@@ -213,8 +258,12 @@ def test_the_interval_covers_no_difference_95_percent_of_the_time():
     clustered, naive = [], []
     for seed in range(24):  # 25 diseases each: 600 cohorts of 120 subjects
         frame = measures(pooled(statistics(*simulated(np.random.default_rng(seed), 120))), 20)
-        clustered += frame.select((pl.col("difference_low") <= 0) & (pl.col("difference_high") >= 0)).to_series().to_list()
-        p1, p0, n1, n0 = (frame[name] for name in ("absent_rate_with", "absent_rate_without", "visits_with", "visits_without"))
+        clustered += (
+            frame.select((pl.col("difference_low") <= 0) & (pl.col("difference_high") >= 0)).to_series().to_list()
+        )
+        p1, p0, n1, n0 = (
+            frame[name] for name in ("absent_rate_with", "absent_rate_without", "visits_with", "visits_without")
+        )
         naive += ((p1 - p0).abs() <= 1.96 * (p1 * (1 - p1) / n1 + p0 * (1 - p0) / n0).sqrt()).to_list()
     assert len(clustered) == 600
     assert 0.925 < np.mean(clustered) < 0.975  # standard error 0.009
@@ -230,7 +279,15 @@ def crowd(seed, subjects=70):
         for _ in range(rng.randint(1, 3)):
             now = sum(1 << k for k in USED if rng.random() < 0.7)
             after = sum(1 << k for k in USED if rng.random() < 0.6)
-            visits.append((subject, subject % FOLDS, now, after, frozenset(name for name, chance in drawn if rng.random() < chance)))
+            visits.append(
+                (
+                    subject,
+                    subject % FOLDS,
+                    now,
+                    after,
+                    frozenset(name for name, chance in drawn if rng.random() < chance),
+                )
+            )
     return visits
 
 
@@ -245,7 +302,12 @@ def test_no_row_reveals_a_cell_under_ten_patients(seed):
         assert row["suppressed"] == (min(patients) < SMALLEST_CELL)
         assert all((row[name] is None) == row["suppressed"] for name in (*COUNTS, *RATES))
         assert row["in_clause"] == (drug in chosen.get(disease, []))
-    expected = {(DISEASES[k], drug) for k in USED for drug in drugs_beside(visits, k) if len(subjects_with(visits, k, drug)) >= SMALLEST_CELL}
+    expected = {
+        (DISEASES[k], drug)
+        for k in USED
+        for drug in drugs_beside(visits, k)
+        if len(subjects_with(visits, k, drug)) >= SMALLEST_CELL
+    }
     assert set(rows) == expected | {(disease, drug) for disease, drugs in chosen.items() for drug in drugs}
     assert list(rows) == sorted(rows, key=lambda key: (DISEASES.index(key[0]), key[1]))
 

@@ -25,13 +25,23 @@ def test_admissions_and_rows_add_up(made):
     rows, card, tables = made
     admissions = card["admissions"]
     assert admissions["in"] == len(tables["admissions"])
-    assert admissions["in"] == admissions["pairs"] + admissions["last_visits"] + sum(e["rows"] for e in admissions["excluded"].values())
+    assert admissions["in"] == admissions["pairs"] + admissions["last_visits"] + sum(
+        e["rows"] for e in admissions["excluded"].values()
+    )
     assert len(admissions["excluded"]) >= 6
     assert admissions["pairs"] == sum(row["labels"] is not None for row in rows.values())
     assert admissions["pairs"] + admissions["last_visits"] == len(rows)
-    for table, source in (("diagnoses", "diagnoses_icd"), ("medications", "prescriptions"), ("procedures", "procedures_icd")):
+    for table, source in (
+        ("diagnoses", "diagnoses_icd"),
+        ("medications", "prescriptions"),
+        ("procedures", "procedures_icd"),
+    ):
         counted = card["rows"][table]
-        assert counted["read"] == len(tables[source]) == counted["used"] + sum(e["rows"] for e in counted["rejected"].values())
+        assert (
+            counted["read"]
+            == len(tables[source])
+            == counted["used"] + sum(e["rows"] for e in counted["rejected"].values())
+        )
 
 
 def test_the_line_of_the_first_of_a_kind_is_the_first_such_line(made):
@@ -46,9 +56,15 @@ def test_prevalences_echoes_splits_and_lengths_are_those_of_the_rows(made):
     for split, counted in card["splits"].items():
         mine = [row for row in rows.values() if row["split"] == split]
         labeled = [row["labels"] for row in mine if row["labels"] is not None]
-        assert counted == {"labeled": len(labeled), "unlabeled": len(mine) - len(labeled), "subjects": len({row["subject_id"] for row in mine})}
+        assert counted == {
+            "labeled": len(labeled),
+            "unlabeled": len(mine) - len(labeled),
+            "subjects": len({row["subject_id"] for row in mine}),
+        }
         for k, disease in enumerate(DISEASES):
-            assert card["prevalence"][disease][split] == pytest.approx(sum(flags[k] for flags in labeled) / len(labeled))
+            assert card["prevalence"][disease][split] == pytest.approx(
+                sum(flags[k] for flags in labeled) / len(labeled)
+            )
     pairs = [row for row in rows.values() if row["labels"] is not None]
     assert card["echo_rate"] == pytest.approx(sum(row["labels"] == row["current_labels"] for row in pairs) / len(pairs))
     lengths = sorted(len(row["input"]) for row in rows.values())
@@ -67,8 +83,13 @@ def test_patients_who_return_are_compared_with_those_who_do_not(made):
         sexes = [row["sex"] for row in mine if row["sex"]]
         assert found["women"] == pytest.approx(sexes.count("F") / len(sexes))
         for k, disease in enumerate(DISEASES):
-            assert found["current_prevalence"][disease] == pytest.approx(sum(row["current_labels"][k] for row in mine) / len(mine))
-        for name, first, after in (("procedures", "by the patient: ", ". "), ("diagnoses", "disease is ", ". The patient had")):
+            assert found["current_prevalence"][disease] == pytest.approx(
+                sum(row["current_labels"][k] for row in mine) / len(mine)
+            )
+        for name, first, after in (
+            ("procedures", "by the patient: ", ". "),
+            ("diagnoses", "disease is ", ". The patient had"),
+        ):
             listed = [row["input"].partition(first)[2].partition(after)[0] for row in mine]
             if name == "procedures":  # no title of these tables holds a comma
                 wanted = statistics.mean(0 if names == "None" else names.count(", ") + 1 for names in listed)
@@ -86,7 +107,14 @@ def test_what_a_person_is_told_names_the_claim_every_reason_and_every_loss(made)
 
 
 def facts():
-    group = {"visits": 2, "age_known": 0, "age_sum": 0, "sex_known": 0, "women": 0, "labels": dict.fromkeys(DISEASES, 1)}
+    group = {
+        "visits": 2,
+        "age_known": 0,
+        "age_sum": 0,
+        "sex_known": 0,
+        "women": 0,
+        "labels": dict.fromkeys(DISEASES, 1),
+    }
     group |= {"diagnoses": 4, "medications": 0, "procedures": 0}
     return {
         "admissions": {"in": 5, "pair": 2, "last": 2, "excluded": {"ended in death": {"rows": 1, "place": 7}}},
@@ -121,7 +149,12 @@ def test_the_smallest_card_adds_up_and_leaves_unknown_what_has_no_visit():
 
 @pytest.mark.parametrize(
     ("where", "value"),
-    [(("admissions", "in"), 6), (("admissions", "pair"), 3), (("admissions", "last"), 1), (("admissions", "excluded"), {})],
+    [
+        (("admissions", "in"), 6),
+        (("admissions", "pair"), 3),
+        (("admissions", "last"), 1),
+        (("admissions", "excluded"), {}),
+    ],
 )
 def test_a_card_whose_admissions_do_not_add_up_is_never_written(where, value):
     wrong = copy.deepcopy(facts())

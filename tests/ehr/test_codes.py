@@ -25,7 +25,9 @@ def _label(code, version):
 
 def _counts(codes, kind="diagnosis", rows=1, version="9"):
     schema = {"kind": pl.String, "code": pl.String, "version": pl.String, "rows": pl.UInt32, "place": pl.UInt64}
-    return pl.DataFrame([(kind, code, version, rows, place) for place, code in enumerate(codes, start=2)], schema=schema, orient="row")
+    return pl.DataFrame(
+        [(kind, code, version, rows, place) for place, code in enumerate(codes, start=2)], schema=schema, orient="row"
+    )
 
 
 def _refused(counts):
@@ -64,7 +66,9 @@ def test_a_code_gives_its_label_at_full_length_and_by_its_own_version(code, vers
 
 
 def test_diagnoses_keep_the_rows_and_say_what_is_unknown():
-    found = Codes().diagnoses(_frame(("584.9", " 9"), (None, "9"), ("v58.67 ", "ICD9CM"), ("ZZZ", "10.0"), ("4019", "3"), ("", "9")))
+    found = Codes().diagnoses(
+        _frame(("584.9", " 9"), (None, "9"), ("v58.67 ", "ICD9CM"), ("ZZZ", "10.0"), ("4019", "3"), ("", "9"))
+    )
     assert found["code"].to_list() == ["584.9", None, "v58.67 ", "ZZZ", "4019", ""]
     assert found["normal"].to_list() == ["5849", None, "V5867", "ZZZ", "4019", None]
     assert found["mapped"].to_list() == [True, False, True, False, False, False]
@@ -76,7 +80,9 @@ def test_diagnoses_keep_the_rows_and_say_what_is_unknown():
 def test_a_later_icd10_code_takes_the_category_of_the_full_code_it_was_split_from_and_no_other():
     table = _icd10_ccs()
     assert "N1831" not in table and table["N183"] == "158"
-    assert "J1282" not in table and not Codes().diagnoses(_frame(("J1282", "10")))["mapped"].item()  # J12.8 was no full code
+    assert (
+        "J1282" not in table and not Codes().diagnoses(_frame(("J1282", "10")))["mapped"].item()
+    )  # J12.8 was no full code
 
 
 @pytest.mark.parametrize(
@@ -94,7 +100,11 @@ def test_a_diagnosis_is_titled_by_its_category(code, version, title):
 
 def test_titles_of_the_data_set_serve_only_where_the_public_lists_have_none_full_code_first():
     schema = ["kind", "version", "code", "title"]
-    own = [("diagnosis", "9", "04300", "of the  code "), ("diagnosis", "9", "044", "of the category"), ("diagnosis", "9", "5849", "not this one")]
+    own = [
+        ("diagnosis", "9", "04300", "of the  code "),
+        ("diagnosis", "9", "044", "of the category"),
+        ("diagnosis", "9", "5849", "not this one"),
+    ]
     own += [
         ("procedure", "9", "36.05", "old angioplasty"),
         ("procedure", "10", "5A1D00Z", "old dialysis"),
@@ -103,7 +113,9 @@ def test_titles_of_the_data_set_serve_only_where_the_public_lists_have_none_full
     codes = Codes(pl.DataFrame(own, schema=schema, orient="row"))
     found = codes.diagnoses(_frame(("04300", "9"), ("0449", "9"), ("5849", "9"), ("04300", "10")))["title"].to_list()
     assert found == ["of the code", "of the category", "Acute kidney failure", None]
-    found = codes.procedures(_frame(("3605", "9"), ("5A1D00Z", "10"), ("00.66", "9"), ("0016070", "10"), ("3605", None)))
+    found = codes.procedures(
+        _frame(("3605", "9"), ("5A1D00Z", "10"), ("00.66", "9"), ("0016070", "10"), ("3605", None))
+    )
     assert found["title"].to_list()[:3] == ["old angioplasty", "old dialysis", "PTCA"]
     assert found["title"][3].startswith("Bypass Cerebral Ventricle to Nasopharynx")
     assert found["title"][4] is None and found["known_version"].to_list() == [True] * 4 + [False]
@@ -150,7 +162,9 @@ def test_whole_codes_pass(kind, known):
 )
 def test_codes_that_a_spreadsheet_made_numbers_are_refused(kind, codes):
     message = _refused(_counts(codes, kind))
-    assert message and "leading zeros lost in a spreadsheet" in message and "dtype=str" in message and "\n" not in message
+    assert (
+        message and "leading zeros lost in a spreadsheet" in message and "dtype=str" in message and "\n" not in message
+    )
 
 
 def test_the_refusal_counts_codes_and_rows_and_names_the_first_place_of_what_shows_the_loss():
@@ -158,7 +172,9 @@ def test_the_refusal_counts_codes_and_rows_and_names_the_first_place_of_what_sho
     assert message.startswith("diagnoses.csv:3: ") and "2 distinct ICD-9 diagnosis codes (14 rows)" in message
 
 
-@pytest.mark.parametrize("codes", [["4019", "V5867"], ["584.9", "486"], ["40190"], ["584.0"], ["E8859", "E000"], [], [None, " "]])
+@pytest.mark.parametrize(
+    "codes", [["4019", "V5867"], ["584.9", "486"], ["40190"], ["584.0"], ["E8859", "E000"], [], [None, " "]]
+)
 def test_few_codes_without_zeros_are_not_refused(codes):
     assert _refused(_counts(codes)) is None
 
@@ -209,7 +225,10 @@ def test_a_table_of_whole_codes_is_never_refused(codes, points):
     assert _refused(_counts([_pointed(c) for c in codes] if points else codes)) is None
 
 
-@given(st.sets(st.sampled_from(DX), min_size=1, max_size=40), st.sets(st.sampled_from([c for c in DX if c.startswith("0")]), min_size=1))
+@given(
+    st.sets(st.sampled_from(DX), min_size=1, max_size=40),
+    st.sets(st.sampled_from([c for c in DX if c.startswith("0")]), min_size=1),
+)
 def test_a_large_table_made_numbers_is_always_refused_and_whole_never(codes, with_zero):
     codes = codes | with_zero
     assert _refused(_counts([_number(code) for code in codes], rows=ROWS_WITHOUT_ZERO))
@@ -237,7 +256,8 @@ def test_the_open_demos_pass_and_are_refused_once_made_numbers(kind, name, colum
 
 
 @pytest.mark.parametrize(
-    ("name", "column"), [("mimic3_demo/DIAGNOSES_ICD.csv.gz", "icd9_code"), ("mimic4_demo/hosp/diagnoses_icd.csv.gz", "icd_code")]
+    ("name", "column"),
+    [("mimic3_demo/DIAGNOSES_ICD.csv.gz", "icd9_code"), ("mimic4_demo/hosp/diagnoses_icd.csv.gz", "icd_code")],
 )
 def test_every_diagnosis_of_the_open_demos_has_a_category_and_a_title(name, column):
     found = Codes().diagnoses(_frame(*set(_demo_codes(name, column))))

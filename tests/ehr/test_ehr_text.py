@@ -9,7 +9,9 @@ from ckd.visits.grammar import render_input, treatment_clause
 from ckd.visits.labels import DISEASES
 
 anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
-names = st.lists(st.one_of(anything.filter(bool), st.sampled_from(["None", "A, B", "{}", "Insulin"])), max_size=4, unique=True)
+names = st.lists(
+    st.one_of(anything.filter(bool), st.sampled_from(["None", "A, B", "{}", "Insulin"])), max_size=4, unique=True
+)
 tables = st.dictionaries(st.sampled_from([*DISEASES, "Gout"]), names, max_size=5)
 masks = st.lists(st.integers(0, 2 ** len(DISEASES) - 1), max_size=5)
 SPACES = "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u200a\u2028\u2029\u202f\u205f\u3000"
@@ -63,7 +65,14 @@ def test_thousands_of_rows_of_equal_keys_stay_in_their_order():
     assert ordered(keyed(rows)).rows() == first_uses(rows)
 
 
-@given(st.text(st.one_of(st.sampled_from(SPACES), st.sampled_from("ab,\u200b\ufeff"), st.characters(exclude_categories=["Cs"])), max_size=12))
+@given(
+    st.text(
+        st.one_of(
+            st.sampled_from(SPACES), st.sampled_from("ab,\u200b\ufeff"), st.characters(exclude_categories=["Cs"])
+        ),
+        max_size=12,
+    )
+)
 @example(SPACES)
 @example(f"{SPACES}a{SPACES}b{SPACES}")
 def test_clean_collapses_white_space_as_python_does(text):

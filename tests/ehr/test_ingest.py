@@ -36,9 +36,17 @@ PARTS = ("ingest.partitions=12", "ingest.min_support=2")
 def test_every_row_is_the_one_that_plain_python_makes(tmp_path, seed):
     folder = write_mimic3(tmp_path / "tables", random_tables(seed), gz=seed % 2 == 0, upper=seed % 3 == 0)
     method, delay, newborns = ("lift", "count")[seed % 2], (3, 0, 1.5)[seed % 3], seed % 4 == 0
-    options = (f"ingest.treatment={method}", f"ingest.coding_delay_days={delay}", f"ingest.newborns={newborns}", f"seed={seed}")
+    options = (
+        f"ingest.treatment={method}",
+        f"ingest.coding_delay_days={delay}",
+        f"ingest.newborns={newborns}",
+        f"seed={seed}",
+    )
     wanted = cohort_by_hand(read_tables(folder), method=method, delay=delay, newborns=newborns, seed=seed, **BY_HAND)
-    found = {count: ingest(folder, tmp_path / f"out{count}", *SMALL, *options, f"ingest.partitions={count}") for count in (1, 2, 5)}
+    found = {
+        count: ingest(folder, tmp_path / f"out{count}", *SMALL, *options, f"ingest.partitions={count}")
+        for count in (1, 2, 5)
+    }
     assert set(found[1]) == set(wanted)
     for visit, row in wanted.items():
         assert found[1][visit] == {**row, "instruction": INSTRUCTION}
@@ -57,21 +65,32 @@ def test_the_same_patients_in_other_tables_give_the_same_rows(tmp_path, seed):
     for row in tables["prescriptions"]:  # the generic tables read dates too, and never a slash
         row["startdate"] = "" if "/" in str(row.get("startdate", "")) else row.get("startdate", "")
     wanted = ingest(write_mimic3(tmp_path / "3", tables), tmp_path / "out3", *SMALL)
-    known = {row["hadm_id"] for row in tables["admissions"] if not row.get("deathtime") and row["admission_type"] != "NEWBORN"}
+    known = {
+        row["hadm_id"]
+        for row in tables["admissions"]
+        if not row.get("deathtime") and row["admission_type"] != "NEWBORN"
+    }
     assert len(known) >= len(tables["admissions"]) - 6
     other = {
         "4": ingest(write_mimic4(tmp_path / "4", as_mimic4(tables)), tmp_path / "out4", *SMALL, kind="mimic4"),
-        "tables": ingest(write_tables(tmp_path / "t", as_generic(tables), suffix=".csv.gz"), tmp_path / "out", *SMALL, kind="tables"),
+        "tables": ingest(
+            write_tables(tmp_path / "t", as_generic(tables), suffix=".csv.gz"), tmp_path / "out", *SMALL, kind="tables"
+        ),
     }
     for rows in other.values():
-        assert {visit: {**row, "age": None} for visit, row in rows.items()} == {visit: {**row, "age": None} for visit, row in wanted.items()}
+        assert {visit: {**row, "age": None} for visit, row in rows.items()} == {
+            visit: {**row, "age": None} for visit, row in wanted.items()
+        }
 
 
 def as_generic(tables):
     """The generic tables' rows, which state death and birth as flags."""
     made = as_tables(tables)
     for row, visit in zip(tables["admissions"], made["visits"], strict=True):
-        visit |= {"died": int(bool(row["hospital_expire_flag"] or row.get("deathtime"))), "newborn": int(row["admission_type"] == "NEWBORN")}
+        visit |= {
+            "died": int(bool(row["hospital_expire_flag"] or row.get("deathtime"))),
+            "newborn": int(row["admission_type"] == "NEWBORN"),
+        }
     return made
 
 
@@ -88,11 +107,25 @@ def as_meds(tables):
         events.append((*visit, row["dischtime"], f"HOSPITAL_DISCHARGE//{died}", {}))
     ends = {row["hadm_id"]: row["dischtime"] for row in tables["admissions"]}
     for name, kind in (("diagnoses_icd", "DIAGNOSIS"), ("procedures_icd", "PROCEDURE")):
-        events += [(r["subject_id"], r["hadm_id"], ends[r["hadm_id"]], f"{kind}//ICD//9//{r['icd9_code']}", {}) for r in tables[name]]
-    events += [(r["subject_id"], r["hadm_id"], r["startdate"], f"MEDICATION//START//{r['drug']}", {}) for r in tables["prescriptions"]]
+        events += [
+            (r["subject_id"], r["hadm_id"], ends[r["hadm_id"]], f"{kind}//ICD//9//{r['icd9_code']}", {})
+            for r in tables[name]
+        ]
+    events += [
+        (r["subject_id"], r["hadm_id"], r["startdate"], f"MEDICATION//START//{r['drug']}", {})
+        for r in tables["prescriptions"]
+    ]
     columns = ("subject_id", "hadm_id", "time", "code")
     rows = [{**dict(zip(columns, event[:4], strict=True)), **event[4]} for event in events]
-    return [{**r, "subject_id": int(r["subject_id"]), "hadm_id": int(r["hadm_id"]) if r["hadm_id"] else None, "time": at(r["time"])} for r in rows]
+    return [
+        {
+            **r,
+            "subject_id": int(r["subject_id"]),
+            "hadm_id": int(r["hadm_id"]) if r["hadm_id"] else None,
+            "time": at(r["time"]),
+        }
+        for r in rows
+    ]
 
 
 def test_the_same_patients_as_meds_events_give_the_same_rows(tmp_path, synthetic, undisturbed):
@@ -125,12 +158,18 @@ def test_labels_are_the_generator_s_recorded_ones_of_the_next_and_of_the_current
     assert roles["pair"] > 150 and roles["pair"] + roles["last"] == len(rows)
     for visit, row in rows.items():
         assert row["current_labels"] == recorded[visit].tolist()
-        assert row["labels"] == (recorded[judged[visit]["next_id"]].tolist() if judged[visit]["role"] == "pair" else None)
+        assert row["labels"] == (
+            recorded[judged[visit]["next_id"]].tolist() if judged[visit]["role"] == "pair" else None
+        )
 
 
 def command(*arguments, cwd):
     return subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli", *map(str, arguments)], cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-m", "jobs.cli", *map(str, arguments)],
+        cwd=cwd,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
 
 
@@ -147,7 +186,13 @@ def killed_at(process, path):
     return True
 
 
-MOMENTS = ("_work/tables/visits", "_work/tables/artifact.json", "_work/assembled-00000", "_work/assembled-00006/artifact.json", "part-00000.parquet")
+MOMENTS = (
+    "_work/tables/visits",
+    "_work/tables/artifact.json",
+    "_work/assembled-00000",
+    "_work/assembled-00006/artifact.json",
+    "part-00000.parquet",
+)
 
 
 def test_an_ingest_killed_again_and_again_ends_with_the_same_bytes(tmp_path, synthetic, undisturbed):
@@ -157,7 +202,9 @@ def test_an_ingest_killed_again_and_again_ends_with_the_same_bytes(tmp_path, syn
     for moment in MOMENTS:
         assert killed_at(command(*words, cwd=tmp_path), out / moment), moment
         assert not (out / "artifact.json").exists()
-        assert all((out / name).stat().st_mtime_ns == time for name, time in kept.items()), "a finished step was done again"
+        assert all((out / name).stat().st_mtime_ns == time for name, time in kept.items()), (
+            "a finished step was done again"
+        )
         kept = {path.relative_to(out): path.stat().st_mtime_ns for path in out.glob("_work/assembled-*/artifact.json")}
     parts = {path.name: path.stat().st_mtime_ns for path in out.glob("part-*.parquet")}
     ingest(synthetic, out, *PARTS)
@@ -181,7 +228,9 @@ def test_ray_actors_make_the_same_bytes(tmp_path, synthetic, undisturbed, local_
 
 def test_a_damaged_part_is_named_and_nothing_of_it_is_used(tmp_path, synthetic, undisturbed, capsys):
     out = tmp_path / "out"
-    assert killed_at(command("ingest", "mimic3", synthetic, "--out", out, *PARTS, cwd=tmp_path), out / "part-00000.parquet")
+    assert killed_at(
+        command("ingest", "mimic3", synthetic, "--out", out, *PARTS, cwd=tmp_path), out / "part-00000.parquet"
+    )
     (out / "part-00000.parquet").write_bytes((out / "part-00000.parquet").read_bytes()[:-100])
     assert main(["ingest", "mimic3", str(synthetic), "--out", str(out), *PARTS]) == 2
     assert "part-00000.parquet: not a whole part" in capsys.readouterr().err
@@ -200,8 +249,16 @@ def test_export_writes_every_labelled_visit_once_with_its_text_and_labels(tmp_pa
         assert set(exported) == set(wanted)
         for visit, row in wanted.items():
             found = exported[visit]
-            assert (found.input, found.instruction, list(found.labels)) == (row["input"], row["instruction"], row["labels"])
-            assert (found.subject_id, found.split, found.prediction_time) == (row["subject_id"], row["split"], row["prediction_time"])
+            assert (found.input, found.instruction, list(found.labels)) == (
+                row["input"],
+                row["instruction"],
+                row["labels"],
+            )
+            assert (found.subject_id, found.split, found.prediction_time) == (
+                row["subject_id"],
+                row["split"],
+                row["prediction_time"],
+            )
             assert list(found.current_labels) == row["current_labels"]
     assert set(json.loads((tmp_path / "data" / "dataset_info.json").read_text())) == {"name_train", "name_val"}
 
@@ -209,11 +266,17 @@ def test_export_writes_every_labelled_visit_once_with_its_text_and_labels(tmp_pa
 def test_a_run_keeps_the_cohort_s_splits_labels_and_texts(tmp_path, undisturbed):
     rows, out = undisturbed
     said = []
-    cohort = prepare(load(None, [f"data.train={out}", "data.tuning=", f"run.results={tmp_path}", "run.name=t"]), said.append)
+    cohort = prepare(
+        load(None, [f"data.train={out}", "data.tuning=", f"run.results={tmp_path}", "run.name=t"]), said.append
+    )
     found = {visit.visit_id: visit for shard in cohort.shards for visit in from_table(cohort.read(shard))}
     assert set(found) == set(rows)
     for visit, row in rows.items():
-        assert (found[visit].split, found[visit].input, found[visit].subject_id) == (row["split"], row["input"], row["subject_id"])
+        assert (found[visit].split, found[visit].input, found[visit].subject_id) == (
+            row["split"],
+            row["input"],
+            row["subject_id"],
+        )
         assert found[visit].labels == (None if row["labels"] is None else tuple(row["labels"]))
         assert found[visit].prediction_time == row["prediction_time"]
     assert cohort.facts["moved"] == 0 and cohort.facts["quarantined"] == 0
@@ -236,7 +299,11 @@ def test_the_open_demo_runs_from_its_tables_to_metrics(tmp_path, teacher_folder,
     out, data = tmp_path / "cohort", tmp_path / "data"
     rows = ingest(open_data() / name, out, kind=kind)
     card = json.loads((out / "card.json").read_text())
-    assert (card["admissions"]["in"], card["admissions"]["pairs"], card["admissions"]["last_visits"]) == (admissions, pairs, last)
+    assert (card["admissions"]["in"], card["admissions"]["pairs"], card["admissions"]["last_visits"]) == (
+        admissions,
+        pairs,
+        last,
+    )
     assert {reason: found["rows"] for reason, found in card["admissions"]["excluded"].items()} == excluded
     assert Counter(row["labels"] is not None for row in rows.values()) == {True: pairs, False: last}
     assert main(["export", "jsonl", str(out), "--out", str(data)]) == 0

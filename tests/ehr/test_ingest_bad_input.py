@@ -58,19 +58,36 @@ def spreadsheet(folder):
 
 # What happens to the folder -> words that the one line must hold.
 BROKEN = {
-    "missing table": (lambda folder: (folder / "PRESCRIPTIONS.csv").unlink(), ("no table 'prescriptions'", "expected prescriptions.csv")),
+    "missing table": (
+        lambda folder: (folder / "PRESCRIPTIONS.csv").unlink(),
+        ("no table 'prescriptions'", "expected prescriptions.csv"),
+    ),
     "missing column": (header_without("ADMISSIONS.csv", "DISCHTIME"), ("ADMISSIONS.csv", "no column 'dischtime'")),
     "missing drug": (header_without("PRESCRIPTIONS.csv", "DRUG,"), ("PRESCRIPTIONS.csv", "no column 'drug'")),
-    "duplicate hadm_id": (bad_bytes("ADMISSIONS.csv", (b",11,2151", b",10,2151")), ("ADMISSIONS.csv:2", "ADMISSIONS.csv:3", "keep one row")),
+    "duplicate hadm_id": (
+        bad_bytes("ADMISSIONS.csv", (b",11,2151", b",10,2151")),
+        ("ADMISSIONS.csv:2", "ADMISSIONS.csv:3", "keep one row"),
+    ),
     "no hadm_id": (bad_bytes("ADMISSIONS.csv", (b",11,2151", b",,2151")), ("ADMISSIONS.csv:3", "no visit id")),
     "patient twice": (bad_bytes("PATIENTS.csv", (b",2,F", b",1,F")), ("PATIENTS.csv:2", "PATIENTS.csv:3")),
-    "a flag of nothing": (bad_bytes("ADMISSIONS.csv", (b",0,1\n", b",maybe,1\n")), ("ADMISSIONS.csv:2", "neither 0/1 nor true/false")),
-    "mixed encodings": (bad_bytes("PRESCRIPTIONS.csv", (b"Zinc", b"Zinc"), (b"Zinc", b"caf\xe9")), ("PRESCRIPTIONS.csv:2", "not UTF-8", "iconv")),
+    "a flag of nothing": (
+        bad_bytes("ADMISSIONS.csv", (b",0,1\n", b",maybe,1\n")),
+        ("ADMISSIONS.csv:2", "neither 0/1 nor true/false"),
+    ),
+    "mixed encodings": (
+        bad_bytes("PRESCRIPTIONS.csv", (b"Zinc", b"Zinc"), (b"Zinc", b"caf\xe9")),
+        ("PRESCRIPTIONS.csv:2", "not UTF-8", "iconv"),
+    ),
     "a comma too many": (bad_bytes("PRESCRIPTIONS.csv", (b"Zinc", b"Zinc, acid")), ("PRESCRIPTIONS.csv:2", "cells")),
     "an open quote": (bad_bytes("PRESCRIPTIONS.csv", (b"Zinc", b'"Zinc')), ("PRESCRIPTIONS.csv:2", "quote")),
     "truncated gzip": (truncated, ("PRESCRIPTIONS.csv.gz", "ends too early", "get the file again")),
     "lost leading zeros": (spreadsheet, ("DIAGNOSES_ICD.csv:2", "leading zeros", "dtype=str")),
-    "no rows": (lambda folder: (folder / "ADMISSIONS.csv").write_bytes((folder / "ADMISSIONS.csv").read_bytes().split(b"\n")[0]), ("no admission",)),
+    "no rows": (
+        lambda folder: (folder / "ADMISSIONS.csv").write_bytes(
+            (folder / "ADMISSIONS.csv").read_bytes().split(b"\n")[0]
+        ),
+        ("no admission",),
+    ),
 }
 
 
@@ -95,8 +112,15 @@ def test_another_setting_is_refused_with_its_name_and_leaves_the_cohort_as_it_is
     capsys.readouterr()
     assert main(["ingest", "mimic3", str(folder), "--out", str(tmp_path / "out"), "ingest.coding_delay_days=5"]) == 2
     line = capsys.readouterr().err
-    assert "ingest.coding_delay_days=3" in line and "ingest.coding_delay_days=5" in line and "give another --out" in line and line.count("\n") == 1
-    (folder / "PRESCRIPTIONS.csv").write_bytes((folder / "PRESCRIPTIONS.csv").read_bytes() + b"1,1,10,,,,MAIN,Heparin,,PO\n")
+    assert (
+        "ingest.coding_delay_days=3" in line
+        and "ingest.coding_delay_days=5" in line
+        and "give another --out" in line
+        and line.count("\n") == 1
+    )
+    (folder / "PRESCRIPTIONS.csv").write_bytes(
+        (folder / "PRESCRIPTIONS.csv").read_bytes() + b"1,1,10,,,,MAIN,Heparin,,PO\n"
+    )
     assert main(["ingest", "mimic3", str(folder), "--out", str(tmp_path / "out")]) == 2
     line = capsys.readouterr().err
     assert "made with input=" in line and line.count("\n") == 1
@@ -104,11 +128,23 @@ def test_another_setting_is_refused_with_its_name_and_leaves_the_cohort_as_it_is
 
 
 SETTINGS = {
-    "no such column": (("ingest.split_column=site", 'ingest.held_out_values=["B"]'), ("ingest.split_column=site", "no such column", "ethnicity")),
-    "a value nobody has": (("ingest.split_column=insurance", 'ingest.held_out_values=["B"]'), ("ingest.held_out_values", "'insurance'")),
-    "a tuning value nobody has": (("ingest.split_column=INSURANCE", 'ingest.tuning_values=["B"]'), ("ingest.tuning_values", "'INSURANCE'")),
+    "no such column": (
+        ("ingest.split_column=site", 'ingest.held_out_values=["B"]'),
+        ("ingest.split_column=site", "no such column", "ethnicity"),
+    ),
+    "a value nobody has": (
+        ("ingest.split_column=insurance", 'ingest.held_out_values=["B"]'),
+        ("ingest.held_out_values", "'insurance'"),
+    ),
+    "a tuning value nobody has": (
+        ("ingest.split_column=INSURANCE", 'ingest.tuning_values=["B"]'),
+        ("ingest.tuning_values", "'INSURANCE'"),
+    ),
     "values without a column": (('ingest.held_out_values=["B"]',), ("split_column", "held_out_values")),
-    "one value in both": (("ingest.split_column=x", 'ingest.held_out_values=["B"]', 'ingest.tuning_values=["B"]'), ("both",)),
+    "one value in both": (
+        ("ingest.split_column=x", 'ingest.held_out_values=["B"]', 'ingest.tuning_values=["B"]'),
+        ("both",),
+    ),
     "no subject to train": (("ingest.tuning_share=0.5", "ingest.held_out_share=0.5"), ("no subject to train",)),
     "unknown method": (("ingest.treatment=efficacy",), ("ingest.treatment",)),
     "a delay beyond all time": (("ingest.coding_delay_days=1e12",), ("ingest.coding_delay_days", "3650")),
@@ -134,7 +170,8 @@ def test_a_setting_that_cannot_be_is_refused_and_the_right_one_then_works(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("out", "words"), [("file", "FileExistsError"), ("file/cohort", "NotADirectoryError"), ("s3://bucket", "a folder of its own")]
+    ("out", "words"),
+    [("file", "FileExistsError"), ("file/cohort", "NotADirectoryError"), ("s3://bucket", "a folder of its own")],
 )
 def test_a_place_that_cannot_be_written_is_refused(tmp_path, capsys, out, words):
     folder = write_mimic3(tmp_path / "tables", returning())
@@ -174,14 +211,20 @@ def test_what_other_programs_write_is_read_as_well(tmp_path, writer):
 
 def test_a_folder_or_kind_that_is_not_there_is_refused(tmp_path, capsys):
     assert "no such folder" in refused(capsys, tmp_path / "nowhere", tmp_path / "out")
-    assert "no table 'visits'" in refused(capsys, write_mimic3(tmp_path / "tables", returning()), tmp_path / "out", kind="tables")
+    assert "no table 'visits'" in refused(
+        capsys, write_mimic3(tmp_path / "tables", returning()), tmp_path / "out", kind="tables"
+    )
     assert "no *.parquet" in refused(capsys, tmp_path / "tables", tmp_path / "out", kind="meds")
     with pytest.raises(SystemExit):
         main(["ingest", "omop", str(tmp_path), "--out", str(tmp_path / "out")])
 
 
 def test_meds_without_a_visit_id_is_refused_with_the_reason(tmp_path, capsys):
-    folder = write_meds(tmp_path / "meds", [{"subject_id": 1, "time": None, "code": "GENDER//F"}], columns={"subject_id", "time", "code"})
+    folder = write_meds(
+        tmp_path / "meds",
+        [{"subject_id": 1, "time": None, "code": "GENDER//F"}],
+        columns={"subject_id", "time", "code"},
+    )
     line = refused(capsys, folder, tmp_path / "out", kind="meds")
     assert "no column 'hadm_id' or 'visit_id'" in line and "nor the next visit" in line
 
@@ -221,7 +264,9 @@ def test_what_is_left_out_is_counted_with_file_and_line_and_the_rest_goes_on(tmp
     assert (
         card["admissions"]["in"]
         == 16
-        == card["admissions"]["pairs"] + card["admissions"]["last_visits"] + sum(found["rows"] for found in card["admissions"]["excluded"].values())
+        == card["admissions"]["pairs"]
+        + card["admissions"]["last_visits"]
+        + sum(found["rows"] for found in card["admissions"]["excluded"].values())
     )
 
 
@@ -246,7 +291,9 @@ def test_an_unknown_time_or_number_of_a_detail_costs_that_detail_only(tmp_path):
 def test_a_row_that_names_another_subject_than_its_admission_is_of_an_unknown_admission(tmp_path, other):
     tables = replaced(returning(), "diagnoses_icd", 0, subject_id=other, icd9_code="4280")
     for partitions in (1, 4):
-        rows = ingest(write_mimic3(tmp_path / "tables", tables), tmp_path / f"out{partitions}", f"ingest.partitions={partitions}")
+        rows = ingest(
+            write_mimic3(tmp_path / "tables", tables), tmp_path / f"out{partitions}", f"ingest.partitions={partitions}"
+        )
         assert "Heart failure" not in rows["10"]["input"]
         assert card_of(tmp_path / f"out{partitions}")["rows"]["diagnoses"]["rejected"]["unknown admission"]["rows"] == 1
 
@@ -265,7 +312,13 @@ def test_no_patient_s_words_reach_the_screen_the_card_or_an_error(tmp_path, caps
     rows = ingest(folder, tmp_path / "out", "ingest.min_support=1")
     said = capsys.readouterr()
     assert any(MARKER in row["input"] for row in rows.values())
-    assert MARKER not in said.out + said.err + (tmp_path / "out" / "card.json").read_text() + (tmp_path / "out" / "artifact.json").read_text()
+    assert (
+        MARKER
+        not in said.out
+        + said.err
+        + (tmp_path / "out" / "card.json").read_text()
+        + (tmp_path / "out" / "artifact.json").read_text()
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,22 @@ from tests.ehr.ingest_reference import fold_of, ingest, judgeable, read_tables
 
 METHODS = ("lift", "count", "placebo")
 OPTIONS = ("ingest.min_support=2", "ingest.folds=3", "ingest.partitions=3")
-CODES = ("5849", "4280", "42731", "4019", "25000", "41401", "486", "51881", "2724", "2762", "0389", "78552", "5789", "49121")
+CODES = (
+    "5849",
+    "4280",
+    "42731",
+    "4019",
+    "25000",
+    "41401",
+    "486",
+    "51881",
+    "2724",
+    "2762",
+    "0389",
+    "78552",
+    "5789",
+    "49121",
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +57,11 @@ def with_other_codes(tables, target, visits, seed=0):
         header, *rows = csv.reader(file)
     subject_of = {row[2]: row[1] for row in rows}
     kept = [row for row in rows if row[2] not in visits]
-    new = [["1", subject_of[v], v, str(n), code] for v in sorted(visits) for n, code in enumerate(rng.sample(CODES, rng.randint(1, 9)), 1)]
+    new = [
+        ["1", subject_of[v], v, str(n), code]
+        for v in sorted(visits)
+        for n, code in enumerate(rng.sample(CODES, rng.randint(1, 9)), 1)
+    ]
     with gzip.open(path, "wt", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([header, *kept, *new])
     return target
@@ -60,7 +79,10 @@ def last_stays(tables):
 
 def test_the_tests_below_look_at_cohorts_whose_clauses_name_drugs(made):
     method, rows, _ = made
-    named = {split: sum(TREATMENT in row["input"] for row in rows.values() if row["split"] == split) for split in ("train", "tuning", "held_out")}
+    named = {
+        split: sum(TREATMENT in row["input"] for row in rows.values() if row["split"] == split)
+        for split in ("train", "tuning", "held_out")
+    }
     assert min(named.values()) >= 3, (method, named)
 
 
@@ -90,7 +112,9 @@ def test_a_subject_s_next_labels_reach_no_input_of_that_subject(made, tables, tm
         for subject in sorted(named & set(targets))[:1]:
             folder = with_other_codes(tables, tmp_path / subject, targets[subject])
             after = ingest(folder, tmp_path / f"out{subject}", *OPTIONS, f"ingest.treatment={method}")
-            earlier = [visit for visit, row in rows.items() if row["subject_id"] == subject and visit not in targets[subject]]
+            earlier = [
+                visit for visit, row in rows.items() if row["subject_id"] == subject and visit not in targets[subject]
+            ]
             assert [after[visit]["input"] for visit in earlier] == [rows[visit]["input"] for visit in earlier]
             assert [after[visit]["labels"] for visit in earlier] != [rows[visit]["labels"] for visit in earlier]
 
@@ -100,7 +124,9 @@ def test_the_outcomes_of_a_whole_fold_reach_no_text_of_that_fold(made, tables, t
     folds = {row["subject_id"]: fold_of(row["subject_id"], 3) for row in rows.values() if row["split"] == "train"}
     targets = last_stays(tables)
     changed = {visit for subject, visits in targets.items() if folds.get(subject) == 1 for visit in visits}
-    after = ingest(with_other_codes(tables, tmp_path / "tables", changed), tmp_path / "out", *OPTIONS, f"ingest.treatment={method}")
+    after = ingest(
+        with_other_codes(tables, tmp_path / "tables", changed), tmp_path / "out", *OPTIONS, f"ingest.treatment={method}"
+    )
     same = [visit for visit, row in rows.items() if folds.get(row["subject_id"]) == 1 and visit not in changed]
     assert len(same) >= 10 and any(TREATMENT in rows[visit]["input"] for visit in same)
     assert [after[visit]["input"] for visit in same] == [rows[visit]["input"] for visit in same]
@@ -117,7 +143,11 @@ def test_train_outcomes_do_reach_the_texts_of_others(tables, tmp_path):
     changed = {visit for subject, visits in last_stays(tables).items() if subject in train for visit in visits}
     after = ingest(with_other_codes(tables, tmp_path / "tables", changed), tmp_path / "after", *options)
     assert any(after[visit]["input"] != row["input"] for visit, row in rows.items() if row["split"] == "held_out")
-    assert any(after[visit]["input"] != row["input"] for visit, row in rows.items() if row["split"] == "train" and visit not in changed)
+    assert any(
+        after[visit]["input"] != row["input"]
+        for visit, row in rows.items()
+        if row["split"] == "train" and visit not in changed
+    )
 
 
 # "D are a, b" of a clause; drugs may hold commas, semicolons and points.
@@ -143,8 +173,13 @@ def test_every_text_is_the_public_sentence_and_its_clause_names_present_diseases
 
 
 def test_placebo_names_the_diseases_of_lift_with_as_many_other_drugs(tables, tmp_path):
-    lift, placebo, none = (ingest(tables, tmp_path / m, *OPTIONS, f"ingest.treatment={m}") for m in ("lift", "placebo", "none"))
-    clauses = [{(visit, disease): names for visit, row in rows.items() for disease, names in clause_of(row).items()} for rows in (lift, placebo)]
+    lift, placebo, none = (
+        ingest(tables, tmp_path / m, *OPTIONS, f"ingest.treatment={m}") for m in ("lift", "placebo", "none")
+    )
+    clauses = [
+        {(visit, disease): names for visit, row in rows.items() for disease, names in clause_of(row).items()}
+        for rows in (lift, placebo)
+    ]
     assert clauses[0].keys() == clauses[1].keys()
     assert [names.count(", ") for names in clauses[0].values()] == [names.count(", ") for names in clauses[1].values()]
     assert sum(names != clauses[1][key] for key, names in clauses[0].items()) > 0.9 * len(clauses[0])

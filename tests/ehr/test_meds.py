@@ -77,17 +77,28 @@ def test_stays_are_made_of_their_admission_discharge_and_death(tmp_path, shards)
 
 def test_codes_drugs_and_patients_come_from_their_prefixes(tmp_path):
     source = opened(tmp_path, events())
-    assert source.scan("diagnoses").select("visit_id", "version", "code").collect().rows() == [("11", "9", "5849"), ("12", "10", "N17.9")]
+    assert source.scan("diagnoses").select("visit_id", "version", "code").collect().rows() == [
+        ("11", "9", "5849"),
+        ("12", "10", "N17.9"),
+    ]
     assert source.scan("procedures").select("visit_id", "version", "code").collect().rows() == [("11", "9", "3995")]
     drugs = source.scan("medications").select("visit_id", "start", "drug").collect().rows()
     # Nothing was given at "Not Given", a stop is no use, and an unknown drug is left for the count of empty ones.
-    assert drugs == [("11", at("2150-01-02"), "Furosemide"), (None, at("2150-01-03"), "Insulin, human"), ("11", at("2150-01-04"), None)]
+    assert drugs == [
+        ("11", at("2150-01-02"), "Furosemide"),
+        (None, at("2150-01-03"), "Insulin, human"),
+        ("11", at("2150-01-04"), None),
+    ]
     patients = source.scan("patients").collect().sort("subject_id")
     assert patients.select("subject_id", "sex", "birth").rows() == [("1", "F", at("2080-01-01")), ("2", "M", None)]
 
 
 def test_a_death_after_the_stay_is_no_death_in_it(tmp_path):
-    rows = [*stay(1, 11, "2150-01-01", "2150-01-05"), *stay(1, 12, "2150-02-01", "2150-02-05"), event(1, "2150-02-05", "MEDS_DEATH")]
+    rows = [
+        *stay(1, 11, "2150-01-01", "2150-01-05"),
+        *stay(1, 12, "2150-02-01", "2150-02-05"),
+        event(1, "2150-02-05", "MEDS_DEATH"),
+    ]
     visits = opened(tmp_path, rows).scan("visits").collect().sort("visit_id")
     assert visits["died"].to_list() == [False, True]
 
@@ -130,9 +141,14 @@ def test_titles_and_license_come_from_the_metadata(tmp_path):
         ("DIAGNOSIS//ICD//9//1", None),
     ]
     source = opened(tmp_path, events(), codes=codes)
-    assert source.titles().rows() == [("diagnosis", "9", "5849", "Acute kidney failure"), ("procedure", "10", "0DTJ", "Resection")]
+    assert source.titles().rows() == [
+        ("diagnosis", "9", "5849", "Acute kidney failure"),
+        ("procedure", "10", "0DTJ", "Resection"),
+    ]
     assert (source.license, source.credentialed) == ("not stated", True)
-    (tmp_path / "meds" / "metadata" / "dataset.json").write_text(json.dumps({"dataset_name": "x", "license": "CC0-1.0"}))
+    (tmp_path / "meds" / "metadata" / "dataset.json").write_text(
+        json.dumps({"dataset_name": "x", "license": "CC0-1.0"})
+    )
     assert (source.license, source.credentialed) == ("CC0-1.0", False)
     assert opened(tmp_path / "plain", events()).titles().rows() == []
 
@@ -167,6 +183,8 @@ def test_damaged_shards_and_wrong_types_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"0\.parquet: (damaged|not a) Parquet"):
         partition(Source.open("meds", str(folder)), str(tmp_path / "work"), 1)
     table = pq.read_table(pa.BufferReader(whole))
-    pq.write_table(table.set_column(table.schema.get_field_index("hadm_id"), "hadm_id", table["hadm_id"].cast(pa.float64())), shard)
+    pq.write_table(
+        table.set_column(table.schema.get_field_index("hadm_id"), "hadm_id", table["hadm_id"].cast(pa.float64())), shard
+    )
     with pytest.raises(DataError, match="column 'hadm_id' is Float64, expected text or whole numbers"):
         Source.open("meds", str(folder))

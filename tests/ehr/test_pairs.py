@@ -32,7 +32,15 @@ def admission(visit_id, first_day=0.0, last_day=0.0, **other):
     """Subject "s", admitted and discharged so many days after an arbitrary noon."""
     noon = datetime.fromisoformat("2150-01-01T12:00")  # naive, as the tables are
     start, end = (None if day is None else noon + day * DAY for day in (first_day, last_day))
-    row = {"visit_id": visit_id, "subject_id": "s", "start": start, "end": end, "start_bad": False, "end_bad": False, "died": False}
+    row = {
+        "visit_id": visit_id,
+        "subject_id": "s",
+        "start": start,
+        "end": end,
+        "start_bad": False,
+        "end_bad": False,
+        "died": False,
+    }
     return {**row, "newborn": False, "coded": True, **other}
 
 
@@ -56,7 +64,10 @@ def random_admissions(draw):
         first = draw(rarely(draw(st.integers(0, 48)) / 4, None))
         stayed = draw(rarely(draw(st.integers(0, 12)) / 4, None, -0.25, -1))
         last = None if stayed is None else (first or 0) + stayed
-        flags = {name: draw(rarely(usual, not usual, None)) for name, usual in (("died", False), ("newborn", False), ("coded", True))}
+        flags = {
+            name: draw(rarely(usual, not usual, None))
+            for name, usual in (("died", False), ("newborn", False), ("coded", True))
+        }
         bad = {"start_bad": first is None and draw(st.booleans()), "end_bad": last is None and draw(st.booleans())}
         rows.append(admission(visit_id, first, last, subject_id=draw(rarely("s", "t", "t", "t", None)), **bad, **flags))
     return rows
@@ -174,7 +185,12 @@ def demo(folder, admissions, diagnoses):
 
 
 DEMOS = {
-    "mimic3_demo": ("ADMISSIONS", "DIAGNOSES_ICD", (129, 29, 14), {"pair": 28, "last": 60, pairs.DIED: 40, pairs.NEXT_TOO_SOON: 1}),
+    "mimic3_demo": (
+        "ADMISSIONS",
+        "DIAGNOSES_ICD",
+        (129, 29, 14),
+        {"pair": 28, "last": 60, pairs.DIED: 40, pairs.NEXT_TOO_SOON: 1},
+    ),
     "mimic4_demo/hosp": (
         *("admissions", "diagnoses_icd", (275, 175, 48)),
         {"pair": 165, "last": 85, pairs.DIED: 15, pairs.NEXT_TOO_SOON: 7, pairs.MERGED: 3},

@@ -22,8 +22,16 @@ def made(tmp_path, tables, partitions=3, **options):
 
 
 _ID = st.sampled_from(["", "1", "2", "07", "x", "a longer subject id"])
-_ROW = st.fixed_dictionaries({"subject_id": _ID, "hadm_id": st.sampled_from(["", "1", "2", "3", "4"]), "icd9_code": st.sampled_from(["", "0389"])})
-_DRUG = st.fixed_dictionaries({"subject_id": _ID, "hadm_id": st.sampled_from(["1", "9"]), "drug": st.sampled_from(["", "Zinc", "é, ö"])})
+_ROW = st.fixed_dictionaries(
+    {
+        "subject_id": _ID,
+        "hadm_id": st.sampled_from(["", "1", "2", "3", "4"]),
+        "icd9_code": st.sampled_from(["", "0389"]),
+    }
+)
+_DRUG = st.fixed_dictionaries(
+    {"subject_id": _ID, "hadm_id": st.sampled_from(["1", "9"]), "drug": st.sampled_from(["", "Zinc", "é, ö"])}
+)
 
 
 @given(
@@ -33,17 +41,26 @@ _DRUG = st.fixed_dictionaries({"subject_id": _ID, "hadm_id": st.sampled_from(["1
     drugs=st.lists(_DRUG, max_size=12),
     partitions=st.integers(1, 5),
 )
-def test_partitions_hold_every_row_once_and_each_subject_in_one(tmp_path_factory, visits, patients, coded, drugs, partitions):
+def test_partitions_hold_every_row_once_and_each_subject_in_one(
+    tmp_path_factory, visits, patients, coded, drugs, partitions
+):
     tmp_path = tmp_path_factory.mktemp("partition")
     tables = {
-        "admissions": [admission(subject, visit, "2150-01-01 00:00:00", "2150-01-02 00:00:00") for visit, subject in visits.items()],
+        "admissions": [
+            admission(subject, visit, "2150-01-01 00:00:00", "2150-01-02 00:00:00") for visit, subject in visits.items()
+        ],
         "patients": [{"subject_id": subject} for subject in sorted(patients)],
         "diagnoses_icd": coded,
         "prescriptions": drugs,
     }
     folder, source = made(tmp_path, tables, partitions)
     home = {}
-    for table, name in (("visits", "admissions"), ("patients", "patients"), ("diagnoses", "diagnoses_icd"), ("medications", "prescriptions")):
+    for table, name in (
+        ("visits", "admissions"),
+        ("patients", "patients"),
+        ("diagnoses", "diagnoses_icd"),
+        ("medications", "prescriptions"),
+    ):
         subjects = {number: row["subject_id"] for number, row in enumerate(tables[name], 2)}
         lines = Counter()
         for index in range(partitions):
@@ -103,7 +120,10 @@ def test_the_same_visit_id_twice_is_refused_with_both_places(tmp_path):
     tables = small_mimic3()
     tables["admissions"].append(admission(3, 11, "2151-01-01 00:00:00", "2151-01-02 00:00:00"))
     tables["admissions"].append(admission(2, 21, "2151-01-01 00:00:00", "2151-01-02 00:00:00"))
-    with pytest.raises(DataError, match=r"ADMISSIONS\.csv:2: 2 visit ids are there more than once, the first one here and at .*ADMISSIONS\.csv:5;"):
+    with pytest.raises(
+        DataError,
+        match=r"ADMISSIONS\.csv:2: 2 visit ids are there more than once, the first one here and at .*ADMISSIONS\.csv:5;",
+    ):
         made(tmp_path, tables)
     assert not (tmp_path / "work" / ARTIFACT_FILE).exists()
 
@@ -111,7 +131,10 @@ def test_the_same_visit_id_twice_is_refused_with_both_places(tmp_path):
 def test_the_same_patient_twice_is_refused(tmp_path):
     tables = small_mimic3()
     tables["patients"].append({"subject_id": 1, "gender": "M"})
-    with pytest.raises(DataError, match=r"PATIENTS\.csv:2: 1 patients are there more than once, the first one here and at .*PATIENTS\.csv:4;"):
+    with pytest.raises(
+        DataError,
+        match=r"PATIENTS\.csv:2: 1 patients are there more than once, the first one here and at .*PATIENTS\.csv:4;",
+    ):
         made(tmp_path, tables)
 
 
@@ -180,7 +203,15 @@ def test_text_of_damaged_cells_reaches_no_error(tmp_path):
         for table in ("ADMISSIONS", "PATIENTS", "DIAGNOSES_ICD", "PRESCRIPTIONS", "PROCEDURES_ICD"):
             folder = write_mimic3(tmp_path / "source", small_mimic3())
             path = folder / f"{table}.csv"
-            for cell in (rb"\b1\b", rb"2150-01-01 10:00:00", rb"5849", rb"Furosemide", rb"3995", rb"2080-02-03 00:00:00", rb",0,"):
+            for cell in (
+                rb"\b1\b",
+                rb"2150-01-01 10:00:00",
+                rb"5849",
+                rb"Furosemide",
+                rb"3995",
+                rb"2080-02-03 00:00:00",
+                rb",0,",
+            ):
                 changed = re.sub(cell, lambda found, damaged=damaged: damaged, path.read_bytes(), count=1)
                 if changed == path.read_bytes():
                     continue

@@ -102,7 +102,9 @@ def test_mimic4_and_generic_tables_say_the_same_as_mimic3(tmp_path):
         assert first[table].equals(beside[table])
     assert fourth["patients"].select("anchor_age", "anchor_year").row(0) == (60, 2150)
     for suffix in (".csv", ".csv.gz", ".parquet"):
-        generic = frames(Source.open("tables", str(write_tables(tmp_path / f"t{suffix}", as_tables(rows), suffix=suffix))))
+        generic = frames(
+            Source.open("tables", str(write_tables(tmp_path / f"t{suffix}", as_tables(rows), suffix=suffix)))
+        )
         assert generic["patients"].is_empty()
         assert first["visits"].drop("sex").equals(generic["visits"].drop("sex"))
         assert generic["visits"]["sex"].to_list() == ["F", "F", "M"]
@@ -112,7 +114,10 @@ def test_mimic4_and_generic_tables_say_the_same_as_mimic3(tmp_path):
 
 def test_the_order_of_the_columns_and_further_columns_make_no_difference(tmp_path):
     rows = small_mimic3()
-    columns = {"diagnoses_icd": "icd9_code hadm_id note seq_num subject_id", "admissions": "hospital_expire_flag dischtime admittime ethnicity"}
+    columns = {
+        "diagnoses_icd": "icd9_code hadm_id note seq_num subject_id",
+        "admissions": "hospital_expire_flag dischtime admittime ethnicity",
+    }
     columns["admissions"] += " deathtime subject_id hadm_id insurance admission_type has_chartevents_data"
     first = frames(Source.open("mimic3", str(write_mimic3(tmp_path / "a", rows))))
     other = frames(Source.open("mimic3", str(write_mimic3(tmp_path / "b", rows, columns=columns))))
@@ -129,7 +134,9 @@ def test_codes_stay_text_and_quoted_empty_cells_are_null(tmp_path):
 def test_windows_line_ends_a_byte_order_mark_and_blank_lines_are_read(tmp_path):
     folder = write_mimic3(tmp_path, small_mimic3(), upper=False)
     path = folder / "diagnoses_icd.csv"
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n").replace(b"5849\r\n", b"5849\r\n\r\n") + b"\r\n\r\n")
+    path.write_bytes(
+        b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n").replace(b"5849\r\n", b"5849\r\n\r\n") + b"\r\n\r\n"
+    )
     source = Source.open("mimic3", str(folder))
     partition(source, str(tmp_path / "work"), 1)
     rows = source.scan("diagnoses").collect()
@@ -145,12 +152,19 @@ def test_a_place_leads_to_the_line_even_behind_cells_with_line_ends(tmp_path):
         partition(source, str(tmp_path / name / "work"), 1)
         rows = source.scan("medications").collect()
         assert rows["drug"].to_list() == ["Zebra", "two\nlines, quoted", "Zebra"]
-        assert [source.locate("medications", place) for place in rows["place"]] == [f"{folder / name}:{line}" for line in (2, 3, 5)]
+        assert [source.locate("medications", place) for place in rows["place"]] == [
+            f"{folder / name}:{line}" for line in (2, 3, 5)
+        ]
 
 
 def test_times_that_cannot_be_read_are_told_from_missing_ones(tmp_path):
     rows = small_mimic3()
-    for row, start, end in zip(rows["admissions"], ("2150-13-01 00:00:00", "", "yesterday"), ("", "05/01/2150", "2150-01-01 00:00:00"), strict=True):
+    for row, start, end in zip(
+        rows["admissions"],
+        ("2150-13-01 00:00:00", "", "yesterday"),
+        ("", "05/01/2150", "2150-01-01 00:00:00"),
+        strict=True,
+    ):
         row.update(admittime=start, dischtime=end)
     visits = Source.open("mimic3", str(write_mimic3(tmp_path, rows))).scan("visits").collect()
     assert visits["start_bad"].to_list() == [True, False, True]
@@ -191,7 +205,13 @@ def test_parquet_times_numbers_and_flags_are_taken_as_they_are(tmp_path):
     visit |= {"age": 61.9, "sex": "F"}
     folder = write_tables(tmp_path, {"visits": [visit]}, suffix=".parquet")
     row = Source.open("tables", str(folder)).scan("visits").collect().row(0, named=True)
-    assert (row["visit_id"], row["subject_id"], row["age"], row["died"], row["newborn"]) == ("7", "8", "61", True, False)
+    assert (row["visit_id"], row["subject_id"], row["age"], row["died"], row["newborn"]) == (
+        "7",
+        "8",
+        "61",
+        True,
+        False,
+    )
     assert (row["start"], row["end"]) == (at("2150-01-01 00:00:00"), at("2150-01-02 00:00:00"))
 
 
@@ -214,14 +234,23 @@ def test_a_generic_table_may_be_a_folder_of_parts(tmp_path):
 
 def test_the_own_titles_of_a_data_set_are_read(tmp_path):
     rows = small_mimic3() | {
-        "d_icd_diagnoses": [{"icd9_code": "5849", "short_title": "ARF", "long_title": "Acute kidney failure, unspecified"}],
+        "d_icd_diagnoses": [
+            {"icd9_code": "5849", "short_title": "ARF", "long_title": "Acute kidney failure, unspecified"}
+        ],
         "d_icd_procedures": [{"icd9_code": "3995", "long_title": "Hemodialysis"}, {"icd9_code": "0001"}],
     }
     titles = Source.open("mimic3", str(write_mimic3(tmp_path / "3", rows))).titles()
     assert titles.columns == ["kind", "version", "code", "title"]
-    assert titles.rows() == [("diagnosis", "9", "5849", "Acute kidney failure, unspecified"), ("procedure", "9", "3995", "Hemodialysis")]
-    rows = as_mimic4(small_mimic3()) | {"d_icd_diagnoses": [{"icd_code": "N179", "icd_version": 10, "long_title": "Acute kidney failure"}]}
-    assert Source.open("mimic4", str(write_mimic4(tmp_path / "4", rows))).titles().rows() == [("diagnosis", "10", "N179", "Acute kidney failure")]
+    assert titles.rows() == [
+        ("diagnosis", "9", "5849", "Acute kidney failure, unspecified"),
+        ("procedure", "9", "3995", "Hemodialysis"),
+    ]
+    rows = as_mimic4(small_mimic3()) | {
+        "d_icd_diagnoses": [{"icd_code": "N179", "icd_version": 10, "long_title": "Acute kidney failure"}]
+    }
+    assert Source.open("mimic4", str(write_mimic4(tmp_path / "4", rows))).titles().rows() == [
+        ("diagnosis", "10", "N179", "Acute kidney failure")
+    ]
     assert Source.open("mimic3", str(write_mimic3(tmp_path / "none", small_mimic3()))).titles().rows() == []
 
 
@@ -259,7 +288,10 @@ def test_the_license_comes_from_the_folder_where_it_is_stated(tmp_path):
 
 
 def test_the_open_demos_have_the_stated_numbers_of_admissions():
-    for kind, folder, admissions, subjects in (("mimic3", "mimic3_demo", 129, 100), ("mimic4", "mimic4_demo", 275, 100)):
+    for kind, folder, admissions, subjects in (
+        ("mimic3", "mimic3_demo", 129, 100),
+        ("mimic4", "mimic4_demo", 275, 100),
+    ):
         source = Source.open(kind, str(open_data() / folder))
         visits = source.scan("visits").collect()
         assert (visits.height, visits["subject_id"].n_unique()) == (admissions, subjects)
@@ -284,13 +316,16 @@ def test_an_unknown_kind_is_refused(tmp_path):
 
 def test_a_missing_table_is_refused_with_what_is_there(tmp_path):
     text = refused("mimic3", write_mimic3(tmp_path / "a", small_mimic3(), without=("prescriptions",)), tmp_path)
-    assert "no table 'prescriptions' (there: ADMISSIONS.csv, DIAGNOSES_ICD.csv, PATIENTS.csv, PROCEDURES_ICD.csv)" in text
+    assert (
+        "no table 'prescriptions' (there: ADMISSIONS.csv, DIAGNOSES_ICD.csv, PATIENTS.csv, PROCEDURES_ICD.csv)" in text
+    )
 
 
 def test_a_missing_column_is_refused_with_those_found(tmp_path):
     folder = write_mimic3(tmp_path / "a", small_mimic3(), columns={"diagnoses_icd": "subject_id hadm_id seq_num"})
-    assert f"{folder / 'DIAGNOSES_ICD.csv'}: no column 'icd9_code' among subject_id, hadm_id, seq_num; it is needed" in refused(
-        "mimic3", folder, tmp_path
+    assert (
+        f"{folder / 'DIAGNOSES_ICD.csv'}: no column 'icd9_code' among subject_id, hadm_id, seq_num; it is needed"
+        in refused("mimic3", folder, tmp_path)
     )
 
 
@@ -329,7 +364,11 @@ def test_a_file_that_is_no_table_is_refused(tmp_path, data, said):
         ([good(1), b"2,1,11\n"], 3, "3 cells, the header has 10"),
         ([good(1), b"2,1,11,,2150-01-01 00:00:00,,MAIN,Zebra,,PO,more\n", good(3)], 3, "11 cells, the header has 10"),
         ([good(1), b"2,1,11,,2150-01-01 00:00:00,,MAIN,Zebra, human,,PO\n"], 3, "11 cells, the header has 10"),
-        ([good(1)[:-3] + b"\n", b"2,1,11,,2150-01-01 00:00:00,,MAIN,Zebra, human,PO,\n"], 3, "11 cells, the header has 10"),
+        (
+            [good(1)[:-3] + b"\n", b"2,1,11,,2150-01-01 00:00:00,,MAIN,Zebra, human,PO,\n"],
+            3,
+            "11 cells, the header has 10",
+        ),
         ([good(1, b'"x"'), b"2,1,11,,2150-01-01 00:00:00,,MAIN,Zebra, human,PO,\n"], 3, "11 cells, the header has 10"),
         ([good(1)[:-1] + b",,,,\n"], 2, "14 cells, the header has 10"),
         ([good(1), good(2, b'"Zebra'), good(3)], 3, "a quote"),
@@ -357,7 +396,9 @@ def test_a_truncated_gzip_file_is_refused(tmp_path, lost):
 
 
 def test_a_gzip_file_with_a_wrong_checksum_is_refused(tmp_path):
-    folder = with_prescriptions(tmp_path / "a", [good(1)], "prescriptions.csv.gz", lambda data: gzip.compress(data)[:-8] + b"\0\0\0\0\0\0\0\0")
+    folder = with_prescriptions(
+        tmp_path / "a", [good(1)], "prescriptions.csv.gz", lambda data: gzip.compress(data)[:-8] + b"\0\0\0\0\0\0\0\0"
+    )
     assert "the gzip file is damaged" in refused("mimic3", folder, tmp_path)
 
 

@@ -81,12 +81,21 @@ def test_a_split_without_values_is_filled_by_hash_from_the_others():
     config = IngestConfig(split_column="site", held_out_values=("B",))
     assert decide([frame], config).of(frame).to_list() == ["train", "train", "train", "tuning", "tuning", "held_out"]
     config = IngestConfig(split_column="site", tuning_values=("B",))
-    assert decide([frame], config).of(frame).to_list() == ["train", "train", "held_out", "held_out", "held_out", "tuning"]
+    assert decide([frame], config).of(frame).to_list() == [
+        "train",
+        "train",
+        "held_out",
+        "held_out",
+        "held_out",
+        "tuning",
+    ]
 
 
 def test_a_value_that_only_patients_who_never_return_have_is_refused():
     frame = subjects([0.1, 0.2], labeled=[True, False], cuts=[["A"], ["B"]])
-    with pytest.raises(DataError, match=r"ingest.held_out_values: no patient who returns has one of these 1 values in 'site'"):
+    with pytest.raises(
+        DataError, match=r"ingest.held_out_values: no patient who returns has one of these 1 values in 'site'"
+    ):
         decide([frame], IngestConfig(split_column="site", held_out_values=("B",)))
 
 
@@ -114,7 +123,9 @@ def test_few_patients_are_moved_by_rank_and_the_user_is_told(tmp_path, capsys):
     assert f"{moved} patients moved by hash rank" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("column", "table"), [("insurance", "admissions"), ("GENDER", "patients"), ("LANGUAGE", "admissions")])
+@pytest.mark.parametrize(
+    ("column", "table"), [("insurance", "admissions"), ("GENDER", "patients"), ("LANGUAGE", "admissions")]
+)
 def test_a_column_of_the_admissions_or_the_patients_splits_whole_subjects(tmp_path, column, table):
     tables = returning(12)
     for subject in (3, 7):  # only the last of their visits has the value

@@ -72,7 +72,9 @@ def test_every_text_follows_the_public_grammar():
         diseases = match["diseases"]
         for n, title in enumerate(commas):
             diseases = diseases.replace(title, f"#{n}")
-        assert {title if title[0] != "#" else commas[int(title[1:])] for title in diseases.split(", ")} <= conditions | {"None"}
+        assert {
+            title if title[0] != "#" else commas[int(title[1:])] for title in diseases.split(", ")
+        } <= conditions | {"None"}
         assert set(match["drugs"].split(", ")) <= drugs | {"None"}
         assert set(match["operations"].split(", ")) <= procedures | {"None"}
 
@@ -116,7 +118,12 @@ def test_rows_have_the_visit_schema_and_the_probabilities():
 def test_last_visits_are_unlabeled_and_only_there_when_asked_for():
     encounters = generate(200, 4)
     made = table(encounters, include_last=True)
-    assert made["labels"].null_count == made["oracle_latent"].null_count == (~encounters.has_next & ~encounters.died).sum() > 0
+    assert (
+        made["labels"].null_count
+        == made["oracle_latent"].null_count
+        == (~encounters.has_next & ~encounters.died).sum()
+        > 0
+    )
 
 
 def test_every_subject_is_in_one_split_of_about_the_given_share():
@@ -178,10 +185,14 @@ def test_the_ceiling_on_codes_lies_between_persistence_and_the_hidden_truth():
     observed = oracle_observed(encounters, 4000, 22)
     y, now = encounters.recorded[at + 1, :NUM_LABELS], encounters.recorded[at, :NUM_LABELS]
     latent, codes, persistence = (
-        np.mean([auroc(y[:, k], p[:, k].astype(float)) for k in range(NUM_LABELS)]) for p in (encounters.probability[at], observed[at], now)
+        np.mean([auroc(y[:, k], p[:, k].astype(float)) for k in range(NUM_LABELS)])
+        for p in (encounters.probability[at], observed[at], now)
     )
     assert persistence + 0.05 < codes < latent
-    assert features(encounters).shape == (len(encounters.patient), 60 + len(parameters().drugs) + len(parameters().procedures) + 1)
+    assert features(encounters).shape == (
+        len(encounters.patient),
+        60 + len(parameters().drugs) + len(parameters().procedures) + 1,
+    )
     with pytest.raises(ValueError, match="other patients"):
         oracle_observed(encounters, 10, 21)
 
@@ -208,5 +219,9 @@ def test_public_jsonl_holds_the_same_rows(tmp_path):
     expected = {row["visit_id"]: row for row in table(generate(60, 1)).to_pylist()}
     for line in lines:
         row = expected.pop(line["visit_id"])
-        assert (line["instruction"], line["input"], list(parse_output(line["output"]))) == (row["instruction"], row["input"], row["labels"])
+        assert (line["instruction"], line["input"], list(parse_output(line["output"]))) == (
+            row["instruction"],
+            row["input"],
+            row["labels"],
+        )
     assert not expected

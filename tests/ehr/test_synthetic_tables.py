@@ -47,7 +47,9 @@ def test_the_cohort_of_the_demo_is_the_same_as_before_tables_were_made_of_it():
     # Digests taken before the section `tables` and the procedures' codes came into the parameter file.
     encounters = generate(50, 5)
     text = "\n".join(texts(encounters, np.arange(len(encounters.patient))))
-    assert hashlib.sha256(text.encode()).hexdigest() == "31870a8d2f6cfb3ad6e736179ca89b66f636016a4f18bdf5282f574e92c2b7aa"
+    assert (
+        hashlib.sha256(text.encode()).hexdigest() == "31870a8d2f6cfb3ad6e736179ca89b66f636016a4f18bdf5282f574e92c2b7aa"
+    )
     flags = np.packbits(np.hstack([encounters.recorded, encounters.given, encounters.done])).tobytes()
     assert hashlib.sha256(flags).hexdigest() == "59e5e0ee4261e61e913d7553a1391b0829ab0ceb80139f429ec2e84869340f10"
 
@@ -55,7 +57,9 @@ def test_the_cohort_of_the_demo_is_the_same_as_before_tables_were_made_of_it():
 def test_every_condition_s_code_gives_its_label_and_every_other_code_none():
     conditions, tables = parameters().conditions, parameters().raw["tables"]
     labels = _labels([c.code for c in conditions] + list(tables["diagnoses"]))
-    assert [labels[c.code] for c in conditions] == [None if c.label is None else DISEASES.index(c.label) for c in conditions]
+    assert [labels[c.code] for c in conditions] == [
+        None if c.label is None else DISEASES.index(c.label) for c in conditions
+    ]
     assert len({c.code for c in conditions} | set(tables["diagnoses"])) == len(conditions) + len(tables["diagnoses"])
     assert all(labels[code] is None for code in tables["diagnoses"])
 
@@ -78,7 +82,9 @@ def test_codes_of_the_tables_give_back_the_labels_that_were_recorded(folder):
     label = _labels(set().union(*codes.values()))
     admissions = _rows(folder, "ADMISSIONS")
     assert len(admissions) == len(encounters.patient)
-    for row, recorded, subject, died in zip(admissions, encounters.recorded, encounters.patient, encounters.died, strict=True):
+    for row, recorded, subject, died in zip(
+        admissions, encounters.recorded, encounters.patient, encounters.died, strict=True
+    ):
         found = {label[code] for code in codes[row["HADM_ID"]]} - {None}
         assert found == set(np.flatnonzero(recorded[:NUM_LABELS]))
         assert (int(row["SUBJECT_ID"]), row["HOSPITAL_EXPIRE_FLAG"]) == (subject + 1, str(int(died)))
@@ -108,7 +114,10 @@ def test_tables_have_the_columns_of_mimic3_and_unique_numbers(folder):
     for row in _rows(folder, "DIAGNOSES_ICD"):
         sequences[row["HADM_ID"]].append(int(row["SEQ_NUM"]))
     assert all(found == list(range(1, len(found) + 1)) for found in sequences.values())
-    assert "CC0-1.0" in (folder / "LICENSE.txt").read_text() and "no row describes a real person" in (folder / "LICENSE.txt").read_text()
+    assert (
+        "CC0-1.0" in (folder / "LICENSE.txt").read_text()
+        and "no row describes a real person" in (folder / "LICENSE.txt").read_text()
+    )
 
 
 def test_stays_end_after_they_begin_and_few_overlap_and_death_ends_the_last(folder):

@@ -40,11 +40,35 @@ def _cohort(folder, visits, card=None):
 
 def _read(path, split):
     rows = list(Input(str(path), split).rows())
-    return {v.visit_id: (v.instruction, v.input, v.labels, v.subject_id, v.split, v.current_labels, v.prediction_time, v.subgroups) for v in rows}
+    return {
+        v.visit_id: (
+            v.instruction,
+            v.input,
+            v.labels,
+            v.subject_id,
+            v.split,
+            v.current_labels,
+            v.prediction_time,
+            v.subgroups,
+        )
+        for v in rows
+    }
 
 
 def _facts(visits):
-    return {v.visit_id: (v.instruction, v.input, v.labels, v.subject_id, v.split, v.current_labels, v.prediction_time, v.subgroups) for v in visits}
+    return {
+        v.visit_id: (
+            v.instruction,
+            v.input,
+            v.labels,
+            v.subject_id,
+            v.split,
+            v.current_labels,
+            v.prediction_time,
+            v.subgroups,
+        )
+        for v in visits
+    }
 
 
 def _run(cohort, out):
@@ -68,8 +92,21 @@ def test_exported_files_read_back_as_the_same_labelled_visits(tmp_path):
 
 def test_lines_hold_the_public_fields_first_and_the_same_keys_in_every_line(tmp_path):
     export(_cohort(tmp_path / "cohort", _visits()), str(tmp_path / "data"))
-    lines = [json.loads(line) for name in FILES.values() for line in (tmp_path / "data" / name).read_text().splitlines()]
-    keys = ["instruction", "input", "output", "visit_id", "subject_id", "split", "current_labels", "prediction_time", "age", "sex"]
+    lines = [
+        json.loads(line) for name in FILES.values() for line in (tmp_path / "data" / name).read_text().splitlines()
+    ]
+    keys = [
+        "instruction",
+        "input",
+        "output",
+        "visit_id",
+        "subject_id",
+        "split",
+        "current_labels",
+        "prediction_time",
+        "age",
+        "sex",
+    ]
     assert {tuple(line) for line in lines} == {tuple(keys)}
     assert all(line["output"].startswith("Disease that the patient may acquire: ") for line in lines)
 
@@ -84,7 +121,10 @@ def test_dataset_info_lists_train_and_val_and_never_test_and_keeps_what_others_w
     found = json.loads(text)
     assert "name_test" not in text
     assert found["mine"] == other["mine"] and set(found) == {"mine", "name_train", "name_val"}
-    assert found["name_train"] == {"file_name": "name_train.json", "columns": {"prompt": "instruction", "query": "input", "response": "output"}}
+    assert found["name_train"] == {
+        "file_name": "name_train.json",
+        "columns": {"prompt": "instruction", "query": "input", "response": "output"},
+    }
     line = json.loads((data / found["name_val"]["file_name"]).read_text().splitlines()[0])
     assert set(found["name_val"]["columns"].values()) <= set(line)
 
@@ -131,7 +171,11 @@ def test_exporting_twice_gives_equal_bytes(tmp_path):
 def test_the_console_tells_counts_and_the_license_and_no_text_of_a_patient(tmp_path):
     visits = _visits()
     marked = [type(v)(**{n: getattr(v, n) for n in v.__slots__} | {"input": f"{v.input} {MARKER}."}) for v in visits]
-    cohort = _cohort(tmp_path / "cohort", marked, {"data_license": "PhysioNet Credentialed Health Data License 1.5.0", "credentialed": True})
+    cohort = _cohort(
+        tmp_path / "cohort",
+        marked,
+        {"data_license": "PhysioNet Credentialed Health Data License 1.5.0", "credentialed": True},
+    )
     said = _run(cohort, tmp_path / "data")
     assert MARKER in (tmp_path / "data" / "name_train.json").read_text()
     assert MARKER not in said and not any(v.subject_id in said for v in visits)
@@ -167,7 +211,9 @@ def test_a_bad_row_leaves_all_files_as_they_were(tmp_path):
     labeled = max(np.flatnonzero(last["labels"].is_valid().to_numpy()))
     texts[labeled] = "  "
     column = last.schema.get_field_index("input")
-    pq.write_table(last.set_column(column, last.schema.field(column), pa.array(texts)), tmp_path / "cohort" / "part-00001.parquet")
+    pq.write_table(
+        last.set_column(column, last.schema.field(column), pa.array(texts)), tmp_path / "cohort" / "part-00001.parquet"
+    )
     with pytest.raises(DataError, match=rf"part-00001.parquet:{labeled + 1}: field 'input' is empty"):
         export(cohort, str(data))
     assert {file.name: file.read_bytes() for file in data.iterdir()} == before
@@ -228,4 +274,6 @@ def test_the_teacher_sees_what_llama_factory_trains_it_on():
 
 
 def test_file_names_are_the_public_ones():
-    assert {split: visit_file("data", split) for split in SPLITS} == {split: f"data/{name}" for split, name in FILES.items()}
+    assert {split: visit_file("data", split) for split in SPLITS} == {
+        split: f"data/{name}" for split, name in FILES.items()
+    }

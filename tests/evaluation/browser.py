@@ -10,7 +10,14 @@ from pathlib import Path
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *(
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+    ),
     *("--disable-component-update", "--disable-sync", "--remote-debugging-port=0", "--hide-scrollbars"),
 ]
 
@@ -52,7 +59,9 @@ class Page:
     async def picture(self, path, width, scheme="light", height=None):
         """A PNG of the page `width` pixels wide; the whole page unless a height is given."""
         await self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        await self.call("Emulation.setDeviceMetricsOverride", width=width, height=height or 900, deviceScaleFactor=1, mobile=False)
+        await self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height or 900, deviceScaleFactor=1, mobile=False
+        )
         answer = await self.call("Page.captureScreenshot", captureBeyondViewport=height is None)
         Path(path).write_bytes(base64.b64decode(answer["data"]))
 

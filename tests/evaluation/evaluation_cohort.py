@@ -60,7 +60,10 @@ def write_stage(cohort, name, probabilities, *, fields=None, skip=()):
 def noisy(visits, seed, noise=1.5):
     """Probabilities that know the labels through noise."""
     rng = np.random.default_rng(seed)
-    return {v.visit_id: 1 / (1 + np.exp(-(2 * np.array(v.labels) - 1 + noise * rng.normal(size=NUM_LABELS)))) for v in visits}
+    return {
+        v.visit_id: 1 / (1 + np.exp(-(2 * np.array(v.labels) - 1 + noise * rng.normal(size=NUM_LABELS))))
+        for v in visits
+    }
 
 
 def write_all(root, visits, facts=None, student_noise=1.5):

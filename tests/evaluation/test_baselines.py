@@ -62,7 +62,9 @@ def test_earlier_visits_help_where_the_current_one_does_not_tell_all(tmp_path):
     second = np.arange(len(held_out)) % 2 == 1
 
     def mean_auroc(name):
-        return np.mean([roc_auc_score(held_out.labels[second, j], results[name].held_out[second, j]) for j in range(NUM_LABELS)])
+        return np.mean(
+            [roc_auc_score(held_out.labels[second, j], results[name].held_out[second, j]) for j in range(NUM_LABELS)]
+        )
 
     assert mean_auroc("history_logreg") > 0.9 and mean_auroc("label_logreg") < 0.6
     assert results["history_logreg"].notes["train_visits"] == 900
@@ -93,7 +95,9 @@ def test_without_the_column_the_treatment_clause_names_the_current_labels(tmp_pa
     visits = []
     for row, visit in enumerate(make_visits((60, 40, 40), known=False)):
         disease = DISEASES[row % NUM_LABELS]
-        visits.append(dataclasses.replace(visit, input=render_input([disease], ["aspirin"], [], {disease: ["aspirin"]})))
+        visits.append(
+            dataclasses.replace(visit, input=render_input([disease], ["aspirin"], [], {disease: ["aspirin"]}))
+        )
     (_, _, held_out), results = fitted(tmp_path, visits)
     assert held_out.from_clause.all() and not held_out.known.any()
     assert (results["copy_forward"].held_out.sum(1) == 1).all()
@@ -141,10 +145,14 @@ def test_without_tuning_visits_the_middle_of_the_grid_stands_and_is_said():
 def test_tfidf_fits_on_a_seeded_sample_of_the_right_rows(tmp_path):
     cohort = write_cohort(tmp_path, make_visits((200, 40, 40)))
     train, tuning = read_split(cohort, "train"), read_split(cohort, "tuning")
-    model = fit_tfidf(texts(cohort, "train"), train.labels, texts(cohort, "tuning"), tuning.labels, seed=3, max_train=50)
+    model = fit_tfidf(
+        texts(cohort, "train"), train.labels, texts(cohort, "tuning"), tuning.labels, seed=3, max_train=50
+    )
     chosen = sample(200, 50, 3)
     everything = [text for shard in texts(cohort, "train") for text in shard]
-    again = fit_tfidf([[everything[i] for i in chosen]], train.labels[chosen], texts(cohort, "tuning"), tuning.labels, seed=3)
+    again = fit_tfidf(
+        [[everything[i] for i in chosen]], train.labels[chosen], texts(cohort, "tuning"), tuning.labels, seed=3
+    )
     assert model.trained_on == 50
     assert (model.predict(texts(cohort, "held_out")) == again.predict(texts(cohort, "held_out"))).all()
 

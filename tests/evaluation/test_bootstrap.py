@@ -35,7 +35,9 @@ def slow(members, labels, p, cells, draws):
         drawn = np.random.default_rng((draws.seed, r)).integers(draws.groups, size=draws.groups)
         rows = np.concatenate([rows_of[g] for g in drawn])
         block = score(labels[rows], p[rows], cells[rows], p[rows] >= THRESHOLDS, RATES, range(NUM_LABELS))
-        figures = [[block["per_label"][d][m] for m in METRICS] for d in DISEASES] + [[block["micro"][m] for m in METRICS]]
+        figures = [[block["per_label"][d][m] for m in METRICS] for d in DISEASES] + [
+            [block["micro"][m] for m in METRICS]
+        ]
         yield np.array(figures, dtype=float)
 
 
@@ -57,7 +59,12 @@ def test_a_weight_counts_as_in_scikit_learn_whatever_the_ties(rows):
 def test_many_steps_in_small_blocks_equal_scikit_learn(monkeypatch, decimals):
     monkeypatch.setattr(ranking, "_STEPS_AT_ONCE", 21)  # 7 steps at once
     rng = np.random.default_rng(1)
-    y, p, groups, counts = rng.random(500) < 0.3, np.round(rng.random(500), decimals), rng.integers(90, size=500), rng.integers(0, 4, (90, 3))
+    y, p, groups, counts = (
+        rng.random(500) < 0.3,
+        np.round(rng.random(500), decimals),
+        rng.integers(90, size=500),
+        rng.integers(0, 4, (90, 3)),
+    )
     area, precision = Ranking(y, p, groups, 90).figures(counts)
     for b in range(3):
         weight = counts[groups, b]

@@ -13,7 +13,17 @@ from ckd.calibration import Calibration, sigmoid
 from ckd.config import EvaluationConfig
 from ckd.configfile import load
 from ckd.errors import ConfigError
-from ckd.evaluation.calibrate import FOLDS, NEEDED, calibrate, calibrate_student, choose_kinds, cross_fitted, fit, group_folds, log_odds
+from ckd.evaluation.calibrate import (
+    FOLDS,
+    NEEDED,
+    calibrate,
+    calibrate_student,
+    choose_kinds,
+    cross_fitted,
+    fit,
+    group_folds,
+    log_odds,
+)
 from ckd.evaluation.evaluate import evaluate
 from ckd.evaluation.reliability import expected_calibration_error, figures, recalibration
 from ckd.evaluation.scores import read_split
@@ -23,7 +33,9 @@ from ckd.visits.labels import NUM_LABELS
 from tests.evaluation.evaluation_cohort import MARKER, make_visits, noisy, write_all, write_cohort, write_stage
 
 F1 = EvaluationConfig()
-PAIRS = st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=1, max_size=40).filter(lambda rows: any(y for y, _ in rows))
+PAIRS = st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=1, max_size=40).filter(
+    lambda rows: any(y for y, _ in rows)
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +82,11 @@ def test_a_kind_needs_its_number_of_positives_and_the_least_log_loss_wins():
     kinds, rarer = choose_kinds(crossed, y), np.minimum(y.sum(0), (~y).sum(0))
     assert rarer.min() < NEEDED["platt"] and rarer.max() > NEEDED["isotonic"]
     for j, kind in enumerate(kinds):
-        losses = {name: -np.log(np.where(y[:, j], p[:, j], 1 - p[:, j])).sum() for name, p in crossed.items() if rarer[j] >= NEEDED[name]}
+        losses = {
+            name: -np.log(np.where(y[:, j], p[:, j], 1 - p[:, j])).sum()
+            for name, p in crossed.items()
+            if rarer[j] >= NEEDED[name]
+        }
         assert set(losses) == {name for name, p in crossed.items() if not np.isnan(p[:, j]).any()}
         assert kind == min(losses, key=losses.get)
     assert {kind for kind, n in zip(kinds, rarer, strict=True) if n < NEEDED["platt"]} == {"temperature"}
@@ -85,7 +101,10 @@ def test_an_overconfident_model_becomes_calibrated_on_other_patients(tuning):
     z, y, groups = made(6000)
     half = dataclasses.replace(tuning, labels=y[:3000], groups=groups[:3000])
     found = calibrate(half, sigmoid(z[:3000]), F1, 0)
-    raw, calibrated = (figures(y[3000:, 0], p, np.full(3000, 0.5), None) for p in (sigmoid(z[3000:, 0]), found.probabilities(z[3000:])[:, 0]))
+    raw, calibrated = (
+        figures(y[3000:, 0], p, np.full(3000, 0.5), None)
+        for p in (sigmoid(z[3000:, 0]), found.probabilities(z[3000:])[:, 0])
+    )
     assert raw["slope"] == pytest.approx(0.5, abs=0.07) and calibrated["slope"] == pytest.approx(1, abs=0.12)
     assert calibrated["ece"] < 0.6 * raw["ece"] and calibrated["brier"] < raw["brier"]
 
@@ -97,7 +116,9 @@ def test_thresholds_come_from_cross_fitted_calibrated_probabilities(tuning):
     kinds = choose_kinds(crossed, tuning.labels)
     assert [one.kind for one in found.maps] == kinds
     assert found.maps == fit(z, tuning.labels, kinds)
-    expected = choose_thresholds(tuning.labels, np.stack([crossed[kind][:, j] for j, kind in enumerate(kinds)], 1)).values
+    expected = choose_thresholds(
+        tuning.labels, np.stack([crossed[kind][:, j] for j, kind in enumerate(kinds)], 1)
+    ).values
     np.testing.assert_array_equal(found.thresholds, expected)
 
 
@@ -113,14 +134,19 @@ def test_poisoned_held_out_labels_leave_calibration_json_bit_equal(tmp_path):
     written = []
     for name in ("clean", "poisoned"):
         poison = name == "poisoned"
-        rows = [dataclasses.replace(v, labels=tuple(not x for x in v.labels)) if poison and v.split == "held_out" else v for v in visits]
+        rows = [
+            dataclasses.replace(v, labels=tuple(not x for x in v.labels)) if poison and v.split == "held_out" else v
+            for v in visits
+        ]
         cohort = write_cohort(tmp_path / name, rows)
         write_stage(cohort, "predictions", noisy(visits, 1))
         path = tmp_path / f"{name}.json"
         calibrate_student(cohort.root, F1, 0).save(str(path), "m")
         written.append(path.read_bytes())
     assert written[0] == written[1] and MARKER.encode() not in written[0]
-    flipped = [dataclasses.replace(v, labels=tuple(not x for x in v.labels)) if v.split == "tuning" else v for v in visits]
+    flipped = [
+        dataclasses.replace(v, labels=tuple(not x for x in v.labels)) if v.split == "tuning" else v for v in visits
+    ]
     cohort = write_cohort(tmp_path / "flipped", flipped)
     write_stage(cohort, "predictions", noisy(visits, 1))
     calibrate_student(cohort.root, F1, 0).save(str(tmp_path / "flipped.json"), "m")
@@ -130,7 +156,10 @@ def test_poisoned_held_out_labels_leave_calibration_json_bit_equal(tmp_path):
 def test_metrics_use_the_maps_that_are_saved_and_tell_raw_from_calibrated(tmp_path):
     cohort = write_all(tmp_path, make_visits((60, 120, 60)))
     wanted = EvaluationConfig(threshold_for="sensitivity", threshold_target=0.8)
-    metrics, found = evaluate(cohort.root, seed=0, say=lambda _: None, wanted=wanted), calibrate_student(cohort.root, wanted, 0)
+    metrics, found = (
+        evaluate(cohort.root, seed=0, say=lambda _: None, wanted=wanted),
+        calibrate_student(cohort.root, wanted, 0),
+    )
     held_out = read_split(cohort, "held_out", ["predictions"])
     p = found.probabilities(log_odds(held_out.scores["predictions"]))
     assert list(metrics["thresholds"]["student"]["values"].values()) == found.thresholds.tolist()
@@ -139,7 +168,9 @@ def test_metrics_use_the_maps_that_are_saved_and_tell_raw_from_calibrated(tmp_pa
     assert block["calibrated"]["pooled"]["brier"] == pytest.approx(np.mean((p - y) ** 2))
     assert block["raw"]["pooled"]["brier"] == pytest.approx(metrics["held_out"]["student"]["micro"]["brier"])
     assert block["raw"]["pooled"]["distance_to_truth"] is None and sum(block["kinds"].values()) == NUM_LABELS
-    assert metrics["held_out"]["student"]["micro"]["f1"] == pytest.approx(2 * (y & alarms).sum() / (y.sum() + alarms.sum()))
+    assert metrics["held_out"]["student"]["micro"]["f1"] == pytest.approx(
+        2 * (y & alarms).sum() / (y.sum() + alarms.sum())
+    )
 
 
 @given(PAIRS, st.sampled_from([0.1, 0.5, 0.75, 1.0]))
@@ -158,11 +189,19 @@ def test_a_target_that_cannot_be_reached_keeps_the_default_with_the_reason():
     labels, p = np.zeros((4, NUM_LABELS), bool), np.tile(np.array([0.9, 0.8, 0.2, 0.1])[:, None], NUM_LABELS)
     labels[2] = True
     found = choose_thresholds(labels, p, EvaluationConfig(threshold_for="precision", threshold_target=0.5))
-    assert set(found.values) == {0.5} and set(found.reasons.values()) == {"no threshold reaches precision 0.5 on tuning"}
+    assert set(found.values) == {0.5} and set(found.reasons.values()) == {
+        "no threshold reaches precision 0.5 on tuning"
+    }
 
 
 @pytest.mark.parametrize(
-    "wrong", [["threshold_target=0.5"], ["threshold_for=precision"], ["threshold_for=sensitivity", "threshold_target=0"], ["threshold_for=accuracy"]]
+    "wrong",
+    [
+        ["threshold_target=0.5"],
+        ["threshold_for=precision"],
+        ["threshold_for=sensitivity", "threshold_target=0"],
+        ["threshold_for=accuracy"],
+    ],
 )
 def test_a_threshold_wish_that_makes_no_sense_is_refused(wrong):
     with pytest.raises(ConfigError, match="threshold"):
@@ -172,7 +211,9 @@ def test_a_threshold_wish_that_makes_no_sense_is_refused(wrong):
 def test_recalibration_is_scikit_learns_and_undefined_without_an_optimum():
     z, y, _ = made()
     reference = LogisticRegression(C=np.inf, tol=1e-10).fit(z[:, :1], y[:, 0])
-    assert recalibration(y[:, 0], sigmoid(z[:, 0])) == pytest.approx((reference.coef_[0, 0], reference.intercept_[0]), abs=1e-4)
+    assert recalibration(y[:, 0], sigmoid(z[:, 0])) == pytest.approx(
+        (reference.coef_[0, 0], reference.intercept_[0]), abs=1e-4
+    )
     p = np.array([0.1, 0.2, 0.3])
     for labels, values in (([0, 0, 0], p), ([0, 0, 1], p), ([1, 0, 0], p), ([0, 1, 0], p * 0 + 0.3)):
         assert recalibration(np.array(labels, bool), values) == (None, None)

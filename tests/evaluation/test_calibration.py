@@ -55,7 +55,9 @@ def test_platt_and_temperature_are_at_scipys_optimum():
     found = fit_platt(z[:, 0], y[:, 0])
     best = minimize(lambda w: cross_entropy(w[0] * z[:, 0] + w[1], t[:, 0]), [1, 0], tol=1e-12)
     assert (found.slope, found.intercept) == pytest.approx(tuple(best.x), abs=1e-5)
-    scalar = minimize_scalar(lambda s: cross_entropy(s * z, t), bounds=(0.01, 100), method="bounded", options={"xatol": 1e-10})
+    scalar = minimize_scalar(
+        lambda s: cross_entropy(s * z, t), bounds=(0.01, 100), method="bounded", options={"xatol": 1e-10}
+    )
     assert fit_temperature(z, y).temperature == pytest.approx(1 / scalar.x, rel=1e-6)
 
 
@@ -114,7 +116,9 @@ def test_a_file_gives_back_equal_bits_and_names_the_alarms(tmp_path):
     np.testing.assert_array_equal(after.thresholds, before.thresholds)
     np.testing.assert_array_equal(after.probabilities(z), before.probabilities(z))
     row = after.flags(after.probabilities(z))[0]
-    assert names(row) == [d for d, p, t in zip(DISEASES, after.probabilities(z)[0], after.thresholds, strict=True) if p >= t]
+    assert names(row) == [
+        d for d, p, t in zip(DISEASES, after.probabilities(z)[0], after.thresholds, strict=True) if p >= t
+    ]
     assert after.probabilities(z[:0]).shape == (0, NUM_LABELS)
 
 

@@ -53,4 +53,9 @@ def test_without_draws_the_differences_stand_alone():
     blocks, _ = blocks_and_figures()
     found = compare("student", blocks, {}, [0])["teacher"]
     assert found["macro"]["auroc"] == {"difference": pytest.approx(0.1), "interval": None, "p": None}
-    assert found["per_label"][DISEASES[0]] == {"difference": pytest.approx(0.1), "interval": None, "p": None, "p_holm": None}
+    assert found["per_label"][DISEASES[0]] == {
+        "difference": pytest.approx(0.1),
+        "interval": None,
+        "p": None,
+        "p_holm": None,
+    }

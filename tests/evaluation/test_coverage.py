@@ -8,8 +8,15 @@ from ckd.evaluation.bootstrap import Draws, interval, macro, resample
 from ckd.visits.labels import NUM_LABELS
 
 COHORTS, PATIENTS, RESAMPLES, LABELS = 200, 80, 500, 4
-GAIN = {"student": np.array([1.2, 0.9, 1.5, 0.6]), "teacher": np.array([1.4, 1.2, 1.5, 0.9])}  # how far a positive's score stands above a negative's
-PATIENT, SHARED, OWN = 1.0, 0.5, 0.7  # standard deviations of a score's parts: the patient's, what both models see of a visit, noise
+GAIN = {
+    "student": np.array([1.2, 0.9, 1.5, 0.6]),
+    "teacher": np.array([1.4, 1.2, 1.5, 0.9]),
+}  # how far a positive's score stands above a negative's
+PATIENT, SHARED, OWN = (
+    1.0,
+    0.5,
+    0.7,
+)  # standard deviations of a score's parts: the patient's, what both models see of a visit, noise
 
 
 def cohort(seed):
@@ -64,4 +71,6 @@ def test_the_truth_is_what_a_large_sample_shows():
     rng = np.random.default_rng(0)
     y = rng.random(200_000) < 0.3
     score = GAIN["student"][0] * y + np.sqrt(PATIENT**2 + SHARED**2 + OWN**2) * rng.normal(size=len(y))
-    assert roc_auc_score(y, score) == pytest.approx(ndtr(GAIN["student"][0] / np.sqrt(2 * (PATIENT**2 + SHARED**2 + OWN**2))), abs=0.004)
+    assert roc_auc_score(y, score) == pytest.approx(
+        ndtr(GAIN["student"][0] / np.sqrt(2 * (PATIENT**2 + SHARED**2 + OWN**2))), abs=0.004
+    )

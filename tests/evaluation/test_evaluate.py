@@ -12,14 +12,24 @@ from ckd.evaluation.evaluate import evaluate
 from ckd.evaluation.headline import sentence
 from ckd.evaluation.table import render
 from ckd.visits.labels import DISEASES, NUM_LABELS
-from tests.evaluation.evaluation_cohort import MARKER, as_lists, make_visits, noisy, write_all, write_cohort, write_stage
+from tests.evaluation.evaluation_cohort import (
+    MARKER,
+    as_lists,
+    make_visits,
+    noisy,
+    write_all,
+    write_cohort,
+    write_stage,
+)
 
 SHAPE = {"macro", "micro", "per_label", "new_onset", "persistent"}
 FIGURES = {"auroc", "auprc", "brier", "brier_skill", "f1", "f1_at_05", "prevalence"}
 
 
 def run(root, **arguments):
-    return evaluate(str(root), **{"seed": 0, "wanted": EvaluationConfig(resamples=300), "say": lambda line: None, **arguments})
+    return evaluate(
+        str(root), **{"seed": 0, "wanted": EvaluationConfig(resamples=300), "say": lambda line: None, **arguments}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +82,9 @@ def test_the_macro_set_is_listed_with_its_counts_and_is_the_same_for_every_model
 def test_new_onset_and_persistent_part_every_labels_visits(metrics):
     student = metrics["held_out"]["student"]
     for disease in DISEASES:
-        whole, onset, stay = (part["per_label"][disease] for part in (student, student["new_onset"], student["persistent"]))
+        whole, onset, stay = (
+            part["per_label"][disease] for part in (student, student["new_onset"], student["persistent"])
+        )
         assert onset["n"] + stay["n"] == whole["n"] and onset["positives"] + stay["positives"] == whole["positives"]
     copies = metrics["held_out"]["baselines"]["copy_forward"]
     assert copies["new_onset"]["macro"]["auroc"] == copies["persistent"]["macro"]["auroc"] == 0.5  # constant there
@@ -80,7 +92,10 @@ def test_new_onset_and_persistent_part_every_labels_visits(metrics):
 
 
 def test_held_out_labels_change_no_threshold_and_no_choice_of_baseline(tmp_path, visits, metrics):
-    changed = [dataclasses.replace(v, labels=tuple(not flag for flag in v.labels)) if v.split == "held_out" else v for v in visits]
+    changed = [
+        dataclasses.replace(v, labels=tuple(not flag for flag in v.labels)) if v.split == "held_out" else v
+        for v in visits
+    ]
     cohort = write_cohort(tmp_path, changed)
     write_stage(cohort, "predictions", noisy(visits, 1))
     write_stage(cohort, "soft_labels", noisy(visits, 2))
@@ -127,8 +142,17 @@ def test_a_student_that_knows_nothing_loses_aloud(tmp_path, visits):
 
 
 def test_an_interval_around_zero_decides_nothing():
-    compared = {"student": 0.71, "baseline": 0.70, "difference": 0.01, "interval": [-0.02, 0.04], "interval_reason": None, "interval_note": None}
-    assert "is above persistence" in sentence("persistence", compared, 9) and "does not decide" in sentence("persistence", compared, 9)
+    compared = {
+        "student": 0.71,
+        "baseline": 0.70,
+        "difference": 0.01,
+        "interval": [-0.02, 0.04],
+        "interval_reason": None,
+        "interval_note": None,
+    }
+    assert "is above persistence" in sentence("persistence", compared, 9) and "does not decide" in sentence(
+        "persistence", compared, 9
+    )
 
 
 def test_few_patients_give_no_interval_and_few_visits_no_macro(tmp_path):
@@ -139,7 +163,9 @@ def test_few_patients_give_no_interval_and_few_visits_no_macro(tmp_path):
     assert found["labels_in_macro"] == [] and found["held_out"]["student"]["macro"]["auroc"] is None
     assert found["headline"]["sentence"].startswith("No headline")
     assert found["intervals"]["reason"] == "8 patients, fewer than 30" and found["intervals"]["resamples"] == 0
-    assert set(found["held_out"]["student"]["micro"]["intervals"].values()) == {None} and "no intervals: 8 patients, fewer than 30" in render(found)
+    assert set(found["held_out"]["student"]["micro"]["intervals"].values()) == {
+        None
+    } and "no intervals: 8 patients, fewer than 30" in render(found)
     assert any(line.startswith("small sample: 25 of 25") for line in found["warnings"])
     assert "small sample" in render(found)
 
@@ -149,7 +175,10 @@ def test_without_tuning_visits_thresholds_stay_and_it_is_said(tmp_path):
     found = run(tmp_path)
     assert set(found["thresholds"]["student"]["values"].values()) == {0.5}
     assert set(found["thresholds"]["student"]["kept_at_05"].values()) == {"no tuning visits"}
-    assert found["headline"]["strongest_baseline"] == "persistence" and "without a comparison" in found["headline"]["chosen_by"]
+    assert (
+        found["headline"]["strongest_baseline"] == "persistence"
+        and "without a comparison" in found["headline"]["chosen_by"]
+    )
     assert any("thresholds stay at 0.5 for 25 labels" in line for line in found["warnings"])
 
 
@@ -166,8 +195,13 @@ def test_unknown_current_labels_are_null_with_the_reason(tmp_path):
     }
     assert found["headline"]["against_persistence"] is None
     assert any("without subject_id" in line for line in found["warnings"])
-    assert found["intervals"]["note"].startswith("probably too narrow") and found["intervals"]["group"] == "identical input"
-    assert "probably too narrow" in found["headline"]["sentence"] and "draws of 60 identical inputs; probably too narrow" in render(found)
+    assert (
+        found["intervals"]["note"].startswith("probably too narrow")
+        and found["intervals"]["group"] == "identical input"
+    )
+    assert "probably too narrow" in found["headline"][
+        "sentence"
+    ] and "draws of 60 identical inputs; probably too narrow" in render(found)
     assert json.dumps(found, allow_nan=False) and "copy_forward" in render(found)
 
 
@@ -192,7 +226,11 @@ def test_nothing_to_evaluate_is_a_user_error(tmp_path):
 def test_the_last_line_is_the_headline_of_the_report_which_claims_nothing_from_few_patients(metrics):
     few = metrics["counts"]["held_out"]
     assert few["groups"] < 100
-    assert render(metrics).split("\n")[-1].startswith("This sample shows nothing about performance: fewer than 100 held-out patients.")
+    assert (
+        render(metrics)
+        .split("\n")[-1]
+        .startswith("This sample shows nothing about performance: fewer than 100 held-out patients.")
+    )
     many = metrics | {"counts": metrics["counts"] | {"held_out": few | {"groups": 100}}}
     assert render(many).split("\n")[-1] == metrics["headline"]["sentence"]
 
@@ -205,6 +243,9 @@ def test_the_table_is_aligned_and_shows_every_model(metrics):
     assert f"{metrics['held_out']['student']['macro']['auroc']:.3f}" in rows[2]
     assert "teacher_saw_held_out: yes" in lines
     gap = metrics["comparisons"]["student"]["teacher"]["macro"]["auroc"]
-    assert any(line.startswith("student - teacher") and f"{gap['difference']:+.3f} ({gap['interval'][0]:+.3f} to" in line for line in lines)
+    assert any(
+        line.startswith("student - teacher") and f"{gap['difference']:+.3f} ({gap['interval'][0]:+.3f} to" in line
+        for line in lines
+    )
     assert "95 % intervals: 300 paired bootstrap draws of 80 subjects" in lines
     assert all(part["macro"]["labels"] <= NUM_LABELS for part in metrics["held_out"]["baselines"].values())

@@ -54,8 +54,13 @@ def test_history_equals_a_slow_search_in_any_order_of_the_visits(rows):
 
 def test_no_label_of_any_visit_changes_a_feature(tmp_path):
     visits = stays()
-    turned = [v if v.labels is None else dataclasses.replace(v, labels=tuple(not flag for flag in v.labels)) for v in visits]
-    first, second = (read_history(write_cohort(tmp_path / name, rows), "held_out").features() for name, rows in (("a", visits), ("b", turned)))
+    turned = [
+        v if v.labels is None else dataclasses.replace(v, labels=tuple(not flag for flag in v.labels)) for v in visits
+    ]
+    first, second = (
+        read_history(write_cohort(tmp_path / name, rows), "held_out").features()
+        for name, rows in (("a", visits), ("b", turned))
+    )
     assert first.shape == (sum(v.labels is not None for v in visits), 80) and (first == second).all()
 
 
@@ -65,13 +70,17 @@ def test_nothing_recorded_later_changes_a_visits_features(tmp_path):
     whole = read_history(write_cohort(tmp_path / "whole", visits), "held_out").features()
     cut = "2150-03-01"  # what happens afterwards is turned over
     later = [
-        dataclasses.replace(v, current_labels=tuple(not flag for flag in v.current_labels), subgroups={}) if v.prediction_time > cut else v
+        dataclasses.replace(v, current_labels=tuple(not flag for flag in v.current_labels), subgroups={})
+        if v.prediction_time > cut
+        else v
         for v in visits
     ]
     changed = read_history(write_cohort(tmp_path / "later", later), "held_out").features()
     time_of = {v.visit_id: v.prediction_time for v in visits}
     old = np.array([time_of[visit] <= cut for visit in order])
-    assert 10 < old.sum() < len(old) and (whole[old] == changed[old]).all() and (whole[~old] != changed[~old]).any(1).all()
+    assert (
+        10 < old.sum() < len(old) and (whole[old] == changed[old]).all() and (whole[~old] != changed[~old]).any(1).all()
+    )
 
 
 def test_features_of_another_split_stay_there(tmp_path):
@@ -101,7 +110,9 @@ def test_one_visit_without_what_the_features_need_is_a_reason(tmp_path, change, 
 def test_a_cohort_without_ages_has_the_other_baselines(tmp_path):
     visits = [dataclasses.replace(v, subgroups={"sex": "F"}) for v in make_visits((60, 40, 40))]
     cohort = write_cohort(tmp_path, visits)
-    results = fit_all(cohort, *(read_split(cohort, split) for split in ("train", "tuning", "held_out")), seed=0, say=lambda line: None)
+    results = fit_all(
+        cohort, *(read_split(cohort, split) for split in ("train", "tuning", "held_out")), seed=0, say=lambda line: None
+    )
     assert results["history_logreg"] == NotComputable("no train visit has a known age")
     assert not isinstance(results["label_logreg"], NotComputable)
 
@@ -115,5 +126,10 @@ def test_one_unknown_age_or_sex_is_a_feature_of_its_own(tmp_path):
 
 
 def test_dates_and_times_are_ordered_as_times_not_as_text():
-    assert moment("2150-01-01") < moment("2150-01-01T00:00:01") < moment("2150-01-01 09:30:00+02:00") < moment("2150-01-01T08:00:00Z")
+    assert (
+        moment("2150-01-01")
+        < moment("2150-01-01T00:00:01")
+        < moment("2150-01-01 09:30:00+02:00")
+        < moment("2150-01-01T08:00:00Z")
+    )
     assert np.isnan(moment(None)) and np.isnan(moment("soon"))

@@ -57,7 +57,9 @@ def test_per_label_figures_equal_scikit_learn():
         assert found["auroc"] == pytest.approx(sk.roc_auc_score(y, q))
         assert found["auprc"] == pytest.approx(sk.average_precision_score(y, q))
         assert found["brier"] == pytest.approx(sk.brier_score_loss(y, q))
-        assert found["brier_skill"] == pytest.approx(1 - sk.brier_score_loss(y, q) / sk.brier_score_loss(y, np.full(len(y), rates[j])))
+        assert found["brier_skill"] == pytest.approx(
+            1 - sk.brier_score_loss(y, q) / sk.brier_score_loss(y, np.full(len(y), rates[j]))
+        )
         assert found["f1"] == pytest.approx(sk.f1_score(y, q >= thresholds[j]))
         assert found["f1_at_05"] == pytest.approx(sk.f1_score(y, q >= 0.5))
         assert (found["n"], found["positives"]) == (len(y), y.sum())
@@ -69,7 +71,9 @@ def test_macro_is_the_mean_over_the_chosen_labels_and_micro_pools_all_cells():
     block = score(labels, p, np.ones_like(labels), p >= thresholds, rates, chosen)
     assert block["macro"]["labels"] == 3
     for metric in METRICS:
-        assert block["macro"][metric] == pytest.approx(np.mean([block["per_label"][DISEASES[j]][metric] for j in chosen]))
+        assert block["macro"][metric] == pytest.approx(
+            np.mean([block["per_label"][DISEASES[j]][metric] for j in chosen])
+        )
     assert block["macro"]["auroc"] == pytest.approx(macro_auroc(labels, p, chosen))
     assert block["micro"]["auroc"] == pytest.approx(sk.roc_auc_score(labels.ravel(), p.ravel()))
     assert block["micro"]["f1"] == pytest.approx(sk.f1_score(labels.ravel(), p.ravel() >= 0.4))

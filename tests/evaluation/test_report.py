@@ -28,35 +28,69 @@ from ckd.visits.labels import DISEASES
 from tests.evaluation.browser import CHROMIUM, visit
 from tests.evaluation.evaluation_cohort import MARKER, make_visits, noisy, write_all, write_cohort, write_stage
 
-FIGURES = ("models", "labels", "onset", "roc", "precision-recall", "reliability", "decision", "alerts", "teacher", "subgroups", "training")
+FIGURES = (
+    "models",
+    "labels",
+    "onset",
+    "roc",
+    "precision-recall",
+    "reliability",
+    "decision",
+    "alerts",
+    "teacher",
+    "subgroups",
+    "training",
+)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt-get install chromium)")
 Y_P = st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 0.99])), min_size=2, max_size=40)
 CARD = {
     "claim": "Every figure on this cohort reads: given that the patient returns.",
     "source": {"kind": "mimic3"},
     "data_license": "a <licence>",
-    "admissions": {"in": 700, "pairs": 580, "last_visits": 95, "excluded": {"ended in death": {"rows": 22}, "no diagnosis codes": {"rows": 3}}},
+    "admissions": {
+        "in": 700,
+        "pairs": 580,
+        "last_visits": 95,
+        "excluded": {"ended in death": {"rows": 22}, "no diagnosis codes": {"rows": 3}},
+    },
     "returners": {
-        side: {"visits": 95, "mean_age": 60.5, "women": 0.5, "diagnoses_per_visit": 9.0, "medications_per_visit": 12.0, "procedures_per_visit": 1.5}
+        side: {
+            "visits": 95,
+            "mean_age": 60.5,
+            "women": 0.5,
+            "diagnoses_per_visit": 9.0,
+            "medications_per_visit": 12.0,
+            "procedures_per_visit": 1.5,
+        }
         for side in ("return", "do_not_return")
     },
 }
 EVENTS = [
     {"event": "embed", "visits": 580, "seconds": 10.0},
-    *({"event": "student_step", "step": k, "loss": 1 / k, "step_seconds": 0.1, "visits_per_s": 100.0} for k in range(1, 9)),
-    *({"event": "student_epoch", "epoch": k, "metric": "macro_auroc", "tuning_score": 0.6 + k / 100, "best_epoch": 2} for k in (1, 2)),
+    *(
+        {"event": "student_step", "step": k, "loss": 1 / k, "step_seconds": 0.1, "visits_per_s": 100.0}
+        for k in range(1, 9)
+    ),
+    *(
+        {"event": "student_epoch", "epoch": k, "metric": "macro_auroc", "tuning_score": 0.6 + k / 100, "best_epoch": 2}
+        for k in (1, 2)
+    ),
 ]
 
 
 def make_run(folder, visits):
     """A run's folder with metrics.json, events, a head, and a cohort's card."""
     cohort = write_all(
-        folder / "artifacts", visits, {"read": 590, "kept": 580, "quarantined_by_reason": {"no input": {"rows": 10}}, "echo_rate": 0.1}
+        folder / "artifacts",
+        visits,
+        {"read": 590, "kept": 580, "quarantined_by_reason": {"no input": {"rows": 10}}, "echo_rate": 0.1},
     )
     metrics = evaluate(cohort.root, seed=0, wanted=EvaluationConfig(resamples=100), say=lambda line: None)
     student = FolderArtifact(str(folder / "student"), {"seed": 1})
     student.commit([])
-    calibrate_student(cohort.root, EvaluationConfig(), 0).save(str(folder / "student" / "calibration.json"), student.identity())
+    calibrate_student(cohort.root, EvaluationConfig(), 0).save(
+        str(folder / "student" / "calibration.json"), student.identity()
+    )
     (folder / "metrics.json").write_text(json.dumps(metrics))
     (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in EVENTS) + '{"event": "cut o')
     (folder / "card.json").write_text(json.dumps(CARD))
@@ -69,7 +103,11 @@ def made(tmp_path_factory):
     """A run's folder and its visits: 240 held_out visits of 120 patients. One patient's ethnicity is a marker; 15 labels are rare."""
     visits = []
     for row, one in enumerate(make_visits((200, 80, 240))):
-        groups = {"age": ["30", "50", "70", "90"][row // 2 % 4], "sex": "FM"[row // 2 % 2], "ethnicity": MARKER if row == 500 else "WHITE"}
+        groups = {
+            "age": ["30", "50", "70", "90"][row // 2 % 4],
+            "sex": "FM"[row // 2 % 2],
+            "ethnicity": MARKER if row == 500 else "WHITE",
+        }
         labels = tuple(flag and (j < 10 or row % 60 == 0) for j, flag in enumerate(one.labels))
         visits.append(replace(one, subgroups=groups, labels=labels))
     folder = tmp_path_factory.mktemp("report")
@@ -120,7 +158,9 @@ def test_chromium_shows_every_figure_sorts_and_loads_nothing(page, tmp_path):
         for moment, button, what in (("falling", 2, column), ("rising", 2, column), ("named", 0, name)):
             await page.run(click.format(button))
             orders[moment] = await page.run(what)
-        sorted_by = await page.run("[...document.querySelectorAll('#labels-table [aria-sort]')].map(h => h.textContent)")
+        sorted_by = await page.run(
+            "[...document.querySelectorAll('#labels-table [aria-sort]')].map(h => h.textContent)"
+        )
         wide = await page.run("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         return figures, orders, sorted_by, wide, page.messages, page.requests
 
@@ -169,13 +209,17 @@ def told(table):
 
 
 def with_counts(run, unlabeled=95, **splits):
-    counts = run.metrics["counts"] | {split: run.metrics["counts"][split] | {"visits": visits} for split, visits in splits.items()}
+    counts = run.metrics["counts"] | {
+        split: run.metrics["counts"][split] | {"visits": visits} for split, visits in splits.items()
+    }
     return replace(run, metrics=run.metrics | {"counts": counts}, facts=run.facts | {"unlabeled": unlabeled})
 
 
 def test_totals_are_withheld_that_would_tell_few_visits(run):
     usual = with_counts(run)
-    assert told(facts.visits(usual))["kept"] == ["580"] and told(facts.admissions(usual, CARD))["admissions in"] == ["700"]
+    assert told(facts.visits(usual))["kept"] == ["580"] and told(facts.admissions(usual, CARD))["admissions in"] == [
+        "700"
+    ]
     few = with_counts(run, unlabeled=3)
     assert {told(facts.visits(few))[name][0] for name in ("rows read", "kept")} == {"withheld"}
     assert told(facts.visits(few))["without a next visit"] == ["<10"]
@@ -210,18 +254,28 @@ def test_a_small_sample_claims_nothing(small):
     assert all("fewer than 100 held-out patients" in one.reason for name, one in drawn.items() if name != "training")
     assert "models-table" not in text and "comparisons-table" not in text and "subgroups-sex" not in text
     assert small.metrics["headline"]["sentence"] not in text
-    for row in (small.metrics["held_out"]["student"]["macro"], *small.metrics["held_out"]["student"]["per_label"].values()):
+    for row in (
+        small.metrics["held_out"]["student"]["macro"],
+        *small.metrics["held_out"]["student"]["per_label"].values(),
+    ):
         assert row["auroc"] is None or f"{row['auroc']:.3f}" not in text
 
 
 def test_epochs_among_which_nothing_chose_have_no_score_to_draw(run):
-    unscored = [event | {"metric": "last_epoch", "tuning_score": 0.0} if event["event"] == "student_epoch" else event for event in run.events]
+    unscored = [
+        event | {"metric": "last_epoch", "tuning_score": 0.0} if event["event"] == "student_epoch" else event
+        for event in run.events
+    ]
     assert "not recorded" not in draw_all(run)["training"].svg
     assert "not recorded" in draw_all(replace(run, events=unscored))["training"].svg
 
 
 def test_an_invented_cohort_is_called_one(run):
-    metrics = {**run.metrics, "ceilings": {"oracle_latent": {"auroc": 0.8, "share_of_gain": 0.9}}, "teacher_saw_held_out": True}
+    metrics = {
+        **run.metrics,
+        "ceilings": {"oracle_latent": {"auroc": 0.8, "share_of_gain": 0.9}},
+        "teacher_saw_held_out": True,
+    }
     cautions = " ".join(headline_facts(metrics).cautions)
     assert "invented" in cautions and "may have been tuned on held-out visits" in cautions
 
@@ -290,7 +344,9 @@ def test_net_benefit_is_vickers_and_elkins(pairs, t):
     ranked = curves.rank(np.array([y for y, _ in pairs]), np.array([p for _, p in pairs]))
     assert curves.net_benefit(ranked, np.array([t]))[0] == pytest.approx(true / n - false / n * t / (1 - t))
     events = sum(y for y, _ in pairs)
-    assert curves.net_benefit_of_all(ranked, np.array([t]))[0] == pytest.approx(events / n - (n - events) / n * t / (1 - t))
+    assert curves.net_benefit_of_all(ranked, np.array([t]))[0] == pytest.approx(
+        events / n - (n - events) / n * t / (1 - t)
+    )
 
 
 def test_thinned_curves_keep_their_ends_and_their_shape():

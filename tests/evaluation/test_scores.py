@@ -41,7 +41,9 @@ def test_a_missing_visit_is_named(tmp_path, visits):
     cohort = write_cohort(tmp_path, visits)
     write_stage(cohort, "predictions", noisy(visits, 1), skip={"held_out-7"})
     read_split(cohort, "tuning", ["predictions"])
-    with pytest.raises(ArtifactError, match=r"part-0000\d.parquet: 1 of 40 visits are missing, the first is held_out-7"):
+    with pytest.raises(
+        ArtifactError, match=r"part-0000\d.parquet: 1 of 40 visits are missing, the first is held_out-7"
+    ):
         read_split(cohort, "held_out", ["predictions"])
 
 
@@ -57,7 +59,12 @@ def test_parts_made_differently_are_never_mixed(tmp_path, visits):
     last = cohort.select("held_out")[-1]
     other = write_stage(cohort, "other", noisy(visits, 1), fields={"student": "b"})
     other.folder = other.folder.replace("/other", "/predictions")
-    other.write(last.index, write_stage(cohort, "other", noisy(visits, 1)).read(last.index), rows=last.rows, input_hash=last.content_hash)
+    other.write(
+        last.index,
+        write_stage(cohort, "other", noisy(visits, 1)).read(last.index),
+        rows=last.rows,
+        input_hash=last.content_hash,
+    )
     with pytest.raises(ArtifactError, match="student='b'"):
         read_split(cohort, "held_out", ["predictions"])
 

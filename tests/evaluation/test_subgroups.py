@@ -42,7 +42,17 @@ def block(metrics):
 
 
 def test_ages_become_bands():
-    ages = {"17": "0–17", "18": "18–44", "44.9": "18–44", "65": "65–79", "89": "80–89", "90": "90+", "90+": "90+", "300": "90+", " 45 ": "45–64"}
+    ages = {
+        "17": "0–17",
+        "18": "18–44",
+        "44.9": "18–44",
+        "65": "65–79",
+        "89": "80–89",
+        "90": "90+",
+        "90+": "90+",
+        "300": "90+",
+        " 45 ": "45–64",
+    }
     assert {age: age_band(age) for age in ages} == ages
     assert {age_band(age) for age in (None, "", "old", "-1", "nan")} == {UNKNOWN}
 
@@ -50,7 +60,9 @@ def test_ages_become_bands():
 def test_a_group_has_its_figures_as_a_plain_count_gives_them(cohort, metrics, block):
     rows = read_split(cohort, "held_out", ["predictions"])
     thresholds = metrics["thresholds"]["student"]["values"]
-    calibrated = calibrate_student(cohort.root, EvaluationConfig(), 0).probabilities(log_odds(rows.scores["predictions"]))
+    calibrated = calibrate_student(cohort.root, EvaluationConfig(), 0).probabilities(
+        log_odds(rows.scores["predictions"])
+    )
     women = read_fields(cohort, "held_out")["sex"] == "F"
     found = next(group for group in block["fields"]["sex"]["groups"] if group["group"] == "F")
     pairs = events = hits = alarms = 0
@@ -60,7 +72,13 @@ def test_a_group_has_its_figures_as_a_plain_count_gives_them(cohort, metrics, bl
             if disease in block["labels"]:
                 p, event = float(calibrated[row, j]), bool(rows.labels[row, j])
                 alarm = p >= thresholds[disease]
-                pairs, events, predicted, hits, alarms = pairs + 1, events + event, predicted + p, hits + (alarm and event), alarms + alarm
+                pairs, events, predicted, hits, alarms = (
+                    pairs + 1,
+                    events + event,
+                    predicted + p,
+                    hits + (alarm and event),
+                    alarms + alarm,
+                )
     assert found["visits"] == women.sum() == 80
     assert found["sensitivity"] == pytest.approx(hits / events)
     assert found["predicted_minus_observed"] == pytest.approx((predicted - events) / pairs)

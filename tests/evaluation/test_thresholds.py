@@ -13,7 +13,11 @@ def exact_f1(y, p, threshold):
     return Fraction(2 * int((y & alarm).sum()), int(y.sum()) + int(alarm.sum()))
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=1, max_size=40).filter(lambda rows: any(y for y, _ in rows)))
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=1, max_size=40).filter(
+        lambda rows: any(y for y, _ in rows)
+    )
+)
 @example([(True, 0), (False, 0)])
 @example([(False, 3), (True, 3), (True, 1)])
 def test_no_threshold_has_a_larger_f1_than_the_one_chosen(rows):

@@ -47,7 +47,9 @@ class FakeEngine:
         if len(texts) == 2:
             return [[ord(c) for c in text] for text in texts[1]], 0
         time.sleep(self.seconds)
-        return np.stack([np.frombuffer(hashlib.sha256(str(p).encode()).digest()[:4], np.uint8) for p in texts[0]]).astype(np.float32)
+        return np.stack(
+            [np.frombuffer(hashlib.sha256(str(p).encode()).digest()[:4], np.uint8) for p in texts[0]]
+        ).astype(np.float32)
 
 
 @dataclass
@@ -136,7 +138,12 @@ def make_inputs(folder):
     """Visits of SHARDS shards, and a teacher's folder to be hashed."""
 
     def visit(n):
-        return {"instruction": INSTRUCTION, "input": f"visit number {n}", "output": OUTPUT_PREFIX + DISEASES[n % 25], "subject_id": f"s{n}"}
+        return {
+            "instruction": INSTRUCTION,
+            "input": f"visit number {n}",
+            "output": OUTPUT_PREFIX + DISEASES[n % 25],
+            "subject_id": f"s{n}",
+        }
 
     count = SHARDS * ROWS
     (folder / "train.json").write_text("".join(json.dumps(visit(n)) + "\n" for n in range(count - ROWS)))
@@ -149,13 +156,18 @@ def make_inputs(folder):
 def parts(folder):
     """Every part's bytes of both stages."""
     root = f"{folder}/results/t/artifacts"
-    names = {f"{stage}/{name}" for stage in ("visits", "embeddings") for name in list_files(f"{root}/{stage}", ".parquet")}
+    names = {
+        f"{stage}/{name}" for stage in ("visits", "embeddings") for name in list_files(f"{root}/{stage}", ".parquet")
+    }
     return {name: read_bytes(f"{root}/{name}") for name in names}
 
 
 def starts(folder):
     """What the starts left: shard, node, process, time; in the order of time."""
-    return sorted((json.loads(path.read_text()) for path in Path(folder, "starts").glob("*.json") if path.stat().st_size), key=lambda s: s["time"])
+    return sorted(
+        (json.loads(path.read_text()) for path in Path(folder, "starts").glob("*.json") if path.stat().st_size),
+        key=lambda s: s["time"],
+    )
 
 
 def assert_equal_and_clean(folder, undisturbed):

@@ -22,7 +22,9 @@ print(json.dumps({name: value for (name, _), value in gauges.values.items()}))
 
 
 def counted(one):
-    done = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True, env=one.environment, timeout=120, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT], capture_output=True, text=True, env=one.environment, timeout=120, check=True
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -30,7 +32,9 @@ def test_a_machine_that_ends_after_a_notice_is_a_preemption_and_one_without_is_l
     with cluster({"warned": {}, "gone": {}, "stays": {}}) as one:
         assert counted(one) == {"ckd_preemptions": 0, "ckd_nodes_lost": 0}
         one.drain("warned", 2)
-        time.sleep(3)  # the cloud takes the machine at the deadline, which Ray compares with the moment when it misses the node
+        time.sleep(
+            3
+        )  # the cloud takes the machine at the deadline, which Ray compares with the moment when it misses the node
         one.vanish("warned")
         one.vanish("gone")
         until(lambda: one.alive() == {one.head.id, one.nodes["stays"].id}, 30, "two nodes are dead")

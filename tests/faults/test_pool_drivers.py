@@ -14,7 +14,10 @@ pytestmark = pytest.mark.faults
 
 
 def embedding(head, folder, log="output.txt", seconds=0.8, worker="FakeEmbedWorker", workers=2, gpus=1):
-    words = (f"teacher.workers={workers}", f"teacher.gpus_per_worker={gpus}")  # with a GPU an actor runs two shards at a time
+    words = (
+        f"teacher.workers={workers}",
+        f"teacher.gpus_per_worker={gpus}",
+    )  # with a GPU an actor runs two shards at a time
     return head.driver("-c", CODE, str(folder), str(seconds), worker, *words, cwd=CHECKOUT, log=folder / log)
 
 
@@ -56,7 +59,9 @@ def test_a_killed_driver_is_started_again_and_what_was_done_stays(head, machines
     assert len(changed) <= 2, "at most what the killed driver's actors still wrote"
 
 
-def test_when_the_head_dies_its_driver_ends_and_the_run_continues_on_another_cluster(head, machines, folder, undisturbed):
+def test_when_the_head_dies_its_driver_ends_and_the_run_continues_on_another_cluster(
+    head, machines, folder, undisturbed
+):
     with cluster({"c": {"gpus": 1}}, cpus=0) as first:
         job = embedding(first, folder, workers=1)
         until(lambda: job.poll() is not None or len(done(folder)) >= 3, 90, "three parts")
@@ -66,13 +71,18 @@ def test_when_the_head_dies_its_driver_ends_and_the_run_continues_on_another_clu
     finish(embedding(head, folder, "again.txt", seconds=0.1), folder, "again.txt")
     assert_equal_and_clean(folder, undisturbed)
     again = (folder / "again.txt").read_text()
-    assert f"embed: {len(before)} of {SHARDS} shards done" in again or f"embed: {len(before) + 1} of {SHARDS} shards done" in again
+    assert (
+        f"embed: {len(before)} of {SHARDS} shards done" in again
+        or f"embed: {len(before) + 1} of {SHARDS} shards done" in again
+    )
 
 
 def test_a_machine_killed_in_the_middle_of_a_write_leaves_no_torn_part(head, machines, folder, undisturbed):
     finish(embedding(head, folder, worker="DiesWriting"), folder)
     assert (folder / "died").exists()
-    assert list(Path(folder, "results/t/artifacts/embeddings").glob(".part-*.tmp")), "the torn file of that write, which nobody reads"
+    assert list(Path(folder, "results/t/artifacts/embeddings").glob(".part-*.tmp")), (
+        "the torn file of that write, which nobody reads"
+    )
     assert_equal_and_clean(folder, undisturbed)
 
 
@@ -96,10 +106,15 @@ def test_a_full_disk_sets_its_shards_aside_and_the_next_run_makes_them(head, mac
     assert_equal_and_clean(folder, undisturbed)
 
 
-def test_a_file_system_that_fills_up_ends_the_run_with_exit_code_3_and_it_continues_when_there_is_room(folder, undisturbed):
+def test_a_file_system_that_fills_up_ends_the_run_with_exit_code_3_and_it_continues_when_there_is_room(
+    folder, undisturbed
+):
     place = folder / "results"
     place.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "ckd", str(place)], capture_output=True).returncode:
+    if (
+        os.geteuid()
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "ckd", str(place)], capture_output=True).returncode
+    ):
         pytest.skip("a small file system cannot be mounted here")
     try:
         code, said = here(folder)

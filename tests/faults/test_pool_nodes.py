@@ -34,7 +34,11 @@ def finish(job, log):
 def both_at_work(head, folder, names, job):
     """Wait until each machine has started its second shard."""
     ids = [head.nodes[name].id for name in names]
-    until(lambda: job.poll() is not None or all([s["node"] for s in starts(folder)].count(i) >= 2 for i in ids), 90, "both machines at work")
+    until(
+        lambda: job.poll() is not None or all([s["node"] for s in starts(folder)].count(i) >= 2 for i in ids),
+        90,
+        "both machines at work",
+    )
     assert job.poll() is None, (folder / "output.txt").read_text()[-4000:]
 
 
@@ -50,14 +54,18 @@ def test_a_killed_one_costs_only_the_shards_that_it_was_at(head, machines, folde
         {"raylet": head.kill_raylet, "machine": head.vanish}[what](machines[1])
     finish(job, log)
     assert_equal_and_clean(folder, undisturbed)
-    assert SHARDS < len(starts(folder)) <= SHARDS + 2, "at most two shards, one computed and one read, are in an actor at a time"
+    assert SHARDS < len(starts(folder)) <= SHARDS + 2, (
+        "at most two shards, one computed and one read, are in an actor at a time"
+    )
     retried = [json.loads(line) for line in (folder / "results/t/events.jsonl").read_text().splitlines()]
     counted = {e["attempts"] for e in retried if e["event"] == "shard_retried"}
     assert counted == ({2} if what == "actor" else {1}), "the machine's death is no fault of the shard"
 
 
 @pytest.mark.parametrize("who", ["sigterm", "gcp"])
-def test_a_machine_with_a_notice_gets_no_new_shard_and_nothing_is_computed_twice(head, machines, folder, undisturbed, who):
+def test_a_machine_with_a_notice_gets_no_new_shard_and_nothing_is_computed_twice(
+    head, machines, folder, undisturbed, who
+):
     node = head.nodes[machines[1]]
     with MetadataServer(who) as metadata:
         watcher = watch(head, node, {} if who == "sigterm" else metadata.environment, who)
@@ -97,6 +105,8 @@ def test_the_deadline_that_ray_knows_is_the_clouds(head, machines):
         until(lambda: node.workers("ray::keep"), 60, "a task keeps the machine")
         assert watch(head, node, metadata.environment, "aws").wait(timeout=30) == 0
     state = GlobalState()
-    state._initialize_global_state(GcsClientOptions.create(head.address, None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=False))
+    state._initialize_global_state(
+        GcsClientOptions.create(head.address, None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=False)
+    )
     assert state.get_draining_nodes() == {node.id: deadline * 1000}
     stop(job)

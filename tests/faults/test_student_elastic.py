@@ -31,7 +31,9 @@ class Run:
         made = make_config(folder, base, **{**SETTINGS, **student})
         make_cohort(folder / "artifacts", [*make_visits("train", 1200), *make_visits("tuning", 60)], shard_rows=400)
         make_tokens(made)
-        self.config = made.model_copy(update={"run": made.run.model_copy(update={"shared_mounts": (str(folder.parents[1]),)})})
+        self.config = made.model_copy(
+            update={"run": made.run.model_copy(update={"shared_mounts": (str(folder.parents[1]),)})}
+        )
         self.file, self.folder = folder / "config.yaml", Path(made.run.folder)
         self.file.write_text(configfile.dump(self.config))
         self.log = folder / "driver.log"
@@ -64,7 +66,9 @@ class Run:
         printed = io.StringIO()
         with pytest.raises(IncompleteError):  # there is no teacher here
             verify.run(self.config, Console(printed))
-        assert "student      whole" in printed.getvalue() and "problem" not in printed.getvalue().replace("0 problems", "")
+        assert "student      whole" in printed.getvalue() and "problem" not in printed.getvalue().replace(
+            "0 problems", ""
+        )
 
 
 def test_a_drained_machine_costs_no_step_a_vanished_one_at_most_an_interval(tmp_path, base):
@@ -109,4 +113,6 @@ def test_a_killed_driver_and_a_replaced_machine_end_in_the_very_same_student(tmp
     assert run.started()[-1][2] <= SETTINGS["checkpoint_steps"]
     best, other = (best_checkpoint(each.config, print) for each in (run, whole))
     assert best.extra == other.extra
-    assert (Path(best.folder) / "model.safetensors").read_bytes() == (Path(other.folder) / "model.safetensors").read_bytes()
+    assert (Path(best.folder) / "model.safetensors").read_bytes() == (
+        Path(other.folder) / "model.safetensors"
+    ).read_bytes()

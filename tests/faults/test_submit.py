@@ -25,7 +25,9 @@ def head(tmp_path_factory):
     token.write_text("a1" * 32)
     # A job's `python` is the one on the head's PATH.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    with cluster(dashboard=True, cpus=2, settings={"RAY_AUTH_TOKEN_PATH": str(token), "PATH": path, "OMP_NUM_THREADS": "1"}) as one:
+    with cluster(
+        dashboard=True, cpus=2, settings={"RAY_AUTH_TOKEN_PATH": str(token), "PATH": path, "OMP_NUM_THREADS": "1"}
+    ) as one:
         one.token = token
         until(lambda: authentication(one.dashboard) == "token", 60, "the dashboard answers", 0.5)
         yield one
@@ -45,7 +47,10 @@ def words(folder, teacher):
 
 @pytest.fixture
 def folder(tmp_path):
-    write_jsonl(tmp_path / "train.json", [*rows(0, 160, split="train"), *rows(160, 200, split="tuning"), *rows(200, VISITS, split="held_out")])
+    write_jsonl(
+        tmp_path / "train.json",
+        [*rows(0, 160, split="train"), *rows(160, 200, split="tuning"), *rows(200, VISITS, split="held_out")],
+    )
     return tmp_path
 
 
@@ -54,7 +59,12 @@ def start(head, *words, **environment):
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     knows = {"RAY_ADDRESS": head.dashboard, "RAY_AUTH_TOKEN_PATH": str(head.token), **environment}
     return subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli", *words], cwd=CHECKOUT, env={**kept, **knows}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [sys.executable, "-m", "jobs.cli", *words],
+        cwd=CHECKOUT,
+        env={**kept, **knows},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
 
 
@@ -65,7 +75,9 @@ def ckd_says(head, *words, **environment):
 
 
 def parts(folder):
-    return {path.name: path for path in sorted((folder / "results/default/artifacts/embeddings").glob("part-*.parquet"))}
+    return {
+        path.name: path for path in sorted((folder / "results/default/artifacts/embeddings").glob("part-*.parquet"))
+    }
 
 
 def drivers():
@@ -78,10 +90,14 @@ def drivers():
     return found
 
 
-def test_a_job_whose_driver_is_killed_continues_when_it_is_submitted_again(head, folder, tmp_path_factory, teacher_folder):
+def test_a_job_whose_driver_is_killed_continues_when_it_is_submitted_again(
+    head, folder, tmp_path_factory, teacher_folder
+):
     same = tmp_path_factory.mktemp("undisturbed")
     (same / "train.json").write_bytes((folder / "train.json").read_bytes())
-    undisturbed = subprocess.run([sys.executable, "-m", "jobs.embed", *words(same, teacher_folder)], cwd=CHECKOUT, capture_output=True, text=True)
+    undisturbed = subprocess.run(
+        [sys.executable, "-m", "jobs.embed", *words(same, teacher_folder)], cwd=CHECKOUT, capture_output=True, text=True
+    )
     assert undisturbed.returncode == 0, undisturbed.stderr
 
     job = ["submit", "embed", *words(folder, teacher_folder), "teacher.workers=1"]
@@ -107,7 +123,9 @@ def test_a_job_whose_driver_is_killed_continues_when_it_is_submitted_again(head,
     assert "-2, its driver on a machine with the resource on_demand" in said
     after = parts(folder)
     assert {name: after[name].stat().st_mtime_ns for name in before} == before
-    assert {name: path.read_bytes() for name, path in after.items()} == {name: path.read_bytes() for name, path in parts(same).items()}
+    assert {name: path.read_bytes() for name, path in after.items()} == {
+        name: path.read_bytes() for name, path in parts(same).items()
+    }
     assert Cohort.open(f"{folder}/results/default/artifacts").count() == VISITS
 
 
@@ -120,8 +138,22 @@ def test_the_jobs_exit_code_is_the_commands(head, folder, teacher_folder):
 def test_plain_ray_job_submit_works_and_refuses_paths_of_one_machine(head, folder, teacher_folder):
     def submit(*more):
         known = {"RAY_ADDRESS": head.dashboard, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(head.token)}
-        ray = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--working-dir", ".", "--", "python", "-m", "jobs.embed"]
-        return subprocess.run([*ray, *more], cwd=CHECKOUT, env={**os.environ, **known}, capture_output=True, text=True, timeout=240)
+        ray = [
+            sys.executable,
+            "-m",
+            "ray.scripts.scripts",
+            "job",
+            "submit",
+            "--working-dir",
+            ".",
+            "--",
+            "python",
+            "-m",
+            "jobs.embed",
+        ]
+        return subprocess.run(
+            [*ray, *more], cwd=CHECKOUT, env={**os.environ, **known}, capture_output=True, text=True, timeout=240
+        )
 
     done = submit("--config", "jobs/default.yaml")
     assert done.returncode != 0
@@ -136,7 +168,9 @@ def test_a_client_without_the_token_is_one_line_and_exit_2(head, folder, teacher
     if token:
         (tmp_path / "token").write_text("b2" * 32)
     started = time.monotonic()
-    code, said = ckd_says(head, "submit", "embed", *words(folder, teacher_folder), RAY_AUTH_TOKEN_PATH=str(tmp_path / "token"))
+    code, said = ckd_says(
+        head, "submit", "embed", *words(folder, teacher_folder), RAY_AUTH_TOKEN_PATH=str(tmp_path / "token")
+    )
     assert code == 2, said
     assert said.startswith(f"ckd: cluster {head.dashboard}: ") and said.count("\n") == 1 and "docs/security.md" in said
     assert time.monotonic() - started < 60
@@ -151,7 +185,9 @@ def machines(head):
 def test_the_doctor_looks_at_every_machine_from_inside(head, folder, teacher_folder):
     head.add("spot", wait=False)  # Cluster.wait would ask with this process's token, which is not the cluster's
     until(lambda: machines(head) == 2, 60, "the second machine is up", 0.5)
-    fit = [word for word in words(folder, teacher_folder) if "data.train" not in word] + [f"student.base_model={teacher_folder}/base"]
+    fit = [word for word in words(folder, teacher_folder) if "data.train" not in word] + [
+        f"student.base_model={teacher_folder}/base"
+    ]
     head.token.chmod(0o600)
     code, said = ckd_says(head, "doctor", *fit)
     assert code == 0, said
@@ -159,7 +195,13 @@ def test_the_doctor_looks_at_every_machine_from_inside(head, folder, teacher_fol
     assert "written here, read by every machine" in said and "every machine asks for the token" in said
     assert not list(folder.rglob(".doctor*"))
     code, said = ckd_says(
-        head, "doctor", *fit, "teacher.workers=2", "teacher.gpus_per_worker=1", "teacher.adapter=/mnt/none", "run.shared_mounts=[/]"
+        head,
+        "doctor",
+        *fit,
+        "teacher.workers=2",
+        "teacher.gpus_per_worker=1",
+        "teacher.adapter=/mnt/none",
+        "run.shared_mounts=[/]",
     )
     assert code == 2 and "run.shared_mounts" in said, said
     code, said = ckd_says(head, "doctor", *fit, "teacher.workers=2", "teacher.gpus_per_worker=1")

@@ -54,7 +54,14 @@ def test_every_command_is_also_a_module_with_the_same_help(name, capsys):
 
 
 def test_a_dry_run_prints_the_resolved_config_and_the_plan_and_starts_nothing(tmp_path):
-    code, out, _ = ckd("run", "--dry-run", f"run.results={tmp_path}", "data.train=a.json", "teacher.workers=0..3", "teacher.gpus_per_worker=1")
+    code, out, _ = ckd(
+        "run",
+        "--dry-run",
+        f"run.results={tmp_path}",
+        "data.train=a.json",
+        "teacher.workers=0..3",
+        "teacher.gpus_per_worker=1",
+    )
     assert code == 0
     assert "workers: 0..3" in out
     assert "to do: read a.json" in out

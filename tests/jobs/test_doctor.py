@@ -63,7 +63,10 @@ def test_without_a_configuration_storage_and_models_are_left_alone(sane):
 @pytest.mark.parametrize(
     ("word", "todo"),
     [
-        ("teacher.base_model=/nowhere/model", "todo models   this machine: teacher.base_model=/nowhere/model: no such folder"),
+        (
+            "teacher.base_model=/nowhere/model",
+            "todo models   this machine: teacher.base_model=/nowhere/model: no such folder",
+        ),
         ("teacher.adapter=/nowhere/adapter", "no adapter_config.json there"),
         ("teacher.gpus_per_worker=64", "todo GPUs"),
         ("run.results=/proc/nowhere", "todo storage  /proc/nowhere"),
@@ -87,7 +90,13 @@ def test_a_token_that_others_can_read_and_a_full_disk_are_told(sane, monkeypatch
 
 
 def answered(**more):
-    found = {"versions": doctor._versions(), "auth": "token", "disks": {"/tmp": (50, 100)}, "storage": {"s3://b/.doctor-1": ""}, "models": {"m": "1"}}
+    found = {
+        "versions": doctor._versions(),
+        "auth": "token",
+        "disks": {"/tmp": (50, 100)},
+        "storage": {"s3://b/.doctor-1": ""},
+        "models": {"m": "1"},
+    }
     return {**found, **more}
 
 
@@ -101,7 +110,14 @@ def test_machines_that_differ_are_named():
     assert not storage.ok and storage.text == "spot: s3://b cannot be read"
     same = {"head": answered(), "spot": answered()}
     assert doctor._same_versions(same).ok
-    assert all(line.ok for line in [*doctor._model_lines(same), *doctor._storage(same, {"s3://b/.doctor-1": "x"}), *doctor._disks(same)])
+    assert all(
+        line.ok
+        for line in [
+            *doctor._model_lines(same),
+            *doctor._storage(same, {"s3://b/.doctor-1": "x"}),
+            *doctor._disks(same),
+        ]
+    )
 
 
 def test_a_mark_that_another_machine_does_not_see_is_told(tmp_path):

@@ -37,7 +37,11 @@ def rows(tmp_path_factory):
     for split, count in (("train", 120), ("tuning", 60), ("held_out", 60)):
         with (folder / f"{split}.json").open("w") as file:
             for visit in make_visits(split, count):
-                row = {"instruction": visit.instruction, "input": f"{visit.input} {MARKER}", "output": render_output(visit.labels)}
+                row = {
+                    "instruction": visit.instruction,
+                    "input": f"{visit.input} {MARKER}",
+                    "output": render_output(visit.labels),
+                }
                 file.write(json.dumps(row | {"subject_id": visit.subject_id}) + "\n")
     return folder
 
@@ -48,8 +52,12 @@ def words(folder, rows, teacher_folder, bert, *more):
         "run",
         *(f"data.{split}={rows}/{split}.json" for split in ("train", "tuning", "held_out")),
         *(f"run.name=t run.results={folder}/results run.public_files={folder} data.shard_rows=32 seed=7".split()),
-        *(f"teacher.base_model={teacher_folder}/base teacher.adapter={teacher_folder}/adapter teacher.dtype=float32".split()),
-        *(f"student.base_model={bert} student.max_length=64 student.epochs=2 student.learning_rate=1e-2 student.checkpoint_steps=2".split()),
+        *(
+            f"teacher.base_model={teacher_folder}/base teacher.adapter={teacher_folder}/adapter teacher.dtype=float32".split()
+        ),
+        *(
+            f"student.base_model={bert} student.max_length=64 student.epochs=2 student.learning_rate=1e-2 student.checkpoint_steps=2".split()
+        ),
         *("head.epochs=3", "head.folds=3", *more),
     ]
 
@@ -58,7 +66,13 @@ def command(folder, arguments):
     """Start `ckd` in `folder` with its output in a file."""
     folder.mkdir(exist_ok=True)
     log = (folder / "output.txt").open("a")
-    return subprocess.Popen([sys.executable, "-m", "jobs.cli", *arguments], stdout=log, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "jobs.cli", *arguments],
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        cwd=folder,
+        start_new_session=True,
+    )
 
 
 def finish(folder, arguments):
@@ -78,7 +92,11 @@ def undisturbed(tmp_path_factory, rows, teacher_folder, bert):
 def parts(folder):
     """Every part's bytes of every stage."""
     root = folder / "results/t/artifacts"
-    return {f"{stage}/{name}": read_bytes(f"{root}/{stage}/{name}") for stage in STAGES for name in list_files(f"{root}/{stage}", ".parquet")}
+    return {
+        f"{stage}/{name}": read_bytes(f"{root}/{stage}/{name}")
+        for stage in STAGES
+        for name in list_files(f"{root}/{stage}", ".parquet")
+    }
 
 
 def test_the_pipeline_ends_with_metrics_public_files_and_a_clean_audit(undisturbed, rows, teacher_folder, bert):
@@ -89,14 +107,21 @@ def test_the_pipeline_ends_with_metrics_public_files_and_a_clean_audit(undisturb
             assert set(metrics["held_out"][model][average]) >= {"auroc", "auprc", "brier", "f1", "f1_at_05"}
     assert metrics["held_out"]["student"]["macro"]["auroc"] is not None
     assert "visits: read 240 = kept 240 + quarantined 0" in output
-    written = ("data/hands_name_train.json", "data/hands_name_val.json", "lora/teacher_classification_head.pt", "results/test_metrics.txt")
+    written = (
+        "data/hands_name_train.json",
+        "data/hands_name_val.json",
+        "lora/teacher_classification_head.pt",
+        "results/test_metrics.txt",
+    )
     assert all((folder / name).is_file() for name in written)
     assert {p.name for p in (folder / "results/heads_results0.9").iterdir()} == {"best_model.pt", "test_results.pt"}
     assert len(json.loads((folder / "data/hands_name_train.json").read_text())) == 120
     assert f"report: wrote {folder}/results/t/report.html" in output
     assert "This sample shows nothing about performance" in (folder / "results/t/report.html").read_text()
     student = folder / "results/t/student"
-    assert Calibration.of_student(str(student)).thresholds.tolist() == list(metrics["thresholds"]["student"]["values"].values())
+    assert Calibration.of_student(str(student)).thresholds.tolist() == list(
+        metrics["thresholds"]["student"]["values"].values()
+    )
     verify = [sys.executable, "-m", "jobs.cli", "verify", *words(folder, rows, teacher_folder, bert)[1:]]
     assert subprocess.run(verify, capture_output=True).returncode == 0
     fresh = (student / "calibration.json").read_text()
@@ -139,22 +164,43 @@ def test_a_finished_run_answers_quickly_and_changes_nothing(undisturbed, rows, t
         ("verify", "teacher.max_length=900", "problems (listed above)"),
     ],
 )
-def test_every_stage_refuses_a_changed_setting_with_the_field_named(undisturbed, rows, teacher_folder, bert, stage, change, field):
+def test_every_stage_refuses_a_changed_setting_with_the_field_named(
+    undisturbed, rows, teacher_folder, bert, stage, change, field
+):
     folder, _ = undisturbed
-    before = sorted((p, p.stat().st_mtime_ns) for p in (folder / "results").rglob("*") if p.is_file() and p.name != "events.jsonl")
+    before = sorted(
+        (p, p.stat().st_mtime_ns) for p in (folder / "results").rglob("*") if p.is_file() and p.name != "events.jsonl"
+    )
     arguments = [stage, *words(folder, rows, teacher_folder, bert, change)[1:]]
     done = subprocess.run([sys.executable, "-m", "jobs.cli", *arguments], capture_output=True, text=True, cwd=folder)
     assert done.returncode == 2, done.stdout + done.stderr
     assert field in done.stderr
     assert done.stderr.count("\n") == 1
-    assert sorted((p, p.stat().st_mtime_ns) for p in (folder / "results").rglob("*") if p.is_file() and p.name != "events.jsonl") == before
+    assert (
+        sorted(
+            (p, p.stat().st_mtime_ns)
+            for p in (folder / "results").rglob("*")
+            if p.is_file() and p.name != "events.jsonl"
+        )
+        == before
+    )
 
 
 def test_status_names_what_a_changed_setting_would_be_refused_for(undisturbed, rows, teacher_folder, bert):
     folder, _ = undisturbed
     arguments = ["status", *words(folder, rows, teacher_folder, bert)[1:]]
-    assert "refused" not in subprocess.run([sys.executable, "-m", "jobs.cli", *arguments], capture_output=True, text=True, cwd=folder).stdout
-    changed = subprocess.run([sys.executable, "-m", "jobs.cli", *arguments, "student.hard_weight=0.3"], capture_output=True, text=True, cwd=folder)
+    assert (
+        "refused"
+        not in subprocess.run(
+            [sys.executable, "-m", "jobs.cli", *arguments], capture_output=True, text=True, cwd=folder
+        ).stdout
+    )
+    changed = subprocess.run(
+        [sys.executable, "-m", "jobs.cli", *arguments, "student.hard_weight=0.3"],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+    )
     assert "student.hard_weight=0.9, this run has student.hard_weight=0.3" in changed.stdout
 
 
@@ -164,7 +210,9 @@ def test_a_best_model_that_another_run_wrote_over_is_written_again(undisturbed, 
     before = path.read_bytes()
     path.write_bytes(b"of another run")
     arguments = ["train-student", *words(folder, rows, teacher_folder, bert)[1:]]
-    assert subprocess.run([sys.executable, "-m", "jobs.cli", *arguments], capture_output=True, cwd=folder).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-m", "jobs.cli", *arguments], capture_output=True, cwd=folder).returncode == 0
+    )
     assert path.read_bytes() == before
 
 
@@ -186,7 +234,13 @@ def test_what_cannot_work_is_refused_before_the_teacher_runs(tmp_path, rows, tea
     assert not list(tmp_path.rglob("embeddings/*"))
 
 
-KILLS = ("embeddings/part-00001.parquet", "head", "soft_labels/part-00001.parquet", "checkpoints/step-0000002", "predictions")
+KILLS = (
+    "embeddings/part-00001.parquet",
+    "head",
+    "soft_labels/part-00001.parquet",
+    "checkpoints/step-0000002",
+    "predictions",
+)
 
 
 def kill_when(process, path):
@@ -203,14 +257,18 @@ def kill_when(process, path):
 
 
 @pytest.mark.parametrize("moments", [KILLS[:1] + KILLS[3:4], pytest.param(KILLS, marks=pytest.mark.faults)])
-def test_a_killed_run_continues_and_ends_with_the_same_artifacts(tmp_path, undisturbed, rows, teacher_folder, bert, moments):
+def test_a_killed_run_continues_and_ends_with_the_same_artifacts(
+    tmp_path, undisturbed, rows, teacher_folder, bert, moments
+):
     arguments = words(tmp_path, rows, teacher_folder, bert)
     for moment in moments:
         assert kill_when(command(tmp_path, arguments), tmp_path / "results/t/artifacts" / moment), moment
     finished = {name for name in parts(tmp_path) if name.startswith("embeddings")}
     times = {name: (tmp_path / "results/t/artifacts" / name).stat().st_mtime_ns for name in finished}
     finish(tmp_path, arguments)
-    assert {name: (tmp_path / "results/t/artifacts" / name).stat().st_mtime_ns for name in finished} == times, "a finished shard was computed again"
+    assert {name: (tmp_path / "results/t/artifacts" / name).stat().st_mtime_ns for name in finished} == times, (
+        "a finished shard was computed again"
+    )
     whole, _ = undisturbed
     assert parts(tmp_path) == parts(whole)
     assert (tmp_path / "results/t/metrics.json").read_bytes() == (whole / "results/t/metrics.json").read_bytes()
@@ -239,12 +297,23 @@ def test_hospital_tables_run_to_metrics_with_every_option_of_the_distillation(tm
     settings = ("ingest.min_support=2", "ingest.folds=2", "ingest.tuning_share=0.2", "ingest.held_out_share=0.2")
     assert main(["ingest", "mimic3", str(tmp_path / "tables"), "--out", str(tmp_path / "cohort"), *settings]) == 0
     options = "use_unlabeled=true embedding_weight=0.5 class_weighting=balanced label_smoothing=0.1 long_text=windows max_length=48 epochs=1"
-    arguments = [a for a in words(tmp_path, tmp_path, teacher_folder, bert) if not a.startswith(("data.train", "data.tuning", "data.held_out"))]
-    output = finish(tmp_path, [*arguments, f"data.train={tmp_path}/cohort", "data.tuning=", *(f"student.{o}" for o in options.split())])
+    arguments = [
+        a
+        for a in words(tmp_path, tmp_path, teacher_folder, bert)
+        if not a.startswith(("data.train", "data.tuning", "data.held_out"))
+    ]
+    output = finish(
+        tmp_path,
+        [*arguments, f"data.train={tmp_path}/cohort", "data.tuning=", *(f"student.{o}" for o in options.split())],
+    )
     root = str(tmp_path / "results/t/artifacts")
     cohort = Cohort.open(root)
     last = [shard for shard in cohort.select(labeled=None) if not shard.labeled]
     assert {shard.split for shard in last} == {"train", "tuning", "held_out"}
     wanted = {shard.index for shard in cohort.select()} | {shard.index for shard in last if shard.split == "train"}
     assert all(set(Stage(root, stage, {}).indices()) == wanted for stage in ("embeddings", "soft_labels", "tokens"))
-    assert "windows" in output and json.loads((tmp_path / "results/t/metrics.json").read_text())["held_out"]["student"]["micro"]["brier"] is not None
+    assert (
+        "windows" in output
+        and json.loads((tmp_path / "results/t/metrics.json").read_text())["held_out"]["student"]["micro"]["brier"]
+        is not None
+    )

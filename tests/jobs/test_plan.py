@@ -35,7 +35,9 @@ def planned(tmp_path_factory, teacher_folder):
         None,
         [
             *(f"data.train={root}/train.json data.tuning={root}/tuning.json run.results={root}/results".split()),
-            *(f"teacher.base_model={teacher_folder}/base student.base_model={make_base(root / 'bert')} student.max_length=64".split()),
+            *(
+                f"teacher.base_model={teacher_folder}/base student.base_model={make_base(root / 'bert')} student.max_length=64".split()
+            ),
             *("teacher.workers=0..4", "teacher.gpus_per_worker=1", "data.shard_rows=16"),
         ],
     )
@@ -51,7 +53,12 @@ def test_the_figures_are_those_of_all_visits_when_all_are_drawn_and_nothing_is_w
     out = said(planned)
     assert sorted(results.rglob("*")) == before
     assert "82 rows; of 82 drawn 81 can be used: about 80 visits for the teacher, 60 of them train the student" in out
-    visits = [v for one in (planned.data.train, planned.data.tuning) for v in Input(one, "train").rows() if getattr(v, "labels", None)]
+    visits = [
+        v
+        for one in (planned.data.train, planned.data.tuning)
+        for v in Input(one, "train").rows()
+        if getattr(v, "labels", None)
+    ]
     prompter = Prompter(AutoTokenizer.from_pretrained(planned.teacher.base_model), planned.teacher.max_length)
     ids, _ = prompter.encode([v.instruction for v in visits], [v.input for v in visits])
     assert f"mean {sum(map(len, ids)) / len(ids):,.0f}," in out
@@ -63,7 +70,9 @@ def test_the_figures_are_those_of_all_visits_when_all_are_drawn_and_nothing_is_w
 def test_costs_follow_the_stated_formula(planned):
     out = said(planned, 4.0, 1.0, 0.002)
     assert "0.002 visits/s per worker as given" in out
-    hours, spot = (float(h.replace(",", "")) for h in re.search(r"GPU-hours: ([\d.,]+) on demand, ([\d.,]+) on spot", out).groups())
+    hours, spot = (
+        float(h.replace(",", "")) for h in re.search(r"GPU-hours: ([\d.,]+) on demand, ([\d.,]+) on spot", out).groups()
+    )
     assert float(re.search(r"cost on demand: ([\d.]+)", out)[1]) == pytest.approx(hours * 4, rel=5e-3)
     assert float(re.search(r"cost on spot: ([\d.]+)", out)[1]) == pytest.approx(spot * 1, rel=5e-3)
     # 80 visits at 0.002/s: a shard takes 8,000 s, a preemption costs 4,000 + 270 of them, 0.05 times an hour.
@@ -106,7 +115,12 @@ def test_a_sample_is_fair_and_repeatable_whatever_the_format(tmp_path):
     parts = tmp_path / "parts"
     parts.mkdir()
     visits = list(Input(plain, "train").rows())
-    table = to_table([v.__class__(**{f: getattr(v, f) for f in v.__slots__} | {"split": "train", "visit_id": str(i)}) for i, v in enumerate(visits)])
+    table = to_table(
+        [
+            v.__class__(**{f: getattr(v, f) for f in v.__slots__} | {"split": "train", "visit_id": str(i)})
+            for i, v in enumerate(visits)
+        ]
+    )
     for k in range(2):
         pq.write_table(table.slice(k * 100, 100), parts / f"part-{k:05d}.parquet", row_group_size=30)
     for path in (plain, str(tmp_path / "a.json.gz"), str(parts)):
@@ -120,7 +134,9 @@ def test_a_sample_is_fair_and_repeatable_whatever_the_format(tmp_path):
         assert (whole.rows, [v.input for v in whole.visits]) == (200, [v.input for v in visits])
 
 
-def test_a_7b_teacher_is_known_by_its_configuration_alone_and_takes_what_the_scaling_page_says(tmp_path, teacher_folder):
+def test_a_7b_teacher_is_known_by_its_configuration_alone_and_takes_what_the_scaling_page_says(
+    tmp_path, teacher_folder
+):
     import shutil
 
     from transformers import Qwen2Config
@@ -129,8 +145,16 @@ def test_a_7b_teacher_is_known_by_its_configuration_alone_and_takes_what_the_sca
     from ckd.teacher.decoder import outline
     from ckd.teacher.work import forward_flops
 
-    shutil.copytree(f"{teacher_folder}/base", tmp_path / "qwen", ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
-    shape = {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4}
+    shutil.copytree(
+        f"{teacher_folder}/base", tmp_path / "qwen", ignore=shutil.ignore_patterns("*.safetensors", "config.json")
+    )
+    shape = {
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+    }
     Qwen2Config(vocab_size=152064, **shape).save_pretrained(tmp_path / "qwen")
     _, geometry, hidden = outline(load(None, []).teacher, str(tmp_path / "qwen"))
     assert hidden == 3584

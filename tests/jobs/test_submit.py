@@ -16,7 +16,12 @@ from cluster.submit import Outcome, _Log
 from jobs.cluster_paths import placed, require_shared
 from jobs.submit import JobError, _finish, entrypoint, overrides, submission
 
-SHARED = ["run.results=s3://bucket/results", "data.train=gs://visits/train.json", "teacher.adapter=/mnt/nfs/adapter", "run.shared_mounts=[/mnt/nfs]"]
+SHARED = [
+    "run.results=s3://bucket/results",
+    "data.train=gs://visits/train.json",
+    "teacher.adapter=/mnt/nfs/adapter",
+    "run.shared_mounts=[/mnt/nfs]",
+]
 
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
@@ -52,7 +57,9 @@ def test_a_jobs_id_names_stage_and_run_and_changes_with_the_configuration():
 def test_urls_and_shared_mounts_are_taken_and_public_files_follow_the_results():
     config = require_shared(load(None, SHARED))
     assert config.run.public_files == "s3://bucket/results"
-    assert require_shared(load(None, [*SHARED, "run.public_files=/mnt/nfs/public"])).run.public_files == "/mnt/nfs/public"
+    assert (
+        require_shared(load(None, [*SHARED, "run.public_files=/mnt/nfs/public"])).run.public_files == "/mnt/nfs/public"
+    )
     assert require_shared(load(None, [*SHARED, "teacher.base_model=/mnt/nfs/qwen"]))
 
 
@@ -128,7 +135,9 @@ def ckd(*words, **environment):
     import os
 
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    done = subprocess.run([sys.executable, "-m", "jobs.cli", *words], capture_output=True, text=True, env={**kept, **environment})
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.cli", *words], capture_output=True, text=True, env={**kept, **environment}
+    )
     assert done.stderr.count("\n") <= 1, done.stderr
     return done.returncode, done.stdout + done.stderr
 
@@ -143,4 +152,8 @@ def test_a_local_path_no_address_and_a_cluster_that_does_not_answer_are_one_line
         code, said = ckd("submit", "embed", *SHARED, RAY_ADDRESS=f"http://127.0.0.1:{closed.getsockname()[1]}")
     assert (code, "nothing answers (ConnectionRefusedError)" in said) == (3, True)
     code, said = ckd("submit", "embed", "--dry-run", *SHARED)
-    assert (code, said.startswith("submit: ckd-embed-default-"), "python -m jobs.embed run.results=s3://" in said) == (0, True, True)
+    assert (code, said.startswith("submit: ckd-embed-default-"), "python -m jobs.embed run.results=s3://" in said) == (
+        0,
+        True,
+        True,
+    )

@@ -25,7 +25,9 @@ def validate(*files, **data):
 
 
 def test_bad_rows_are_counted_by_reason_with_their_first_place(tmp_path):
-    path = write_jsonl(tmp_path / "rows.json", [row(1), {"input": MARKER}, row(2, output=MARKER), row(3, output=MARKER)])
+    path = write_jsonl(
+        tmp_path / "rows.json", [row(1), {"input": MARKER}, row(2, output=MARKER), row(3, output=MARKER)]
+    )
     printed, error = validate(path)
     assert "read 4 = kept 1 + quarantined 3" in printed
     assert f"quarantined 2: field 'output' names a disease that is none of the 25 labels (first: {path}:3)" in printed

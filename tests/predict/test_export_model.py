@@ -88,15 +88,27 @@ def test_predict_says_what_the_run_s_own_predictions_say(config, exported, tmp_p
     stage = Stage(cohort.root, "predictions", {})
     shards = cohort.select("tuning", "held_out")
     own = {row["visit_id"]: row for shard in shards for row in stage.read(shard.index).to_pylist()}
-    visits = [row for split in SPLITS[1:] for shard in cohort.select(split) for row in cohort.read(shard, ["visit_id", "input"]).to_pylist()]
+    visits = [
+        row
+        for split in SPLITS[1:]
+        for shard in cohort.select(split)
+        for row in cohort.read(shard, ["visit_id", "input"]).to_pylist()
+    ]
     source = write_jsonl(tmp_path / "in.json", visits[::-1])
     for engine, folder in (("torch", f"{config.run.folder}/student"), ("onnx", exported[0])):
         out = tmp_path / engine
-        assert main(["predict", source, "--model", str(folder), "--engine", engine, "--out", str(out), "data.shard_rows=50"]) == 0
+        assert (
+            main(
+                ["predict", source, "--model", str(folder), "--engine", engine, "--out", str(out), "data.shard_rows=50"]
+            )
+            == 0
+        )
         found = {row["visit_id"]: row for row in pq.read_table(out / "predictions").to_pylist()}
         assert found.keys() == own.keys()
         for visit_id, row in found.items():
-            np.testing.assert_allclose(row["probabilities"], own[visit_id]["probabilities"], atol=1e-5 if engine == "torch" else 1e-4)
+            np.testing.assert_allclose(
+                row["probabilities"], own[visit_id]["probabilities"], atol=1e-5 if engine == "torch" else 1e-4
+            )
 
 
 def test_parity_and_the_loss_of_both_files_are_said(exported):
@@ -190,7 +202,12 @@ def test_the_command_exports_and_says_what_is_missing(config, tmp_path, capsys):
     (tmp_path / "c.yaml").write_text(dump(config))
     assert main(["export", "model", "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "model")]) == 0
     assert "wrote" in capsys.readouterr().out
-    assert main(["export", "model", "--config", str(tmp_path / "c.yaml"), "run.name=none", "--out", str(tmp_path / "other")]) == 2
+    assert (
+        main(
+            ["export", "model", "--config", str(tmp_path / "c.yaml"), "run.name=none", "--out", str(tmp_path / "other")]
+        )
+        == 2
+    )
     told = capsys.readouterr().err
     assert "no trained student" in told and told.count("\n") == 1
 
@@ -199,7 +216,9 @@ def test_figures_of_another_student_reach_no_card(config, tmp_path):
     run = tmp_path / "results" / "again"
     shutil.copytree(config.run.folder, run)
     metrics = json.loads((run / "metrics.json").read_text())
-    again = config.model_copy(update={"run": config.run.model_copy(update={"results": str(run.parent), "name": run.name})})
+    again = config.model_copy(
+        update={"run": config.run.model_copy(update={"results": str(run.parent), "name": run.name})}
+    )
     for wrong in (metrics | {"model": "0" * 16}, {key: value for key, value in metrics.items() if key != "model"}):
         (run / "metrics.json").write_text(json.dumps(wrong))
         with pytest.raises(ArtifactError, match="tells of another student.*run 'ckd evaluate' first"):

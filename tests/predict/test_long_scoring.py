@@ -66,7 +66,9 @@ def test_reading_the_beginning_alone_would_say_something_else(run):
     config, _ = run
     _, texts, expected = own(config)
     beginnings = [" ".join(text.split()[: LENGTH - 2]) for text in texts]
-    assert np.abs(Scorer.load(f"{config.run.folder}/student")(beginnings).probabilities - expected).max() > 0.01  # a hundred times the tolerances
+    assert (
+        np.abs(Scorer.load(f"{config.run.folder}/student")(beginnings).probabilities - expected).max() > 0.01
+    )  # a hundred times the tolerances
 
 
 def test_order_and_company_do_not_matter(run):
@@ -84,11 +86,20 @@ def test_predict_says_the_same_and_tells_what_was_lost(run, tmp_path, capsys):
     config, exported = run
     ids, texts, expected = own(config)
     longest = {"visit_id": "longest", "input": "w01 w02 " * 100}
-    source = write_jsonl(tmp_path / "in.json", [longest, *({"visit_id": name, "input": text} for name, text in zip(ids, texts, strict=True))][::-1])
-    assert main(["predict", source, "--model", str(exported), "--out", str(tmp_path / "out"), "data.shard_rows=30"]) == 0
-    rows = {row["visit_id"]: row["probabilities"] for row in pq.read_table(tmp_path / "out" / "predictions").to_pylist()}
+    source = write_jsonl(
+        tmp_path / "in.json",
+        [longest, *({"visit_id": name, "input": text} for name, text in zip(ids, texts, strict=True))][::-1],
+    )
+    assert (
+        main(["predict", source, "--model", str(exported), "--out", str(tmp_path / "out"), "data.shard_rows=30"]) == 0
+    )
+    rows = {
+        row["visit_id"]: row["probabilities"] for row in pq.read_table(tmp_path / "out" / "predictions").to_pylist()
+    }
     np.testing.assert_allclose([rows[name] for name in ids], expected, atol=1e-5)
-    lost = {"head_tail": sum(len(text.split()) > LENGTH - 2 for text in texts) + 1, "windows": 1}[config.student.long_text]
+    lost = {"head_tail": sum(len(text.split()) > LENGTH - 2 for text in texts) + 1, "windows": 1}[
+        config.student.long_text
+    ]
     where = {"head_tail": "their middle", "windows": f"beyond {MOST} windows"}[config.student.long_text]
     told = capsys.readouterr().out
     assert f"{lost} of {len(texts) + 1} visits are longer than the {LENGTH} tokens" in told and where in told
@@ -99,7 +110,10 @@ def test_the_card_s_rule_alone_gives_the_same_figures(run):
     config, exported = run
     _, texts, expected = own(config)
     card = (exported / "README.md").read_text()
-    assert f"n = {LENGTH} tokens less the tokenizer's special tokens" in card and "`truncation=True` cuts at the end instead" in card
+    assert (
+        f"n = {LENGTH} tokens less the tokenizer's special tokens" in card
+        and "`truncation=True` cuts at the end instead" in card
+    )
     model = AutoModelForSequenceClassification.from_pretrained(exported).eval()
     vocabulary = json.loads((exported / "tokenizer.json").read_text())["model"]["vocab"]
     n = LENGTH - 2
@@ -111,12 +125,17 @@ def test_the_card_s_rule_alone_gives_the_same_figures(run):
             assert "round(n · 0.250980)" in card
             pieces = [ids[: round(n * 0.250980)] + ids[-(n - round(n * 0.250980)) :]]
         else:
-            assert "Each begins n - floor(n · 0.25) tokens after the one before" in card and "the mean of its windows' logits" in card
+            assert (
+                "Each begins n - floor(n · 0.25) tokens after the one before" in card
+                and "the mean of its windows' logits" in card
+            )
             starts = [start for start in range(0, len(ids), n - n // 4) if start + n < len(ids)] + [len(ids) - n]
             assert all(a < b for a, b in pairwise(starts))
             pieces = [ids[start : start + n] for start in starts[:8]]
         with torch.no_grad():
-            logits = torch.stack([model(input_ids=torch.tensor([[2, *piece, 3]])).logits[0] for piece in pieces]).mean(0)
+            logits = torch.stack([model(input_ids=torch.tensor([[2, *piece, 3]])).logits[0] for piece in pieces]).mean(
+                0
+            )
         np.testing.assert_allclose(torch.sigmoid(logits), probabilities, atol=1e-5)
 
 
@@ -130,6 +149,8 @@ def test_how_long_texts_are_read_is_in_the_folder_and_in_the_fingerprint(run):
 def test_a_way_of_a_later_version_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_text("x")
-    FolderArtifact(str(tmp_path), {"student.max_length": 8, "student.long_text": "summary"}).commit(["config.json", "model.safetensors"])
+    FolderArtifact(str(tmp_path), {"student.max_length": 8, "student.long_text": "summary"}).commit(
+        ["config.json", "model.safetensors"]
+    )
     with pytest.raises(ConfigError, match="student.long_text=summary, which this version does not know"):
         ModelFolder.open(str(tmp_path))

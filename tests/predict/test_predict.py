@@ -32,7 +32,12 @@ def rows(count: int, *, labeled: bool = True, seed: int = 0) -> list[dict]:
     """Public rows; every third has no output at all, as a visit whose future is unknown."""
     found = []
     for n, visit in enumerate(make_visits("held_out", count, seed=seed)):
-        row = {"input": visit.input, "visit_id": f"v{n}", "subject_id": n // 2, "prediction_time": f"2150-03-{n % 28 + 1:02d}T12:00:00"}
+        row = {
+            "input": visit.input,
+            "visit_id": f"v{n}",
+            "subject_id": n // 2,
+            "prediction_time": f"2150-03-{n % 28 + 1:02d}T12:00:00",
+        }
         if labeled and n % 3:
             row |= {"instruction": visit.instruction, "output": render_output(visit.labels)}
         found.append(row)
@@ -55,7 +60,11 @@ def expected(model: str, given: list[dict]) -> dict[str, dict]:
     found = {}
     for row in given:
         scores = scorer([row["input"]])
-        found[row["visit_id"]] = {"probabilities": scores.probabilities[0], "calibrated": scores.calibrated[0], "names": names(scores.flags[0])}
+        found[row["visit_id"]] = {
+            "probabilities": scores.probabilities[0],
+            "calibrated": scores.calibrated[0],
+            "names": names(scores.flags[0]),
+        }
     return found
 
 
@@ -67,7 +76,10 @@ def test_jsonl_gzip_parquet_and_a_folder_of_parts_give_the_figures_of_each_text_
     (tmp_path / "parts").mkdir()
     import pyarrow as pa
 
-    columns = [{k: v for k, v in row.items() if k in ("input", "visit_id")} | {"subject_id": str(row["subject_id"])} for row in given]
+    columns = [
+        {k: v for k, v in row.items() if k in ("input", "visit_id")} | {"subject_id": str(row["subject_id"])}
+        for row in given
+    ]
     pq.write_table(pa.Table.from_pylist(columns[:25]), tmp_path / "parts" / "a.parquet")
     pq.write_table(pa.Table.from_pylist(columns[25:]), tmp_path / "parts" / "b.parquet")
     wanted = expected(model, given)
@@ -96,17 +108,33 @@ def test_what_is_known_of_a_visit_stays_beside_its_prediction(model, tmp_path):
 
 
 def test_a_finished_one_says_so_and_computes_nothing(model, tmp_path, capsys):
-    words = (write_jsonl(tmp_path / "in.json", rows(20)), "--model", model, "--out", tmp_path / "out", "data.shard_rows=8")
+    words = (
+        write_jsonl(tmp_path / "in.json", rows(20)),
+        "--model",
+        model,
+        "--out",
+        tmp_path / "out",
+        "data.shard_rows=8",
+    )
     assert predict(*words) == 0
     before = {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in (tmp_path / "out" / "predictions").iterdir()}
     capsys.readouterr()
     assert predict(*words) == 0
     assert "predictions is done" in capsys.readouterr().out
-    assert {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in (tmp_path / "out" / "predictions").iterdir()} == before
+    assert {
+        p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in (tmp_path / "out" / "predictions").iterdir()
+    } == before
 
 
 def test_a_missing_part_alone_is_made_again(model, tmp_path, capsys):
-    words = (write_jsonl(tmp_path / "in.json", rows(20)), "--model", model, "--out", tmp_path / "out", "data.shard_rows=8")
+    words = (
+        write_jsonl(tmp_path / "in.json", rows(20)),
+        "--model",
+        model,
+        "--out",
+        tmp_path / "out",
+        "data.shard_rows=8",
+    )
     assert predict(*words) == 0
     parts = {p.name: p.read_bytes() for p in (tmp_path / "out" / "predictions").iterdir()}
     (tmp_path / "out" / "predictions" / "part-00001.parquet").unlink()
@@ -141,7 +169,10 @@ BAD = [
     (json.dumps({"input": ["a", MARKER]}), "field 'input' is not a string"),
     (json.dumps({"input": "  "}), "field 'input' is empty"),
     ('{"input": "' + MARKER + '", "age": NaN}', "JSON with NaN"),
-    (json.dumps({"input": MARKER, "output": "Disease that the patient may acquire: " + MARKER}), "names a disease that is none of the 25"),
+    (
+        json.dumps({"input": MARKER, "output": "Disease that the patient may acquire: " + MARKER}),
+        "names a disease that is none of the 25",
+    ),
     (json.dumps({"input": MARKER + "\ud800"}), "not valid Unicode"),
 ]
 
@@ -159,7 +190,10 @@ def test_bad_rows_are_quarantined_with_their_line_and_the_others_predicted(model
     assert f"read {6 + len(BAD)} = predicted 6 + quarantined {len(BAD)}" in printed.out
     long = sum(len(row["input"].split()) > 30 for row in good)
     assert f"{long} of 6 visits are longer than the 32 tokens" in printed.out
-    listed = [json.loads(line) for line in (tmp_path / "out" / "visits" / "_cohort" / "quarantine.jsonl").read_text().splitlines()]
+    listed = [
+        json.loads(line)
+        for line in (tmp_path / "out" / "visits" / "_cohort" / "quarantine.jsonl").read_text().splitlines()
+    ]
     assert [row["location"] for row in listed] == [f"{path}:{7 + n}" for n in range(len(BAD))]
     assert all(reason in row["reason"] for row, (_, reason) in zip(listed, BAD, strict=True))
     assert MARKER not in printed.out + printed.err
@@ -190,7 +224,10 @@ def test_without_a_calibration_the_calibrated_columns_are_null_and_that_is_said(
     assert predict(write_jsonl(tmp_path / "in.json", rows(4)), "--model", model, "--out", tmp_path / "out") == 0
     assert "calibration.json is missing" in capsys.readouterr().out
     found = predicted(tmp_path / "out")
-    assert all(row["calibrated"] is None and row["names"] is None and len(row["probabilities"]) == NUM_LABELS for row in found.values())
+    assert all(
+        row["calibrated"] is None and row["names"] is None and len(row["probabilities"]) == NUM_LABELS
+        for row in found.values()
+    )
 
 
 def test_a_damaged_model_file_costs_one_line_and_leaves_no_part(model, tmp_path, capsys):
@@ -211,15 +248,30 @@ def test_meds_tables_hold_each_label_s_column_of_the_predictions(model, tmp_path
         {"input": "w02", "visit_id": "never", "subject_id": 5},
     ]
     given.append({"input": "w03", "visit_id": "named", "subject_id": "p7", "prediction_time": "2150-01-01"})
-    given.append({"input": "w04", "visit_id": "zoned", "subject_id": 99, "prediction_time": "2150-01-01T12:00:00+02:00"})
-    words = (write_jsonl(tmp_path / "in.json", given), "--model", model, "--out", tmp_path / "out", "--meds", tmp_path / "meds", "data.shard_rows=7")
+    given.append(
+        {"input": "w04", "visit_id": "zoned", "subject_id": 99, "prediction_time": "2150-01-01T12:00:00+02:00"}
+    )
+    words = (
+        write_jsonl(tmp_path / "in.json", given),
+        "--model",
+        model,
+        "--out",
+        tmp_path / "out",
+        "--meds",
+        tmp_path / "meds",
+        "data.shard_rows=7",
+    )
     assert predict(*words) == 0
     printed = capsys.readouterr().out
     assert "1 visits left out of the MEDS tables: without subject_id" in printed
     assert "1 visits left out of the MEDS tables: subject_id is no 64-bit integer" in printed
     assert "1 visits left out of the MEDS tables: without prediction_time" in printed
     found = predicted(tmp_path / "out")
-    usable = sorted((int(r["subject_id"]), r["visit_id"]) for r in found.values() if r["visit_id"] not in ("nobody", "never", "named"))
+    usable = sorted(
+        (int(r["subject_id"]), r["visit_id"])
+        for r in found.values()
+        if r["visit_id"] not in ("nobody", "never", "named")
+    )
     for j, disease in enumerate(DISEASES):
         table = pq.read_table(tmp_path / "meds" / table_name(disease))
         assert table.schema.equals(SCHEMA)
@@ -233,7 +285,8 @@ def test_meds_tables_hold_each_label_s_column_of_the_predictions(model, tmp_path
             for _, v in usable
         ]
         rows_found = [
-            (r["subject_id"], r["boolean_value"], r["predicted_boolean_value"], r["predicted_boolean_probability"]) for r in table.to_pylist()
+            (r["subject_id"], r["boolean_value"], r["predicted_boolean_value"], r["predicted_boolean_probability"])
+            for r in table.to_pylist()
         ]
         assert sorted(map(str, rows_found)) == sorted(map(str, wanted))
         times = {r["subject_id"]: r["prediction_time"].isoformat() for r in table.to_pylist()}
@@ -257,7 +310,10 @@ def test_ray_workers_give_the_same_parts(local_ray, model, tmp_path):
     words = (write_jsonl(tmp_path / "in.json", rows(40)), "--model", model, "data.shard_rows=8")
     assert predict(*words, "--out", tmp_path / "here") == 0
     assert predict(*words, "--out", tmp_path / "there", "student.workers=2") == 0
-    here, there = ({p.name: p.read_bytes() for p in (tmp_path / name / "predictions").glob("*.parquet")} for name in ("here", "there"))
+    here, there = (
+        {p.name: p.read_bytes() for p in (tmp_path / name / "predictions").glob("*.parquet")}
+        for name in ("here", "there")
+    )
     assert here == there and len(here) == 6
 
 
@@ -275,6 +331,9 @@ def test_killed_half_way_it_continues_to_the_same_parts(model, tmp_path):
     there = len(list(parts.glob("part-*")))
     assert 3 <= there < 100
     assert predict(*words, "--out", tmp_path / "killed") == 0
-    whole, killed = ({p.name: p.read_bytes() for p in (tmp_path / name / "predictions").glob("*.parquet")} for name in ("whole", "killed"))
+    whole, killed = (
+        {p.name: p.read_bytes() for p in (tmp_path / name / "predictions").glob("*.parquet")}
+        for name in ("whole", "killed")
+    )
     assert whole == killed
     assert (Path(model) / FILE).exists()

@@ -31,17 +31,41 @@ def root(tmp_path, monkeypatch):
 def test_everything_may_lie_at_urls(root, tmp_path, capsys):
     config = finished_run(tmp_path / "run", held_out=20)
     rows = [
-        {"input": v.input, "visit_id": v.visit_id, "subject_id": n, "prediction_time": "2150-01-01"} for n, v in enumerate(make_visits("train", 30))
+        {"input": v.input, "visit_id": v.visit_id, "subject_id": n, "prediction_time": "2150-01-01"}
+        for n, v in enumerate(make_visits("train", 30))
     ]
     local = write_jsonl(tmp_path / "in.json", rows)
     write_bytes(join(root, "in.json"), (tmp_path / "in.json").read_bytes())
     export_model.run(config, Console(io.StringIO()), join(root, "model"))
     upload_folder(f"{config.run.folder}/student", join(root, "student"))
-    assert main(["predict", local, "--model", f"{config.run.folder}/student", "--out", str(tmp_path / "out"), "data.shard_rows=8"]) == 0
+    assert (
+        main(
+            [
+                "predict",
+                local,
+                "--model",
+                f"{config.run.folder}/student",
+                "--out",
+                str(tmp_path / "out"),
+                "data.shard_rows=8",
+            ]
+        )
+        == 0
+    )
     wanted = pq.read_table(tmp_path / "out" / "predictions").drop(["probabilities"])
     for model in ("model", "student"):
         out, meds = join(root, f"out-{model}"), join(root, f"meds-{model}")
-        words = ["predict", join(root, "in.json"), "--model", join(root, model), "--out", out, "--meds", meds, "data.shard_rows=8"]
+        words = [
+            "predict",
+            join(root, "in.json"),
+            "--model",
+            join(root, model),
+            "--out",
+            out,
+            "--meds",
+            meds,
+            "data.shard_rows=8",
+        ]
         assert main(words) == 0
         names = list_files(join(out, "predictions"))
         assert len(names) == 4

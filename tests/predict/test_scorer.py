@@ -86,7 +86,9 @@ def copied(folder: str, tmp_path: Path) -> Path:
 def recommitted(copy: Path) -> str:
     """The folder with a new artifact.json, as if it had been made like that; its calibration is then another student's and goes."""
     (copy / FILE).unlink(missing_ok=True)
-    FolderArtifact(str(copy), {"student.max_length": 32}).commit(p.name for p in copy.iterdir() if p.name != "artifact.json")
+    FolderArtifact(str(copy), {"student.max_length": 32}).commit(
+        p.name for p in copy.iterdir() if p.name != "artifact.json"
+    )
     return str(copy)
 
 

@@ -52,7 +52,10 @@ class Served:
         """Status and body of one request on a connection of its own."""
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
             data = json.dumps(body).encode() if isinstance(body, dict) else body
-            given = {"Content-Type": "application/json", **{name.replace("_", "-"): value for name, value in headers.items()}}
+            given = {
+                "Content-Type": "application/json",
+                **{name.replace("_", "-"): value for name, value in headers.items()},
+            }
             connection.request(method or ("POST" if body is not None else "GET"), path, data, given)
             answer = connection.getresponse()
             return answer.status, answer.read()
@@ -106,7 +109,9 @@ def test_many_clients_at_once_get_what_the_model_gives_one_text_at_a_time(served
         answers = [answer[0] for answer in clients.map(lambda text: served.predict([text]), TEXTS)]
     np.testing.assert_allclose(numbers(answers, "probabilities"), [one.probabilities[0] for one in alone], atol=1e-5)
     np.testing.assert_allclose(numbers(answers, "calibrated"), [one.calibrated[0] for one in alone], atol=1e-5)
-    assert [answer["names"] for answer in answers] == [[n for n, f in zip(DISEASES, one.flags[0], strict=True) if f] for one in alone]
+    assert [answer["names"] for answer in answers] == [
+        [n for n, f in zip(DISEASES, one.flags[0], strict=True) if f] for one in alone
+    ]
     assert [answer["truncated"] for answer in answers] == [bool(one.truncated[0]) for one in alone]
     together = served.predict(TEXTS)
     np.testing.assert_allclose(numbers(together, "probabilities"), numbers(answers, "probabilities"), atol=1e-5)
@@ -160,7 +165,9 @@ def test_a_connection_that_speaks_no_http_or_leaves_half_way_disturbs_nobody(ser
         assert b"400" in connection.sock.recv(1000)
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)) as connection:
         connection.connect()
-        head = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n"
+        head = (
+            "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n"
+        )
         connection.sock.sendall(head.encode() + MARKER.encode())
     assert served.predict([WORDS[0]])
 
@@ -177,7 +184,10 @@ def ask_until_it_ends(server, texts, done):
 
 def test_at_sigterm_requests_in_flight_are_answered_and_the_exit_code_is_0(model):
     large, done = [" ".join(WORDS[:40])] * 256, []
-    with contextlib.closing(Served(model, **{VARIABLE: TOKEN})) as server, ThreadPoolExecutor(7) as clients:  # 7 × 256 visits fit into the queue
+    with (
+        contextlib.closing(Served(model, **{VARIABLE: TOKEN})) as server,
+        ThreadPoolExecutor(7) as clients,
+    ):  # 7 × 256 visits fit into the queue
         assert server.ask("/metrics")[0] == 401
         assert server.ask("/healthz")[0] == 200
         asking = [clients.submit(ask_until_it_ends, server, large, done) for _ in range(7)]
@@ -253,4 +263,9 @@ def test_a_token_comes_from_a_file_before_the_environment_and_is_never_quoted(tm
 
 def test_help_does_not_load_what_only_a_server_needs():
     script = "import sys; from jobs import serve; print([m for m in ('fastapi', 'uvicorn', 'torch', 'prometheus_client') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[2]).stdout == "[]\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+        ).stdout
+        == "[]\n"
+    )

@@ -27,11 +27,15 @@ def scores(texts, calibrated=True):
     probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
     better = probabilities / 2 if calibrated else None
     flags = better >= 0.35 if calibrated else None
-    return SimpleNamespace(probabilities=probabilities, calibrated=better, flags=flags, truncated=np.array([len(t) > 20 for t in texts]))
+    return SimpleNamespace(
+        probabilities=probabilities, calibrated=better, flags=flags, truncated=np.array([len(t) > 20 for t in texts])
+    )
 
 
 def client(token=None, score=scores, **limits):
-    return TestClient(make_app(score, IDENTITY, token, Limits(**limits)), base_url="http://127.0.0.1", raise_server_exceptions=True)
+    return TestClient(
+        make_app(score, IDENTITY, token, Limits(**limits)), base_url="http://127.0.0.1", raise_server_exceptions=True
+    )
 
 
 @pytest.fixture
@@ -41,7 +45,9 @@ def open_client():
 
 
 def ask(made, texts, **more):
-    return made.post("/predict", json={"visits": [{"visit_id": str(i), "input": text} for i, text in enumerate(texts)]}, **more)
+    return made.post(
+        "/predict", json={"visits": [{"visit_id": str(i), "input": text} for i, text in enumerate(texts)]}, **more
+    )
 
 
 def test_an_answer_has_probabilities_by_name_calibrated_ones_names_and_the_model(open_client):
@@ -130,7 +136,9 @@ def test_another_content_type_is_refused_so_that_no_web_page_can_post_from_a_bro
 def test_a_body_above_the_limit_is_refused_before_it_is_kept(chunked):
     with client(body_bytes=1000) as made:
         body = json.dumps({"visits": [{"input": MARKER * 200}]}).encode()
-        answer = made.post("/predict", content=iter([body]) if chunked else body, headers={"Content-Type": "application/json"})
+        answer = made.post(
+            "/predict", content=iter([body]) if chunked else body, headers={"Content-Type": "application/json"}
+        )
         assert answer.status_code == 413
         assert "1000 bytes" in answer.json()["error"]
         assert MARKER not in answer.text
@@ -158,9 +166,18 @@ def test_with_a_token_every_route_but_the_health_check_asks_for_it():
 
 
 @pytest.mark.parametrize(
-    ("host", "status"), [("localhost:8000", 200), ("127.0.0.1", 200), ("[::1]:8000", 200), ("evil.example", 421), ("localhost.evil.example", 421)]
+    ("host", "status"),
+    [
+        ("localhost:8000", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:8000", 200),
+        ("evil.example", 421),
+        ("localhost.evil.example", 421),
+    ],
 )
-def test_without_a_token_only_loopback_names_are_answered_so_that_no_foreign_page_gets_in_by_dns(open_client, host, status):
+def test_without_a_token_only_loopback_names_are_answered_so_that_no_foreign_page_gets_in_by_dns(
+    open_client, host, status
+):
     assert open_client.get("/metrics", headers={"Host": host}).status_code == status
 
 

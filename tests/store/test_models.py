@@ -27,7 +27,9 @@ def bucket(tmp_path, monkeypatch, teacher_folder):
     filesystem = fs.PyFileSystem(fs.FSSpecHandler(memory))
     others = ckd.store.filesystems.others
     monkeypatch.setattr(
-        ckd.store.filesystems, "others", lambda path: (filesystem, path.removeprefix("bucket://")) if path.startswith("bucket://") else others(path)
+        ckd.store.filesystems,
+        "others",
+        lambda path: (filesystem, path.removeprefix("bucket://")) if path.startswith("bucket://") else others(path),
     )
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for file in Path(f"{teacher_folder}/base").iterdir():
@@ -87,14 +89,18 @@ def test_a_url_without_a_model_is_a_config_error(bucket):
 
 def test_an_engine_from_a_url_equals_the_one_from_the_folder(bucket, teacher_folder):
     given = {"adapter": f"{teacher_folder}/adapter", "dtype": "float32"}
-    there, here = (TransformersEngine(TeacherConfig(base_model=name, **given), 0) for name in (bucket, f"{teacher_folder}/base"))
+    there, here = (
+        TransformersEngine(TeacherConfig(base_model=name, **given), 0) for name in (bucket, f"{teacher_folder}/base")
+    )
     prompts = [[5] * 20 + [6], [5] * 20 + [7, 8]]
     assert there.encode(prompts).tobytes() == here.encode(prompts).tobytes()
     assert there.load.revision == here.load.revision
 
 
 def test_a_worker_refuses_a_copy_that_is_not_what_the_driver_saw(tmp_path, bucket):
-    config, cohort, _ = embedded(tmp_path, visits(["train"] * 4), overrides=[f"teacher.base_model={bucket}", "teacher.dtype=float32"])
+    config, cohort, _ = embedded(
+        tmp_path, visits(["train"] * 4), overrides=[f"teacher.base_model={bucket}", "teacher.dtype=float32"]
+    )
     fields = teacher_fields(config.teacher)
     folder = Path(local_folder("teacher.base_model", bucket))
     weights = bytearray((folder / "model.safetensors").read_bytes())
@@ -114,4 +120,6 @@ def test_a_large_files_hash_reads_a_sample_and_the_same_one_everywhere(tmp_path,
     content = np.random.default_rng(0).bytes(5000)
     (tmp_path / "a.bin").write_bytes(content)
     memory.pipe_file(f"/sampled{tmp_path}/a.bin", content)
-    assert ckd.store.models.folder_hash(tmp_path, lambda _: True) == ckd.store.models.folder_hash(f"bucket://sampled{tmp_path}", lambda _: True)
+    assert ckd.store.models.folder_hash(tmp_path, lambda _: True) == ckd.store.models.folder_hash(
+        f"bucket://sampled{tmp_path}", lambda _: True
+    )

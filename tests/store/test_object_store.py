@@ -47,7 +47,12 @@ def inputs(tmp_path, teacher_folder):
     for split, count in (("train", 60), ("tuning", 20), ("held_out", 20)):
         with (folder / f"{split}.json").open("w") as file:
             for v in make_visits(split, count):
-                row = {"instruction": v.instruction, "input": v.input, "output": render_output(v.labels), "subject_id": v.subject_id}
+                row = {
+                    "instruction": v.instruction,
+                    "input": v.input,
+                    "output": render_output(v.labels),
+                    "subject_id": v.subject_id,
+                }
                 file.write(json.dumps(row) + "\n")
     os.symlink(f"{teacher_folder}/base", folder / "base")
     os.symlink(f"{teacher_folder}/adapter", folder / "adapter")
@@ -60,9 +65,15 @@ def configured(inputs, root):
         None,
         [
             *(f"data.{split}={inputs}/{split}.json" for split in ("train", "tuning", "held_out")),
-            *(f"run.name=t run.artifacts={root}/artifacts run.results={root}/results run.public_files={root}/public".split()),
-            *(f"teacher.base_model={inputs}/base teacher.adapter={inputs}/adapter teacher.dtype=float32 data.shard_rows=32".split()),
-            *(f"student.base_model={inputs}/bert student.max_length=64 student.epochs=1 student.learning_rate=1e-2".split()),
+            *(
+                f"run.name=t run.artifacts={root}/artifacts run.results={root}/results run.public_files={root}/public".split()
+            ),
+            *(
+                f"teacher.base_model={inputs}/base teacher.adapter={inputs}/adapter teacher.dtype=float32 data.shard_rows=32".split()
+            ),
+            *(
+                f"student.base_model={inputs}/bert student.max_length=64 student.epochs=1 student.learning_rate=1e-2".split()
+            ),
             *("head.epochs=2", "head.folds=2"),
         ],
     )
@@ -93,14 +104,18 @@ def test_a_run_with_everything_on_an_object_store_ends_as_a_local_one(tmp_path, 
         names = list_files(join(here.run.artifacts_root, stage), ".parquet")
         assert list_files(join(there.run.artifacts_root, stage), ".parquet") == names
         for name in names:
-            assert read_bytes(join(there.run.artifacts_root, stage, name)) == read_bytes(join(here.run.artifacts_root, stage, name)), (stage, name)
+            assert read_bytes(join(there.run.artifacts_root, stage, name)) == read_bytes(
+                join(here.run.artifacts_root, stage, name)
+            ), (stage, name)
     for name in PUBLIC:
         assert read_bytes(join(there.run.public_files, name)) == read_bytes(join(here.run.public_files, name)), name
     for name in ("test_metrics.txt", "heads_results0.9/best_model.pt"):
         assert read_bytes(join(there.run.results, name)) == read_bytes(join(here.run.results, name)), name
     kinds = [json.loads(line)["event"] for line in read_bytes(join(there.run.folder, "events.jsonl")).splitlines()]
     assert kinds[0] == "run" and {"embed_done", "head", "student_done", "evaluate"} <= set(kinds)
-    assert all(path.is_relative_to(tmp_path / "cache") for path in set(tmp_path.rglob("*")) - before), "only the cache holds local files"
+    assert all(path.is_relative_to(tmp_path / "cache") for path in set(tmp_path.rglob("*")) - before), (
+        "only the cache holds local files"
+    )
     _answers_from_another_machine(there, tmp_path)
 
 

@@ -78,12 +78,20 @@ def test_files_are_written_read_listed_and_deleted_at_a_url(root):
     assert [read_bytes(join(root, f"a/{name}")) for name in list_files(join(root, "a"))] == [b"", b"one", b"two"]
     delete(join(root, "a/one.txt"))
     delete(join(root, "a/one.txt"))
-    assert (exists(join(root, "a/one.txt")), exists(join(root, "a")), file_size(join(root, "a/empty"))) == (False, True, 0)
+    assert (exists(join(root, "a/one.txt")), exists(join(root, "a")), file_size(join(root, "a/empty"))) == (
+        False,
+        True,
+        0,
+    )
     with pytest.raises(FileNotFoundError):
         read_bytes(join(root, "a/one.txt"))
 
 
-@pytest.mark.parametrize("fault", [every(2, 500), every(3, 503), every(2, "cut"), every(2, "cut answer")], ids=["500", "503", "cut", "cut answer"])
+@pytest.mark.parametrize(
+    "fault",
+    [every(2, 500), every(3, 503), every(2, "cut"), every(2, "cut answer")],
+    ids=["500", "503", "cut", "cut answer"],
+)
 def test_a_failing_request_is_sent_again_and_parts_come_out_equal(root, gate, fault, tmp_path):
     here, there = Stage(str(tmp_path / "local"), "s", {"a": 1}), Stage(root, "s", {"a": 1})
     here.write(0, table(500), rows=500, input_hash="x")
@@ -195,7 +203,9 @@ def test_a_missing_or_damaged_part_is_no_matter_of_the_network(root, gate):
         stage.footer(0)
 
 
-@pytest.mark.parametrize("url", ["s3://key:secret@bucket/x", "s3:///x", "s3://bucket?region=x/y", "nothing://x/y", "nothing://a:secret@x"])
+@pytest.mark.parametrize(
+    "url", ["s3://key:secret@bucket/x", "s3:///x", "s3://bucket?region=x/y", "nothing://x/y", "nothing://a:secret@x"]
+)
 def test_a_url_that_cannot_be_used_is_a_config_error_that_shows_no_secret(root, url):
     with pytest.raises(ConfigError, match="expected") as error:
         read_bytes(url)
@@ -214,7 +224,11 @@ def test_a_folder_goes_up_footer_last_and_comes_down_whole(root, gate, tmp_path)
     artifact.verify()
     assert artifact.is_done() and artifact.load()["extra"] == {"step": 3}
     copy = fetched_folder(artifact.folder)
-    assert sorted(str(p.relative_to(copy)) for p in Path(copy).rglob("*") if p.is_file()) == ["a.bin", "artifact.json", "inner/b.bin"]
+    assert sorted(str(p.relative_to(copy)) for p in Path(copy).rglob("*") if p.is_file()) == [
+        "a.bin",
+        "artifact.json",
+        "inner/b.bin",
+    ]
     assert fetched_folder(artifact.folder) == copy and fetched_folder(str(local)) == str(local)
     (local / "a.bin").write_bytes(b"weightz")
     artifact.commit_from(str(local))
@@ -306,7 +320,9 @@ def test_a_run_whose_storage_is_not_there_ends_in_one_line_with_exit_3(tmp_path,
         ["verify", f"run.artifacts={root}"],
     ):
         started = time.monotonic()
-        done = subprocess.run([sys.executable, "-m", "jobs.cli", *words], capture_output=True, text=True, env=environment, cwd=tmp_path)
+        done = subprocess.run(
+            [sys.executable, "-m", "jobs.cli", *words], capture_output=True, text=True, env=environment, cwd=tmp_path
+        )
         assert done.returncode == 3, done.stderr
         assert done.stderr.count("\n") == 1 and root in done.stderr and "check the network" in done.stderr
         assert time.monotonic() - started < 20

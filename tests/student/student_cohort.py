@@ -27,9 +27,16 @@ def make_base(folder: Path, *, dropout: float = 0.1, hidden: int = 16) -> str:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*special, *WORDS])}, unk_token="[UNK]"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    raw.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    raw.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", model_max_length=64
+        tokenizer_object=raw,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=64,
     )
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
@@ -54,7 +61,11 @@ def make_visits(split: Split, count: int, *, seed: int = 0, labeled: bool = True
     visits = []
     for i in range(count):
         words = rng.choices(WORDS, k=rng.randint(3, 40))
-        labels = tuple(f"w{label:02d}" in words or f"w{label + 25:02d}" in words for label in range(NUM_LABELS)) if labeled else None
+        labels = (
+            tuple(f"w{label:02d}" in words or f"w{label + 25:02d}" in words for label in range(NUM_LABELS))
+            if labeled
+            else None
+        )
         name = f"{split}-{'l' if labeled else 'u'}-{i}"
         visits.append(Visit(name, INSTRUCTION, " ".join(words), labels, subject_id=name, split=split))
     return visits
@@ -62,7 +73,9 @@ def make_visits(split: Split, count: int, *, seed: int = 0, labeled: bool = True
 
 def at_url(config: Config, root: str) -> Config:
     """The same run with all its files below a URL."""
-    return config.model_copy(update={"run": config.run.model_copy(update={"artifacts": f"{root}/artifacts", "results": f"{root}/results"})})
+    return config.model_copy(
+        update={"run": config.run.model_copy(update={"artifacts": f"{root}/artifacts", "results": f"{root}/results"})}
+    )
 
 
 def make_cohort(root: Path | str, visits: list[Visit], *, shard_rows: int = 16, soft_seed: int = 0) -> Cohort:
@@ -74,7 +87,9 @@ def make_cohort(root: Path | str, visits: list[Visit], *, shard_rows: int = 16, 
         logits = rng.normal(size=(shard.rows, NUM_LABELS)).astype(np.float32)
         columns = {
             "visit_id": made.read(shard, ["visit_id"])["visit_id"],
-            "probabilities": pa.FixedSizeListArray.from_arrays(pa.array((1 / (1 + np.exp(-logits))).ravel()), NUM_LABELS),
+            "probabilities": pa.FixedSizeListArray.from_arrays(
+                pa.array((1 / (1 + np.exp(-logits))).ravel()), NUM_LABELS
+            ),
             "logits": pa.FixedSizeListArray.from_arrays(pa.array(logits.ravel()), NUM_LABELS),
             "out_of_fold": pa.array([shard.split == "train"] * shard.rows),
         }
@@ -84,9 +99,20 @@ def make_cohort(root: Path | str, visits: list[Visit], *, shard_rows: int = 16, 
 
 def make_config(folder: Path, base: str, **student: object) -> Config:
     """A configuration whose files all lie below `folder`."""
-    settings = {"base_model": base, "max_length": 32, "batch_size": 8, "epochs": 2, "learning_rate": 1e-3, "checkpoint_steps": 3, **student}
+    settings = {
+        "base_model": base,
+        "max_length": 32,
+        "batch_size": 8,
+        "epochs": 2,
+        "learning_rate": 1e-3,
+        "checkpoint_steps": 3,
+        **student,
+    }
     return Config.model_validate(
-        {"run": {"name": "t", "artifacts": str(folder / "artifacts"), "results": str(folder / "results")}, "student": settings}
+        {
+            "run": {"name": "t", "artifacts": str(folder / "artifacts"), "results": str(folder / "results")},
+            "student": settings,
+        }
     )
 
 
@@ -145,4 +171,9 @@ def make_embeddings(config: Config, *, only: Split | None = None, width: int = 6
         counts = np.array([[text.count(f"w{i:02d}") for i in range(width)] for text in visits["input"].to_pylist()])
         values = (100 + counts + np.arange(width)).astype(np.float16)
         column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), width)
-        stage.write(shard.index, pa.table({"visit_id": visits["visit_id"], "embedding": column}), rows=shard.rows, input_hash=shard.text_hash)
+        stage.write(
+            shard.index,
+            pa.table({"visit_id": visits["visit_id"], "embedding": column}),
+            rows=shard.rows,
+            input_hash=shard.text_hash,
+        )

@@ -14,7 +14,10 @@ def spawn(config: Config, world: int, leave_after: int = 0) -> None:
         one.bind(("127.0.0.1", 0))
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(one.getsockname()[1]), "WORLD_SIZE": str(world)}
     command = [sys.executable, "-m", "tests.student.student_ranks", config.model_dump_json(), str(leave_after)]
-    ranks = [subprocess.Popen(command, env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(world)]
+    ranks = [
+        subprocess.Popen(command, env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(world)
+    ]
     assert [rank.wait(timeout=300) for rank in ranks] == [0] * world
 
 
@@ -33,7 +36,9 @@ def main() -> None:
     distributed.init_process_group("gloo")
     world, rank = distributed.get_world_size(), distributed.get_rank()
     config = Config.model_validate_json(sys.argv[1])
-    finished = train(config, world=world, rank=rank, preempted=preempted, report=lambda _: None, deepspeed=True, seconds_between=0)
+    finished = train(
+        config, world=world, rank=rank, preempted=preempted, report=lambda _: None, deepspeed=True, seconds_between=0
+    )
     assert finished == (leave_after == 0)
     distributed.destroy_process_group()
     # An interpreter that ends while gloo's threads ask for its lock aborts now and then ("terminate called …"), after all work is done.

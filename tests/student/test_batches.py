@@ -85,7 +85,10 @@ def test_epochs_and_seeds_shuffle_differently():
 def test_global_batches_are_the_same_at_any_world_size_and_accumulation(sizes, batch_size, world, accumulation):
     examples = MadeUp(sizes)
     alone = batches(examples, batch_size=batch_size)
-    ranks = [batches(examples, batch_size=batch_size, world=world, rank=rank, accumulation=accumulation) for rank in range(world)]
+    ranks = [
+        batches(examples, batch_size=batch_size, world=world, rank=rank, accumulation=accumulation)
+        for rank in range(world)
+    ]
     for step in range(alone.steps):
         dealt = [row for rank in ranks for slot in range(accumulation) for row in rank.micro_rows(0, step, slot)]
         ids = [examples[shard].visit_ids[row] for shard, row in dealt]
@@ -194,12 +197,18 @@ def test_the_adapters_subjects_teach_by_their_true_labels_alone_and_their_unlabe
     cohort = make_cohort(tmp_path, visits, shard_rows=8)
     write_tokens(cohort, {"a": 1})
     spent = {v.visit_id: bool(of_adapter([v.group], 0.5)[0]) for v in visits}
-    examples = Examples(str(tmp_path), cohort.select("train", labeled=None), {"a": 1}, hard_weight=0.3, soft=True, adapter_share=0.5)
+    examples = Examples(
+        str(tmp_path), cohort.select("train", labeled=None), {"a": 1}, hard_weight=0.3, soft=True, adapter_share=0.5
+    )
     seen = set()
     for position, shard in enumerate(examples.shards):
         batch = collate(examples, [(position, row) for row in range(shard.rows)], 0)
         for row, visit_id in enumerate(examples[position].visit_ids):
-            expected = (1.0 if spent[visit_id] else np.float32(0.3), 1.0) if shard.labeled else (0.0, 0.0 if spent[visit_id] else 1.0)
+            expected = (
+                (1.0 if spent[visit_id] else np.float32(0.3), 1.0)
+                if shard.labeled
+                else (0.0, 0.0 if spent[visit_id] else 1.0)
+            )
             assert (batch.hard_weight[row], batch.weight[row]) == expected
             seen.add(expected)
     assert len(seen) == 4
@@ -213,9 +222,13 @@ def test_the_embeddings_of_the_adapters_subjects_are_not_matched(tmp_path: Path)
     for shard in cohort.shards:
         ids = cohort.read(shard, ["visit_id"])["visit_id"]
         column = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(1, 3 * shard.rows + 1), pa.float16()), 3)
-        stage.write(shard.index, pa.table({"visit_id": ids, "embedding": column}), rows=shard.rows, input_hash=shard.text_hash)
+        stage.write(
+            shard.index, pa.table({"visit_id": ids, "embedding": column}), rows=shard.rows, input_hash=shard.text_hash
+        )
     spent = {v.visit_id: bool(of_adapter([v.group], 0.5)[0]) for v in visits}
-    examples = Examples(str(tmp_path), cohort.shards, {"a": 1}, hard_weight=0.3, soft=True, embeddings=True, adapter_share=0.5)
+    examples = Examples(
+        str(tmp_path), cohort.shards, {"a": 1}, hard_weight=0.3, soft=True, embeddings=True, adapter_share=0.5
+    )
     whole = Examples(str(tmp_path), cohort.shards, {"a": 1}, hard_weight=0.3, soft=True, embeddings=True)
     for position in range(len(cohort.shards)):
         found, plain = examples[position].embeddings, whole[position].embeddings

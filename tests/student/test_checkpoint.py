@@ -73,7 +73,11 @@ def test_the_newest_two_and_the_best_stay(tmp_path):
     checkpoints = make(tmp_path, 10, 20, 30, 40, 50)
     (Path(checkpoints.folder(20)) / "artifact.json").unlink()
     checkpoints.prune(10)
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-0000010", "step-0000040", "step-0000050"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        "step-0000010",
+        "step-0000040",
+        "step-0000050",
+    ]
 
 
 def test_a_step_written_again_replaces_the_old_one(tmp_path):

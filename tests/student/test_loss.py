@@ -34,7 +34,10 @@ def example(visits: int, seed: int = 0):
 def test_the_loss_is_its_formula(temperature):
     logits, hard, soft, weight = example(6)
     found = visit_loss(logits, hard, soft, weight, temperature)
-    wanted = [plain_visit_loss(*(x[i].tolist() for x in (logits, hard, soft)), weight[i].item(), temperature) for i in range(6)]
+    wanted = [
+        plain_visit_loss(*(x[i].tolist() for x in (logits, hard, soft)), weight[i].item(), temperature)
+        for i in range(6)
+    ]
     assert found.tolist() == pytest.approx(wanted, rel=1e-5)
 
 

@@ -81,12 +81,16 @@ def test_an_error_of_building_is_raised_as_it_is_and_leaves_nothing(tmp_path):
 
 def test_examples_are_the_same_mapped_and_not_and_a_part_is_read_once(tmp_path):
     config = make_config(tmp_path, make_base(tmp_path / "base"))
-    cohort = make_cohort(config.run.artifacts_root, [*make_visits("train", 20), *make_visits("train", 5, labeled=False)], shard_rows=8)
+    cohort = make_cohort(
+        config.run.artifacts_root, [*make_visits("train", 20), *make_visits("train", 5, labeled=False)], shard_rows=8
+    )
     make_tokens(config)
     shards = cohort.select("train", labeled=None)
 
     def examples(mapped: MappedArrays | None) -> list[ShardExamples]:
-        made = Examples(config.run.artifacts_root, shards, token_fields(config), hard_weight=0.9, soft=True, mapped=mapped)
+        made = Examples(
+            config.run.artifacts_root, shards, token_fields(config), hard_weight=0.9, soft=True, mapped=mapped
+        )
         return [made[position] for position in range(len(shards))]
 
     plain = examples(None)

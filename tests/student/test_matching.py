@@ -48,11 +48,17 @@ def test_the_loss_is_one_minus_the_cosine_with_the_standardised_embedding_and_kn
     generator = torch.Generator().manual_seed(0)
     projected, embedding = torch.randn(2, 5, 7, generator=generator)
     mean, deviation = torch.randn(7, generator=generator), torch.rand(7, generator=generator) + 0.5
-    wanted = [plain_loss(projected[i].tolist(), embedding[i].tolist(), mean.tolist(), deviation.tolist()) for i in range(5)]
+    wanted = [
+        plain_loss(projected[i].tolist(), embedding[i].tolist(), mean.tolist(), deviation.tolist()) for i in range(5)
+    ]
     assert matching_loss(projected, embedding, (mean, deviation)).tolist() == pytest.approx(wanted, abs=1e-6)
-    assert matching_loss(projected * 9, embedding * 1e3, (mean * 1e3, deviation * 1e3)).tolist() == pytest.approx(wanted, abs=1e-6)
+    assert matching_loss(projected * 9, embedding * 1e3, (mean * 1e3, deviation * 1e3)).tolist() == pytest.approx(
+        wanted, abs=1e-6
+    )
     embedding[2] = 0
-    assert matching_loss(projected, embedding, (mean, deviation)).tolist() == pytest.approx([*wanted[:2], 0, *wanted[3:]], abs=1e-6)
+    assert matching_loss(projected, embedding, (mean, deviation)).tolist() == pytest.approx(
+        [*wanted[:2], 0, *wanted[3:]], abs=1e-6
+    )
 
 
 @settings(deadline=None, max_examples=30)
@@ -80,7 +86,10 @@ def test_the_projection_depends_on_the_seed_alone_and_sees_the_first_token(tmp_p
     output = models[0](input_ids=ids)
     assert torch.allclose(output.projected, one(models[0].base_model(ids).last_hidden_state[:, 0]))
     output.projected.sum().backward()
-    assert one.weight.grad.abs().sum() > 0 and models[0].base_model.encoder.layer[0].output.dense.weight.grad.abs().sum() > 0
+    assert (
+        one.weight.grad.abs().sum() > 0
+        and models[0].base_model.encoder.layer[0].output.dense.weight.grad.abs().sum() > 0
+    )
 
 
 class LostError(Exception):

@@ -118,14 +118,21 @@ def gate():
 @pytest.fixture
 def bucket(gate, tmp_path, monkeypatch):
     """A URL on an S3 server, and the local cache of what lies there."""
-    environment = {"AWS_ENDPOINT_URL": gate.url, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "XDG_CACHE_HOME": str(tmp_path / "c")}
+    environment = {
+        "AWS_ENDPOINT_URL": gate.url,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "XDG_CACHE_HOME": str(tmp_path / "c"),
+    }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     yield f"s3://{BUCKET}/{tmp_path.name}"
     gate.fault = no_fault
 
 
-def test_checkpoints_on_an_object_store_that_fails_now_and_then_continue_exactly(tmp_path, base, undisturbed, bucket, gate):
+def test_checkpoints_on_an_object_store_that_fails_now_and_then_continue_exactly(
+    tmp_path, base, undisturbed, bucket, gate
+):
     config = prepared(tmp_path, base, root=bucket)
     gate.fault = lambda number, method, path: (500 if number % 12 else "cut") if number % 6 == 0 else None
     with pytest.raises(MachineLostError):
@@ -136,8 +143,14 @@ def test_checkpoints_on_an_object_store_that_fails_now_and_then_continue_exactly
     assert any("step-0000004" in r.get("line", "") and "not whole" in r["line"] for r in ear.reports)
     assert {"started": 3, "world": 1} in ear.reports
     assert_same(weights(config), weights(undisturbed[0]))
-    assert list_folders(join(config.run.checkpoints_root, "checkpoints")) == ["step-0000006", "step-0000008"], "old ones are pruned"
-    left = [path for path in (tmp_path / "c").rglob("*") if path.is_file() and path.suffix != ".lock" and "optimizer" in path.name]
+    assert list_folders(join(config.run.checkpoints_root, "checkpoints")) == ["step-0000006", "step-0000008"], (
+        "old ones are pruned"
+    )
+    left = [
+        path
+        for path in (tmp_path / "c").rglob("*")
+        if path.is_file() and path.suffix != ".lock" and "optimizer" in path.name
+    ]
     assert len(left) == 1, "of what it continued from nothing stays; what `weights` fetched does"
 
 
@@ -162,7 +175,9 @@ def test_a_preemption_saves_the_step_and_leaves_and_no_step_is_lost(tmp_path, ba
     config = prepared(tmp_path, base)
     answers = iter([step == notice for step in range(1, 9)])
     ear = run_train(config, preempted=lambda: next(answers))
-    assert not ear.finished and [r["checkpoint"] for r in ear.reports if "checkpoint" in r][-1] == notice == max(ear.losses())
+    assert not ear.finished and [r["checkpoint"] for r in ear.reports if "checkpoint" in r][-1] == notice == max(
+        ear.losses()
+    )
     after = run_train(config)
     assert after.finished and {"started": notice, "world": 1} in after.reports
     assert ear.losses() | after.losses() == undisturbed[1].losses() and not ear.losses().keys() & after.losses().keys()
@@ -171,16 +186,25 @@ def test_a_preemption_saves_the_step_and_leaves_and_no_step_is_lost(tmp_path, ba
 
 
 def test_gradient_accumulation_changes_no_loss_and_no_gradient(tmp_path, base):
-    ears = [run_train(prepared(tmp_path / str(n), base, dropout=0.0, gradient_accumulation=n, temperature=2.0)) for n in (1, 2)]
+    ears = [
+        run_train(prepared(tmp_path / str(n), base, dropout=0.0, gradient_accumulation=n, temperature=2.0))
+        for n in (1, 2)
+    ]
     assert list(ears[0].losses()) == list(ears[1].losses()) == list(range(1, 9))
     assert list(ears[1].losses().values()) == pytest.approx(list(ears[0].losses().values()), abs=1e-5)
     # Adam hides a gradient of twice the size; its norm shows it.
     assert list(ears[1].norms().values()) == pytest.approx(list(ears[0].norms().values()), rel=1e-3)
 
 
-def test_activation_checkpointing_computes_twice_and_changes_no_weight_dropout_included(tmp_path, base, undisturbed, monkeypatch):
+def test_activation_checkpointing_computes_twice_and_changes_no_weight_dropout_included(
+    tmp_path, base, undisturbed, monkeypatch
+):
     forward, calls = BertAttention.forward, []
-    monkeypatch.setattr(BertAttention, "forward", lambda *given, **more: calls.append(torch.is_grad_enabled()) or forward(*given, **more))
+    monkeypatch.setattr(
+        BertAttention,
+        "forward",
+        lambda *given, **more: calls.append(torch.is_grad_enabled()) or forward(*given, **more),
+    )
     config = prepared(tmp_path, base, activation_checkpointing=True)
     ear = run_train(config)
     assert sum(calls) == 2 * 8, "each of 8 steps went through the layer twice"
@@ -198,7 +222,9 @@ def test_no_held_out_label_reaches_the_student(tmp_path, base, undisturbed):
     assert_same(weights(config), weights(undisturbed[0]))
 
 
-@pytest.mark.parametrize(("setting", "value"), [("hard_weight", 0.5), ("epochs", 3), ("learning_rate", 2e-3), ("temperature", 2.0)])
+@pytest.mark.parametrize(
+    ("setting", "value"), [("hard_weight", 0.5), ("epochs", 3), ("learning_rate", 2e-3), ("temperature", 2.0)]
+)
 def test_a_changed_setting_is_refused_by_name(tmp_path, base, setting, value):
     config = prepared(tmp_path, base)
     with pytest.raises(MachineLostError):
@@ -253,25 +279,44 @@ def test_a_student_learns_from_unlabeled_visits_what_its_few_labelled_ones_do_no
     visits = [*make_visits("train", 8), *make_visits("train", 120, labeled=False), *make_visits("held_out", 30)]
     distance = []
     for name in ("wise", "foolish"):
-        config = make_config(tmp_path / name, base, use_unlabeled=True, epochs=8, learning_rate=2e-2, hard_weight=1.0, checkpoint_steps=1000)
+        config = make_config(
+            tmp_path / name,
+            base,
+            use_unlabeled=True,
+            epochs=8,
+            learning_rate=2e-2,
+            hard_weight=1.0,
+            checkpoint_steps=1000,
+        )
         cohort = make_cohort(config.run.artifacts_root, visits, shard_rows=128)
         for shard in cohort.select("train", labeled=False) if name == "wise" else []:
             say_what_the_words_say(config, shard)
         train_student.run(config, Console(io.StringIO()))
         predict_splits(config, Console(io.StringIO()), ["held_out"])
         (held_out,) = cohort.select("held_out")
-        logits = np.array(Stage(config.run.artifacts_root, PREDICTIONS, {}).read(held_out.index, ["logits"])["logits"].to_pylist())
+        logits = np.array(
+            Stage(config.run.artifacts_root, PREDICTIONS, {}).read(held_out.index, ["logits"])["logits"].to_pylist()
+        )
         truth = np.array(cohort.read(held_out, ["labels"])["labels"].to_pylist())
-        distance.append(np.mean([logits[t, i].mean() - logits[~t, i].mean() for i, t in enumerate(truth.T) if 0 < t.sum() < len(t)]))
+        distance.append(
+            np.mean([logits[t, i].mean() - logits[~t, i].mean() for i, t in enumerate(truth.T) if 0 < t.sum() < len(t)])
+        )
     assert distance[0] > 0.3 and abs(distance[1]) < 0.3 * distance[0], distance
 
 
 def say_what_the_words_say(config: Config, shard: Shard) -> None:
     """Soft labels of a teacher who knows the rule of make_visits."""
     stage = Stage(config.run.artifacts_root, "soft_labels", {"head": "made up 0"})
-    table, texts = stage.read(shard.index), Cohort.open(config.run.artifacts_root).read(shard, ["input"])["input"].to_pylist()
-    known = [[4.0 if {f"w{i:02d}", f"w{i + 25:02d}"} & set(text.split()) else -4.0 for i in range(25)] for text in texts]
-    table = table.set_column(table.schema.get_field_index("logits"), "logits", pa.array(known, pa.list_(pa.float32(), 25)))
+    table, texts = (
+        stage.read(shard.index),
+        Cohort.open(config.run.artifacts_root).read(shard, ["input"])["input"].to_pylist(),
+    )
+    known = [
+        [4.0 if {f"w{i:02d}", f"w{i + 25:02d}"} & set(text.split()) else -4.0 for i in range(25)] for text in texts
+    ]
+    table = table.set_column(
+        table.schema.get_field_index("logits"), "logits", pa.array(known, pa.list_(pa.float32(), 25))
+    )
     stage.write(shard.index, table, rows=shard.rows, input_hash=shard.text_hash)
 
 
@@ -306,7 +351,9 @@ def finished(tmp_path_factory, base) -> tuple[Config, str]:
 def test_the_job_trains_the_same_student_and_says_what_it_did(finished, undisturbed):
     config, printed = finished
     assert_same(weights(config), weights(undisturbed[0]))
-    assert "lost text" in printed and "epoch 2, macro_auprc" in printed and f"wrote {config.run.folder}/student" in printed
+    assert (
+        "lost text" in printed and "epoch 2, macro_auprc" in printed and f"wrote {config.run.folder}/student" in printed
+    )
 
 
 def test_the_exported_folder_loads_by_name_and_gives_the_stored_predictions(finished):
@@ -378,7 +425,9 @@ class Killer(Console):
 @pytest.mark.parametrize("seconds", [0.05, 0.3, 0.6])
 def test_a_killed_process_continues_to_the_same_weights(tmp_path, base, seconds):
     """SIGKILL at some moment after the first checkpoint, then the same command again."""
-    code = "import sys; from jobs import train_student; from jobs.console import Console; from ckd.config import Config\n"
+    code = (
+        "import sys; from jobs import train_student; from jobs.console import Console; from ckd.config import Config\n"
+    )
     code += "train_student.run(Config.model_validate_json(sys.argv[1]), Console(sys.stdout))"
     configs = [make_config(tmp_path / name, base, epochs=12) for name in ("killed", "whole")]
     for config in configs:

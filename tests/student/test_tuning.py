@@ -10,7 +10,11 @@ from ckd.student.tuning import Selection, average_precision, choose_metric, scor
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.booleans(), st.integers(-3, 3)), min_size=2, max_size=40).filter(lambda rows: any(y for y, _ in rows)))
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(-3, 3)), min_size=2, max_size=40).filter(
+        lambda rows: any(y for y, _ in rows)
+    )
+)
 def test_average_precision_is_scikit_learns(rows):
     truth, scores = np.array([y for y, _ in rows], float), np.array([s for _, s in rows], float)
     assert average_precision(truth, scores) == pytest.approx(average_precision_score(truth, scores))

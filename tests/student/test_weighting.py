@@ -27,7 +27,10 @@ def labelled(split, rows):
 
 
 def test_weights_are_negatives_by_positives_of_train_capped_and_one_without_positives(tmp_path):
-    rows = [tuple(label == 0 or (label == 1 and i < 20) or (label == 2 and i == 7) for label in range(NUM_LABELS)) for i in range(40)]
+    rows = [
+        tuple(label == 0 or (label == 1 and i < 20) or (label == 2 and i == 7) for label in range(NUM_LABELS))
+        for i in range(40)
+    ]
     others = [*labelled("tuning", [(True,) * NUM_LABELS] * 9), *labelled("held_out", [(True,) * NUM_LABELS] * 9)]
     others += make_visits("train", 5, labeled=False)
     found = positive_weights(commit(tmp_path, [*labelled("train", rows), *others]))
@@ -68,14 +71,23 @@ def losses(config: Config) -> list[float]:
 def test_both_change_what_training_minimises_and_the_fingerprint_only_where_set(tmp_path, base):
     visits = make_visits("train", 16)
     found, fields = [], []
-    for name, student in {"off": {}, "weights": {"class_weighting": "balanced"}, "smooth": {"label_smoothing": 0.1}}.items():
+    for name, student in {
+        "off": {},
+        "weights": {"class_weighting": "balanced"},
+        "smooth": {"label_smoothing": 0.1},
+    }.items():
         config = make_config(tmp_path / name, base, dropout=0.0, epochs=1, **student)
         cohort = make_cohort(config.run.artifacts_root, visits)
         found.append(losses(config)[0])
         fields.append(student_fields(config, cohort))
     assert len(set(found)) == 3
-    assert not {"student.class_weighting", "student.label_smoothing", "student.embedding_weight", "embeddings"} & fields[0].keys()
-    assert fields[1] == fields[0] | {"student.class_weighting": "balanced"} and fields[2] == fields[0] | {"student.label_smoothing": 0.1}
+    assert (
+        not {"student.class_weighting", "student.label_smoothing", "student.embedding_weight", "embeddings"}
+        & fields[0].keys()
+    )
+    assert fields[1] == fields[0] | {"student.class_weighting": "balanced"} and fields[2] == fields[0] | {
+        "student.label_smoothing": 0.1
+    }
 
 
 def test_weights_are_the_same_whatever_the_shards(tmp_path):

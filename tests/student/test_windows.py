@@ -52,14 +52,21 @@ def test_what_is_kept(length, room):
             head = max(round(room * 128 / 510), 1)
             assert pieces == [content[:head] + (content[-(room - head) :] if room > head else [])]
         else:
-            assert all(piece == list(range(piece[0], piece[0] + room)) for piece in pieces), "full windows of neighbours"
+            assert all(piece == list(range(piece[0], piece[0] + room)) for piece in pieces), (
+                "full windows of neighbours"
+            )
             assert all(later[0] - earlier[0] <= room - int(room / 4) for earlier, later in pairwise(pieces))
 
 
 @pytest.mark.parametrize("way", ["head", "head_tail", "windows"])
 def test_every_sequence_has_the_special_tokens_and_short_texts_stay(base, way):
     tokenizer = load_tokenizer(base)
-    texts = ["w01 w02", " ".join(f"w{i:02d}" for i in range(6)), " ".join(f"w{i:02d}" for i in range(30)), " ".join(["w05"] * 63)]
+    texts = [
+        "w01 w02",
+        " ".join(f"w{i:02d}" for i in range(6)),
+        " ".join(f"w{i:02d}" for i in range(30)),
+        " ".join(["w05"] * 63),
+    ]
     pieces, lost = encode(tokenizer, texts, 8, way)
     assert all(row[0] == 2 and row[-1] == 3 and len(row) <= 8 for sequences in pieces for row in sequences)
     assert [len(sequences) for sequences in pieces] == ([1, 1, 6, MOST] if way == "windows" else [1] * 4)
@@ -90,7 +97,9 @@ VISITS = [*long_visits("train", 20), *long_visits("tuning", 55), *long_visits("h
 
 
 def prepared(folder, base, **student):
-    config = make_config(folder, base, **{"max_length": 16, "long_text": "windows", "dropout": 0.0, "epochs": 1, **student})
+    config = make_config(
+        folder, base, **{"max_length": 16, "long_text": "windows", "dropout": 0.0, "epochs": 1, **student}
+    )
     make_cohort(config.run.artifacts_root, VISITS)
     make_embeddings(config)
     make_tokens(config)
@@ -100,12 +109,16 @@ def prepared(folder, base, **student):
 def run(config):
     heard = []
     train(config, world=1, rank=0, preempted=lambda: False, report=heard.append, deepspeed=False, seconds_between=0)
-    return [(r["loss"], r["gradient_norm"]) for r in heard if "loss" in r], [r["tuning_score"] for r in heard if "epoch" in r]
+    return [(r["loss"], r["gradient_norm"]) for r in heard if "loss" in r], [
+        r["tuning_score"] for r in heard if "epoch" in r
+    ]
 
 
 def test_the_windows_of_a_visit_share_its_loss_at_any_accumulation(tmp_path, base):
     """And so do gradients: their norm before clipping is compared too. Embedding matching takes the mean over windows as well."""
-    (one, score), (three, again) = (run(prepared(tmp_path / str(n), base, embedding_weight=0.5, gradient_accumulation=n)) for n in (1, 3))
+    (one, score), (three, again) = (
+        run(prepared(tmp_path / str(n), base, embedding_weight=0.5, gradient_accumulation=n)) for n in (1, 3)
+    )
     assert np.allclose(one, three, atol=1e-5) and score == pytest.approx(again, abs=1e-4)
 
 
@@ -115,13 +128,18 @@ def test_the_first_steps_loss_is_that_of_the_mean_over_windows_computed_one_by_o
 
     config = prepared(tmp_path, base, hard_weight=1.0)
     cohort = Cohort.open(config.run.artifacts_root)
-    examples = Examples(config.run.artifacts_root, cohort.select("train"), token_fields(config), hard_weight=1.0, soft=False)
+    examples = Examples(
+        config.run.artifacts_root, cohort.select("train"), token_fields(config), hard_weight=1.0, soft=False
+    )
     rows = Batches(examples, seed=config.seed, batch_size=8, pad_id=0).global_batch(0, 0)
     model = new_student(config).eval()
     total = 0.0
     with torch.no_grad():
         for shard, row in rows:
-            windows = [model(torch.from_numpy(ids.astype(np.int64))[None]).logits[0].double().numpy() for ids in examples[shard].sequences(row)]
+            windows = [
+                model(torch.from_numpy(ids.astype(np.int64))[None]).logits[0].double().numpy()
+                for ids in examples[shard].sequences(row)
+            ]
             z, y = np.mean(windows, axis=0), examples[shard].hard[row]
             total += float((np.logaddexp(0, z) - y * z).mean())
     assert max(len(examples[shard].sequences(row)) for shard, row in rows) > 1
@@ -172,5 +190,7 @@ def test_a_long_context_encoder_reads_long_texts_whole_and_matches_embeddings(tm
     )
     torch.manual_seed(0)
     ModernBertModel(settings).save_pretrained(folder)
-    losses, _ = run(prepared(tmp_path / "run", str(folder), max_length=64, long_text="head", embedding_weight=0.5, dropout=None))
+    losses, _ = run(
+        prepared(tmp_path / "run", str(folder), max_length=64, long_text="head", embedding_weight=0.5, dropout=None)
+    )
     assert len(losses) == 3 and all(math.isfinite(loss) for loss, _ in losses)

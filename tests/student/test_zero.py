@@ -46,6 +46,12 @@ def test_bf16_without_master_weights_is_refused():
 def test_the_trainer_gets_the_same_and_recomputes_activations_only_where_asked(config):
     cpu = torch.device("cpu")
     given = training_arguments(config, world=2, steps_per_epoch=5, device=cpu, bf16=False, deepspeed=False)
-    assert (given.gradient_accumulation_steps, given.per_device_train_batch_size, given.activation_checkpointing) == (3, 8, True)
+    assert (given.gradient_accumulation_steps, given.per_device_train_batch_size, given.activation_checkpointing) == (
+        3,
+        8,
+        True,
+    )
     plain = config.model_copy(update={"student": config.student.model_copy(update={"activation_checkpointing": False})})
-    assert not training_arguments(plain, world=2, steps_per_epoch=5, device=cpu, bf16=False, deepspeed=False).activation_checkpointing
+    assert not training_arguments(
+        plain, world=2, steps_per_epoch=5, device=cpu, bf16=False, deepspeed=False
+    ).activation_checkpointing

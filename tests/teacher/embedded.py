@@ -15,7 +15,17 @@ def visits(splits, seed=0, per_subject=2, mark=""):
     rng = np.random.default_rng(seed)
     for n, split in enumerate(splits):
         labels = tuple(bool(x) for x in rng.random(NUM_LABELS) < 0.3)
-        yield Visit(f"v{n}", INSTRUCTION, f"text {n} {mark}", labels, f"s{split}{n // per_subject}", split, labels, source="train", line=n + 1)
+        yield Visit(
+            f"v{n}",
+            INSTRUCTION,
+            f"text {n} {mark}",
+            labels,
+            f"s{split}{n // per_subject}",
+            split,
+            labels,
+            source="train",
+            line=n + 1,
+        )
 
 
 def embedded(root, rows, seed=0, hidden=6, shard_rows=16, overrides=()):
@@ -31,7 +41,11 @@ def embedded(root, rows, seed=0, hidden=6, shard_rows=16, overrides=()):
     stage = Stage(config.run.artifacts_root, "embeddings", {"model": "none"})
     for shard in cohort.shards:
         ids = cohort.read(shard, ["visit_id"])["visit_id"]
-        values = np.stack([np.random.default_rng([seed, int(i[1:])]).normal(2, 3, hidden) for i in ids.to_pylist()]).astype(np.float32)
+        values = np.stack(
+            [np.random.default_rng([seed, int(i[1:])]).normal(2, 3, hidden) for i in ids.to_pylist()]
+        ).astype(np.float32)
         column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), hidden)
-        stage.write(shard.index, pa.table({"visit_id": ids, "embedding": column}), rows=shard.rows, input_hash=shard.text_hash)
+        stage.write(
+            shard.index, pa.table({"visit_id": ids, "embedding": column}), rows=shard.rows, input_hash=shard.text_hash
+        )
     return config, cohort, stage

@@ -106,7 +106,9 @@ def the_same_call_gives_the_same_bytes_whatever_came_before(engine, plain):
     engine.take_work()
     again, repeated = engine.encode(visits(seed=6)), engine.take_work()
     assert again.tobytes() == first.tobytes()
-    assert (repeated.computed, repeated.prefix_saved) == (work.computed, work.prefix_saved), "what is computed depends on earlier calls"
+    assert (repeated.computed, repeated.prefix_saved) == (work.computed, work.prefix_saved), (
+        "what is computed depends on earlier calls"
+    )
 
 
 def the_work_adds_up(engine, plain):

@@ -43,4 +43,6 @@ class PlainTeacher:
         return self.known[key]
 
     def _forward(self, prompt):
-        return self.model(input_ids=torch.tensor([list(prompt)]), output_hidden_states=True).hidden_states[-1][0].numpy()
+        return (
+            self.model(input_ids=torch.tensor([list(prompt)]), output_hidden_states=True).hidden_states[-1][0].numpy()
+        )

@@ -25,7 +25,17 @@ from jobs.console import Console
 from testbed.rows import rows, write_jsonl
 
 LOAD = Load(seconds=30.0, revision="abc", adapter=None, engine="transformers", device="cpu")
-RATES = ("padding_share", "prefix_share", "flop_utilisation", "idle_share", "peak_bytes", "cost", "cost_per_million", "flops", "matrix_flops_per_s")
+RATES = (
+    "padding_share",
+    "prefix_share",
+    "flop_utilisation",
+    "idle_share",
+    "peak_bytes",
+    "cost",
+    "cost_per_million",
+    "flops",
+    "matrix_flops_per_s",
+)
 
 
 def account(worker="a", started=0.0, ended=10.0, visits=100, tokens=5000, rate=1e12, **work):
@@ -34,11 +44,32 @@ def account(worker="a", started=0.0, ended=10.0, visits=100, tokens=5000, rate=1
 
 
 def test_the_figures_of_two_workers_are_those_of_plain_arithmetic():
-    first = account("a", 100, 110, 100, 5000, computed=4000, padding=400, prefix_saved=1400, busy_s=9, flops=2e12, ooms=1, peak_bytes=7)
-    second = account("a", 111, 120, 100, 5000, computed=4000, padding=400, prefix_saved=1400, busy_s=9, flops=2e12, peak_bytes=9)
+    first = account(
+        "a",
+        100,
+        110,
+        100,
+        5000,
+        computed=4000,
+        padding=400,
+        prefix_saved=1400,
+        busy_s=9,
+        flops=2e12,
+        ooms=1,
+        peak_bytes=7,
+    )
+    second = account(
+        "a", 111, 120, 100, 5000, computed=4000, padding=400, prefix_saved=1400, busy_s=9, flops=2e12, peak_bytes=9
+    )
     other = account("b", 7, 27, 200, 9000, rate=2e12, computed=9500, padding=500, busy_s=17, flops=6e12, peak_bytes=8)
     found = figures([first, other, second], TeacherConfig(price_per_hour=3.6, gpus_per_worker=2), seconds=50, before=4)
-    assert (found["shards"], found["shards_before"], found["workers"], found["visits"], found["tokens"]) == (3, 4, 2, 400, 19000)
+    assert (found["shards"], found["shards_before"], found["workers"], found["visits"], found["tokens"]) == (
+        3,
+        4,
+        2,
+        400,
+        19000,
+    )
     assert found["visits_per_s"] == 400 / 50
     assert found["tokens_per_s"] == 19000 / 50
     assert found["visits_per_s_per_worker"] == 400 / (20 + 20)
@@ -48,7 +79,13 @@ def test_the_figures_of_two_workers_are_those_of_plain_arithmetic():
     assert found["flop_utilisation"] == pytest.approx(1e13 / ((20 * 1e12 + 20 * 2e12) * 2))
     assert found["matrix_flops_per_s"] == 1.5e12
     assert found["idle_share"] == pytest.approx(1 - 35 / 40)
-    assert (found["peak_bytes"], found["ooms"], found["load_seconds"], found["revision"], found["adapter"]) == (9, 1, 30, "abc", None)
+    assert (found["peak_bytes"], found["ooms"], found["load_seconds"], found["revision"], found["adapter"]) == (
+        9,
+        1,
+        30,
+        "abc",
+        None,
+    )
     assert found["cost"] == pytest.approx(3.6 * 2 * (40 + 60) / 3600)
     assert found["cost_per_million"] == pytest.approx(3.6 * 2 * 40 / 3600 / 400 * 1e6)
 
@@ -61,7 +98,15 @@ def test_a_worker_without_a_gpu_is_itself_what_has_a_price_per_hour():
 
 def test_what_is_undefined_is_none_and_never_zero():
     found = figures([account(ended=0.0, visits=0, tokens=0, rate=None)], TeacherConfig(), seconds=0)
-    for name in (*RATES, "visits_per_s", "tokens_per_s", "visits_per_s_per_worker", "tokens_per_s_per_worker", "price_per_hour", "adapter"):
+    for name in (
+        *RATES,
+        "visits_per_s",
+        "tokens_per_s",
+        "visits_per_s_per_worker",
+        "tokens_per_s_per_worker",
+        "price_per_hour",
+        "adapter",
+    ):
         assert found[name] is None, name
     assert not any(text in " ".join(lines(found)) for text in ("nan", "inf", "None"))
     assert len(lines(found)) == 3
@@ -124,8 +169,18 @@ def configured(folder, teacher_folder, count, *more):
     found = [row | {"input": row["input"] + " Heart failure. None." * (n % 7)} for n, row in enumerate(rows(0, count))]
     train = write_jsonl(folder / "train.json", found)
     held_out = write_jsonl(folder / "held_out.json", rows(1000, 1008))
-    files = [f"data.train={train}", f"data.held_out={held_out}", f"run.results={folder}", "run.name=t", "data.shard_rows=16"]
-    model = [f"teacher.base_model={teacher_folder}/base", f"teacher.adapter={teacher_folder}/adapter", "teacher.dtype=float32"]
+    files = [
+        f"data.train={train}",
+        f"data.held_out={held_out}",
+        f"run.results={folder}",
+        "run.name=t",
+        "data.shard_rows=16",
+    ]
+    model = [
+        f"teacher.base_model={teacher_folder}/base",
+        f"teacher.adapter={teacher_folder}/adapter",
+        "teacher.dtype=float32",
+    ]
     return load(None, [*files, *model, *more])
 
 
@@ -147,7 +202,9 @@ def check(config, found):
     assert 0 <= found["padding_share"] < 1
     assert 0 <= found["prefix_share"] < 1
     assert 0 <= found["idle_share"] <= 1
-    assert 0 < found["flop_utilisation"] < 1.5  # a shared machine: the ceiling may have been measured in a slower moment
+    assert (
+        0 < found["flop_utilisation"] < 1.5
+    )  # a shared machine: the ceiling may have been measured in a slower moment
     assert found["peak_bytes"] is None
     assert found["load_seconds"] > 0
     assert found["revision"]

@@ -33,7 +33,9 @@ class Device:
 @given(st.integers(1, 4000), st.integers(1, 10**6))
 def test_a_budget_is_the_largest_doubling_well_within_memory(longest, size):
     if longest > size:
-        with pytest.raises(ConfigError, match=rf"teacher\.max_length: one prompt of {longest} tokens does not fit.*larger GPU"):
+        with pytest.raises(
+            ConfigError, match=rf"teacher\.max_length: one prompt of {longest} tokens does not fit.*larger GPU"
+        ):
             find_budget(longest, Device(size))
         return
     doublings = [longest * 2**k for k in range(30)]
@@ -116,7 +118,8 @@ def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(engine, prompts
 def test_one_prompt_that_does_not_fit_is_a_config_error(engine, prompts, monkeypatch):
     monkeypatch.setattr(engine, "step", Short(engine.model, 20))
     with pytest.raises(
-        ConfigError, match=r"teacher\.max_length: one prompt of \d\d tokens does not fit in the GPU's memory; lower it or use a larger GPU"
+        ConfigError,
+        match=r"teacher\.max_length: one prompt of \d\d tokens does not fit in the GPU's memory; lower it or use a larger GPU",
     ):
         engine.encode(prompts)
 

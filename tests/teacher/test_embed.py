@@ -73,7 +73,11 @@ def test_values_that_cannot_be_stored_name_the_setting():
 
 
 def test_a_machine_with_another_model_under_the_same_name_refuses(tmp_path, teacher_folder):
-    config, cohort, _ = embedded(tmp_path, visits(["train"] * 4), overrides=[f"teacher.base_model={teacher_folder}/base", "teacher.dtype=float32"])
+    config, cohort, _ = embedded(
+        tmp_path,
+        visits(["train"] * 4),
+        overrides=[f"teacher.base_model={teacher_folder}/base", "teacher.dtype=float32"],
+    )
     other = {**teacher_fields(config.teacher), "teacher.base_model": "other"}
     with pytest.raises(ArtifactError, match="on this machine: made with teacher.base_model="):
         EmbedWorker(config, other)(cohort.shards[0])

@@ -22,7 +22,12 @@ from tests.teacher.embedded import embedded, visits
 
 
 def config(folder, adapter=True, **kwargs):
-    given = {"base_model": f"{folder}/base", "adapter": f"{folder}/adapter" if adapter else "", "dtype": "float32", "token_budget": 256}
+    given = {
+        "base_model": f"{folder}/base",
+        "adapter": f"{folder}/adapter" if adapter else "",
+        "dtype": "float32",
+        "token_budget": 256,
+    }
     return TeacherConfig(**(given | kwargs))
 
 
@@ -32,13 +37,23 @@ def engines(teacher_folder):
 
 
 def plain(folder, prompts):
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(f"{folder}/base", dtype=torch.float32), f"{folder}/adapter").eval()
+    model = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(f"{folder}/base", dtype=torch.float32), f"{folder}/adapter"
+    ).eval()
     with torch.no_grad():
-        return np.stack([model(input_ids=torch.tensor([p]), output_hidden_states=True).hidden_states[-1][0, -1].numpy() for p in prompts])
+        return np.stack(
+            [
+                model(input_ids=torch.tensor([p]), output_hidden_states=True).hidden_states[-1][0, -1].numpy()
+                for p in prompts
+            ]
+        )
 
 
 @settings(max_examples=15)
-@given(prompts=st.lists(st.lists(st.integers(3, 299), min_size=1, max_size=60), min_size=1, max_size=12), side=st.sampled_from(["left", "right"]))
+@given(
+    prompts=st.lists(st.lists(st.integers(3, 299), min_size=1, max_size=60), min_size=1, max_size=12),
+    side=st.sampled_from(["left", "right"]),
+)
 def test_batched_embeddings_equal_one_by_one_for_either_padding_side(engines, prompts, side):
     together = engines[side].encode(prompts)
     alone = np.concatenate([engines[side].encode([p]) for p in prompts])
@@ -85,7 +100,11 @@ def test_a_shards_part_is_byte_equal_whatever_its_worker_did_before_or_does_besi
         for n, visit in enumerate(visits(["train"] * 120)):
             yield replace(visit, input=f"The patient-acquired disease is disease {n % 7}, Heart failure." * (1 + n % 5))
 
-    overrides = [f"teacher.base_model={teacher_folder}/base", f"teacher.adapter={teacher_folder}/adapter", "teacher.dtype=float32"]
+    overrides = [
+        f"teacher.base_model={teacher_folder}/base",
+        f"teacher.adapter={teacher_folder}/adapter",
+        "teacher.dtype=float32",
+    ]
     run, cohort, _ = embedded(tmp_path, texts(), shard_rows=30, overrides=overrides)
     fields = teacher_fields(run.teacher)
     part = Path(Stage(cohort.root, STAGE, fields).path(2))

@@ -25,7 +25,10 @@ def plain(folder):
 
 @pytest.fixture(scope="module")
 def engine(folder):
-    return load_engine(TeacherConfig(base_model=f"{folder}/base", adapter=f"{folder}/adapter", dtype="float32", max_length=MAX_LENGTH), 0)
+    return load_engine(
+        TeacherConfig(base_model=f"{folder}/base", adapter=f"{folder}/adapter", dtype="float32", max_length=MAX_LENGTH),
+        0,
+    )
 
 
 @pytest.mark.parametrize("clause", CONTRACT, ids=lambda clause: clause.__name__)
@@ -47,9 +50,15 @@ class Honest:
         return self.embed(prompts) if prompts else np.empty((0, self.hidden), np.float32)
 
     def count(self, prompts):
-        common = 0 if len(prompts) < 2 else next((n for n, column in enumerate(zip(*prompts, strict=False)) if len(set(column)) > 1), 0)
+        common = (
+            0
+            if len(prompts) < 2
+            else next((n for n, column in enumerate(zip(*prompts, strict=False)) if len(set(column)) > 1), 0)
+        )
         tokens, saved = sum(map(len, prompts)), common * (len(prompts) - 1)
-        return Work(prompts=len(prompts), tokens=tokens, computed=tokens - saved, prefix_saved=saved, busy_s=1.0, flops=1.0)
+        return Work(
+            prompts=len(prompts), tokens=tokens, computed=tokens - saved, prefix_saved=saved, busy_s=1.0, flops=1.0
+        )
 
     def embed(self, prompts):
         return self.plain(prompts)

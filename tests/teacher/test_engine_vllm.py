@@ -40,7 +40,13 @@ def plain(folder):
 
 
 def config(folder, **changed):
-    given = {"base_model": f"{folder}/base", "adapter": f"{folder}/adapter", "engine": "vllm", "dtype": "float32", "max_length": MAX_LENGTH}
+    given = {
+        "base_model": f"{folder}/base",
+        "adapter": f"{folder}/adapter",
+        "engine": "vllm",
+        "dtype": "float32",
+        "max_length": MAX_LENGTH,
+    }
     return TeacherConfig(**(given | changed))
 
 
@@ -85,7 +91,9 @@ def test_how_far_it_is_from_the_plain_forward_is_printed(engine, plain, capsys):
     found, wanted, bare = engine.encode(prompts), plain(prompts), plain(prompts, adapter=False)
     apart, adapter = np.abs(found - wanted).max(), np.abs(wanted - bare).max()
     with capsys.disabled():
-        sys.stdout.write(f"\nvLLM and transformers, float32: {apart:.1e} apart at most; the adapter moves embeddings by up to {adapter:.1f}\n")
+        sys.stdout.write(
+            f"\nvLLM and transformers, float32: {apart:.1e} apart at most; the adapter moves embeddings by up to {adapter:.1f}\n"
+        )
     assert apart <= 1e-4
 
 
@@ -156,8 +164,22 @@ def test_a_model_that_vllm_cannot_load_is_a_config_error(folder):
 
 @needs_vllm
 def test_the_same_worker_and_store_take_it(folder, plain, tmp_path):
-    keys = [f"run.results={tmp_path}", f"teacher.base_model={folder}/base", f"teacher.adapter={folder}/adapter", "teacher.engine=vllm"]
-    given = load(None, [*keys, "run.name=t", "teacher.dtype=float32", "teacher.store_dtype=float32", f"teacher.max_length={MAX_LENGTH}"])
+    keys = [
+        f"run.results={tmp_path}",
+        f"teacher.base_model={folder}/base",
+        f"teacher.adapter={folder}/adapter",
+        "teacher.engine=vllm",
+    ]
+    given = load(
+        None,
+        [
+            *keys,
+            "run.name=t",
+            "teacher.dtype=float32",
+            "teacher.store_dtype=float32",
+            f"teacher.max_length={MAX_LENGTH}",
+        ],
+    )
     facts = {"quarantined": 0, "teacher_saw_held_out": False, "grouped_by": "subject"}
     cohort = cohorts.commit(given.run.artifacts_root, visits(["train"] * 6), fields={}, shard_rows=6, facts=facts)
     worker = EmbedWorker(given, teacher_fields(given.teacher))
@@ -166,12 +188,16 @@ def test_the_same_worker_and_store_take_it(folder, plain, tmp_path):
     assert worker(shard)["rows"] == 6
     table = cohort.read(shard, ["instruction", "input"])
     prompts, _ = worker.engine.prompter.encode(table["instruction"].to_pylist(), table["input"].to_pylist())
-    np.testing.assert_allclose(column_matrix(embedding_stage(given).read(shard.index)["embedding"]), plain(prompts), atol=1e-4)
+    np.testing.assert_allclose(
+        column_matrix(embedding_stage(given).read(shard.index)["embedding"]), plain(prompts), atol=1e-4
+    )
 
 
 @pytest.mark.skipif(HERE, reason="vLLM is installed here")
 def test_without_vllm_the_way_to_it_is_named(folder):
-    with pytest.raises(ConfigError, match=r"teacher.engine=vllm: it cannot be imported \(.*vllm.*\); pip install '.\[vllm\]'"):
+    with pytest.raises(
+        ConfigError, match=r"teacher.engine=vllm: it cannot be imported \(.*vllm.*\); pip install '.\[vllm\]'"
+    ):
         load_engine(config(folder), 0)
 
 
@@ -193,10 +219,19 @@ def test_settings_that_vllm_would_ignore_are_refused_before_anything_loads(chang
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("alpha_pattern", {"q_proj": 64}), ("rank_pattern", {"q_proj": 2}), ("use_dora", True), ("bias", "all"), ("init_lora_weights", "pissa")],
+    [
+        ("alpha_pattern", {"q_proj": 64}),
+        ("rank_pattern", {"q_proj": 2}),
+        ("use_dora", True),
+        ("bias", "all"),
+        ("init_lora_weights", "pissa"),
+    ],
 )
 def test_an_adapter_that_vllm_would_apply_otherwise_than_peft_is_refused(setting, value, folder, tmp_path):
-    refused(f"adapter_config.json sets {setting}, expected plain LoRA", config(edited(folder, tmp_path / "t", {setting: value})))
+    refused(
+        f"adapter_config.json sets {setting}, expected plain LoRA",
+        config(edited(folder, tmp_path / "t", {setting: value})),
+    )
 
 
 def test_an_adapter_of_too_high_a_rank_is_refused(folder, tmp_path):
@@ -206,12 +241,20 @@ def test_an_adapter_of_too_high_a_rank_is_refused(folder, tmp_path):
 def test_an_adapter_for_layers_that_the_model_does_not_have_is_refused(folder, tmp_path):
     path = tmp_path / "t" / "adapter" / "adapter_model.safetensors"
     edited(folder, tmp_path / "t")
-    save_file({name.replace("layers.1.", "layers.7."): value for name, value in load_file(path).items()}, path, {"format": "pt"})
+    save_file(
+        {name.replace("layers.1.", "layers.7."): value for name, value in load_file(path).items()},
+        path,
+        {"format": "pt"},
+    )
     refused("14 of its 28 tensors do not fit teacher.base_model", config(tmp_path / "t"))
 
 
 def test_an_adapter_of_a_wider_model_is_refused(folder, tmp_path):
-    wider = edited(folder, tmp_path / "t", tensors=lambda name, value: np.concatenate([value, value], 1) if "q_proj.lora_A" in name else value)
+    wider = edited(
+        folder,
+        tmp_path / "t",
+        tensors=lambda name, value: np.concatenate([value, value], 1) if "q_proj.lora_A" in name else value,
+    )
     refused("4 of its 28 tensors do not fit teacher.base_model", config(wider))
 
 

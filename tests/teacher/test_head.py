@@ -50,10 +50,15 @@ def fold_logits(cohort, stage, heads):
 
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_changing_one_training_subjects_labels_changes_no_soft_label_of_its_fold_head(tmp_path, calibrated):
-    rows = [replace(v, labels=tuple((vector(v) @ TRUTH > 0.5 * noise(v)).tolist())) for v in visits(SPLITS)]  # or else Platt's slopes are 0
+    rows = [
+        replace(v, labels=tuple((vector(v) @ TRUTH > 0.5 * noise(v)).tolist())) for v in visits(SPLITS)
+    ]  # or else Platt's slopes are 0
     asked = [f"head.calibrated={calibrated}"]
     flipped = [replace(v, labels=tuple(not x for x in v.labels)) if v.subject_id == "strain3" else v for v in rows]
-    before, after = (train_heads(*embedded(tmp_path / name, part, overrides=asked), quiet) for name, part in (("a", rows), ("b", flipped)))
+    before, after = (
+        train_heads(*embedded(tmp_path / name, part, overrides=asked), quiet)
+        for name, part in (("a", rows), ("b", flipped))
+    )
     subject = rows[6].group
     fold = int(before.folds.assign(np.array([subject], np.uint64))[0])
     assert rows[6].subject_id == "strain3"
@@ -96,7 +101,9 @@ def test_a_calibrated_head_needs_three_folds(tmp_path):
 def test_the_new_keys_leave_fingerprints_of_earlier_heads_valid(tmp_path):
     config, cohort, stage = embedded(tmp_path, visits(SPLITS))
     names = {"batch_size", "epochs", "folds", "l2", "learning_rate"}
-    assert {n for n in head_fields(config, cohort, stage.fields) if n.startswith("head.")} == {f"head.{n}" for n in names}
+    assert {n for n in head_fields(config, cohort, stage.fields) if n.startswith("head.")} == {
+        f"head.{n}" for n in names
+    }
     calibrated = config.model_copy(update={"head": config.head.model_copy(update={"calibrated": True})})
     assert head_fields(calibrated, cohort, stage.fields)["head.calibrated"] is True
 
@@ -119,13 +126,18 @@ def test_the_labels_of_the_adapters_subjects_reach_no_head(tmp_path, calibrated)
     spent = {v.subject_id for v in rows if v.split == "train" and of_adapter([v.group], 0.5)[0]}
     assert 0 < len(spent) < 30
     flipped = [replace(v, labels=tuple(not x for x in v.labels)) if v.subject_id in spent else v for v in rows]
-    before, after = (train_heads(*embedded(tmp_path / name, part, overrides=share), quiet) for name, part in (("a", rows), ("b", flipped)))
+    before, after = (
+        train_heads(*embedded(tmp_path / name, part, overrides=share), quiet)
+        for name, part in (("a", rows), ("b", flipped))
+    )
     np.testing.assert_array_equal(before.weight, after.weight)
     np.testing.assert_array_equal(before.bias, after.bias)
     assert before.report == after.report
     without = [v for v in rows if v.subject_id not in spent]
     alone = train_heads(*embedded(tmp_path / "c", without, overrides=["head.folds=3"]), quiet)
-    assert alone.report["out_of_fold_train_log_loss"] == pytest.approx(before.report["out_of_fold_train_log_loss"], abs=0.05)
+    assert alone.report["out_of_fold_train_log_loss"] == pytest.approx(
+        before.report["out_of_fold_train_log_loss"], abs=0.05
+    )
     assert before.folds.keys.tolist() == alone.folds.keys.tolist()
 
 
@@ -159,15 +171,24 @@ def test_the_final_head_is_as_good_as_scikit_learns(tmp_path):
     rows = list(visits(["train"] * 600 + ["tuning"] * 200, per_subject=1))
     truth = rng.normal(0, 0.3, (6, NUM_LABELS))
     vectors = {v.visit_id: np.random.default_rng([0, int(v.visit_id[1:])]).normal(2, 3, 6) for v in rows}
-    rows = [replace(v, labels=tuple((rng.random(NUM_LABELS) < 1 / (1 + np.exp(-(vectors[v.visit_id] - 2) @ truth))).tolist())) for v in rows]
-    config, cohort, stage = embedded(tmp_path, rows, overrides=["head.epochs=60", "head.batch_size=64", "head.learning_rate=0.01"], shard_rows=256)
+    rows = [
+        replace(
+            v, labels=tuple((rng.random(NUM_LABELS) < 1 / (1 + np.exp(-(vectors[v.visit_id] - 2) @ truth))).tolist())
+        )
+        for v in rows
+    ]
+    config, cohort, stage = embedded(
+        tmp_path, rows, overrides=["head.epochs=60", "head.batch_size=64", "head.learning_rate=0.01"], shard_rows=256
+    )
     heads = train_heads(config, cohort, stage, quiet)
     (x, y, _), (tx, ty, _) = arrays(cohort, stage, "train"), arrays(cohort, stage, "tuning")
 
     def loss(logits, labels):
         return np.mean(np.logaddexp(0, logits) - logits * labels)
 
-    reference = np.stack([LogisticRegression(max_iter=1000).fit(x, y[:, k]).decision_function(tx) for k in range(NUM_LABELS)], 1)
+    reference = np.stack(
+        [LogisticRegression(max_iter=1000).fit(x, y[:, k]).decision_function(tx) for k in range(NUM_LABELS)], 1
+    )
     ours = heads.logits(tx, np.full(len(tx), heads.final))
     assert loss(ours, ty) <= loss(reference, ty) * 1.01
     assert heads.report["tuning_log_loss"] == pytest.approx(loss(ours, ty), rel=1e-5)
@@ -205,7 +226,9 @@ def test_folds_are_balanced_and_independent_of_order(groups, count, seed):
     assert folds.count == min(count, len(keys))
     assert sizes.max() - sizes.min() <= 1
     shuffled = np.random.default_rng(0).permutation(keys)
-    assert dict(zip(keys, assigned, strict=True)) == dict(zip(shuffled, Folds.of(_Groups(shuffled), count, seed).assign(shuffled), strict=True))
+    assert dict(zip(keys, assigned, strict=True)) == dict(
+        zip(shuffled, Folds.of(_Groups(shuffled), count, seed).assign(shuffled), strict=True)
+    )
 
 
 def test_a_single_training_subject_cannot_be_cross_fitted():

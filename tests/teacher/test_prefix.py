@@ -8,19 +8,38 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM as Causal
-from transformers import GPTNeoXConfig, LlamaConfig, MistralConfig, Phi3Config, Qwen2Config, Qwen3Config, Qwen3NextConfig
+from transformers import (
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3NextConfig,
+)
 
 from ckd.config import TeacherConfig
 from ckd.teacher.engine_hf import TransformersEngine
 from ckd.teacher.prefix import MIN_PREFIX, can_share_prefix, shared_prefix
 
 TOKENS = st.lists(st.integers(3, 299), min_size=1, max_size=40)
-SMALL = {"vocab_size": 600, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+SMALL = {
+    "vocab_size": 600,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 GROUPED = {**SMALL, "num_key_value_heads": 2}
 
 
 def engine(folder, adapter=True, **given):
-    wanted = {"base_model": f"{folder}/base", "adapter": f"{folder}/adapter" if adapter else "", "dtype": "float32", "token_budget": 256}
+    wanted = {
+        "base_model": f"{folder}/base",
+        "adapter": f"{folder}/adapter" if adapter else "",
+        "dtype": "float32",
+        "token_budget": 256,
+    }
     return TransformersEngine(TeacherConfig(**(wanted | given)), 0)
 
 
@@ -70,7 +89,11 @@ def test_the_same_call_gives_the_same_bytes_whatever_came_before(with_adapter):
 
 def teacher_of(config, teacher_folder, folder):
     """A random model of another kind behind the tiny teacher's tokenizer."""
-    shutil.copytree(f"{teacher_folder}/base", folder / "base", ignore=shutil.ignore_patterns("*.safetensors", "config.json", "generation*"))
+    shutil.copytree(
+        f"{teacher_folder}/base",
+        folder / "base",
+        ignore=shutil.ignore_patterns("*.safetensors", "config.json", "generation*"),
+    )
     torch.manual_seed(0)
     Causal.from_config(config).save_pretrained(folder / "base")
     return engine(folder, adapter=False)
@@ -79,7 +102,12 @@ def teacher_of(config, teacher_folder, folder):
 def plain(folder, prompts):
     model = Causal.from_pretrained(folder / "base", dtype=torch.float32).eval()
     with torch.no_grad():
-        return np.stack([model(input_ids=torch.tensor([p]), output_hidden_states=True).hidden_states[-1][0, -1].numpy() for p in prompts])
+        return np.stack(
+            [
+                model(input_ids=torch.tensor([p]), output_hidden_states=True).hidden_states[-1][0, -1].numpy()
+                for p in prompts
+            ]
+        )
 
 
 @pytest.mark.parametrize(
@@ -120,7 +148,9 @@ def test_a_model_whose_states_change_with_a_prefix_is_found_out_at_its_load(teac
 
 def test_a_compiled_decoder_gives_the_same_embeddings_without_a_graph_break(teacher_folder, with_adapter, monkeypatch):
     compiled = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda model, **given: compiled(model, backend="eager", fullgraph=True, **given))
+    monkeypatch.setattr(
+        torch, "compile", lambda model, **given: compiled(model, backend="eager", fullgraph=True, **given)
+    )
     some = engine(teacher_folder, compile=True)
     rng = np.random.default_rng(2)
     for head in (18, 25):

@@ -33,14 +33,21 @@ def labelled(tmp_path, rows, overrides=()):
 
 @pytest.mark.parametrize("asked", [[], ["head.calibrated=true"], ["head.cross_fitted=false"]])
 def test_every_visit_gets_the_head_that_never_saw_its_subject_unless_asked_otherwise(tmp_path, asked):
-    config, cohort, stage, heads, soft = labelled(tmp_path, visits(["train"] * 40 + ["tuning"] * 10 + ["held_out"] * 10), asked)
+    config, cohort, stage, heads, soft = labelled(
+        tmp_path, visits(["train"] * 40 + ["tuning"] * 10 + ["held_out"] * 10), asked
+    )
     for shard in cohort.shards:
         rows = cohort.read(shard).to_pylist()
         part = soft.read(shard.index)
         x = column_matrix(stage.read(shard.index)["embedding"])
         assert part["visit_id"].to_pylist() == [r["visit_id"] for r in rows]
         for row, vector, logits, probabilities, crossed in zip(
-            rows, x, column_matrix(part["logits"]), column_matrix(part["probabilities"]), part["out_of_fold"].to_pylist(), strict=True
+            rows,
+            x,
+            column_matrix(part["logits"]),
+            column_matrix(part["probabilities"]),
+            part["out_of_fold"].to_pylist(),
+            strict=True,
         ):
             group = Visit("", "", row["input"], None, row["subject_id"]).group
             assert crossed == (row["split"] == "train" and config.head.cross_fitted)
@@ -51,17 +58,23 @@ def test_every_visit_gets_the_head_that_never_saw_its_subject_unless_asked_other
 
 def test_public_soft_labels_follow_the_input_files_whatever_the_splits(tmp_path):
     rows = list(visits(["train"] * 30 + ["tuning", "held_out"] * 10, per_subject=1))
-    rows = [replace(v, source="train" if n < 30 else "tuning", line=n + 1 if n < 30 else n - 29) for n, v in enumerate(rows)]
+    rows = [
+        replace(v, source="train" if n < 30 else "tuning", line=n + 1 if n < 30 else n - 29) for n, v in enumerate(rows)
+    ]
     config, cohort, _, _, soft = labelled(tmp_path, rows, overrides=["data.tuning=x.json"])
     by_text = {}
     for shard in cohort.shards:
         for text, p in zip(
-            cohort.read(shard)["input"].to_pylist(), column_matrix(soft.read(shard.index, ["probabilities"])["probabilities"]), strict=True
+            cohort.read(shard)["input"].to_pylist(),
+            column_matrix(soft.read(shard.index, ["probabilities"])["probabilities"]),
+            strict=True,
         ):
             by_text[text] = p
     for split, wanted in (("train", rows[:30]), ("tuning", rows[30:])):
         path = str(tmp_path / f"{split}.json")
-        assert write_soft_labels(path, (r["probabilities"] for r in public_rows(config, cohort, soft, split))) == len(wanted)
+        assert write_soft_labels(path, (r["probabilities"] for r in public_rows(config, cohort, soft, split))) == len(
+            wanted
+        )
         for item, visit in zip(json.load(open(path)), wanted, strict=True):
             assert list(item) == list(DISEASES)
             np.testing.assert_allclose(list(item.values()), by_text[visit.input], rtol=1e-6)
@@ -79,7 +92,10 @@ def test_public_soft_labels_leave_the_adapters_train_subjects_out(tmp_path):
 
 
 def test_the_public_head_file_loads_into_a_plain_linear_layer(tmp_path):
-    weight, bias = np.random.default_rng(0).normal(size=(NUM_LABELS, 6)).astype(np.float32), np.arange(NUM_LABELS, dtype=np.float32)
+    weight, bias = (
+        np.random.default_rng(0).normal(size=(NUM_LABELS, 6)).astype(np.float32),
+        np.arange(NUM_LABELS, dtype=np.float32),
+    )
     write_head(str(tmp_path / "h.pt"), weight, bias)
     layer = torch.nn.Linear(6, NUM_LABELS)
     layer.load_state_dict(torch.load(tmp_path / "h.pt", weights_only=True))
@@ -93,5 +109,7 @@ def test_soft_labels_of_a_new_head_do_not_mix_with_old_ones(tmp_path):
     _, cohort, _, _, soft = labelled(tmp_path, visits(["train"] * 20 + ["tuning"] * 4 + ["held_out"] * 4))
     shard = cohort.shards[0]
     with pytest.raises(ArtifactError, match="head="):
-        Stage(cohort.root, "soft_labels", {"head": "another"}).is_done(shard.index, rows=shard.rows, input_hash=shard.text_hash)
+        Stage(cohort.root, "soft_labels", {"head": "another"}).is_done(
+            shard.index, rows=shard.rows, input_hash=shard.text_hash
+        )
     assert soft.is_done(shard.index, rows=shard.rows, input_hash=shard.text_hash)

@@ -54,7 +54,9 @@ def student(tmp_path_factory, rows):
 
 
 def embed(folder, texts, adapter):
-    settings = TeacherConfig(base_model=str(folder / "base"), adapter=str(folder / "adapter") if adapter else "", dtype="float32")
+    settings = TeacherConfig(
+        base_model=str(folder / "base"), adapter=str(folder / "adapter") if adapter else "", dtype="float32"
+    )
     engine = TransformersEngine(settings, 0)
     return engine.encode(engine.prompter.encode([INSTRUCTION] * len(texts), texts)[0])
 
@@ -66,12 +68,18 @@ def test_the_teacher_loads_as_a_causal_model_with_a_peft_adapter(teacher):
     assert any(p.abs().sum() > 0 for name, p in tuned.named_parameters() if "lora_B" in name)
     assert {f.name for f in (teacher / "adapter").iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
     settings = json.loads((teacher / "adapter" / "adapter_config.json").read_text())
-    assert (settings["peft_type"], settings["task_type"], settings["base_model_name_or_path"]) == ("LORA", "CAUSAL_LM", str(teacher / "base"))
+    assert (settings["peft_type"], settings["task_type"], settings["base_model_name_or_path"]) == (
+        "LORA",
+        "CAUSAL_LM",
+        str(teacher / "base"),
+    )
 
 
 def test_the_teachers_tokenizer_loses_nothing_and_has_qwens_template(teacher, rows):
     tokenizer = AutoTokenizer.from_pretrained(teacher / "base")
-    text = tokenizer.apply_chat_template([{"role": "user", "content": "a\nb"}], tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "a\nb"}], tokenize=False, add_generation_prompt=True
+    )
     system = "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
     assert text == system + "<|im_start|>user\na\nb<|im_end|>\n<|im_start|>assistant\n"
     for visit in [*rows[0][:20], "Etwas völlig anderes: 気, x.", text]:
@@ -138,7 +146,9 @@ def test_the_demo_makes_cohort_and_models_where_its_config_says(tmp_path):
     assert Path(config.student.base_model, "config.json").is_file()
     assert "patient-acquired" not in said.getvalue()
     with pytest.raises(ConfigError, match="ckd run"):
-        demo.make(load(CONFIGS["demo"], [f"data.train={tmp_path}/mine.parquet"]), Console(said), DEMO_SIZES, trained=False)
+        demo.make(
+            load(CONFIGS["demo"], [f"data.train={tmp_path}/mine.parquet"]), Console(said), DEMO_SIZES, trained=False
+        )
 
 
 def test_the_demo_table_shows_ceilings_share_and_interval():

@@ -25,7 +25,12 @@ def soft_labels(cohort, change=lambda values: values):
         values = change(np.full((shard.rows, 25), 0.5, np.float32))
         column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), 25)
         ids = cohort.read(shard, ["visit_id"])["visit_id"]
-        stage.write(shard.index, pa.table({"visit_id": ids, "probabilities": column}), rows=shard.rows, input_hash=shard.text_hash)
+        stage.write(
+            shard.index,
+            pa.table({"visit_id": ids, "probabilities": column}),
+            rows=shard.rows,
+            input_hash=shard.text_hash,
+        )
     return stage
 
 
@@ -39,7 +44,9 @@ def test_missing_shards_are_listed_and_whole_ones_pass(tmp_path):
     assert list(audit_ids(cohort)) == []
 
 
-@pytest.mark.parametrize(("poison", "problem"), [(np.nan, "outside 0..1"), (1.5, "outside 0..1"), (-0.1, "outside 0..1")])
+@pytest.mark.parametrize(
+    ("poison", "problem"), [(np.nan, "outside 0..1"), (1.5, "outside 0..1"), (-0.1, "outside 0..1")]
+)
 def test_values_out_of_range_are_found(tmp_path, poison, problem):
     _, cohort, _ = embedded(tmp_path, visits(ROWS))
 
@@ -56,9 +63,16 @@ def test_values_out_of_range_are_found(tmp_path, poison, problem):
 def test_swapped_ids_and_foreign_parts_are_found(tmp_path):
     _, cohort, stage = embedded(tmp_path, visits(ROWS))
     first, second, third = cohort.shards[:3]
-    stage.write(first.index, stage.read(first.index).take(list(range(first.rows))[::-1]), rows=first.rows, input_hash=first.text_hash)
+    stage.write(
+        first.index,
+        stage.read(first.index).take(list(range(first.rows))[::-1]),
+        rows=first.rows,
+        input_hash=first.text_hash,
+    )
     stage.write(second.index, stage.read(second.index), rows=second.rows, input_hash="of other visits")
-    Stage(cohort.root, "embeddings", {"model": "other"}).write(third.index, stage.read(third.index), rows=third.rows, input_hash=third.text_hash)
+    Stage(cohort.root, "embeddings", {"model": "other"}).write(
+        third.index, stage.read(third.index), rows=third.rows, input_hash=third.text_hash
+    )
     audit = audit_stage(cohort.root, "embeddings", list(cohort.shards))
     assert list(audit.damaged) == [second.index, -1]
     assert "different fingerprints" in audit.damaged[-1]
@@ -68,11 +82,19 @@ def test_swapped_ids_and_foreign_parts_are_found(tmp_path):
 def test_parts_and_files_that_no_shard_owns_are_found_and_those_not_wanted_now_are_fine(tmp_path):
     _, cohort, stage = embedded(tmp_path, visits(ROWS))
     first = cohort.shards[0]
-    assert list(audit_strays(cohort, "embeddings")) == list(audit_strays(cohort, "visits")) == list(audit_strays(cohort, "tokens")) == []
+    assert (
+        list(audit_strays(cohort, "embeddings"))
+        == list(audit_strays(cohort, "visits"))
+        == list(audit_strays(cohort, "tokens"))
+        == []
+    )
     stage.write(len(cohort.shards), stage.read(first.index), rows=first.rows, input_hash=first.text_hash)
     (tmp_path / "t/artifacts/embeddings/copy.parquet").write_bytes(b"")
     found = list(audit_strays(cohort, "embeddings"))
-    assert ["copy.parquet: belongs to no shard" in found[0], f"part-{len(cohort.shards):05d}.parquet: belongs" in found[1]] == [True, True]
+    assert [
+        "copy.parquet: belongs to no shard" in found[0],
+        f"part-{len(cohort.shards):05d}.parquet: belongs" in found[1],
+    ] == [True, True]
     assert len(found) == 2
 
 
@@ -84,7 +106,14 @@ def changed(table, column, value):
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("labels", [True] * 25), ("input", "another text"), ("split", "held_out"), ("group", 7), ("age", "80"), ("current_labels", None)],
+    [
+        ("labels", [True] * 25),
+        ("input", "another text"),
+        ("split", "held_out"),
+        ("group", 7),
+        ("age", "80"),
+        ("current_labels", None),
+    ],
 )
 def test_visits_changed_since_they_were_prepared_are_found_behind_a_footer_that_fits(tmp_path, column, value):
     rows = [replace(visit, subgroups={"age": "70", "sex": "F"}, prediction_time="2101-01-01") for visit in visits(ROWS)]
@@ -101,7 +130,9 @@ def test_visits_changed_since_they_were_prepared_are_found_behind_a_footer_that_
 def test_visits_with_other_columns_are_found(tmp_path):
     _, cohort, _ = embedded(tmp_path, visits(ROWS))
     first = cohort.shards[0]
-    Stage(cohort.root, "visits", {}).write(first.index, cohort.read(first).drop_columns(["age"]), rows=first.rows, input_hash=first.content_hash)
+    Stage(cohort.root, "visits", {}).write(
+        first.index, cohort.read(first).drop_columns(["age"]), rows=first.rows, input_hash=first.content_hash
+    )
     audit = audit_stage(cohort.root, "visits", list(cohort.shards))
     assert ["not those that were prepared" in line for line in audit_values(cohort, audit)] == [True]
 

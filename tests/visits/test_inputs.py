@@ -38,7 +38,10 @@ def test_visits_survive_the_way_through_parquet(tmp_path_factory, found):
     assert read(path) == found
 
 
-json_values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda v: st.lists(v) | st.dictionaries(st.text(), v))
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda v: st.lists(v) | st.dictionaries(st.text(), v),
+)
 
 
 @given(st.binary() | json_values.map(lambda v: json.dumps(v).encode()))
@@ -53,7 +56,9 @@ def test_any_bytes_are_a_visit_or_a_reason(data):
         assert str(error)
 
 
-fields = st.sampled_from(["instruction", "input", "output", "visit_id", "subject_id", "split", "current_labels", "prediction_time", "age"])
+fields = st.sampled_from(
+    ["instruction", "input", "output", "visit_id", "subject_id", "split", "current_labels", "prediction_time", "age"]
+)
 
 
 @given(st.dictionaries(fields, json_values), st.data())
@@ -96,13 +101,17 @@ BAD_LINES = {
         for output in ("", " \n", OUTPUT_PREFIX, OUTPUT_PREFIX.strip(), OUTPUT_PREFIX + " ,")
     },
     json.dumps({**GOOD, "output": MARKER}).encode(): "field 'output' names a disease that is none of the 25 labels",
-    json.dumps({**GOOD, "output": "None, Shock"}).encode(): "field 'output' names a disease that is none of the 25 labels",
+    json.dumps(
+        {**GOOD, "output": "None, Shock"}
+    ).encode(): "field 'output' names a disease that is none of the 25 labels",
     json.dumps({**GOOD, "split": "test"}).encode(): "field 'split' is none of train, tuning, held_out",
     json.dumps({**GOOD, "visit_id": 1.5}).encode(): "field 'visit_id' is neither a string nor an integer",
     json.dumps({**GOOD, "visit_id": True}).encode(): "field 'visit_id' is neither a string nor an integer",
     json.dumps({**GOOD, "subject_id": ""}).encode(): "field 'subject_id' is empty",
     json.dumps({**GOOD, "current_labels": "Shock"}).encode(): "field 'current_labels' is not a list of disease names",
-    json.dumps({**GOOD, "current_labels": [MARKER]}).encode(): "field 'current_labels' names a disease that is none of the 25 labels",
+    json.dumps(
+        {**GOOD, "current_labels": [MARKER]}
+    ).encode(): "field 'current_labels' names a disease that is none of the 25 labels",
     json.dumps({**GOOD, "prediction_time": 3}).encode(): "field 'prediction_time' is not a string",
     json.dumps({**GOOD, "sex": [MARKER]}).encode(): "field 'sex' is not a string",
 }
@@ -154,10 +163,16 @@ def test_a_folder_of_parts_is_read_in_order_and_rows_are_located_in_their_part(t
     for part, number in enumerate((3, 2)):
         columns = parquet_columns(number)
         columns["labels"][-1] = [True]
-        pq.write_table(pa.table({**columns, "subject_id": [7] * number, "unknown": [1] * number}), tmp_path / f"part-{part}.parquet")
+        pq.write_table(
+            pa.table({**columns, "subject_id": [7] * number, "unknown": [1] * number}),
+            tmp_path / f"part-{part}.parquet",
+        )
     source = Input(str(tmp_path), "held_out")
     found = list(source.rows())
-    assert [r.location for r in found if isinstance(r, BadRow)] == [f"{tmp_path}/part-0.parquet:3", f"{tmp_path}/part-1.parquet:2"]
+    assert [r.location for r in found if isinstance(r, BadRow)] == [
+        f"{tmp_path}/part-0.parquet:3",
+        f"{tmp_path}/part-1.parquet:2",
+    ]
     assert [r.line for r in found if isinstance(r, Visit)] == [1, 2, 4]
     assert {r.subject_id for r in found if isinstance(r, Visit)} == {"7"}
     assert [source.locate(line) for line in (3, 4)] == [f"{tmp_path}/part-0.parquet:3", f"{tmp_path}/part-1.parquet:1"]
@@ -205,5 +220,11 @@ def test_missing_paths_folders_and_columns_are_named(tmp_path):
 
 
 def test_the_content_hash_follows_bytes_and_not_names(tmp_path):
-    first, second, other = (write_jsonl(tmp_path / f"{name}.json", [found]) for name, found in (("a", GOOD), ("b", GOOD), ("c", row(1))))
-    assert Input(first, "train").content_hash() == Input(second, "tuning").content_hash() != Input(other, "train").content_hash()
+    first, second, other = (
+        write_jsonl(tmp_path / f"{name}.json", [found]) for name, found in (("a", GOOD), ("b", GOOD), ("c", row(1)))
+    )
+    assert (
+        Input(first, "train").content_hash()
+        == Input(second, "tuning").content_hash()
+        != Input(other, "train").content_hash()
+    )

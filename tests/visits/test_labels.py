@@ -49,7 +49,9 @@ def test_a_sentence_that_ends_before_the_names_is_refused(output):
         parse_output(output)
 
 
-@pytest.mark.parametrize(("output", "position"), [("Shock, SECRET", 1), ("None, Shock", 0), ("shock", 0), ("Shock, None", 1)])
+@pytest.mark.parametrize(
+    ("output", "position"), [("Shock, SECRET", 1), ("None, Shock", 0), ("shock", 0), ("Shock, None", 1)]
+)
 def test_an_unknown_name_is_refused_by_position_and_not_quoted(output, position):
     with pytest.raises(UnknownDiseaseError) as caught:
         parse_output(OUTPUT_PREFIX + output)

@@ -22,7 +22,10 @@ class Case:
     """A run in a temporary folder: its files, its configuration, what was said."""
 
     def __init__(self, folder: Path, **found: list[dict]) -> None:
-        self.folder, self.files = folder, {name: write_jsonl(folder / f"{name}.json", given) for name, given in found.items()}
+        self.folder, self.files = (
+            folder,
+            {name: write_jsonl(folder / f"{name}.json", given) for name, given in found.items()},
+        )
         self.said: list[str] = []
 
     def config(self, seed=42, **data) -> Config:
@@ -56,7 +59,10 @@ def test_files_decide_and_every_row_is_stored_once(tmp_path):
     assert Counter(visit["split"] for visit in found) == {"train": 20, "tuning": 10, "held_out": 10}
     assert all(visit["source"] == visit["split"] for visit in found)
     assert sorted(visit["line"] for visit in found if visit["source"] == "tuning") == list(range(1, 11))
-    assert all(len({visit["split"] for visit in cohort.read(shard).to_pylist()}) == 1 and shard.rows <= 7 for shard in cohort.shards)
+    assert all(
+        len({visit["split"] for visit in cohort.read(shard).to_pylist()}) == 1 and shard.rows <= 7
+        for shard in cohort.shards
+    )
     assert case.said[0] == "visits: read 40 = kept 40 + quarantined 0"
     assert cohort.facts["grouped_by"] == "subject" and not case.heard("patients may leak")
 
@@ -76,7 +82,11 @@ def test_without_a_held_out_file_tuning_is_halved_by_subject(tmp_path):
     case = Case(tmp_path, train=rows(0, 10), tuning=rows(10, 210))
     cohort = case.prepare()
     assert all(len(found) == 1 for found in splits_of(cohort, "subject_id").values())
-    assert cohort.count("train") == 10 and 60 < cohort.count("tuning") < 140 and cohort.count("held_out") == 200 - cohort.count("tuning")
+    assert (
+        cohort.count("train") == 10
+        and 60 < cohort.count("tuning") < 140
+        and cohort.count("held_out") == 200 - cohort.count("tuning")
+    )
     assert cohort.facts["halved_tuning"] and case.heard("divided into tuning and held_out")
 
 
@@ -87,7 +97,9 @@ def test_a_rows_own_split_wins_and_one_file_is_enough(tmp_path):
 
 
 def test_contradicting_own_splits_are_refused_before_anything_is_committed(tmp_path):
-    case = Case(tmp_path, train=[row(1, subject_id="p", split="train"), row(2, subject_id="p", split="held_out"), *rows(4, 8)])
+    case = Case(
+        tmp_path, train=[row(1, subject_id="p", split="train"), row(2, subject_id="p", split="held_out"), *rows(4, 8)]
+    )
     with pytest.raises(DataError, match=r"train.json:2: the first of 1 visits"):
         case.prepare()
     assert not list(tmp_path.rglob("artifact.json"))
@@ -135,7 +147,10 @@ def test_unlabeled_visits_have_shards_of_their_own(tmp_path):
         ({"train": rows(0, 4)}, "no labelled held_out visit; give data.held_out"),
         ({"train": rows(0, 4), "held_out": rows(0, 4)}, "4 visits were moved"),
         ({"train": rows(0, 4), "tuning": rows(0, 4)}, "4 visits were moved .* give data.held_out, or a 'split' column"),
-        ({"train": rows(0, 2), "held_out": rows(4, 8)}, "one subject .* expected at least 2, .* give visits of more patients"),
+        (
+            {"train": rows(0, 2), "held_out": rows(4, 8)},
+            "one subject .* expected at least 2, .* give visits of more patients",
+        ),
         ({"train": [row(1), row(1)], "held_out": rows(4, 8)}, "one input"),
         ({"train": [*rows(0, 2), *rows(2, 4, output=None)], "held_out": rows(4, 8)}, "one subject"),
         ({}, "data.train is empty"),
@@ -167,7 +182,9 @@ def test_an_empty_train_or_held_out_is_refused_with_the_remedy(tmp_path, found, 
         ),
     ],
 )
-def test_a_split_that_the_seed_left_empty_is_named_with_a_remedy_that_is_none_of_what_was_given(tmp_path, found, split, says):
+def test_a_split_that_the_seed_left_empty_is_named_with_a_remedy_that_is_none_of_what_was_given(
+    tmp_path, found, split, says
+):
     refused = []
     for seed in range(12):
         (tmp_path / str(seed)).mkdir()
@@ -176,7 +193,9 @@ def test_a_split_that_the_seed_left_empty_is_named_with_a_remedy_that_is_none_of
         except DataError as error:
             refused.append((seed, str(error)))
     named = [message for seed, message in refused if says.format(seed=seed) in message]
-    assert named and all("give visits of more patients, another seed, or data.held_out" in message for _, message in refused)
+    assert named and all(
+        "give visits of more patients, another seed, or data.held_out" in message for _, message in refused
+    )
     assert not any("data.tuning alone" in message or "or data.split=public" in message for _, message in refused)
 
 
@@ -214,19 +233,30 @@ def test_too_many_bad_rows_stop_the_run_with_places_and_without_patient_text(tmp
     with pytest.raises(DataError) as caught:
         case.prepare(max_bad_rows=2)
     message = str(caught.value)
-    assert "3 of 11 rows" in message and "train.json:5" in message and quarantine_file(case.config()) in message and "\n" not in message
+    assert (
+        "3 of 11 rows" in message
+        and "train.json:5" in message
+        and quarantine_file(case.config()) in message
+        and "\n" not in message
+    )
     listed = Path(quarantine_file(case.config())).read_text()
     assert [json.loads(line)["location"].rsplit(":")[-1] for line in listed.splitlines()] == ["5", "6", "7"]
     assert not list(tmp_path.rglob("artifact.json"))
     cohort = case.prepare(max_bad_rows=3)
     assert cohort.facts["quarantined"] == 3 and case.said[0] == "visits: read 11 = kept 8 + quarantined 3"
-    assert MARKER not in message + listed + "".join(case.said) + "".join(p.read_text() for p in tmp_path.rglob("artifact.json"))
+    assert MARKER not in message + listed + "".join(case.said) + "".join(
+        p.read_text() for p in tmp_path.rglob("artifact.json")
+    )
     with pytest.raises(DataError, match="3 of 11 rows"):
         case.prepare(max_bad_rows=0)  # stored visits are no way round the limit
 
 
 def test_a_repeated_visit_id_is_quarantined_across_files(tmp_path):
-    case = Case(tmp_path, train=[row(1, visit_id="a"), row(2, visit_id="b")], held_out=[row(3, visit_id="a"), row(4, visit_id=7)])
+    case = Case(
+        tmp_path,
+        train=[row(1, visit_id="a"), row(2, visit_id="b")],
+        held_out=[row(3, visit_id="a"), row(4, visit_id=7)],
+    )
     cohort = case.prepare(max_bad_rows=1)
     assert [visit["visit_id"] for visit in stored(cohort)] == ["7", "a", "b"]
     assert Path(quarantine_file(case.config())).read_text().count("held_out.json:1") == 1
@@ -262,7 +292,12 @@ def test_a_lost_part_is_made_again_with_equal_bytes(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "field"),
-    [({"seed": 1}, "seed"), ({"shard_rows": 8}, "data.shard_rows"), ({"split": "public"}, "data.split"), ({"train": "other"}, "data.train")],
+    [
+        ({"seed": 1}, "seed"),
+        ({"shard_rows": 8}, "data.shard_rows"),
+        ({"split": "public"}, "data.split"),
+        ({"train": "other"}, "data.train"),
+    ],
 )
 def test_other_input_is_refused_with_the_field_named(tmp_path, change, field):
     case = Case(tmp_path, train=rows(0, 30), tuning=rows(30, 60))
@@ -278,7 +313,9 @@ def test_a_seed_that_splits_nothing_changes_nothing(tmp_path):
     assert case.prepare(seed=1) == case.prepare(seed=2)
 
 
-lines = st.lists(st.binary(max_size=20) | st.builds(row, st.integers(0, 9)).map(lambda r: json.dumps(r).encode()), max_size=12)
+lines = st.lists(
+    st.binary(max_size=20) | st.builds(row, st.integers(0, 9)).map(lambda r: json.dumps(r).encode()), max_size=12
+)
 
 
 @settings(max_examples=25)
@@ -289,6 +326,13 @@ def test_read_is_kept_plus_quarantined_whatever_the_file_holds(tmp_path_factory,
         file.write(b"\n".join(found))
     cohort = case.prepare(max_bad_rows=100)
     facts = cohort.facts
-    assert facts["read"] == facts["kept"] + facts["quarantined"] == 4 + sum(bool(line.strip()) for line in b"\n".join(found).split(b"\n")) + 2
+    assert (
+        facts["read"]
+        == facts["kept"] + facts["quarantined"]
+        == 4 + sum(bool(line.strip()) for line in b"\n".join(found).split(b"\n")) + 2
+    )
     assert len(Path(quarantine_file(case.config())).read_text().splitlines()) == facts["quarantined"]
-    assert sum(pq.read_metadata(path).num_rows for path in (case.folder / "artifacts" / "visits").glob("*.parquet")) == facts["kept"]
+    assert (
+        sum(pq.read_metadata(path).num_rows for path in (case.folder / "artifacts" / "visits").glob("*.parquet"))
+        == facts["kept"]
+    )

@@ -55,7 +55,13 @@ def test_shares_hold_over_many_groups_and_the_seed_matters(shares):
 
 
 streams = st.lists(
-    st.builds(visit, text=st.sampled_from("abcdef"), subject=st.none() | st.sampled_from("pqrs"), source=st.sampled_from(SPLITS)), max_size=40
+    st.builds(
+        visit,
+        text=st.sampled_from("abcdef"),
+        subject=st.none() | st.sampled_from("pqrs"),
+        source=st.sampled_from(SPLITS),
+    ),
+    max_size=40,
 ).map(lambda found: sorted(found, key=lambda v: SPLITS.index(v.source)))
 
 

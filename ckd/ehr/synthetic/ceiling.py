@@ -31,7 +31,9 @@ def fit(encounters: Encounters, seed: int) -> "torch.nn.Module":
     x_NF, p_NL = torch.from_numpy(features(encounters)[rows]), torch.from_numpy(encounters.probability[rows])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = torch.nn.Sequential(torch.nn.Linear(x_NF.shape[1], HIDDEN), torch.nn.GELU(), torch.nn.Linear(HIDDEN, NUM_LABELS))
+        net = torch.nn.Sequential(
+            torch.nn.Linear(x_NF.shape[1], HIDDEN), torch.nn.GELU(), torch.nn.Linear(HIDDEN, NUM_LABELS)
+        )
         steps = EPOCHS * -(-len(rows) // BATCH)
         optimizer = torch.optim.AdamW(net.parameters(), lr=PEAK_STEP, weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_STEP, total_steps=steps)

@@ -43,7 +43,9 @@ class Parameters:
     men_only: Array
     load: Array
     link: Array  # [now, next]
-    drugs: tuple[tuple[str, ...], ...]  # names of one drug each; drugs 2k and 2k+1 are label k's effective and inert one
+    drugs: tuple[
+        tuple[str, ...], ...
+    ]  # names of one drug each; drugs 2k and 2k+1 are label k's effective and inert one
     drug_for: Array  # index of the condition it is given for
     procedures: tuple[str, ...]
     procedure_base: Array
@@ -171,7 +173,9 @@ class _People:
         )
 
 
-def _visit(rng: np.random.Generator, model: Parameters, life: _People, probability_NC: Array, patient: Array) -> dict[str, Array]:
+def _visit(
+    rng: np.random.Generator, model: Parameters, life: _People, probability_NC: Array, patient: Array
+) -> dict[str, Array]:
     """Draw one visit of every patient still coming, from the probability of each condition."""
     raw, severity_N1 = model.raw, life.severity[:, None]
     true = rng.random(probability_NC.shape) < probability_NC

@@ -23,7 +23,9 @@ COHORT_FILE, CEILINGS_FILE = "cohort.parquet", "oracles.parquet"
 FIRST_DAY = datetime(2100, 1, 1, tzinfo=UTC)
 
 
-def write_cohort(folder: str, patients: int, seed: int, ceiling_patients: int = 0, include_last: bool = False) -> FolderArtifact:
+def write_cohort(
+    folder: str, patients: int, seed: int, ceiling_patients: int = 0, include_last: bool = False
+) -> FolderArtifact:
     """Write `<folder>/cohort.parquet` (a valid input of prepare) unless it is there already.
 
     With `ceiling_patients`, also `oracles.parquet` for the held_out rows: visit_id, oracle_latent, oracle_observed (fitted on that many
@@ -101,7 +103,10 @@ def table(encounters: Encounters, include_last: bool = False) -> "pa.Table":
     }
     schema = visit_schema()
     arrays = [columns[f.name] if f.name in columns else pa.nulls(len(rows), f.type) for f in schema]
-    made = pa.table([pa.array(a, f.type) if isinstance(a, list | np.ndarray) else a for a, f in zip(arrays, schema, strict=True)], schema=schema)
+    made = pa.table(
+        [pa.array(a, f.type) if isinstance(a, list | np.ndarray) else a for a, f in zip(arrays, schema, strict=True)],
+        schema=schema,
+    )
     return made.append_column("oracle_latent", _lists(encounters.probability[rows], pa.float32(), labeled))
 
 
@@ -123,7 +128,10 @@ def texts(encounters: Encounters, rows: np.ndarray) -> Iterator[str]:
 
 def _treatments(recorded_C: np.ndarray, named: dict[int, str]) -> dict[str, list[str]]:
     """Per recorded label the drugs given that are ever given for it: fixed parameters, no outcome; labels without one are left out."""
-    found = {DISEASES[k]: [named[g] for g in (2 * int(k), 2 * int(k) + 1) if g in named] for k in np.flatnonzero(recorded_C[:NUM_LABELS])}
+    found = {
+        DISEASES[k]: [named[g] for g in (2 * int(k), 2 * int(k) + 1) if g in named]
+        for k in np.flatnonzero(recorded_C[:NUM_LABELS])
+    }
     return {disease: names for disease, names in found.items() if names}
 
 
@@ -147,7 +155,14 @@ def _ceilings(encounters: Encounters, patients: int) -> "pa.Table":
 
     rows = np.flatnonzero(encounters.has_next & (encounters.split == SPLITS.index("held_out")))
     observed = oracle_observed(encounters, patients, parameters().raw["sizes"]["ceiling"]["seed"])[rows]
-    ids = [f"{encounters.seed}-{p:06d}-{o:02d}" for p, o in zip(encounters.patient[rows], encounters.order[rows], strict=True)]
+    ids = [
+        f"{encounters.seed}-{p:06d}-{o:02d}"
+        for p, o in zip(encounters.patient[rows], encounters.order[rows], strict=True)
+    ]
     latent = encounters.probability[rows]
-    columns = {"visit_id": ids, "oracle_latent": _lists(latent, pa.float32()), "oracle_observed": _lists(observed, pa.float32())}
+    columns = {
+        "visit_id": ids,
+        "oracle_latent": _lists(latent, pa.float32()),
+        "oracle_observed": _lists(observed, pa.float32()),
+    }
     return pa.table(columns)

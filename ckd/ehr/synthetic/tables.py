@@ -39,7 +39,9 @@ _COLUMNS = {
 }
 
 
-def write_tables(folder: str, patients: int, seed: int, report: Callable[[int], None] = lambda visits: None) -> dict[str, int]:
+def write_tables(
+    folder: str, patients: int, seed: int, report: Callable[[int], None] = lambda visits: None
+) -> dict[str, int]:
     """Write the five tables (.csv.gz) and LICENSE.txt into a local folder, whole or not at all; returns the rows of each table.
 
     Equal arguments give equal bytes. `report` hears the visits of each chunk. A folder that holds them already is left as it is; raises
@@ -47,7 +49,12 @@ def write_tables(folder: str, patients: int, seed: int, report: Callable[[int], 
     """
     if patients < 1:
         raise ConfigError(f"--patients {patients}: expected 1 or more")
-    fields: Fields = {"generator": 1, "parameters": digest(PARAMETERS.read_text(encoding="utf-8")), "patients": patients, "seed": seed}
+    fields: Fields = {
+        "generator": 1,
+        "parameters": digest(PARAMETERS.read_text(encoding="utf-8")),
+        "patients": patients,
+        "seed": seed,
+    }
     artifact, target = FolderArtifact(folder, fields), Path(folder)
     found = artifact.load()
     if found is not None and found["fields"] == fields:
@@ -85,12 +92,18 @@ def _write(folder: Path, patients: int, seed: int, report: Callable[[int], None]
             # No name and no time in the header: equal seeds give equal bytes.
             streams[name] = stack.enter_context(gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0))
         for encounters in chunks(patients, seed):
-            visits = _Visits.draw(encounters, first_subject=rows["PATIENTS"] + 1, first_visit=rows["ADMISSIONS"] + 100_001)
+            visits = _Visits.draw(
+                encounters, first_subject=rows["PATIENTS"] + 1, first_visit=rows["ADMISSIONS"] + 100_001
+            )
             for name, frame in visits.tables().items():
                 columns = _COLUMNS[name].split()
                 row_id = pl.int_range(1, frame.height + 1, dtype=pl.Int64, eager=True).alias("ROW_ID") + rows[name]
-                whole = frame.with_columns(row_id, *(pl.lit(None, pl.String).alias(c) for c in columns[1:] if c not in frame.columns))
-                text = whole.select(columns).write_csv(include_header=rows[name] == 0, datetime_format="%Y-%m-%d %H:%M:%S")
+                whole = frame.with_columns(
+                    row_id, *(pl.lit(None, pl.String).alias(c) for c in columns[1:] if c not in frame.columns)
+                )
+                text = whole.select(columns).write_csv(
+                    include_header=rows[name] == 0, datetime_format="%Y-%m-%d %H:%M:%S"
+                )
                 streams[name].write(text.encode())
                 rows[name] += frame.height
             report(len(encounters.patient))
@@ -147,19 +160,35 @@ class _Visits:
     def _admissions(self, tables: dict[str, Any]) -> pl.DataFrame:
         died = self.encounters.died
         of_subject = np.cumsum(self.first) - 1
-        drawn = {name.upper(): self._drawn(tables[name], len(died)) for name in ("admission_type", "admission_location", "discharge_location")}
-        drawn |= {name.upper(): self._drawn(tables[name], int(self.first.sum()))[of_subject] for name in ("insurance", "marital_status", "ethnicity")}
+        drawn = {
+            name.upper(): self._drawn(tables[name], len(died))
+            for name in ("admission_type", "admission_location", "discharge_location")
+        }
+        drawn |= {
+            name.upper(): self._drawn(tables[name], int(self.first.sum()))[of_subject]
+            for name in ("insurance", "marital_status", "ethnicity")
+        }
         drawn["DISCHARGE_LOCATION"] = np.where(died, "DEAD/EXPIRED", drawn["DISCHARGE_LOCATION"])
-        times = {"ADMITTIME": self.start, "DISCHTIME": self._end(), "DEATHTIME": np.where(died, self._end(), np.datetime64("NaT", "ms"))}
+        times = {
+            "ADMITTIME": self.start,
+            "DISCHTIME": self._end(),
+            "DEATHTIME": np.where(died, self._end(), np.datetime64("NaT", "ms")),
+        }
         flags = {"HOSPITAL_EXPIRE_FLAG": died.astype(int), "HAS_CHARTEVENTS_DATA": np.ones(len(died), int)}
-        return self._ids(slice(None)).with_columns(**{name: pl.Series(values) for name, values in (times | drawn | flags).items()})
+        return self._ids(slice(None)).with_columns(
+            **{name: pl.Series(values) for name, values in (times | drawn | flags).items()}
+        )
 
     def _patients(self) -> pl.DataFrame:
         age, start = self.encounters.age[self.first], self.start[self.first]
         birth = (start - (age * 365.25).astype("timedelta64[D]")).astype("datetime64[D]").astype("datetime64[ms]")
         birth = np.where(age < 89, birth, start.astype("datetime64[D]").astype("datetime64[ms]") - _MANY_YEARS)
         last = np.append(self.first[1:], True)
-        death = np.where(self.encounters.died[last], self._end()[last].astype("datetime64[D]").astype("datetime64[ms]"), np.datetime64("NaT", "ms"))
+        death = np.where(
+            self.encounters.died[last],
+            self._end()[last].astype("datetime64[D]").astype("datetime64[ms]"),
+            np.datetime64("NaT", "ms"),
+        )
         columns = {
             "SUBJECT_ID": self.subject[self.first],
             "GENDER": np.where(self.encounters.male[self.first], "M", "F"),
@@ -176,7 +205,9 @@ class _Visits:
         order = np.lexsort((self.rng.random(len(row)), row))
         row, column = row[order], column[order]
         sequence = np.arange(len(row)) - np.searchsorted(row, row) + 1
-        return self._ids(row).with_columns(SEQ_NUM=pl.Series(sequence), ICD9_CODE=pl.Series([*codes, *background]).gather(column))
+        return self._ids(row).with_columns(
+            SEQ_NUM=pl.Series(sequence), ICD9_CODE=pl.Series([*codes, *background]).gather(column)
+        )
 
     def _prescriptions(self, tables: dict[str, Any]) -> pl.DataFrame:
         row, drug = self._with_background(self.encounters.given, list(tables["drugs"].values()))
@@ -188,7 +219,10 @@ class _Visits:
         order = np.lexsort((self.rng.random(len(row)), begin, row))
         row, name, begin, length = row[order], name[order], begin[order], length[order]
         first = self.start[row].astype("datetime64[D]") + begin.astype("timedelta64[D]")
-        dates = {"STARTDATE": first.astype("datetime64[ms]"), "ENDDATE": (first + length.astype("timedelta64[D]")).astype("datetime64[ms]")}
+        dates = {
+            "STARTDATE": first.astype("datetime64[ms]"),
+            "ENDDATE": (first + length.astype("timedelta64[D]")).astype("datetime64[ms]"),
+        }
         return self._ids(row).with_columns(**{k: pl.Series(v) for k, v in dates.items()}).hstack(_formulary()[name])
 
     def _with_background(self, flags: Array, shares: list[float]) -> tuple[Array, Array]:
@@ -209,7 +243,10 @@ class _Visits:
 @cache
 def _formulary() -> pl.DataFrame:
     """What an order of a drug says, two rows per drug: under its first name and under its last."""
-    pairs = [(names[0], names[-1]) for names in (*parameters().drugs, *((name,) for name in parameters().raw["tables"]["drugs"]))]
+    pairs = [
+        (names[0], names[-1])
+        for names in (*parameters().drugs, *((name,) for name in parameters().raw["tables"]["drugs"]))
+    ]
     names = [name for pair in pairs for name in pair]
     number = np.arange(len(names))
     return pl.DataFrame(

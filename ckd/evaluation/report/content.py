@@ -76,9 +76,13 @@ def gather(folder: str, root: str, *, name: str, cohort_folder: str, config: str
         metrics=metrics,
         headline=headline_facts(metrics),
         held_out=held_out,
-        calibrated=None if calibration is None else calibration.probabilities(log_odds(held_out.scores[MODELS["student"]])),
+        calibrated=None
+        if calibration is None
+        else calibration.probabilities(log_odds(held_out.scores[MODELS["student"]])),
         facts=cohort.facts,
-        card=json.loads(read_bytes(join(cohort_folder, CARD_FILE))) if cohort_folder and exists(join(cohort_folder, CARD_FILE)) else None,
+        card=json.loads(read_bytes(join(cohort_folder, CARD_FILE)))
+        if cohort_folder and exists(join(cohort_folder, CARD_FILE))
+        else None,
         events=_events(join(folder, EVENTS_FILE)),
         extras={key: content.get("extra", {}) for key, content in loaded.items()},
         fingerprints={key: content["fields"] for key, content in loaded.items() if content} | _stage_fields(root),
@@ -96,7 +100,11 @@ def _metrics(folder: str) -> dict[str, Any]:
         raise ArtifactError(f"{path}: missing; run 'ckd evaluate' first") from None
     except ValueError:
         raise ArtifactError(f"{path}: not JSON; run 'ckd evaluate' again") from None
-    lacking = [key for key in ("headline", "held_out", "intervals", "comparisons", "calibration", "alerts", "subgroups") if key not in metrics]
+    lacking = [
+        key
+        for key in ("headline", "held_out", "intervals", "comparisons", "calibration", "alerts", "subgroups")
+        if key not in metrics
+    ]
     if lacking:
         raise ArtifactError(f"{path}: without '{lacking[0]}', so of an earlier version; run 'ckd evaluate' again")
     return metrics
@@ -105,7 +113,10 @@ def _metrics(folder: str) -> dict[str, Any]:
 def _require_same(run: Run, where: str) -> None:
     """The curves are drawn from the predictions that are there: they must be those that metrics.json tells of."""
     for model, stage in MODELS.items():
-        told, found = run.metrics["held_out"][model]["macro"]["auroc"], macro_auroc(run.held_out.labels, run.held_out.scores[stage], run.chosen)
+        told, found = (
+            run.metrics["held_out"][model]["macro"]["auroc"],
+            macro_auroc(run.held_out.labels, run.held_out.scores[stage], run.chosen),
+        )
         same = told is None if found is None else told is not None and abs(told - found) < 1e-9
         if not same or run.metrics["counts"]["held_out"]["visits"] != len(run.held_out):
             raise ArtifactError(f"{where}: tells of other {stage} than those that are there; run 'ckd evaluate' again")

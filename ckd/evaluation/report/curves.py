@@ -31,7 +31,9 @@ def rank(y: Flags, p: Floats) -> Ranked:
     scores, hits = p[order].astype(np.float64), np.cumsum(y[order])
     ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))  # visits that tie become alerts together
     zero = np.zeros(1)
-    return Ranked(np.append(np.inf, scores[ends]), np.append(zero, hits[ends]), np.append(zero, ends + 1.0), int(y.sum()), len(y))
+    return Ranked(
+        np.append(np.inf, scores[ends]), np.append(zero, hits[ends]), np.append(zero, ends + 1.0), int(y.sum()), len(y)
+    )
 
 
 def roc(ranked: Ranked) -> Points:
@@ -78,7 +80,9 @@ def _thinned(x: NDArray[np.float64], y: NDArray[np.float64]) -> Points:
     """At most MOST_POINTS of the points, spread over the curve's length; the first and last always."""
     if len(x) <= MOST_POINTS:
         return x, y
-    way = np.append(0.0, np.cumsum(np.abs(np.diff(x)) / max(np.ptp(x), 1e-12) + np.abs(np.diff(y)) / max(np.ptp(y), 1e-12)))
+    way = np.append(
+        0.0, np.cumsum(np.abs(np.diff(x)) / max(np.ptp(x), 1e-12) + np.abs(np.diff(y)) / max(np.ptp(y), 1e-12))
+    )
     chosen = np.unique(np.searchsorted(way, np.linspace(0, way[-1], MOST_POINTS - 1)))
     chosen = np.unique(np.append(chosen, [0, len(x) - 1]))
     return x[chosen], y[chosen]

@@ -12,7 +12,12 @@ from ckd.evaluation.small_cells import MIN_CELL, WITHHELD, count_text, parts_tex
 from ckd.visits.visit import SPLITS
 
 _SMALL_COUNT = re.compile(r"\b[1-9](?= (?:of \d+ )?(?:\w+ ){0,2}(?:visits|patients|subjects|distinct inputs)\b)")
-_STAGES = {"embed": "Teacher reads the visits", "soft-labels": "Soft labels", "tokens": "Tokens for the student", "predict": "Student predicts"}
+_STAGES = {
+    "embed": "Teacher reads the visits",
+    "soft-labels": "Soft labels",
+    "tokens": "Tokens for the student",
+    "predict": "Student predicts",
+}
 
 
 def without_small_counts(line: str) -> str:
@@ -26,9 +31,18 @@ def splits(run: Run) -> Table:
     """Labelled visits and patients per split."""
     counts = run.metrics["counts"]
     visits, groups = (parts_text({split: counts[split][unit] for split in SPLITS}) for unit in ("visits", "groups"))
-    uses = {"train": "fitting", "tuning": "early stopping, thresholds, choice of the baseline", "held_out": "every figure of this report"}
+    uses = {
+        "train": "fitting",
+        "tuning": "early stopping, thresholds, choice of the baseline",
+        "held_out": "every figure of this report",
+    }
     unit = "Patients" if counts["group"] == "subject" else "Different inputs"
-    return plain("splits", "Labelled visits", ("Split", "Visits", unit, "Used for"), [(s, visits[s], groups[s], uses[s]) for s in SPLITS])
+    return plain(
+        "splits",
+        "Labelled visits",
+        ("Split", "Visits", unit, "Used for"),
+        [(s, visits[s], groups[s], uses[s]) for s in SPLITS],
+    )
 
 
 def visits(run: Run) -> Table:
@@ -83,15 +97,22 @@ def returners(card: Mapping[str, Any]) -> Table:
         "medications_per_visit": "drugs per visit",
         "procedures_per_visit": "procedures per visit",
     }
-    rows = [(text, *(_number(group.get(key), 100 if key == "women" else 1) for group in groups)) for key, text in names.items()]
-    return plain("returners", "Visits with and without a next one", ("", "Patient returns", "Patient does not return"), rows)
+    rows = [
+        (text, *(_number(group.get(key), 100 if key == "women" else 1) for group in groups))
+        for key, text in names.items()
+    ]
+    return plain(
+        "returners", "Visits with and without a next one", ("", "Patient returns", "Patient does not return"), rows
+    )
 
 
 def _group(group: Mapping[str, Any]) -> dict[str, Any]:
     """What may be told of a group: nothing of a few visits, and no share that tells few women or few men."""
     women = round((group.get("women") or 0) * group["visits"])
     few = small(women) or small(group["visits"] - women)
-    return {key: value for key, value in group.items() if key != "women" or not few} if group["visits"] >= MIN_CELL else {}
+    return (
+        {key: value for key, value in group.items() if key != "women" or not few} if group["visits"] >= MIN_CELL else {}
+    )
 
 
 def speed(run: Run) -> Table:
@@ -108,7 +129,14 @@ def speed(run: Run) -> Table:
     steps = run.last_events("student_step", "step")
     if steps:
         spent, middle = sum(step["step_seconds"] for step in steps), median(step["visits_per_s"] for step in steps)
-        rows.append(("Student trains (steps told)", f"{len(steps):,} step{'s' if len(steps) > 1 else ''}", f"{spent:,.1f}", f"{middle:,.1f}"))
+        rows.append(
+            (
+                "Student trains (steps told)",
+                f"{len(steps):,} step{'s' if len(steps) > 1 else ''}",
+                f"{spent:,.1f}",
+                f"{middle:,.1f}",
+            )
+        )
     return plain("speed", "Speed", ("Stage", "Visits", "Seconds", "Visits per second"), rows)
 
 

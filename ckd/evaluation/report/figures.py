@@ -21,11 +21,34 @@ def draw_all(run: Run) -> dict[str, Drawing]:
     reason = f"This figure is left out: {small}." if small else None
     with style() as figure:
         made = [
-            drawing(figure, "models", "Macro AUROC of every model", MODELS_READING, reason, lambda made: _models(made, run)),
-            drawing(figure, "labels", "AUROC per disease", LABELS_READING, reason or _without_labels(run), lambda made: _labels(made, run)),
-            drawing(figure, "onset", "New onset and persistent", ONSET_READING, reason or _without_onset(run), lambda made: _onset(made, run)),
+            drawing(
+                figure, "models", "Macro AUROC of every model", MODELS_READING, reason, lambda made: _models(made, run)
+            ),
+            drawing(
+                figure,
+                "labels",
+                "AUROC per disease",
+                LABELS_READING,
+                reason or _without_labels(run),
+                lambda made: _labels(made, run),
+            ),
+            drawing(
+                figure,
+                "onset",
+                "New onset and persistent",
+                ONSET_READING,
+                reason or _without_onset(run),
+                lambda made: _onset(made, run),
+            ),
             *label_panels(run, figure, reason),
-            drawing(figure, "teacher", "Teacher against student", TEACHER_READING, reason or _without_labels(run), lambda made: _teacher(made, run)),
+            drawing(
+                figure,
+                "teacher",
+                "Teacher against student",
+                TEACHER_READING,
+                reason or _without_labels(run),
+                lambda made: _teacher(made, run),
+            ),
             drawing(
                 figure,
                 "subgroups",
@@ -34,7 +57,14 @@ def draw_all(run: Run) -> dict[str, Drawing]:
                 reason or _without_groups(run),
                 lambda made: _subgroups(made, run),
             ),
-            drawing(figure, "training", "Training curves", TRAINING_READING, _without_steps(run), lambda made: _training(made, run)),
+            drawing(
+                figure,
+                "training",
+                "Training curves",
+                TRAINING_READING,
+                _without_steps(run),
+                lambda made: _training(made, run),
+            ),
         ]
     return {one.name: one for one in made}
 
@@ -48,14 +78,14 @@ ONSET_READING = (
     "The same student, asked separately of visits without the disease now (new onset, the harder question) and of visits with it (persistent). "
     "Diseases with too few such visits have no mark."
 )
-TEACHER_READING = "Each dot is a disease. On the diagonal the student ranks as well as its teacher; below it, it lost something."
+TEACHER_READING = (
+    "Each dot is a disease. On the diagonal the student ranks as well as its teacher; below it, it lost something."
+)
 SUBGROUPS_READING = (
     "Left: predicted minus observed per 100 (visit, disease) pairs; 0 is calibrated, above 0 risks are predicted too high. Right: share of events "
     "found at the thresholds from tuning. Lines are 95 % intervals; groups under 30 patients have none."
 )
-TRAINING_READING = (
-    "Left: the student's loss at each step. Middle: its score on tuning visits after each epoch. Right: the teacher head's loss on tuning."
-)
+TRAINING_READING = "Left: the student's loss at each step. Middle: its score on tuning visits after each epoch. Right: the teacher head's loss on tuning."
 
 
 def _without_labels(run: Run) -> str | None:
@@ -68,25 +98,50 @@ def _without_onset(run: Run) -> str | None:
 
 
 def _without_groups(run: Run) -> str | None:
-    found = [f"{name.replace('_', ' ')}: {field['reason']}" for name, field in run.metrics["subgroups"]["fields"].items() if field["reason"]]
-    return None if len(found) < len(run.metrics["subgroups"]["fields"]) else f"No subgroup can be shown ({'; '.join(found)})."
+    found = [
+        f"{name.replace('_', ' ')}: {field['reason']}"
+        for name, field in run.metrics["subgroups"]["fields"].items()
+        if field["reason"]
+    ]
+    return (
+        None
+        if len(found) < len(run.metrics["subgroups"]["fields"])
+        else f"No subgroup can be shown ({'; '.join(found)})."
+    )
 
 
 def _without_steps(run: Run) -> str | None:
-    known = run.last_events("student_step", "step") or run.last_events("student_epoch", "epoch") or run.extras["head"].get("tuning_loss_by_epoch")
+    known = (
+        run.last_events("student_step", "step")
+        or run.last_events("student_epoch", "epoch")
+        or run.extras["head"].get("tuning_loss_by_epoch")
+    )
     return None if known else "events.jsonl and the head's record hold no training step."
 
 
 def _models(figure_class: Any, run: Run) -> Any:
     held_out = run.metrics["held_out"]
     blocks = {name: block for name, block in held_out.items() if name != "baselines"} | held_out["baselines"]
-    rows = [(name, block["macro"]) for name, block in blocks.items() if block["macro"] and block["macro"]["auroc"] is not None]
+    rows = [
+        (name, block["macro"])
+        for name, block in blocks.items()
+        if block["macro"] and block["macro"]["auroc"] is not None
+    ]
     rows.sort(key=lambda row: row[1]["auroc"])
     figure = figure_class(figsize=(10, 0.32 * len(rows) + 0.7))
     axes = figure.subplots()
     for place, (name, macro) in enumerate(rows):
-        _dot(axes, macro["auroc"], place, (macro.get("intervals") or {}).get("auroc"), {"student": STUDENT, "teacher": TEACHER}.get(name, OTHER), "o")
-        axes.annotate(f"{macro['auroc']:.3f}", (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+        _dot(
+            axes,
+            macro["auroc"],
+            place,
+            (macro.get("intervals") or {}).get("auroc"),
+            {"student": STUDENT, "teacher": TEACHER}.get(name, OTHER),
+            "o",
+        )
+        axes.annotate(
+            f"{macro['auroc']:.3f}", (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=8
+        )
     _rows(axes, [model_name(name) for name, _ in rows], "macro AUROC")
     figure.subplots_adjust(left=0.2, right=0.94, top=0.98, bottom=0.5 / (0.32 * len(rows) + 0.7))
     return figure
@@ -113,7 +168,9 @@ def _labels(figure_class: Any, run: Run) -> Any:
 
 def _onset(figure_class: Any, run: Run) -> Any:
     student = run.metrics["held_out"]["student"]
-    chosen = {view: {row["disease"] for row in run.metrics[f"labels_in_macro_{view}"]} for view in ("new_onset", "persistent")}
+    chosen = {
+        view: {row["disease"] for row in run.metrics[f"labels_in_macro_{view}"]} for view in ("new_onset", "persistent")
+    }
     names = [disease for disease in reversed(DISEASES) if disease in chosen["new_onset"] | chosen["persistent"]]
     figure = figure_class(figsize=(10, 0.24 * len(names) + 0.9))
     axes = figure.subplots()
@@ -152,7 +209,10 @@ def _subgroups(figure_class: Any, run: Run) -> Any:
     rows: list[tuple[str, Mapping[str, Any] | None]] = []
     for field, block in run.metrics["subgroups"]["fields"].items():
         if block["groups"]:
-            rows += [(field.replace("_", " ").upper(), None), *((_short(group["group"]), group) for group in block["groups"])]
+            rows += [
+                (field.replace("_", " ").upper(), None),
+                *((_short(group["group"]), group) for group in block["groups"]),
+            ]
     rows.reverse()
     height = 0.25 * len(rows) + 0.7
     figure = figure_class(figsize=(10, height))
@@ -160,7 +220,14 @@ def _subgroups(figure_class: Any, run: Run) -> Any:
     for place, (_, group) in enumerate(rows):
         if group and group["predicted_minus_observed"] is not None:
             bounds = group["intervals"]["predicted_minus_observed"]
-            _dot(left, 100 * group["predicted_minus_observed"], place, bounds and [100 * bound for bound in bounds], STUDENT, "o")
+            _dot(
+                left,
+                100 * group["predicted_minus_observed"],
+                place,
+                bounds and [100 * bound for bound in bounds],
+                STUDENT,
+                "o",
+            )
             _dot(right, group["sensitivity"], place, group["intervals"]["sensitivity"], STUDENT, "o")
     left.axvline(0, color=OTHER, linestyle=":", linewidth=1)
     _rows(left, [name for name, _ in rows], "predicted minus observed, per 100")
@@ -181,10 +248,23 @@ def _training(figure_class: Any, run: Run) -> Any:
     figure = figure_class(figsize=(10, 2.7))
     first, second, third = figure.subplots(1, 3)
     marker = "" if len(steps) > 1 else "o"  # a line of one point cannot be seen
-    _line(first, [e["step"] for e in steps], [e["loss"] for e in steps], STUDENT, ("step", "student's loss"), marker=marker)
+    _line(
+        first,
+        [e["step"] for e in steps],
+        [e["loss"] for e in steps],
+        STUDENT,
+        ("step", "student's loss"),
+        marker=marker,
+    )
     scored = [e for e in epochs if e["metric"] != "last_epoch"]  # that is no score: nothing chose among the epochs
     metric = str(scored[-1]["metric"]).replace("_", " ") if scored else "score"
-    _line(second, [e["epoch"] for e in scored], [e["tuning_score"] for e in scored], STUDENT, ("epoch", f"tuning: {metric}"))
+    _line(
+        second,
+        [e["epoch"] for e in scored],
+        [e["tuning_score"] for e in scored],
+        STUDENT,
+        ("epoch", f"tuning: {metric}"),
+    )
     if scored:
         second.axvline(scored[-1]["best_epoch"], color=OTHER, linestyle=":", linewidth=1)
     _line(third, range(1, len(losses) + 1), losses, TEACHER, ("epoch", "teacher head's tuning loss"))
@@ -192,7 +272,9 @@ def _training(figure_class: Any, run: Run) -> Any:
     return figure
 
 
-def _line(axes: Any, x: Sequence[float], y: Sequence[float], colour: str, names: tuple[str, str], marker: str = "o") -> None:
+def _line(
+    axes: Any, x: Sequence[float], y: Sequence[float], colour: str, names: tuple[str, str], marker: str = "o"
+) -> None:
     axes.plot(x, y, color=colour, marker=marker, markersize=3)
     axes.set(xlabel=names[0], ylabel=names[1])
     axes.locator_params(axis="x", nbins=5, integer=True)
@@ -201,7 +283,15 @@ def _line(axes: Any, x: Sequence[float], y: Sequence[float], colour: str, names:
         axes.text(0.5, 0.5, "not recorded", ha="center", va="center", transform=axes.transAxes)
 
 
-def _dot(axes: Any, x: float | None, y: float, bounds: Sequence[float] | None, colour: str, marker: str, label: str | None = None) -> None:
+def _dot(
+    axes: Any,
+    x: float | None,
+    y: float,
+    bounds: Sequence[float] | None,
+    colour: str,
+    marker: str,
+    label: str | None = None,
+) -> None:
     if bounds:
         axes.plot(bounds, [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
     if x is not None:

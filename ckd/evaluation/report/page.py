@@ -37,7 +37,9 @@ def render(run: Run) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
     css, script = (Markup(f"\n{(FOLDER / name).read_text(encoding='utf-8')}") for name in ("report.css", "report.js"))  # nosec B704
     return environment.get_template("report.html.jinja").render(
         run=run,
@@ -76,12 +78,18 @@ def _tables(run: Run) -> dict[str, Any]:
         "alerts": tables.alerts(run),
         "calibration": tables.calibration(run),
         "comparisons": tables.comparisons(run),
-        "baseline_notes": tables.plain("baseline-notes", "What the baselines are", ("Baseline", "What it says"), _baselines(run)),
+        "baseline_notes": tables.plain(
+            "baseline-notes", "What the baselines are", ("Baseline", "What it says"), _baselines(run)
+        ),
         "strongest": _strongest(run),
         "distillation": list(_distillation(run)),
         "subgroups": tables.subgroups(run),
         "by_label": tables.subgroups_by_label(run),
-        "without_groups": [f"{name.replace('_', ' ').capitalize()}: {field['reason']}." for name, field in fields.items() if field["reason"]],
+        "without_groups": [
+            f"{name.replace('_', ' ').capitalize()}: {field['reason']}."
+            for name, field in fields.items()
+            if field["reason"]
+        ],
         "speed": facts.speed(run),
         "cost": facts.cost(run),
         "fingerprints": list(facts.fingerprints(run)),

@@ -26,7 +26,9 @@ Panel = Callable[[Any, str, dict[str, curves.Ranked]], None]  # axes, disease, r
 
 def label_panels(run: Run, figure: Any, reason: str | None) -> list[Drawing]:
     """The five figures, or `reason` in their place."""
-    ranked = {j: {m: curves.rank(run.held_out.labels[:, j], p[:, j]) for m, p in run.columns.items()} for j in run.chosen}
+    ranked = {
+        j: {m: curves.rank(run.held_out.labels[:, j], p[:, j]) for m, p in run.columns.items()} for j in run.chosen
+    }
     few = reason or (None if run.chosen else "no label has enough positive and negative held-out visits")
     square = {
         "xlim": (0, 1),
@@ -38,7 +40,9 @@ def label_panels(run: Run, figure: Any, reason: str | None) -> list[Drawing]:
     }
 
     def panels(name: str, title: str, reading: str, panel: Panel, x: str, y: str, **axes: Any) -> Drawing:
-        return drawing(figure, name, title, reading, few, lambda made: _grid(made, run.chosen, ranked, panel, (x, y), axes))
+        return drawing(
+            figure, name, title, reading, few, lambda made: _grid(made, run.chosen, ranked, panel, (x, y), axes)
+        )
 
     def at_threshold(axes: Any, disease: str, ranks: dict[str, curves.Ranked]) -> None:
         _alerts(axes, ranks)
@@ -52,9 +56,33 @@ def label_panels(run: Run, figure: Any, reason: str | None) -> list[Drawing]:
 
     return [
         panels("roc", "ROC curves", ROC_READING, _roc, "false alerts among visits without it", "sensitivity", **square),
-        panels("precision-recall", "Precision-recall curves", PR_READING, _precision, "sensitivity", "share of alerts that are right", **square),
-        panels("reliability", "Reliability", RELIABILITY_READING, calibrated, "predicted probability", "observed rate", **square),
-        panels("decision", "Decision curves", DECISION_READING, _decision, "probability at which one would act", "net benefit", xlim=(0, 0.6)),
+        panels(
+            "precision-recall",
+            "Precision-recall curves",
+            PR_READING,
+            _precision,
+            "sensitivity",
+            "share of alerts that are right",
+            **square,
+        ),
+        panels(
+            "reliability",
+            "Reliability",
+            RELIABILITY_READING,
+            calibrated,
+            "predicted probability",
+            "observed rate",
+            **square,
+        ),
+        panels(
+            "decision",
+            "Decision curves",
+            DECISION_READING,
+            _decision,
+            "probability at which one would act",
+            "net benefit",
+            xlim=(0, 0.6),
+        ),
         panels(
             "alerts",
             "Alerts per 100 visits against sensitivity",
@@ -71,7 +99,9 @@ def label_panels(run: Run, figure: Any, reason: str | None) -> list[Drawing]:
     ]
 
 
-ROC_READING = "The closer a curve comes to the upper left corner, the better it ranks patients; the dotted diagonal is a coin."
+ROC_READING = (
+    "The closer a curve comes to the upper left corner, the better it ranks patients; the dotted diagonal is a coin."
+)
 PR_READING = "How many alerts are right (height) when so many of the events are found (width); the dotted line is an alert for everyone."
 RELIABILITY_READING = (
     "Each point is a tenth of the visits (more where there are few): on the dotted diagonal, what is predicted is what happens. Below it, risks are "
@@ -84,7 +114,14 @@ DECISION_READING = (
 ALERTS_READING = "What a share of found events costs in alerts. The dot is the threshold chosen on tuning; the dotted line is alerting at random."
 
 
-def _grid(figure_class: Any, chosen: list[int], ranked: dict[int, dict[str, curves.Ranked]], panel: Panel, names: tuple[str, str], axes: Any) -> Any:
+def _grid(
+    figure_class: Any,
+    chosen: list[int],
+    ranked: dict[int, dict[str, curves.Ranked]],
+    panel: Panel,
+    names: tuple[str, str],
+    axes: Any,
+) -> Any:
     rows = math.ceil(len(chosen) / ACROSS)
     height = 1.75 * rows + 0.9
     figure = figure_class(figsize=(10, height))
@@ -98,11 +135,20 @@ def _grid(figure_class: Any, chosen: list[int], ranked: dict[int, dict[str, curv
         spot.set_title("\n".join(textwrap.wrap(disease, 28)), loc="left", fontsize=7, linespacing=1.15, y=1.0, pad=3)
         if place + ACROSS >= len(chosen):
             spot.tick_params(labelbottom=True)
-    figure.subplots_adjust(left=0.065, right=0.99, top=1 - 0.55 / height, bottom=0.5 / height, hspace=0.42, wspace=0.12 if "ylim" in axes else 0.32)
+    figure.subplots_adjust(
+        left=0.065,
+        right=0.99,
+        top=1 - 0.55 / height,
+        bottom=0.5 / height,
+        hspace=0.42,
+        wspace=0.12 if "ylim" in axes else 0.32,
+    )
     figure.supxlabel(names[0], fontsize=8, y=0.06 / height)
     figure.supylabel(names[1], fontsize=8, x=0.005)
     lines = [spot for spot in grid.flat[0].get_lines() if not spot.get_label().startswith("_")]
-    figure.legend(handles=lines, loc="upper right", ncols=len(lines), fontsize=8, borderaxespad=0.1, bbox_to_anchor=(0.99, 1.0))
+    figure.legend(
+        handles=lines, loc="upper right", ncols=len(lines), fontsize=8, borderaxespad=0.1, bbox_to_anchor=(0.99, 1.0)
+    )
     return figure
 
 
@@ -127,7 +173,9 @@ def _precision(axes: Any, disease: str, ranks: dict[str, curves.Ranked]) -> None
 def _reliability(axes: Any, columns: dict[str, tuple[Any, Any]]) -> None:
     axes.plot([0, 1], [0, 1], color=OTHER, linestyle=":", linewidth=1)
     for model, (y, p) in columns.items():
-        axes.plot(*curves.reliability(y, p), label=model, marker=MARKERS[model], markersize=2.5, linewidth=1, **STYLES[model])
+        axes.plot(
+            *curves.reliability(y, p), label=model, marker=MARKERS[model], markersize=2.5, linewidth=1, **STYLES[model]
+        )
 
 
 def _decision(axes: Any, disease: str, ranks: dict[str, curves.Ranked]) -> None:

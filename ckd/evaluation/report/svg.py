@@ -11,12 +11,18 @@ from markupsafe import Markup, escape
 # What is drawn in these colours takes the page's variables of the same names, so one figure serves light, dark and print.
 INK, MUTED, GRID, STUDENT, TEACHER, OTHER, ACCENT = (f"#10010{k}" for k in range(7))
 _VARIABLES = dict(
-    zip((INK, MUTED, GRID, STUDENT, TEACHER, OTHER, ACCENT), ("ink", "muted", "grid", "student", "teacher", "other", "accent"), strict=True)
+    zip(
+        (INK, MUTED, GRID, STUDENT, TEACHER, OTHER, ACCENT),
+        ("ink", "muted", "grid", "student", "teacher", "other", "accent"),
+        strict=True,
+    )
 )
 _COLOUR = re.compile("|".join(_VARIABLES))
 _FAMILY = re.compile(r"font-family: [^;\"]*")
 _ID = re.compile(r'(\bid="|url\(#|href="#)')
-_LEFT_OUT = re.compile(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", re.DOTALL)  # a <style> here would be the whole page's
+_LEFT_OUT = re.compile(
+    r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", re.DOTALL
+)  # a <style> here would be the whole page's
 
 
 @contextmanager
@@ -60,7 +66,9 @@ def style() -> Iterator[Any]:
 def inline(figure: Any, name: str, title: str) -> Markup:
     """The figure as an <svg> element; `name` makes its ids its own, `title` is what a screen reader says. Call it within `style()`."""
     stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}, transparent=True)
+    figure.savefig(
+        stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}, transparent=True
+    )
     body = stream.getvalue()
     body = body[body.index("<svg") :]
     head, _, rest = body.partition(">")

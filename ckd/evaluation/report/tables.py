@@ -53,10 +53,22 @@ def models(run: Run) -> Table:
     """Macro figures of every model."""
     rows = []
     for name, block in _blocks(run).items():
-        cells = [_macro(block, "auroc"), _macro(block.get("new_onset"), "auroc"), _macro(block.get("persistent"), "auroc")]
-        rows.append([word(model_name(name)), *cells, *(_macro(block, metric) for metric in ("auprc", "brier_skill", "f1"))])
+        cells = [
+            _macro(block, "auroc"),
+            _macro(block.get("new_onset"), "auroc"),
+            _macro(block.get("persistent"), "auroc"),
+        ]
+        rows.append(
+            [word(model_name(name)), *cells, *(_macro(block, metric) for metric in ("auprc", "brier_skill", "f1"))]
+        )
     columns = ("Model", "Macro AUROC", "New onset", "Persistent", "Macro AUPRC", "Brier skill", "F1 at thresholds")
-    return Table("models-table", "All models on the same held-out visits. In brackets: 95 % interval over patients.", columns, rows, sortable=True)
+    return Table(
+        "models-table",
+        "All models on the same held-out visits. In brackets: 95 % interval over patients.",
+        columns,
+        rows,
+        sortable=True,
+    )
 
 
 def labels(run: Run) -> Table:
@@ -69,14 +81,30 @@ def labels(run: Run) -> Table:
         row = student["per_label"][disease]
         few = row["positives"] < MIN_EVENTS
         positives = f"<{MIN_CELL}" if row["positives"] < MIN_CELL else f"{row['positives']:,}"
-        count = Cell(positives + (" †" if few else ""), sort=str(max(row["positives"], MIN_CELL - 1))) if enough else Cell(NOTHING)
+        count = (
+            Cell(positives + (" †" if few else ""), sort=str(max(row["positives"], MIN_CELL - 1)))
+            if enough
+            else Cell(NOTHING)
+        )
         figures = [Cell(NOTHING)] * 6
         if disease in told:
-            onset = [_view(student[view], run.metrics[f"labels_in_macro_{view}"], disease) for view in ("new_onset", "persistent")]
+            onset = [
+                _view(student[view], run.metrics[f"labels_in_macro_{view}"], disease)
+                for view in ("new_onset", "persistent")
+            ]
             shown = [_with_interval(row, metric) for metric in ("auroc", "auprc", "brier_skill")]
             figures = [*shown, *onset, figure(teacher["per_label"][disease]["auroc"])]
         rows.append([word(disease), count, *figures])
-    columns = ("Disease", "Positive visits", "AUROC", "AUPRC", "Brier skill", "AUROC, new onset", "AUROC, persistent", "AUROC of the teacher")
+    columns = (
+        "Disease",
+        "Positive visits",
+        "AUROC",
+        "AUPRC",
+        "Brier skill",
+        "AUROC, new onset",
+        "AUROC, persistent",
+        "AUROC of the teacher",
+    )
     caption = (
         f"The student per disease. {NOTHING}: fewer than {MIN_COUNT} positive or negative visits, or too small a sample. "
         f"†: fewer than {MIN_EVENTS} positive visits, read with care."
@@ -97,8 +125,18 @@ def alerts(run: Run) -> Table:
                 _with_interval(run.metrics["held_out"]["student"]["per_label"][disease], "f1", 2),
             ]
         )
-    columns = ("Disease", "Threshold", "Sensitivity", "Specificity", "Alerts that are right", "Alerts per 100 visits", "F1")
-    return Table("alerts-table", "The student's alerts at the thresholds that tuning chose.", columns, rows, sortable=True)
+    columns = (
+        "Disease",
+        "Threshold",
+        "Sensitivity",
+        "Specificity",
+        "Alerts that are right",
+        "Alerts per 100 visits",
+        "F1",
+    )
+    return Table(
+        "alerts-table", "The student's alerts at the thresholds that tuning chose.", columns, rows, sortable=True
+    )
 
 
 def calibration(run: Run) -> Table:
@@ -109,7 +147,13 @@ def calibration(run: Run) -> Table:
             if block[kind] is not None:
                 macro = block[kind]["macro"]
                 cells = [figure(macro[key], digits=2) for key in ("slope", "intercept")]
-                rows.append([word(f"{model_name(name)}, {kind}"), *cells, *(figure(macro[key]) for key in ("in_the_large", "ece", "brier_skill"))])
+                rows.append(
+                    [
+                        word(f"{model_name(name)}, {kind}"),
+                        *cells,
+                        *(figure(macro[key]) for key in ("in_the_large", "ece", "brier_skill")),
+                    ]
+                )
     columns = ("Probabilities", "Slope", "Intercept", "Predicted minus observed", "Calibration error", "Brier skill")
     caption = (
         "Calibrated: slope 1, intercept 0, nothing predicted too high or low, error 0. Raw: as the model gives them; calibrated: with the map that "
@@ -125,12 +169,20 @@ def comparisons(run: Run) -> Table:
         entry = pair["macro"]["auroc"]
         decided = [row for row in pair["per_label"].values() if row["p_holm"] is not None and row["p_holm"] < 0.05]
         above = sum(row["difference"] > 0 for row in decided)
-        verdict = Cell(f"{above} / {len(decided) - above}", sort=str(above)) if entry["p"] is not None else Cell(NOTHING)
+        verdict = (
+            Cell(f"{above} / {len(decided) - above}", sort=str(above)) if entry["p"] is not None else Cell(NOTHING)
+        )
         p = "<0.001" if entry["p"] is not None and entry["p"] < 0.001 else None
-        cells = [figure(entry["difference"], entry["interval"], sign=True), Cell(p, sort="0") if p else figure(entry["p"]), verdict]
+        cells = [
+            figure(entry["difference"], entry["interval"], sign=True),
+            Cell(p, sort="0") if p else figure(entry["p"]),
+            verdict,
+        ]
         rows.append([word(model_name(name)), *cells])
     columns = ("Student minus", "Macro AUROC", "p", "Diseases better / worse")
-    caption = "Paired differences. The last column counts diseases whose difference holds after Holm's correction (p < .05)."
+    caption = (
+        "Paired differences. The last column counts diseases whose difference holds after Holm's correction (p < .05)."
+    )
     return Table("comparisons-table", caption, columns, rows, sortable=True)
 
 
@@ -142,11 +194,21 @@ def subgroups(run: Run) -> list[Table]:
         for group in block["groups"]:
             rates = [figure(_times_100(group[name]), digits=1) for name in ("observed", "predicted")]
             bounds = group["intervals"]["predicted_minus_observed"]
-            gap = figure(_times_100(group["predicted_minus_observed"]), bounds and [100 * b for b in bounds], 1, sign=True)
+            gap = figure(
+                _times_100(group["predicted_minus_observed"]), bounds and [100 * b for b in bounds], 1, sign=True
+            )
             visits = Cell(f"{group['visits']:,}", sort=str(group["visits"]))
             found = figure(group["sensitivity"], group["intervals"]["sensitivity"], 2)
             rows.append([word(group["group"]), visits, *rates, gap, found, figure(group["alerts_per_100"], digits=1)])
-        columns = ("Group", "Visits", "Observed per 100", "Predicted per 100", "Predicted minus observed", "Sensitivity", "Alerts per 100")
+        columns = (
+            "Group",
+            "Visits",
+            "Observed per 100",
+            "Predicted per 100",
+            "Predicted minus observed",
+            "Sensitivity",
+            "Alerts per 100",
+        )
         if rows:
             tables.append(Table(f"subgroups-{field}", field.replace("_", " ").capitalize(), columns, rows))
     return tables
@@ -158,10 +220,13 @@ def subgroups_by_label(run: Run) -> list[Table]:
     for field, block in run.metrics["subgroups"]["fields"].items():
         if block["groups"]:
             rows = [
-                [word(disease), *(_gap(group["per_label"][disease]) for group in block["groups"])] for disease in run.metrics["subgroups"]["labels"]
+                [word(disease), *(_gap(group["per_label"][disease]) for group in block["groups"])]
+                for disease in run.metrics["subgroups"]["labels"]
             ]
             title = f"{field.replace('_', ' ').capitalize()}: predicted minus observed per 100 visits, in brackets the sensitivity"
-            tables.append(Table(f"by-label-{field}", title, ("Disease", *(group["group"] for group in block["groups"])), rows))
+            tables.append(
+                Table(f"by-label-{field}", title, ("Disease", *(group["group"] for group in block["groups"])), rows)
+            )
     return tables
 
 

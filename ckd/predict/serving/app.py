@@ -25,7 +25,13 @@ from ckd.visits.labels import DISEASES, names
 if TYPE_CHECKING:
     from ckd.predict.scorer import Scores
 
-_NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
+_NO_TELEMETRY: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
 _ERRORS = {
     401: "no or a wrong token",
     408: "the body did not arrive in time",
@@ -36,7 +42,12 @@ _ERRORS = {
 }
 
 
-def make_app(score: Callable[[list[str]], "Scores"], identity: Mapping[str, object], token: str | None = None, limits: Limits = DEFAULTS) -> Guard:
+def make_app(
+    score: Callable[[list[str]], "Scores"],
+    identity: Mapping[str, object],
+    token: str | None = None,
+    limits: Limits = DEFAULTS,
+) -> Guard:
     """The whole server as an ASGI application around a scorer and what tells its answers from another model's.
 
     Its lifespan's end answers what is in the queue and ends the model thread.
@@ -79,12 +90,16 @@ def answers(scores: "Scores") -> list[dict[str, Any]]:
             "names": None if flagged is None else names(flagged),
             "truncated": cut,
         }
-        for own, better, flagged, cut in zip(scores.probabilities.tolist(), calibrated, flags, scores.truncated.tolist(), strict=True)
+        for own, better, flagged, cut in zip(
+            scores.probabilities.tolist(), calibrated, flags, scores.truncated.tolist(), strict=True
+        )
     ]
 
 
 def _add_predict(app: FastAPI, identity: Mapping[str, object], batcher: Batcher, limits: Limits) -> None:
-    errors: dict[int | str, dict[str, Any]] = {status: {"model": ErrorResponse, "description": text} for status, text in _ERRORS.items()}
+    errors: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorResponse, "description": text} for status, text in _ERRORS.items()
+    }
 
     @app.post("/predict", response_model=PredictResponse, responses=errors, summary="Score visits")
     async def predict(request: PredictRequest) -> Response:
@@ -94,7 +109,9 @@ def _add_predict(app: FastAPI, identity: Mapping[str, object], batcher: Batcher,
         except BusyError:
             raise HTTPException(503, "too busy; try again in a second", {"Retry-After": "1"}) from None
         except TimeoutError:
-            raise HTTPException(503, f"no answer within {limits.answer_seconds:g} s; send fewer visits", {"Retry-After": "5"}) from None
+            raise HTTPException(
+                503, f"no answer within {limits.answer_seconds:g} s; send fewer visits", {"Retry-After": "5"}
+            ) from None
         except ModelFailedError:
             raise HTTPException(500, "the model failed on this request; the server's log says where") from None
         visits = [{"visit_id": asked.visit_id, **answer} for asked, answer in zip(request.visits, found, strict=True)]
@@ -113,7 +130,9 @@ def _add_pages(app: FastAPI, batcher: Batcher, gauges: Gauges) -> None:
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return HTMLResponse(_page(app.openapi()), headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"})
+        return HTMLResponse(
+            _page(app.openapi()), headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+        )
 
 
 class _StrictRequest(Request):
@@ -150,12 +169,20 @@ async def _refused(_: Request, error: Exception) -> Response:
 
 def _page(schema: dict[str, Any]) -> str:
     """The OpenAPI description as a page that loads nothing: routes, then the shapes that they name."""
-    parts = [f"<h1>{escape(schema['info']['title'])} {escape(schema['info']['version'])}</h1>", f"<p>{escape(schema['info']['description'])}</p>"]
+    parts = [
+        f"<h1>{escape(schema['info']['title'])} {escape(schema['info']['version'])}</h1>",
+        f"<p>{escape(schema['info']['description'])}</p>",
+    ]
     parts.append('<p>For programs: <a href="/openapi.json">/openapi.json</a></p>')
     for path, methods in schema["paths"].items():
         for method, route in methods.items():
-            parts.append(f"<h2>{escape(method.upper())} {escape(path)}</h2><p>{escape(route.get('summary', ''))}</p><ul>")
-            parts += [f"<li>{escape(status)}: {escape(answer['description'])}</li>" for status, answer in route["responses"].items()]
+            parts.append(
+                f"<h2>{escape(method.upper())} {escape(path)}</h2><p>{escape(route.get('summary', ''))}</p><ul>"
+            )
+            parts += [
+                f"<li>{escape(status)}: {escape(answer['description'])}</li>"
+                for status, answer in route["responses"].items()
+            ]
             parts.append("</ul>")
     for name, shape in schema.get("components", {}).get("schemas", {}).items():
         parts.append(f"<h3>{escape(name)}</h3><pre>{escape(json.dumps(shape, indent=1))}</pre>")

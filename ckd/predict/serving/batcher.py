@@ -16,7 +16,9 @@ from typing import Any
 log = logging.getLogger(__name__)
 WINDOW_S = 0.005  # how long the first request of a batch waits for company
 BATCH_TEXTS = 64  # texts after which a batch waits no longer
-BATCH_CHARACTERS = 65_536  # about one forward pass of ckd.predict.predictions.TOKEN_BUDGET tokens, at four characters each
+BATCH_CHARACTERS = (
+    65_536  # about one forward pass of ckd.predict.predictions.TOKEN_BUDGET tokens, at four characters each
+)
 
 
 class BusyError(Exception):
@@ -41,7 +43,12 @@ class Batcher:
     A request's texts stay in one batch. A request that makes `score` raise fails alone: its neighbours are scored again without it.
     """
 
-    def __init__(self, score: Callable[[list[str]], Sequence[Any]], observe: Callable[[int], None] = lambda _: None, waiting: int = 2048) -> None:
+    def __init__(
+        self,
+        score: Callable[[list[str]], Sequence[Any]],
+        observe: Callable[[int], None] = lambda _: None,
+        waiting: int = 2048,
+    ) -> None:
         self.score, self.observe, self.most_waiting = score, observe, waiting
         self.waiting = 0  # texts in the queue
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()

@@ -16,9 +16,13 @@ class Gauges:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._requests = Counter("ckd_serve_requests", "Requests answered", ["route", "status"], registry=self.registry)
-        self._seconds = Histogram("ckd_serve_request_seconds", "From request to answer", ["route"], buckets=_SECONDS, registry=self.registry)
+        self._seconds = Histogram(
+            "ckd_serve_request_seconds", "From request to answer", ["route"], buckets=_SECONDS, registry=self.registry
+        )
         self._visits = Counter("ckd_serve_visits", "Visits scored", registry=self.registry)
-        self._batch = Histogram("ckd_serve_batch_visits", "Visits that were scored together", buckets=_VISITS, registry=self.registry)
+        self._batch = Histogram(
+            "ckd_serve_batch_visits", "Visits that were scored together", buckets=_VISITS, registry=self.registry
+        )
         self._queue = Gauge("ckd_serve_queue_visits", "Visits that wait for the model", registry=self.registry)
 
     def request(self, route: str, status: int, seconds: float) -> None:

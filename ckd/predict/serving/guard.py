@@ -23,7 +23,9 @@ ROUTES = ("/predict", "/healthz", "/metrics", "/openapi.json", "/docs")
 OPEN = "/healthz"  # answers without the token
 _LOOPBACK_NAMES = {"localhost", "127.0.0.1", "[::1]"}
 _GONE = 499  # in the metrics: the client went away
-_LINGER = 8  # times the limit that is read and thrown away, so that a client that sends first and reads then sees the 413
+_LINGER = (
+    8  # times the limit that is read and thrown away, so that a client that sends first and reads then sees the 413
+)
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,13 @@ class Guard:
         except Exception as error:  # noqa: BLE001 - what is left to uvicorn it logs with its message, which may quote a visit
             log.error("a request failed: %s", without_message(error))
             if status == _GONE:
-                await JSONResponse({"error": "the server failed; its log says where", "details": []}, 500)(scope, receive, watched)
+                await JSONResponse({"error": "the server failed; its log says where", "details": []}, 500)(
+                    scope, receive, watched
+                )
         finally:
-            self.gauges.request(scope["path"] if scope["path"] in ROUTES else "other", status, time.monotonic() - started)
+            self.gauges.request(
+                scope["path"] if scope["path"] in ROUTES else "other", status, time.monotonic() - started
+            )
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -101,14 +107,19 @@ class Guard:
             host = headers.get(b"host", b"").decode("latin-1").lower()
             name = host[: host.rfind("]") + 1] if host.startswith("[") else host.partition(":")[0]
             if name not in _LOOPBACK_NAMES:
-                raise RefusedError(421, "without a token this server answers to localhost and 127.0.0.1 only; give it a token to use another name")
+                raise RefusedError(
+                    421,
+                    "without a token this server answers to localhost and 127.0.0.1 only; give it a token to use another name",
+                )
         elif not hmac.compare_digest(headers.get(b"authorization", b""), self.expected):
             raise RefusedError(401, "expected the header 'Authorization: Bearer TOKEN'", {"WWW-Authenticate": "Bearer"})
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
         """The whole body, at most limits.body_bytes; None when the client went away."""
         most = self.limits.body_bytes
-        too_large = RefusedError(413, f"the body is larger than {most} bytes; send the visits in several requests", {"Connection": "close"})
+        too_large = RefusedError(
+            413, f"the body is larger than {most} bytes; send the visits in several requests", {"Connection": "close"}
+        )
         declared = headers.get(b"content-length", b"0")
         if not declared.isdigit() or int(declared) > _LINGER * most:
             raise too_large
@@ -128,7 +139,9 @@ class Guard:
                         break
         except TimeoutError:
             if size <= most:
-                raise RefusedError(408, f"the body took longer than {self.limits.body_seconds:g} s", {"Connection": "close"}) from None
+                raise RefusedError(
+                    408, f"the body took longer than {self.limits.body_seconds:g} s", {"Connection": "close"}
+                ) from None
         if size > most:
             raise too_large
         return b"".join(parts)

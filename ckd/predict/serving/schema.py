@@ -12,7 +12,16 @@ MAX_VISITS = 256  # per request
 MAX_CHARACTERS = 100_000  # per visit: many times what a student reads
 _TOLD = 20  # errors of one request that are listed
 _SAFE = {  # pydantic's messages that name rules and no value
-    *("missing", "string_type", "string_too_long", "string_too_short", "string_unicode", "list_type", "too_long", "too_short"),
+    *(
+        "missing",
+        "string_type",
+        "string_too_long",
+        "string_too_short",
+        "string_unicode",
+        "list_type",
+        "too_long",
+        "too_short",
+    ),
     *("model_attributes_type", "extra_forbidden", "blank", "body"),
 }
 
@@ -21,8 +30,12 @@ class VisitIn(BaseModel):
     """One visit."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    visit_id: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(None, description="comes back with the answer")
-    input: str = Field(max_length=MAX_CHARACTERS, description="the visit's text, as in the field `input` of the training files")
+    visit_id: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+        None, description="comes back with the answer"
+    )
+    input: str = Field(
+        max_length=MAX_CHARACTERS, description="the visit's text, as in the field `input` of the training files"
+    )
 
     @field_validator("input")
     @classmethod
@@ -44,15 +57,21 @@ class VisitOut(BaseModel):
 
     visit_id: str | None
     probabilities: dict[str, float] = Field(description="disease name to the student's own probability")
-    calibrated: dict[str, float] | None = Field(description="the same, calibrated on tuning; null where the model has no calibration")
-    names: list[str] | None = Field(description="diseases at or above their threshold; null where the model has no thresholds")
+    calibrated: dict[str, float] | None = Field(
+        description="the same, calibrated on tuning; null where the model has no calibration"
+    )
+    names: list[str] | None = Field(
+        description="diseases at or above their threshold; null where the model has no thresholds"
+    )
     truncated: bool = Field(description="whether part of the text was not read: it is longer than the student reads")
 
 
 class PredictResponse(BaseModel):
     """Answers in the order of the visits."""
 
-    model: dict[str, str | int | None] = Field(description="which model answered: hashes of student, weights and calibration, engine, max_length")
+    model: dict[str, str | int | None] = Field(
+        description="which model answered: hashes of student, weights and calibration, engine, max_length"
+    )
     visits: list[VisitOut]
 
 
@@ -84,12 +103,17 @@ def told(error: RequestValidationError) -> dict[str, Any]:
     errors: Sequence[dict[str, Any]] = error.errors()
     details = [{"where": _where(one["loc"]), "what": _what(one)} for one in errors[:_TOLD]]
     more = f", {_TOLD} of {len(errors)} listed" if len(errors) > _TOLD else ""
-    return {"error": f'not a valid request{more}; expected {{"visits": [{{"visit_id": "…", "input": "…"}}]}} as application/json', "details": details}
+    return {
+        "error": f'not a valid request{more}; expected {{"visits": [{{"visit_id": "…", "input": "…"}}]}} as application/json',
+        "details": details,
+    }
 
 
 def _where(location: Sequence[Any]) -> str:
     known = {*PredictRequest.model_fields, *VisitIn.model_fields}
-    steps = [str(step) if isinstance(step, int) or step in known else "(unknown key)" for step in location if step != "body"]
+    steps = [
+        str(step) if isinstance(step, int) or step in known else "(unknown key)" for step in location if step != "body"
+    ]
     return ".".join(steps) or "body"
 
 
