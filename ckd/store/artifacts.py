@@ -16,11 +16,9 @@ from ckd.store.files import (
     delete,
     digest,
     exists,
-    file_size,
     inner,
     join,
     list_files,
-    make_folder,
     open_file,
     read_bytes,
     read_table,
@@ -28,43 +26,11 @@ from ckd.store.files import (
     write_bytes,
     write_file,
 )
-from ckd.store.filesystems import is_local, reaching, resolve
-from ckd.store.folders import ARTIFACT_FILE, cache_folder, delete_folder, fetched_folder, list_folders, upload_folder
+from ckd.store.filesystems import reaching
+from ckd.store.folders import ARTIFACT_FILE, upload_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-__all__ = [
-    "ARTIFACT_FILE",
-    "Fields",
-    "FolderArtifact",
-    "Footer",
-    "Stage",
-    "cache_folder",
-    "delete",
-    "delete_folder",
-    "digest",
-    "exists",
-    "fetched_folder",
-    "file_size",
-    "inner",
-    "is_local",
-    "join",
-    "list_files",
-    "list_folders",
-    "make_folder",
-    "open_file",
-    "reaching",
-    "read_bytes",
-    "read_footer",
-    "read_table",
-    "require_equal",
-    "resolve",
-    "size_and_hash",
-    "upload_folder",
-    "write_bytes",
-    "write_file",
-]
 
 Fields = Mapping[str, str | int | float | bool | None]
 _FOOTER_KEY = b"ckd"
