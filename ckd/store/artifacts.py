@@ -6,10 +6,11 @@ they are made of (filesystems, files, folders). Local paths, s3:// and gs://. Wh
 
 import errno
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ckd.errors import ArtifactError, MismatchError
 from ckd.store.files import (
@@ -34,6 +35,21 @@ if TYPE_CHECKING:
 
 Fields = Mapping[str, str | int | float | bool | None]
 _FOOTER_KEY = b"ckd"
+
+
+class Unit(Protocol):
+    """What one part is made from: a shard of visits, or a partition of tables."""
+
+    @property
+    def index(self) -> int:
+        """Its number, which is also the part's."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows its part holds."""
+
+
+AnyUnit = TypeVar("AnyUnit", bound=Unit)
 
 
 def require_equal(where: str, found: Fields, wanted: Fields) -> None:
@@ -95,6 +111,29 @@ class Stage:
         wanted = {**self.fields, "input shard": input_hash, "rows": rows}
         require_equal(self.path(index), {**found.fields, "input shard": found.input_hash, "rows": found.rows}, wanted)
         return True
+
+    def missing(
+        self, shards: Iterable[AnyUnit], hash_of: Callable[[AnyUnit], str] = attrgetter("text_hash")
+    ) -> list[AnyUnit]:
+        """The shards whose part is not there. Raises ArtifactError when a part was made otherwise or from another shard.
+
+        `hash_of` gives the input_hash that the part of a shard was written with.
+        """
+        return [s for s in shards if not self.is_done(s.index, rows=s.rows, input_hash=hash_of(s))]
+
+    def require(
+        self,
+        shards: Sequence[AnyUnit],
+        command: str,
+        hash_of: Callable[[AnyUnit], str] = attrgetter("text_hash"),
+    ) -> None:
+        """Raise ArtifactError that names the command to run when parts of these shards are missing."""
+        missing = self.missing(shards, hash_of)
+        if missing:
+            raise ArtifactError(
+                f"{self.folder}: {len(missing)} of {len(shards)} shards are missing (first: {missing[0].index}); "
+                f"run '{command}' first"
+            )
 
     def read(self, index: int, columns: Sequence[str] | None = None) -> "pa.Table":
         """The rows of part `index`. Raises ArtifactError when it is missing or damaged."""

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from typing import NamedTuple
 
 import pyarrow as pa
 import pytest
@@ -25,6 +26,26 @@ def test_a_part_is_done_only_with_the_same_fingerprint_and_the_same_input(tmp_pa
         Stage(str(tmp_path), "embeddings", {"model": "a", "max_length": 9}).is_done(0, rows=3, input_hash="x")
     with pytest.raises(ArtifactError, match="input shard"):
         Stage(str(tmp_path), "embeddings", {"model": "a", "max_length": 8}).is_done(0, rows=3, input_hash="y")
+
+
+class Shard(NamedTuple):
+    index: int
+    rows: int
+    text_hash: str
+    content_hash: str = ""
+
+
+def test_missing_shards_are_those_without_a_part_and_required_ones_name_the_command(tmp_path):
+    stage, shards = Stage(str(tmp_path), "s", {}), [Shard(0, 3, "x"), Shard(1, 2, "y"), Shard(2, 1, "z", "w")]
+    stage.write(1, table(2), rows=2, input_hash="y")
+    stage.write(2, table(1), rows=1, input_hash="w")
+    assert stage.missing(shards[:2]) == shards[:1]
+    assert stage.missing(shards[2:], lambda shard: shard.content_hash) == []
+    stage.require(shards[1:2], "ckd embed")
+    with pytest.raises(ArtifactError, match=r"/s: 1 of 2 shards are missing \(first: 0\); run 'ckd embed' first"):
+        stage.require(shards[:2], "ckd embed")
+    with pytest.raises(ArtifactError, match="input shard"):
+        stage.missing(shards[2:])
 
 
 def test_a_part_with_the_wrong_number_of_rows_is_not_written(tmp_path):
