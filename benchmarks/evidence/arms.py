@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.evidence.cohort import SHARED_STAGES, column, configuration, link, matrix
+from benchmarks.evidence.cohort import SHARED_STAGES, configuration, link
 from benchmarks.evidence.setup import Arm, Phase, Setup
 from ckd.config import Config
 from ckd.evaluation.metrics import auprc, auroc, macro_labels
@@ -20,6 +20,7 @@ from ckd.evaluation.scores import read_split
 from ckd.store.artifacts import Stage
 from ckd.store.files import read_table, write_bytes
 from ckd.visits.cohort import Cohort
+from ckd.visits.columns import lists, matrix
 from ckd.visits.visit import Split
 from jobs import train_student
 from jobs.console import Console
@@ -84,13 +85,19 @@ def replace_soft_labels(config: Config, how: str, seed: int) -> None:
         logits = true_logits(config, ids)
     else:
         logits = shuffled(
-            np.concatenate([matrix(part["logits"]) for part in parts]), labels, np.random.default_rng([seed, 17])
+            np.concatenate([matrix(part["logits"]) for part in parts]),
+            labels,
+            np.random.default_rng([seed, 17]),
         )
     start = 0
     for shard, part in zip(shards, parts, strict=True):
         rows = logits[start : start + shard.rows]
         start += shard.rows
-        made = {"visit_id": part["visit_id"], "probabilities": column(1 / (1 + np.exp(-rows))), "logits": column(rows)}
+        made = {
+            "visit_id": part["visit_id"],
+            "probabilities": lists((1 / (1 + np.exp(-rows))).astype(np.float32)),
+            "logits": lists(rows.astype(np.float32)),
+        }
         table = pa.table({**made, "out_of_fold": part["out_of_fold"]})
         stage = Stage(cohort.root, "soft_labels", {"head": f"{how} labels of the ablation, {seed}"})
         stage.write(shard.index, table, rows=shard.rows, input_hash=shard.text_hash)

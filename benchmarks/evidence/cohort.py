@@ -5,7 +5,6 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +19,7 @@ from ckd.ehr.synthetic.patients import generate, parameters
 from ckd.ehr.synthetic.rows import table
 from ckd.store.artifacts import FolderArtifact
 from ckd.store.files import write_file
-from ckd.visits.labels import NUM_LABELS
+from ckd.visits.columns import lists, matrix
 from ckd.visits.splits import of_adapter, point
 from jobs import embed, soft_labels, train_head
 from jobs.console import Console
@@ -80,7 +79,13 @@ def make_cohort(work: Path, setup: Setup, phase: Phase) -> Path:
     labeled = rows.filter(rows["labels"].is_valid())
     ids = labeled["visit_id"].to_pylist()
     of_rows = observed[[place[visit] for visit in ids]]
-    oracles = pa.table({"visit_id": ids, "oracle_latent": labeled["oracle_latent"], "oracle_observed": column(of_rows)})
+    oracles = pa.table(
+        {
+            "visit_id": ids,
+            "oracle_latent": labeled["oracle_latent"],
+            "oracle_observed": lists(of_rows.astype(np.float32)),
+        }
+    )
     for name, written in ((COHORT_FILE, rows.drop_columns(["oracle_latent"])), (CEILINGS_FILE, oracles)):
         write_file(str(folder / name), lambda stream, t=written: pq.write_table(t, stream, compression="zstd"))
     artifact.commit([])
@@ -148,13 +153,3 @@ def link(source: Path, target: Path, stages: Sequence[str]) -> None:
             shutil.rmtree(unfinished, ignore_errors=True)
             shutil.copytree(source / stage, unfinished, copy_function=os.link)
             unfinished.rename(target / stage)
-
-
-def matrix(values: Any) -> np.ndarray:
-    """A column of lists of 25 as float32 [n, 25]."""
-    return np.array(values.to_pylist(), np.float32).reshape(-1, NUM_LABELS)
-
-
-def column(values: np.ndarray) -> pa.Array:
-    """[n, 25] as a column of lists of 25 float32."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.asarray(values, np.float32).reshape(-1)), NUM_LABELS)

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.evidence.arms import SPLITS, figures
-from benchmarks.evidence.cohort import configuration, matrix
+from benchmarks.evidence.cohort import configuration
 from benchmarks.evidence.setup import Phase, Setup
 from ckd.evaluation.scores import Rows, read_split, texts
 from ckd.evaluation.tfidf import fit_tfidf
 from ckd.store.artifacts import FolderArtifact
 from ckd.store.files import join, read_table
 from ckd.visits.cohort import Cohort
+from ckd.visits.columns import matrix
 from ckd.visits.visit import Split
 from jobs.evaluate import CEILINGS_FILE
 

@@ -23,7 +23,6 @@ from benchmarks.evidence.cohort import (
     make_cohort,
     make_shared,
     make_student_base,
-    matrix,
 )
 from benchmarks.evidence.setup import SETUP, Setup, load_setup
 from ckd.configfile import load
@@ -31,6 +30,7 @@ from ckd.evaluation.bootstrap import Draws
 from ckd.store.artifacts import Stage
 from ckd.store.files import read_table
 from ckd.visits.cohort import Cohort
+from ckd.visits.columns import matrix
 from ckd.visits.labels import NUM_LABELS
 from jobs.console import Console
 

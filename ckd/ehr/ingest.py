@@ -20,6 +20,7 @@ from ckd.store.artifacts import Fields, FolderArtifact, Stage
 from ckd.store.files import digest, exists, join, read_bytes, write_bytes
 from ckd.store.filesystems import is_local
 from ckd.store.folders import cache_folder
+from ckd.visits.columns import lists
 from ckd.visits.labels import INSTRUCTION, NUM_LABELS
 from ckd.visits.visit import SUBGROUP_FIELDS, visit_schema
 
@@ -198,11 +199,8 @@ def summary(visits: pl.DataFrame, inputs: pl.Series) -> dict[str, Any]:
 
 def _flags(masks: pl.Series) -> "pa.Array":
     """Bit masks as lists of 25 booleans; null stays null."""
-    import pyarrow as pa
-
     bits = masks.fill_null(0).to_numpy()[:, None] >> np.arange(NUM_LABELS, dtype=np.uint32) & 1
-    flat = pa.array(bits.astype(bool).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, NUM_LABELS, mask=masks.is_null().to_arrow())
+    return lists(bits.astype(bool), masks.is_not_null().to_numpy())
 
 
 def _with_split(folder: str, splits: SubjectSplits) -> pl.DataFrame:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ckd.errors import ArtifactError
 from ckd.store.artifacts import Fields, Stage, require_equal
 from ckd.visits.cohort import Cohort
+from ckd.visits.columns import joined, matrix
 from ckd.visits.grammar import diseases_in_treatment_clause
 from ckd.visits.labels import NUM_LABELS
 from ckd.visits.visit import Shard, Split
@@ -64,15 +65,7 @@ def align(visit_ids: "pa.Array", table: "pa.Table", where: str, column: str = "p
 
     Raises ArtifactError naming a visit that the table lacks, or a value that is no probability.
     """
-    import pyarrow.compute as pc
-
-    positions = pc.index_in(visit_ids, value_set=table.column("visit_id").combine_chunks())
-    if positions.null_count:
-        missing = visit_ids.filter(pc.is_null(positions))
-        raise ArtifactError(
-            f"{where}: {len(missing)} of {len(visit_ids)} visits are missing, the first is {missing[0].as_py()}; delete it and run the stage again"
-        )
-    values = _matrix(table.column(column).take(positions)).astype(np.float32)
+    values = matrix(joined(table, visit_ids, where, more=True)[column])
     if not ((values >= 0) & (values <= 1)).all():
         raise ArtifactError(
             f"{where}: a value is no probability (NaN or outside 0..1); delete it and run the stage again"
@@ -82,10 +75,10 @@ def align(visit_ids: "pa.Array", table: "pa.Table", where: str, column: str = "p
 
 def current_labels(cohort: Cohort, shard: Shard, table: "pa.Table") -> tuple[Flags, Flags, Flags]:
     """The labels of a shard's visits themselves [n, 25], from the column or else the treatment clause, and where each said so ([n] twice)."""
-    column = table.column("current_labels").combine_chunks()
+    column = table["current_labels"]
     known = np.asarray(column.is_valid())
     current = np.zeros((len(table), NUM_LABELS), dtype=bool)
-    current[known] = _matrix(column.drop_null())
+    current[known] = matrix(column.drop_null())
     from_clause = np.zeros(len(table), dtype=bool)
     if not known.all():
         inputs = cohort.read(shard, ["input"]).column("input")
@@ -119,7 +112,7 @@ def _read_shard(cohort: Cohort, shard: Shard, readers: Mapping[str, _StageReader
     visit_ids = table.column("visit_id").combine_chunks()
     return Rows(
         visit_ids=visit_ids,
-        labels=_matrix(table.column("labels")).astype(bool),
+        labels=matrix(table["labels"], bool),
         current=current,
         known=known,
         from_clause=from_clause,
@@ -150,10 +143,3 @@ def _concatenate(parts: Sequence[Rows]) -> Rows:
         has_subjects=all(p.has_subjects for p in parts),
         scores={name: np.concatenate([p.scores[name] for p in parts]) for name in parts[0].scores},
     )
-
-
-def _matrix(column: Any) -> NDArray[Any]:
-    """A column of fixed-size lists of 25 without nulls as an array [n, 25]."""
-    chunks = column.chunks if hasattr(column, "chunks") else [column]
-    arrays = [chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, NUM_LABELS) for chunk in chunks]
-    return np.concatenate(arrays) if arrays else np.zeros((0, NUM_LABELS))

@@ -18,6 +18,7 @@ from ckd.student.tokens import STAGE as TOKENS
 from ckd.student.tokens import sequences, stored_columns
 from ckd.student.windows import mean_per_visit
 from ckd.visits.cohort import Cohort
+from ckd.visits.columns import lists
 from ckd.visits.labels import NUM_LABELS
 from ckd.visits.visit import Shard
 
@@ -59,8 +60,8 @@ class PredictWorker:
         tokens, offsets, counts = sequences(table)
         pieces = np.split(tokens.astype(np.int64), offsets[1:-1])
         logits = mean_per_visit(predict_logits(self.model, self.device, pieces, self.pad_id), counts)
-        probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
-        columns = {"visit_id": table["visit_id"], "probabilities": _column(probabilities), "logits": _column(logits)}
+        probabilities = (1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32)
+        columns = {"visit_id": table["visit_id"], "probabilities": lists(probabilities), "logits": lists(logits)}
         self.stage.write(shard.index, pa.table(columns), rows=shard.rows, input_hash=shard.text_hash)
         return {"index": shard.index, "rows": shard.rows, "seconds": time.monotonic() - started, "tokens": len(tokens)}
 
@@ -75,7 +76,3 @@ def predict_logits(model: Any, device: Any, sequences: Sequence[np.ndarray], pad
             ids, mask = (torch.from_numpy(a).to(device) for a in pad([sequences[i] for i in chosen], pad_id))
             logits[chosen] = model(input_ids=ids, attention_mask=mask).logits.float().cpu().numpy()
     return logits
-
-
-def _column(values: np.ndarray) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1).astype(np.float32)), NUM_LABELS)

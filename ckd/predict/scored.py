@@ -14,6 +14,7 @@ from ckd.predict.modelfolder import ModelFolder
 from ckd.predict.scorer import Scorer, Scores
 from ckd.store.artifacts import Fields, Stage
 from ckd.visits.cohort import Cohort
+from ckd.visits.columns import lists
 from ckd.visits.labels import NUM_LABELS, names
 from ckd.visits.visit import Shard
 
@@ -90,6 +91,4 @@ def predictions(visits: pa.Table, scores: Scores) -> pa.Table:
 
 
 def _lists(values: NDArray[Any] | None, rows: int) -> pa.Array:
-    if values is None:
-        return pa.nulls(rows, pa.list_(pa.float32(), NUM_LABELS))
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1).astype(np.float32)), NUM_LABELS)
+    return pa.nulls(rows, pa.list_(pa.float32(), NUM_LABELS)) if values is None else lists(values.astype(np.float32))

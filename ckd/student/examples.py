@@ -16,6 +16,7 @@ from ckd.student.tokens import STAGE as TOKENS
 from ckd.student.tokens import sequences, stored_columns
 from ckd.student.windows import LongText
 from ckd.visits.cohort import Cohort
+from ckd.visits.columns import joined, matrix
 from ckd.visits.labels import NUM_LABELS
 from ckd.visits.splits import of_adapter
 from ckd.visits.visit import Shard
@@ -127,17 +128,15 @@ class Examples:
             raise ArtifactError(f"{self.tokens.path(shard.index)}: missing; run 'ckd train-student' to make it")
         visits = self.cohort.read(shard, ["visit_id", "labels", "group"])
         spent = of_adapter(visits["group"].to_pylist(), self.adapter_share)
-        ids = visits["visit_id"].to_pylist()
+        ids = visits["visit_id"]
         table = self.tokens.read(shard.index, stored_columns(self.long_text))
-        tokens, offsets, counts = sequences(
-            table.take(align(ids, table["visit_id"].to_pylist(), self.tokens.path(shard.index)))
-        )
+        tokens, offsets, counts = sequences(joined(table, ids, self.tokens.path(shard.index)))
         soft = np.zeros((shard.rows, NUM_LABELS), np.float32)
         if self.soft is not None:
             table = self.soft.read(shard.index, ["visit_id", "logits"])
-            soft = matrix(table.take(align(ids, table["visit_id"].to_pylist(), self.soft.path(shard.index)))["logits"])
+            soft = matrix(joined(table, ids, self.soft.path(shard.index))["logits"])
         return ShardExamples(
-            visit_ids=ids,
+            visit_ids=ids.to_pylist(),
             tokens=tokens,
             offsets=offsets,
             hard=matrix(visits["labels"]) if shard.labeled else np.zeros((shard.rows, NUM_LABELS), np.float32),
@@ -153,31 +152,12 @@ class Examples:
             first=None if (counts == 1).all() else np.concatenate([[0], np.cumsum(counts)]),
         )
 
-    def embedded(self, shard: Shard, ids: list[str] | None = None) -> Flat:
+    def embedded(self, shard: Shard, ids: "pa.ChunkedArray | None" = None) -> Flat:
         """The teacher's embeddings [R, E] of a shard, in the type and, without `ids`, the order they are stored in."""
         stage = self.embeddings
         if stage is None:
             raise ValueError("these examples have no embeddings")
         table = stage.read(shard.index, ["visit_id", "embedding"])
         if ids is not None:
-            table = table.take(align(ids, table["visit_id"].to_pylist(), stage.path(shard.index)))
-        flat: Flat = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return flat.reshape(shard.rows, -1)
-
-
-def align(wanted: list[str], found: list[str], where: str) -> list[int]:
-    """For each wanted visit_id its place in `found`. Raises ArtifactError unless both hold the same ids, each once."""
-    if wanted == found:
-        return list(range(len(wanted)))
-    place = {visit_id: i for i, visit_id in enumerate(found)}
-    if len(place) != len(found) or place.keys() != set(wanted) or len(wanted) != len(found):
-        raise ArtifactError(
-            f"{where}: holds other visit_ids than the visits shard; delete it and run the stage that makes it again"
-        )
-    return [place[visit_id] for visit_id in wanted]
-
-
-def matrix(column: "pa.ChunkedArray") -> Flat:
-    """A column of 25-element lists as float32 [rows, 25]."""
-    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return np.ascontiguousarray(flat.reshape(-1, NUM_LABELS), dtype=np.float32)
+            table = joined(table, ids, stage.path(shard.index))
+        return matrix(table["embedding"], None)

@@ -12,6 +12,7 @@ from ckd.store.artifacts import Fields, Stage
 from ckd.store.models import local_folder, revision
 from ckd.student.windows import LongText, cut
 from ckd.visits.cohort import Cohort
+from ckd.visits.columns import flat, lengths
 from ckd.visits.visit import Shard
 
 if TYPE_CHECKING:
@@ -110,20 +111,11 @@ def tokenize(tokenizer: Any, visits: "pa.Table", max_length: int, long_text: Lon
 
 def sequences(table: "pa.Table") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What `tokenize` made, flat: all token ids int32, where each sequence begins and the last ends int64 [W+1], sequences per visit int64 [R]."""
-    ids = table["input_ids"].combine_chunks()
-    windowed = "window_lengths" in table.column_names
-    windows = table["window_lengths"].combine_chunks() if windowed else None
-    lengths = (ids.value_lengths() if windows is None else windows.flatten()).to_numpy(zero_copy_only=False)
-    counts = (
-        np.ones(len(ids), np.int64)
-        if windows is None
-        else windows.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
-    )
-    return (
-        ids.flatten().to_numpy(zero_copy_only=False),
-        np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
-        counts,
-    )
+    ids = table["input_ids"]
+    windows = table["window_lengths"] if "window_lengths" in table.column_names else None
+    sizes = lengths(ids) if windows is None else flat(windows)
+    counts = np.ones(len(ids), np.int64) if windows is None else lengths(windows).astype(np.int64)
+    return flat(ids), np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]), counts
 
 
 def stored_columns(long_text: LongText) -> list[str]:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ckd.visits.cohort import Cohort
+from ckd.visits.columns import matrix
 from ckd.visits.labels import NUM_LABELS
 
 MOST = 20.0  # of any weight: a label rarer than 1 in 21 would let a handful of visits decide the gradient
@@ -16,8 +17,7 @@ def positive_weights(cohort: Cohort) -> np.ndarray:
     """
     visits, positives_L = 0, np.zeros(NUM_LABELS, np.int64)
     for shard in cohort.select("train"):
-        flat = cohort.read(shard, ["labels"])["labels"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        positives_L += flat.reshape(-1, NUM_LABELS).astype(np.int64).sum(0)
+        positives_L += matrix(cohort.read(shard, ["labels"])["labels"], np.int64).sum(0)
         visits += shard.rows
     ratio_L = (visits - positives_L) / np.maximum(positives_L, 1)
     return np.where(positives_L > 0, np.minimum(ratio_L, MOST), 1).astype(np.float32)

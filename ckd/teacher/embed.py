@@ -22,6 +22,7 @@ from ckd.teacher.accounting import Meter
 from ckd.teacher.engine import Engine, load_engine
 from ckd.teacher.work import Work
 from ckd.visits.cohort import Cohort
+from ckd.visits.columns import lists
 from ckd.visits.visit import Shard
 
 STAGE = "embeddings"
@@ -165,4 +166,4 @@ def column(vectors: np.ndarray, config: TeacherConfig) -> pa.Array:
         stored = vectors.astype(config.store_dtype)
     if not np.isfinite(stored).all():
         raise ConfigError(f"teacher.store_dtype={config.store_dtype}: an embedding exceeds its range; use float32")
-    return pa.FixedSizeListArray.from_arrays(pa.array(stored.reshape(-1)), vectors.shape[1])
+    return lists(stored)

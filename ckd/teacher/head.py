@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
@@ -15,6 +14,7 @@ from ckd.store.artifacts import Fields, FolderArtifact, Stage
 from ckd.store.files import digest, join, read_bytes, write_bytes
 from ckd.teacher.folds import Folds
 from ckd.visits.cohort import Cohort
+from ckd.visits.columns import joined, matrix
 from ckd.visits.labels import NUM_LABELS
 from ckd.visits.splits import of_adapter
 from ckd.visits.visit import Shard
@@ -98,24 +98,14 @@ class EmbeddingReader:
     def vectors(self, shard: Shard) -> np.ndarray:
         """embeddings float32 [n, hidden] in the shard's order. Raises ArtifactError when ids differ."""
         part = self.stage.read(shard.index, ["visit_id", "embedding"])
-        if self.cohort.read(shard, ["visit_id"])["visit_id"] != part["visit_id"]:
-            raise ArtifactError(
-                f"{self.stage.path(shard.index)}: its visit_ids are not those of its visits shard; delete it and embed again"
-            )
-        return column_matrix(part["embedding"])
+        ids = self.cohort.read(shard, ["visit_id"])["visit_id"]
+        return matrix(joined(part, ids, self.stage.path(shard.index))["embedding"])
 
     def labeled(self, shard: Shard) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """embeddings float32 [n, hidden], labels float32 [n, 25], group keys uint64 [n] of a labelled shard, without the adapter's train subjects."""
         visits = self.cohort.read(shard, ["labels", "group"])
-        x, y, groups = self.vectors(shard), column_matrix(visits["labels"]), visits["group"].to_numpy()
+        x, y, groups = self.vectors(shard), matrix(visits["labels"]), visits["group"].to_numpy()
         if shard.split != "train" or not self.adapter_share:
             return x, y, groups
         kept = ~of_adapter(groups, self.adapter_share)
         return x[kept], y[kept], groups[kept]
-
-
-def column_matrix(column: pa.ChunkedArray) -> np.ndarray:
-    """A fixed-size list column without nulls as float32 [n, width]."""
-    array = column.combine_chunks()
-    values: np.ndarray = array.flatten().to_numpy(zero_copy_only=False)
-    return values.reshape(len(array), -1).astype(np.float32)

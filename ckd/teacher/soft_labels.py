@@ -15,9 +15,9 @@ from ckd.config import Config
 from ckd.errors import ArtifactError
 from ckd.store.artifacts import Fields, Stage
 from ckd.teacher import embed
-from ckd.teacher.head import EmbeddingReader, column_matrix, head_artifact, head_fields, load_heads
+from ckd.teacher.head import EmbeddingReader, head_artifact, head_fields, load_heads
 from ckd.visits.cohort import Cohort
-from ckd.visits.labels import NUM_LABELS
+from ckd.visits.columns import lists, matrix
 from ckd.visits.splits import of_adapter
 from ckd.visits.visit import Shard, Source, Split
 
@@ -59,8 +59,8 @@ class SoftLabelWorker:
         table = pa.table(
             {
                 "visit_id": visits["visit_id"],
-                "probabilities": _column(probabilities.astype(np.float32)),
-                "logits": _column(logits),
+                "probabilities": lists(probabilities.astype(np.float32)),
+                "logits": lists(logits),
                 "out_of_fold": pa.array(np.full(shard.rows, crossed)),
             }
         )
@@ -87,11 +87,7 @@ def _rows(
     for shard in shards:
         visits = cohort.read(shard, ["instruction", "input", "labels", "source", "line", "group"]).to_pylist()
         spent = of_adapter([visit.pop("group") for visit in visits], adapter_share if shard.split == "train" else 0)
-        probabilities = column_matrix(stage.read(shard.index, ["probabilities"])["probabilities"])
+        probabilities = matrix(stage.read(shard.index, ["probabilities"])["probabilities"])
         for visit, row, left_out in zip(visits, probabilities, spent, strict=True):
             if not left_out and (source is None or visit["source"] == source):
                 yield {**visit, "order": (visit["source"], visit["line"]), "probabilities": row}
-
-
-def _column(values: np.ndarray) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), NUM_LABELS)

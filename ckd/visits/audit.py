@@ -11,6 +11,7 @@ from ckd.store.artifacts import Footer, Stage
 from ckd.store.files import digest, list_files
 from ckd.visits.cohort import STAGE as VISITS
 from ckd.visits.cohort import Cohort, describe
+from ckd.visits.columns import flat, lengths
 from ckd.visits.visit import Shard, from_table, hash64, to_table, visit_schema
 
 
@@ -106,21 +107,21 @@ def _as_prepared(table: pa.Table, shard: Shard) -> bool:
 
 
 def _finite(column: pa.ChunkedArray) -> str:
-    values = _flat(column)
+    values = flat(column)
     return _nulls(column) or (
         "" if np.isfinite(values).all() else f"has {int((~np.isfinite(values)).sum())} values that are not finite"
     )
 
 
 def _probability(column: pa.ChunkedArray) -> str:
-    values = _flat(column)
+    values = flat(column)
     inside = (values >= 0) & (values <= 1)  # false for NaN
     return _nulls(column) or ("" if inside.all() else f"has {int((~inside).sum())} values outside 0..1")
 
 
 def _token_ids(column: pa.ChunkedArray) -> str:
-    empty = int((column.combine_chunks().value_lengths().to_numpy(zero_copy_only=False) == 0).sum())
-    valid = _flat(column) >= 0  # false for null, which is NaN here
+    empty = int((lengths(column) == 0).sum())
+    valid = flat(column) >= 0  # false for null, which is NaN here
     if problem := _nulls(column):
         return problem
     if empty:
@@ -138,8 +139,3 @@ _CHECKS: dict[str, Callable[[pa.ChunkedArray], str]] = {
 
 def _nulls(column: pa.ChunkedArray) -> str:
     return f"has {column.null_count} visits without a value" if column.null_count else ""
-
-
-def _flat(column: pa.ChunkedArray) -> np.ndarray:
-    values: np.ndarray = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return values

@@ -42,7 +42,7 @@ def test_a_missing_visit_is_named(tmp_path, visits):
     write_stage(cohort, "predictions", noisy(visits, 1), skip={"held_out-7"})
     read_split(cohort, "tuning", ["predictions"])
     with pytest.raises(
-        ArtifactError, match=r"part-0000\d.parquet: 1 of 40 visits are missing, the first is held_out-7"
+        ArtifactError, match=r"part-0000\d.parquet: .*: 1 of 40 visits are missing, the first is held_out-7"
     ):
         read_split(cohort, "held_out", ["predictions"])
 

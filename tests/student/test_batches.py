@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ckd.errors import ArtifactError
 from ckd.store.artifacts import Stage
 from ckd.student.batches import Batches, collate, pad
-from ckd.student.examples import Examples, ShardExamples, align
+from ckd.student.examples import Examples, ShardExamples
 from ckd.student.order import Order, deal, steps_per_epoch
 from ckd.student.tokens import tokenize
 from ckd.visits.labels import NUM_LABELS
@@ -134,18 +134,6 @@ def test_pad_keeps_ids_and_marks_them():
 
 def test_steps_count_the_short_batch():
     assert [steps_per_epoch(visits, 8) for visits in (1, 8, 9)] == [1, 1, 2]
-
-
-@given(st.permutations(list("abcdef")))
-def test_parts_in_another_order_are_joined_by_visit_id(found):
-    wanted = list("abcdef")
-    assert [found[i] for i in align(wanted, found, "part")] == wanted
-
-
-@pytest.mark.parametrize("found", [["a"], ["a", "a"], ["a", "c"], ["a", "b", "c"]])
-def test_other_visit_ids_are_refused(found):
-    with pytest.raises(ArtifactError, match="other visit_ids"):
-        align(["a", "b"], found, "part")
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from ckd.errors import ArtifactError, ConfigError
 from ckd.store.artifacts import Stage
 from ckd.teacher.embed import WINDOW, EmbedWorker, column, encode_texts, teacher_fields
 from ckd.teacher.engine import Load
-from ckd.teacher.head import column_matrix
 from ckd.teacher.work import Work
+from ckd.visits.columns import matrix
 from tests.teacher.embedded import embedded, visits
 
 
@@ -61,7 +61,7 @@ def test_a_part_holds_its_shards_visits_in_order_and_can_be_written_twice(tmp_pa
         assert (row["index"], row["rows"]) == (shard.index, shard.rows)
         part, texts = stage.read(shard.index), cohort.read(shard)["input"].to_pylist()
         assert part["visit_id"] == cohort.read(shard)["visit_id"]
-        assert column_matrix(part["embedding"])[:, 0].tolist() == [len(t) for t in texts]
+        assert matrix(part["embedding"])[:, 0].tolist() == [len(t) for t in texts]
 
 
 def test_values_that_cannot_be_stored_name_the_setting():

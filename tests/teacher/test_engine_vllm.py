@@ -15,9 +15,9 @@ from ckd.errors import ConfigError
 from ckd.teacher.embed import EmbedWorker, embedding_stage, teacher_fields
 from ckd.teacher.engine import load_engine
 from ckd.teacher.engine_vllm import VllmEngine
-from ckd.teacher.head import column_matrix
 from ckd.teacher.lora_file import shapes, weights_outside_embeddings
 from ckd.visits import cohort as cohorts
+from ckd.visits.columns import matrix
 from tests.teacher.embedded import visits
 from tests.teacher.engine_contract import CONTRACT, MAX_LENGTH, WEAK, ids, mixed, sharing
 from tests.teacher.plain_teacher import SIZE, PlainTeacher, contract_teacher
@@ -188,9 +188,7 @@ def test_the_same_worker_and_store_take_it(folder, plain, tmp_path):
     assert worker(shard)["rows"] == 6
     table = cohort.read(shard, ["instruction", "input"])
     prompts, _ = worker.engine.prompter.encode(table["instruction"].to_pylist(), table["input"].to_pylist())
-    np.testing.assert_allclose(
-        column_matrix(embedding_stage(given).read(shard.index)["embedding"]), plain(prompts), atol=1e-4
-    )
+    np.testing.assert_allclose(matrix(embedding_stage(given).read(shard.index)["embedding"]), plain(prompts), atol=1e-4)
 
 
 @pytest.mark.skipif(HERE, reason="vLLM is installed here")

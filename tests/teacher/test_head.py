@@ -11,7 +11,6 @@ from sklearn.linear_model import LogisticRegression
 from ckd.calibration import fit_platt
 from ckd.configfile import load
 from ckd.errors import ArtifactError, ConfigError, DataError
-from ckd.store.artifacts import Stage
 from ckd.teacher.folds import Folds
 from ckd.teacher.head import EmbeddingReader, head_artifact, head_fields, load_heads, save_heads
 from ckd.teacher.head_fit import train_heads
@@ -206,15 +205,17 @@ def test_heads_are_stored_and_read_back_with_their_folds(tmp_path):
     assert again.report["folds"] == 5
 
 
-def test_embeddings_of_other_visits_are_refused(tmp_path):
+def test_embeddings_are_joined_by_visit_id_and_those_of_other_visits_are_refused(tmp_path):
     _, cohort, stage = embedded(tmp_path, visits(SPLITS))
-    shard = cohort.shards[0]
-    table = stage.read(shard.index)
-    Stage(cohort.root, "embeddings", stage.fields).write(
-        shard.index, table.take(list(range(shard.rows))[::-1]), rows=shard.rows, input_hash=shard.text_hash
-    )
-    with pytest.raises(ArtifactError, match="not those of its visits shard"):
-        EmbeddingReader(cohort, stage).vectors(shard)
+    shard, reader = cohort.shards[0], EmbeddingReader(cohort, stage)
+    table, vectors = stage.read(shard.index), reader.vectors(shard)
+    turned = table.take(list(range(shard.rows))[::-1])
+    stage.write(shard.index, turned, rows=shard.rows, input_hash=shard.text_hash)
+    assert (reader.vectors(shard) == vectors).all()
+    others = turned.set_column(0, "visit_id", table["visit_id"].take([*range(1, shard.rows), 1]))
+    stage.write(shard.index, others, rows=shard.rows, input_hash=shard.text_hash)
+    with pytest.raises(ArtifactError, match="part-00000.parquet: holds other visit_ids than the visits shard"):
+        reader.vectors(shard)
 
 
 @given(st.sets(st.integers(0, 2**64 - 1), min_size=2, max_size=40), st.integers(2, 8), st.integers(0, 5))

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from ckd.store.artifacts import Stage
-from ckd.teacher.head import column_matrix, head_artifact, save_heads
+from ckd.teacher.head import head_artifact, save_heads
 from ckd.teacher.head_fit import train_heads
 from ckd.teacher.soft_labels import SoftLabelWorker, public_rows
+from ckd.visits.columns import matrix
 from ckd.visits.labels import DISEASES, NUM_LABELS
 from ckd.visits.public_files import write_head, write_rows, write_soft_labels
 from ckd.visits.splits import of_adapter
@@ -39,13 +40,13 @@ def test_every_visit_gets_the_head_that_never_saw_its_subject_unless_asked_other
     for shard in cohort.shards:
         rows = cohort.read(shard).to_pylist()
         part = soft.read(shard.index)
-        x = column_matrix(stage.read(shard.index)["embedding"])
+        x = matrix(stage.read(shard.index)["embedding"])
         assert part["visit_id"].to_pylist() == [r["visit_id"] for r in rows]
         for row, vector, logits, probabilities, crossed in zip(
             rows,
             x,
-            column_matrix(part["logits"]),
-            column_matrix(part["probabilities"]),
+            matrix(part["logits"]),
+            matrix(part["probabilities"]),
             part["out_of_fold"].to_pylist(),
             strict=True,
         ):
@@ -66,7 +67,7 @@ def test_public_soft_labels_follow_the_input_files_whatever_the_splits(tmp_path)
     for shard in cohort.shards:
         for text, p in zip(
             cohort.read(shard)["input"].to_pylist(),
-            column_matrix(soft.read(shard.index, ["probabilities"])["probabilities"]),
+            matrix(soft.read(shard.index, ["probabilities"])["probabilities"]),
             strict=True,
         ):
             by_text[text] = p

@@ -12,6 +12,7 @@ from ckd.ehr.synthetic.ceiling import oracle_observed
 from ckd.ehr.synthetic.patients import PARAMETERS, Encounters, generate, parameters
 from ckd.store.artifacts import Fields, FolderArtifact
 from ckd.store.files import digest, join, write_bytes, write_file
+from ckd.visits.columns import lists
 from ckd.visits.grammar import render_input
 from ckd.visits.labels import DISEASES, INSTRUCTION, NUM_LABELS, render_output
 from ckd.visits.visit import SPLITS, group_key, visit_schema
@@ -92,8 +93,8 @@ def table(encounters: Encounters, include_last: bool = False) -> "pa.Table":
         "split": [SPLITS[s] for s in encounters.split[rows]],
         "instruction": [INSTRUCTION] * len(rows),
         "input": list(texts(encounters, rows)),
-        "labels": _lists(encounters.recorded[following, :NUM_LABELS], pa.bool_(), labeled),
-        "current_labels": _lists(encounters.recorded[rows, :NUM_LABELS], pa.bool_()),
+        "labels": lists(encounters.recorded[following, :NUM_LABELS], labeled),
+        "current_labels": lists(encounters.recorded[rows, :NUM_LABELS]),
         "prediction_time": days,
         "age": [str(int(age)) for age in encounters.age[rows]],
         "sex": ["M" if male else "F" for male in encounters.male[rows]],
@@ -107,7 +108,7 @@ def table(encounters: Encounters, include_last: bool = False) -> "pa.Table":
         [pa.array(a, f.type) if isinstance(a, list | np.ndarray) else a for a, f in zip(arrays, schema, strict=True)],
         schema=schema,
     )
-    return made.append_column("oracle_latent", _lists(encounters.probability[rows], pa.float32(), labeled))
+    return made.append_column("oracle_latent", lists(encounters.probability[rows].astype(np.float32), labeled))
 
 
 def texts(encounters: Encounters, rows: np.ndarray) -> Iterator[str]:
@@ -142,14 +143,6 @@ def _shuffled(rng: np.random.Generator, flags: np.ndarray) -> list[np.ndarray]:
     return np.split(column[order], np.cumsum(flags.sum(1))[:-1])
 
 
-def _lists(values: np.ndarray, kind: Any, valid: np.ndarray | None = None) -> "pa.Array":
-    """[V, 25] values as fixed-size lists; rows that are not valid are null."""
-    import pyarrow as pa
-
-    mask = None if valid is None else pa.array(~valid)
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1), kind), values.shape[1], mask=mask)
-
-
 def _ceilings(encounters: Encounters, patients: int) -> "pa.Table":
     import pyarrow as pa
 
@@ -162,7 +155,7 @@ def _ceilings(encounters: Encounters, patients: int) -> "pa.Table":
     latent = encounters.probability[rows]
     columns = {
         "visit_id": ids,
-        "oracle_latent": _lists(latent, pa.float32()),
-        "oracle_observed": _lists(observed, pa.float32()),
+        "oracle_latent": lists(latent.astype(np.float32)),
+        "oracle_observed": lists(observed.astype(np.float32)),
     }
     return pa.table(columns)

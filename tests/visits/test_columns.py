@@ -1,0 +1,53 @@
+"""List columns and matrices are the same values in the same type; parts are joined to their visits by visit_id."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ckd.errors import ArtifactError
+from ckd.visits.columns import flat, joined, lengths, lists, matrix
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, bool])
+def test_a_matrix_comes_back_in_its_type_from_any_number_of_chunks(dtype):
+    values = np.arange(15).reshape(5, 3).astype(dtype)
+    for cuts in ([], [2], [2, 3]):
+        column = pa.chunked_array([lists(part) for part in np.split(values, cuts)])
+        assert matrix(column, None).dtype == dtype and (matrix(column, None) == values).all()
+        assert matrix(column).dtype == np.float32 and matrix(column).flags.writeable
+        assert (flat(column) == values.reshape(-1)).all() and lengths(column).tolist() == [3] * 5
+    assert matrix(pa.chunked_array([], lists(values).type)).shape == (0, 3)
+
+
+def test_rows_that_are_not_valid_are_null_and_a_matrix_with_nulls_is_refused():
+    column = pa.chunked_array([lists(np.ones((3, 2), np.float32), np.array([True, False, True]))])
+    assert column.to_pylist() == [[1, 1], None, [1, 1]]
+    with pytest.raises(ValueError, match="reshape"):
+        matrix(column)
+    assert matrix(column.drop_null()).tolist() == [[1, 1], [1, 1]]
+
+
+def rows(ids):
+    return pa.table({"visit_id": pa.array(ids, pa.string()), "place": list(range(len(ids)))})
+
+
+@given(st.permutations(list("abcdef")))
+def test_parts_in_another_order_are_joined_by_visit_id(found):
+    wanted = list("abcdef")
+    part = joined(rows(found), pa.array(wanted), "part")
+    assert part["visit_id"].to_pylist() == wanted
+    assert [found[place] for place in part["place"].to_pylist()] == wanted
+
+
+@pytest.mark.parametrize("found", [["a"], ["a", "a"], ["a", "c"], ["a", "b", "c"], ["a", "b", "b"], []])
+def test_other_visit_ids_are_refused(found):
+    with pytest.raises(ArtifactError, match="part: holds other visit_ids"):
+        joined(rows(found), pa.array(["a", "b"]), "part")
+
+
+def test_a_table_of_more_visits_gives_those_that_are_asked_for():
+    assert joined(rows(["c", "a", "b"]), pa.array(["a", "b"]), "part", more=True)["place"].to_pylist() == [1, 2]
+    with pytest.raises(ArtifactError, match="1 of 2 visits are missing, the first is d;"):
+        joined(rows(["a", "b"]), pa.array(["a", "d"]), "part", more=True)
