@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from ckd.evaluation.metrics import METRICS, Floats
+from ckd.evaluation.metrics import METRICS, SUMS, Cells, Drawn, Floats
 from ckd.evaluation.ranking import Ranking
 from ckd.evaluation.scores import Flags, Rows
 from ckd.visits.labels import DISEASES, NUM_LABELS
@@ -83,17 +83,16 @@ def make_draws(rows: Rows, resamples: int, seed: int) -> Draws:
 def resample(
     draws: Draws, labels: Flags, p: Floats, cells: Flags, alarms: Flags, train_prevalence: Floats
 ) -> NDArray[np.float64]:
-    """The figures of METRICS in every draw [resamples, 25 labels and micro, 7] over the true `cells`; NaN where undefined.
+    """METRICS in every draw [resamples, 25 labels and micro, metrics] over the true `cells`; NaN where undefined.
 
     labels, p, cells, alarms (at the thresholds) are [n, 25]; train_prevalence [25].
     Blocks of draws are shared out among the threads that the process has cores.
     """
     p = p.astype(np.float64)
-    sums = _sums(draws, labels, p, cells, alarms, train_prevalence)
+    sums = _sums(draws, Cells(labels, p, alarms, np.broadcast_to(train_prevalence, p.shape)), cells)
     rankings = [Ranking(labels[c, j], p[c, j], draws.members[c], draws.groups) for j, c in enumerate(cells.T)]
-    rankings.append(
-        Ranking(labels[cells], p[cells], np.broadcast_to(draws.members[:, None], cells.shape)[cells], draws.groups)
-    )
+    members = np.broadcast_to(draws.members[:, None], cells.shape)[cells]
+    rankings.append(Ranking(labels[cells], p[cells], members, draws.groups))
     size = min(max(_COUNTS_AT_ONCE // max(draws.groups, 1), 32), _DRAWS_AT_ONCE, draws.resamples)
     starts = range(0, draws.resamples, size)
     for ranking in rankings:
@@ -104,9 +103,9 @@ def resample(
     def fill(start: int) -> None:
         stop = min(start + size, draws.resamples)
         counts = draws.counts(start, stop)
-        for j, ranking in enumerate(rankings):
-            figures[start:stop, j, 0], figures[start:stop, j, 1] = ranking.figures(counts)
-        figures[start:stop, :, 2:] = _linear((sums @ counts.astype(np.float64)).reshape(len(_SUMS), NUM_LABELS, -1))
+        drawn = _drawn(sums @ counts.astype(np.float64), [ranking.figures(counts) for ranking in rankings])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            figures[start:stop] = np.stack([metric.drawn(drawn) for metric in METRICS.values()]).T
 
     with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:
         list(pool.map(fill, starts))
@@ -162,32 +161,16 @@ def _beside(row: dict[str, Any], values: NDArray[np.float64] | None) -> dict[str
     return {**row, "intervals": {name: None if bounds is None else list(bounds) for name, bounds in found.items()}}
 
 
-_SUMS = ("visits", "positives", "error", "reference", "hits", "alarms", "hits_at_05", "alarms_at_05")
-
-
-def _sums(
-    draws: Draws, labels: Flags, p: Floats, cells: Flags, alarms: Flags, train_prevalence: Floats
-) -> NDArray[np.float64]:
-    """What the figures other than AUROC and AUPRC are made of, summed over each group's cells: [8 · 25, groups] in the order of _SUMS."""
-    n = len(labels)
+def _sums(draws: Draws, values: Cells, cells: Flags) -> NDArray[np.float64]:
+    """SUMS over each group's true `cells`: [sums · 25, groups]."""
+    n = len(cells)
     of_group = csr_array((np.ones(n), (draws.members, np.arange(n))), shape=(draws.groups, n))
-    at_05 = p >= 0.5
-    errors = ((p - labels) ** 2, (train_prevalence - labels) ** 2)
-    values = (np.ones_like(labels), labels, *errors, labels & alarms, alarms, labels & at_05, at_05)
-    return np.concatenate([(of_group @ np.where(cells, v, 0.0)).T for v in values])
+    return np.concatenate([(of_group @ np.where(cells, of(values), 0.0)).T for of in SUMS.values()])
 
 
-def _linear(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """prevalence, brier, brier_skill, f1, f1_at_05 [B, 26, 5] from the draws' sums [8, 25, B]."""
-    sums = np.concatenate([sums, sums.sum(1, keepdims=True)], axis=1)  # micro pools the labels' cells
-    visits, positives, error, reference, hits, alarms, hits_at_05, alarms_at_05 = sums
-    with np.errstate(divide="ignore", invalid="ignore"):
-        skill = np.where(reference > 0, 1 - error / reference, np.nan)
-        rows = (
-            positives / visits,
-            error / visits,
-            skill,
-            2 * hits / (positives + alarms),
-            2 * hits_at_05 / (positives + alarms_at_05),
-        )
-        return np.stack(rows, axis=-1).transpose(1, 0, 2)
+def _drawn(sums: NDArray[np.float64], areas: Sequence[tuple[Floats, Floats]]) -> Drawn:
+    """What METRICS are made of, [26, B] each, from the draws' sums [sums · 25, B] and each ranking's areas [B]."""
+    by_label = sums.reshape(len(SUMS), NUM_LABELS, -1)
+    pooled = np.concatenate([by_label, by_label.sum(1, keepdims=True)], axis=1)  # micro pools the labels' cells
+    area, precision = np.stack(areas, axis=1)
+    return {**dict(zip(SUMS, pooled, strict=True)), "auroc": area, "auprc": precision}

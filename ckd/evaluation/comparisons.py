@@ -12,7 +12,7 @@ from ckd.visits.labels import DISEASES
 
 Figures = NDArray[np.float64]  # [resamples, 26, 7], see bootstrap.resample
 ALPHA = 0.05  # a label is called better or worse below it
-COMPARED = tuple(name for name in METRICS if name != "prevalence")  # the prevalence is every model's
+_AUROC = list(METRICS).index("auroc")
 
 
 def compare(
@@ -92,17 +92,17 @@ def _pair(
     first: Mapping[str, Any], second: Mapping[str, Any], a: Figures | None, b: Figures | None, chosen: Sequence[int]
 ) -> dict[str, Any]:
     gaps = None if a is None or b is None else a - b
-    means = (
-        None if gaps is None else macro(gaps, chosen)
-    )  # a label undefined in a draw for one of both is left out for both
+    # A label that a draw leaves undefined for one of both is left out for both.
+    means = None if gaps is None else macro(gaps, chosen)
     over_all = {
-        m: _entry(first["macro"][m], second["macro"][m], None if means is None else means[:, METRICS.index(m)])
-        for m in COMPARED
+        name: _entry(first["macro"][name], second["macro"][name], None if means is None else means[:, i])
+        for i, (name, metric) in enumerate(METRICS.items())
+        if metric.compared
     }
     rows = {}
     for j in chosen:
         one, other = (block["per_label"][DISEASES[j]]["auroc"] for block in (first, second))
-        rows[DISEASES[j]] = _entry(one, other, None if gaps is None else gaps[:, j, METRICS.index("auroc")])
+        rows[DISEASES[j]] = _entry(one, other, None if gaps is None else gaps[:, j, _AUROC])
     for row, adjusted in zip(rows.values(), holm([row["p"] for row in rows.values()]), strict=True):
         row["p_holm"] = adjusted
     return {"macro": over_all, "per_label": rows}

@@ -1,8 +1,11 @@
-"""What probabilities are worth against labels: per label, macro, micro, with alarms given. Undefined is None, never 0.5. Raising
-alarms and resampling belong to calibrate and bootstrap."""
+"""What probabilities are worth against labels: per label, macro, micro. Undefined is None, never 0.5.
 
-from collections.abc import Sequence
-from typing import Any
+A metric is one row of METRICS: blocks, intervals, comparisons and the tables for readers all follow from it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +15,29 @@ from ckd.evaluation.scores import Flags
 from ckd.visits.labels import DISEASES
 
 MIN_COUNT = 10  # positive and negative visits that a label needs to enter the macro average
-METRICS = ("auroc", "auprc", "prevalence", "brier", "brier_skill", "f1", "f1_at_05")
 Floats = NDArray[np.floating[Any]]
 Figures = dict[str, Any]
+Drawn = Mapping[str, NDArray[np.float64]]  # name of an area or a sum -> its value in every draw
+
+
+class Cells(NamedTuple):
+    """Pairs of a visit and a label; four arrays of one shape."""
+
+    y: Flags
+    p: Floats
+    alarms: Flags
+    rate: Floats  # the label's train prevalence
+
+    def at(self, where: Any) -> "Cells":
+        """The cells that a numpy index takes."""
+        return Cells(*(values[where] for values in self))
 
 
 def macro_labels(labels: Flags, cells: Flags | None = None, min_count: int = MIN_COUNT) -> list[int]:
-    """The labels with at least `min_count` positive and negative visits among `cells` (both [n, 25]); looks at no model."""
+    """The labels with at least `min_count` positive and negative visits among `cells` (both [n, 25]).
+
+    Looks at no model, so the macro average is over the same labels for every model.
+    """
     cells = np.ones_like(labels) if cells is None else cells
     positive, negative = (labels & cells).sum(0), (~labels & cells).sum(0)
     return [int(j) for j in np.flatnonzero((positive >= min_count) & (negative >= min_count))]
@@ -40,27 +59,69 @@ def f1(y: Flags, predicted: Flags) -> float | None:
     return 2 * int((y & predicted).sum()) / alarms if alarms else None
 
 
-def brier(y: Flags, p: Floats | float) -> float | None:
+def brier(y: Flags, p: Floats) -> float | None:
     """Mean squared error of the probabilities; None without visits."""
     return float(np.mean((p - y) ** 2)) if len(y) else None
 
 
-def binary(y: Flags, p: Floats, alarms: Flags, train_prevalence: Floats | float) -> Figures:
-    """All figures of one column of decisions: y, p, alarms are [n]; the train prevalence is one value or one per row.
+def brier_skill(y: Flags, p: Floats, rate: Floats) -> float | None:
+    """1 - Brier / Brier of always predicting the train prevalence; None without visits, or when that one is never wrong."""
+    error, reference = brier(y, p), brier(y, rate)
+    return 1 - error / reference if error is not None and reference else None
 
-    Brier skill is 1 - Brier / Brier of always predicting the train prevalence.
-    """
-    p = p.astype(np.float64)
-    error, reference = brier(y, p), brier(y, train_prevalence)
-    return {
-        "auroc": auroc(y, p),
-        "auprc": auprc(y, p),
-        "prevalence": float(y.mean()) if len(y) else None,
-        "brier": error,
-        "brier_skill": 1 - error / reference if error is not None and reference else None,
-        "f1": f1(y, alarms),
-        "f1_at_05": f1(y, p >= 0.5),
-    }
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of some cells, and the same in bootstrap draws, from the drawn `auroc`, `auprc` and SUMS."""
+
+    value: Callable[[Cells], float | None]
+    drawn: Callable[[Drawn], NDArray[np.float64]]
+    title: str = ""  # a reader's name of one label's figure; without it report and model card do not show the metric
+    heading: str = ""  # a reader's name of the macro average; without it no table of models shows the metric
+    compared: bool = True  # between models
+
+
+METRICS: dict[str, Metric] = {
+    "auroc": Metric(lambda c: auroc(c.y, c.p), lambda d: d["auroc"], "AUROC", "macro AUROC"),
+    "auprc": Metric(lambda c: auprc(c.y, c.p), lambda d: d["auprc"], "AUPRC", "macro AUPRC"),
+    "prevalence": Metric(
+        lambda c: float(c.y.mean()) if len(c.y) else None, lambda d: d["positives"] / d["visits"], compared=False
+    ),
+    "brier": Metric(lambda c: brier(c.y, c.p), lambda d: d["error"] / d["visits"]),
+    "brier_skill": Metric(
+        lambda c: brier_skill(c.y, c.p, c.rate),
+        lambda d: np.where(d["reference"] > 0, 1 - d["error"] / d["reference"], np.nan),
+        "Brier skill",
+        "Brier skill",
+    ),
+    "f1": Metric(
+        lambda c: f1(c.y, c.alarms),
+        lambda d: 2 * d["hits"] / (d["positives"] + d["alarms"]),
+        "F1",
+        "F1 at thresholds",
+    ),
+    "f1_at_05": Metric(
+        lambda c: f1(c.y, c.p >= 0.5),
+        lambda d: 2 * d["hits_at_05"] / (d["positives"] + d["alarms_at_05"]),
+        heading="F1 at .5",
+    ),
+}
+SHOWN = {name: metric for name, metric in METRICS.items() if metric.title}
+SUMS: dict[str, Callable[[Cells], NDArray[Any]]] = {  # what METRICS need in a draw, cell by cell
+    "visits": lambda c: np.ones_like(c.y),
+    "positives": lambda c: c.y,
+    "error": lambda c: (c.p - c.y) ** 2,
+    "reference": lambda c: (c.rate - c.y) ** 2,
+    "hits": lambda c: c.y & c.alarms,
+    "alarms": lambda c: c.alarms,
+    "hits_at_05": lambda c: c.y & (c.p >= 0.5),
+    "alarms_at_05": lambda c: c.p >= 0.5,
+}
+
+
+def figures(cells: Cells) -> Figures:
+    """Every metric of some cells [n]; p is float64."""
+    return {name: metric.value(cells) for name, metric in METRICS.items()}
 
 
 def score(
@@ -70,35 +131,25 @@ def score(
 
     labels, p, cells, alarms are [n, 25]; train_prevalence [25].
     """
-    per_label: list[Figures] = []
-    for j in range(len(DISEASES)):
-        rows = cells[:, j]
-        y = labels[rows, j]
-        per_label.append(
-            {
-                "n": len(y),
-                "positives": int(y.sum()),
-                **binary(y, p[rows, j], alarms[rows, j], float(train_prevalence[j])),
-            }
-        )
-    pooled = binary(labels[cells], p[cells], alarms[cells], _per_cell(train_prevalence, cells))
+    table = Cells(labels, p.astype(np.float64), alarms, np.broadcast_to(train_prevalence, labels.shape))
+    columns = (table.at((cells[:, j], j)) for j in range(len(DISEASES)))
+    per_label = [{"n": len(c.y), "positives": int(c.y.sum()), **figures(c)} for c in columns]
     return {
-        "macro": {"labels": len(chosen), **{m: _mean([per_label[j][m] for j in chosen]) for m in METRICS}},
-        "micro": {"n": int(cells.sum()), **pooled},
+        "macro": {"labels": len(chosen), **{m: mean([per_label[j][m] for j in chosen]) for m in METRICS}},
+        "micro": {"n": int(cells.sum()), **figures(table.at(cells))},
         "per_label": dict(zip(DISEASES, per_label, strict=True)),
     }
 
 
 def macro_auroc(labels: Flags, p: Floats, chosen: Sequence[int]) -> float | None:
     """Mean AUROC over the labels `chosen`; None when there is none or one is undefined."""
-    return _mean([auroc(labels[:, j], p[:, j]) for j in chosen])
+    return mean([auroc(labels[:, j], p[:, j]) for j in chosen])
 
 
-def _per_cell(values: Floats, cells: Flags) -> Floats:
-    return np.asarray(np.broadcast_to(values, cells.shape)[cells])
+def mean(values: Sequence[float | None]) -> float | None:
+    """The mean of all values; None when there are none, or one is undefined.
 
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    """The mean of all values; None when there are none, or one is undefined (a smaller set would not be the same for every model)."""
+    A mean over fewer labels would not be over the same ones for every model.
+    """
     known = [v for v in values if v is not None]
     return float(np.mean(known)) if known and len(known) == len(values) else None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckd.evaluation.claims import INTENDED_USE, LIMITS, MIN_EVENTS, NOT_INTENDED, headline_facts
-from ckd.evaluation.metrics import MIN_COUNT
+from ckd.evaluation.metrics import MIN_COUNT, SHOWN
 from ckd.evaluation.small_cells import parts_text
 from ckd.visits.labels import DISEASES
 from ckd.visits.visit import SPLITS
@@ -79,7 +79,7 @@ def _figures(metrics: Mapping[str, Any]) -> str:
     )
     models = {"student": student, "teacher": metrics["held_out"]["teacher"], **metrics["held_out"]["baselines"]}
     overall = [
-        (name, *(_interval(block["macro"], figure) for figure in ("auroc", "auprc", "brier_skill", "f1")))
+        (name, *(_interval(block["macro"], metric) for metric in SHOWN))
         for name, block in models.items()
         if block["macro"]
     ]
@@ -87,15 +87,15 @@ def _figures(metrics: Mapping[str, Any]) -> str:
     return "\n\n".join(
         [
             basis,
-            _table(("model", "macro AUROC", "macro AUPRC", "Brier skill", "F1 at thresholds"), overall),
-            _table(("label", "positive visits", "AUROC", "AUPRC", "Brier skill", "F1", "threshold"), labels),
+            _table(("model", *(metric.heading for metric in SHOWN.values())), overall),
+            _table(("label", "positive visits", *(metric.title for metric in SHOWN.values()), "threshold"), labels),
         ]
     )
 
 
 def _label(name: str, row: Mapping[str, Any], threshold: float) -> Row:
     star = "*" if row["positives"] < MIN_EVENTS else ""
-    figures = (_interval(row, figure) for figure in ("auroc", "auprc", "brier_skill", "f1"))
+    figures = (_interval(row, metric) for metric in SHOWN)
     return (name + star, f"{row['positives']:,} of {row['n']:,}", *figures, _number(threshold))
 
 

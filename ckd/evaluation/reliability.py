@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ckd.calibration import Calibration, Floats, fit_logistic
 from ckd.evaluation.calibrate import log_odds
-from ckd.evaluation.metrics import brier
+from ckd.evaluation.metrics import brier, brier_skill, mean
 from ckd.evaluation.scores import Flags
 from ckd.visits.labels import DISEASES
 
@@ -56,7 +56,7 @@ def summary(
     constant = np.broadcast_to(train_prevalence, p_NL.shape).reshape(-1)
     pooled = figures(y_NL.reshape(-1), p_NL.reshape(-1), constant, None if truth_NL is None else truth_NL.reshape(-1))
     return {
-        "macro": {"labels": len(chosen), **{name: _mean([per_label[j][name] for j in chosen]) for name in FIGURES}},
+        "macro": {"labels": len(chosen), **{name: mean([per_label[j][name] for j in chosen]) for name in FIGURES}},
         "pooled": pooled,
         "labels_with_brier_skill": sum(one["brier_skill"] is not None and one["brier_skill"] > 0 for one in per_label),
         "per_label": dict(zip(DISEASES, per_label, strict=True)),
@@ -66,13 +66,12 @@ def summary(
 def figures(y_N: Flags, p_N: Floats, constant_N: Floats, truth_N: NDArray[Any] | None) -> Figures:
     """All figures of one column: labels, probabilities, a constant's probabilities, the true ones (all [n])."""
     slope, intercept = recalibration(y_N, p_N)
-    error, reference = brier(y_N, p_N), brier(y_N, constant_N)
     return {
         "slope": slope,
         "intercept": intercept,
         "in_the_large": float(p_N.mean() - y_N.mean()) if len(y_N) else None,
-        "brier": error,
-        "brier_skill": 1 - error / reference if error is not None and reference else None,
+        "brier": brier(y_N, p_N),
+        "brier_skill": brier_skill(y_N, p_N, constant_N),
         "ece": expected_calibration_error(y_N, p_N),
         "ece_of_constant": expected_calibration_error(y_N, constant_N),
         "distance_to_truth": None if truth_N is None or not len(p_N) else float(np.abs(p_N - truth_N).mean()),
@@ -99,8 +98,3 @@ def expected_calibration_error(y_N: Flags, p_N: Floats) -> float | None:
     bin_N = below_N * BINS // len(p_N)
     gaps = np.bincount(bin_N, weights=p_N - y_N, minlength=BINS)
     return float(np.abs(gaps).sum() / len(p_N))
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return float(np.mean(known)) if known and len(known) == len(values) else None

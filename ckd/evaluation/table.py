@@ -5,35 +5,25 @@ from typing import Any
 
 from ckd.evaluation.claims import headline_facts
 from ckd.evaluation.comparisons import lines as comparison_lines
+from ckd.evaluation.metrics import METRICS
 from ckd.visits.labels import NUM_LABELS
 
-_COLUMNS = (
-    "macro AUROC",
-    "new onset",
-    "persistent",
-    "macro AUPRC",
-    "Brier skill",
-    "macro F1",
-    "F1 at .5",
-    "micro AUROC",
-)
-_PATHS = (
-    ("macro", "auroc"),
-    ("new_onset", "macro", "auroc"),
-    ("persistent", "macro", "auroc"),
-    ("macro", "auprc"),
-    ("macro", "brier_skill"),
-    ("macro", "f1"),
-    ("macro", "f1_at_05"),
-    ("micro", "auroc"),
-)
+_AUROC = METRICS["auroc"].heading
+_COLUMNS = {  # heading -> where the figure is in a model's block
+    _AUROC: ("macro", "auroc"),
+    "new onset": ("new_onset", "macro", "auroc"),
+    "persistent": ("persistent", "macro", "auroc"),
+    **{metric.heading: ("macro", name) for name, metric in METRICS.items() if metric.heading not in ("", _AUROC)},
+    "micro AUROC": ("micro", "auroc"),
+}
 
 
 def render(metrics: Mapping[str, Any]) -> str:
     """The models' table, what it rests on, its warnings and the headline; lines joined by newlines."""
     held_out, counts = metrics["held_out"], metrics["counts"]
     models = {name: block for name, block in held_out.items() if name != "baselines"} | held_out["baselines"]
-    rows = [("held_out", *_COLUMNS), *((name, *_cells(block)) for name, block in models.items())]
+    rows = [("held_out", *_COLUMNS)]
+    rows += [(name, *(_figure(block, path) for path in _COLUMNS.values())) for name, block in models.items()]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [_line(row, widths) for row in rows]
     lines.insert(1, "-" * len(lines[0]))
@@ -49,10 +39,6 @@ def render(metrics: Mapping[str, Any]) -> str:
     lines += ["", *comparison_lines(metrics["comparisons"]["student"], metrics["intervals"]), ""]
     lines += [f"warning: {line}" for line in metrics["warnings"]]
     return "\n".join([*lines, headline_facts(metrics).sentence])
-
-
-def _cells(block: Mapping[str, Any]) -> list[str]:
-    return [_figure(block, path) for path in _PATHS]
 
 
 def _figure(block: Mapping[str, Any], path: tuple[str, ...]) -> str:

@@ -6,7 +6,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ckd.evaluation import bootstrap, ranking
 from ckd.evaluation.bootstrap import MICRO, Draws, interval, macro, resample, with_intervals
-from ckd.evaluation.metrics import METRICS, score
+from ckd.evaluation.comparisons import compare
+from ckd.evaluation.metrics import METRICS, Metric, score
 from ckd.evaluation.ranking import Ranking
 from ckd.visits.labels import DISEASES, NUM_LABELS
 
@@ -79,6 +80,23 @@ def test_every_figure_of_every_draw_equals_one_from_really_repeated_rows():
     expected = np.stack(list(slow(members, labels, p, cells, draws)))
     assert np.isnan(expected[:, 5, 0]).any() and not np.isnan(expected[:, MICRO]).any()
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_one_row_of_the_table_is_all_that_a_metric_needs(monkeypatch):
+    def sensitivity(c):
+        return float(c.alarms[c.y].mean()) if c.y.any() else None
+
+    monkeypatch.setitem(METRICS, "sensitivity", Metric(sensitivity, lambda d: d["hits"] / d["positives"]))
+    members, labels, p, cells = sample()
+    draws = draws_of(members)
+    found = resample(draws, labels, p, cells, p >= THRESHOLDS, RATES)
+    expected = np.stack(list(slow(members, labels, p, cells, draws)))
+    assert found.shape == (20, NUM_LABELS + 1, len(METRICS))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+    block = with_intervals(score(labels, p, cells, p >= THRESHOLDS, RATES, [0]), found, [0])
+    low, high = block["macro"]["intervals"]["sensitivity"]
+    assert low < block["macro"]["sensitivity"] < high
+    assert "sensitivity" in compare("student", {"student": block, "teacher": block}, {}, [0])["teacher"]["macro"]
 
 
 def test_blocks_of_draws_and_numbers_of_64_bits_change_nothing(monkeypatch):

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from ckd.evaluation.metrics import METRICS, auprc, auroc, binary, brier, f1, macro_auroc, macro_labels, score
+from ckd.evaluation.metrics import METRICS, Cells, auprc, auroc, brier, f1, figures, macro_auroc, macro_labels, score
 from ckd.visits.labels import DISEASES, NUM_LABELS
 
 
@@ -36,16 +36,16 @@ def test_undefined_figures_are_none_and_never_a_half():
     assert f1(none, none) is None
     assert f1(none, ~none) == 0
     assert brier(none[:0], p[:0]) is None
-    assert set(binary(none[:0], p[:0], none[:0], 0.1).values()) == {None}
+    assert set(figures(Cells(none[:0], p[:0], none[:0], p[:0])).values()) == {None}
 
 
 def test_a_constant_prediction_ranks_at_a_half_and_its_average_precision_is_the_prevalence():
     y = np.array([True] * 3 + [False] * 7)
-    figures = binary(y, np.full(10, 0.3), np.zeros(10, bool), 0.3)
-    assert figures["auroc"] == 0.5
-    assert figures["auprc"] == pytest.approx(0.3) == figures["prevalence"]
-    assert figures["brier_skill"] == pytest.approx(0)
-    assert figures["f1"] == 0
+    found = figures(Cells(y, np.full(10, 0.3), np.zeros(10, bool), np.full(10, 0.3)))
+    assert found["auroc"] == 0.5
+    assert found["auprc"] == pytest.approx(0.3) == found["prevalence"]
+    assert found["brier_skill"] == pytest.approx(0)
+    assert found["f1"] == 0
 
 
 def test_per_label_figures_equal_scikit_learn():

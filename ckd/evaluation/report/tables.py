@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckd.evaluation.claims import MIN_EVENTS
-from ckd.evaluation.metrics import MIN_COUNT
+from ckd.evaluation.metrics import MIN_COUNT, SHOWN
 from ckd.evaluation.report.content import Run
 from ckd.evaluation.report.drawing import model_name
 from ckd.evaluation.small_cells import MIN_CELL
 from ckd.visits.labels import DISEASES
 
 NOTHING = "–"
+VIEWS = {"new_onset": "New onset", "persistent": "Persistent"}
 
 
 @dataclass(frozen=True)
@@ -50,66 +51,48 @@ def figure(value: float | None, bounds: Sequence[float] | None = None, digits: i
 
 
 def models(run: Run) -> Table:
-    """Macro figures of every model."""
+    """Macro figures of every model; after AUROC the same inside new onset and persistent."""
     rows = []
     for name, block in _blocks(run).items():
-        cells = [
-            _macro(block, "auroc"),
-            _macro(block.get("new_onset"), "auroc"),
-            _macro(block.get("persistent"), "auroc"),
-        ]
-        rows.append(
-            [word(model_name(name)), *cells, *(_macro(block, metric) for metric in ("auprc", "brier_skill", "f1"))]
-        )
-    columns = ("Model", "Macro AUROC", "New onset", "Persistent", "Macro AUPRC", "Brier skill", "F1 at thresholds")
-    return Table(
-        "models-table",
-        "All models on the same held-out visits. In brackets: 95 % interval over patients.",
-        columns,
-        rows,
-        sortable=True,
-    )
+        figures = [_macro(block, metric) for metric in SHOWN]
+        figures[1:1] = [_macro(block.get(view), "auroc") for view in VIEWS]
+        rows.append([word(model_name(name)), *figures])
+    headings = [metric.heading[0].upper() + metric.heading[1:] for metric in SHOWN.values()]
+    headings[1:1] = VIEWS.values()
+    caption = "All models on the same held-out visits. In brackets: 95 % interval over patients."
+    return Table("models-table", caption, ("Model", *headings), rows, sortable=True)
 
 
 def labels(run: Run) -> Table:
     """The student per disease. A label outside the macro average has too few visits for any figure."""
     student, teacher = (run.metrics["held_out"][name] for name in ("student", "teacher"))
+    shown = {name: metric.title for name, metric in SHOWN.items() if name != "f1"}  # F1 is in the table of alerts
+    columns = (
+        *("Disease", "Positive visits", *shown.values()),
+        *(f"AUROC, {name.lower()}" for name in VIEWS.values()),
+        "AUROC of the teacher",
+    )
     told = set() if run.headline.too_small else {DISEASES[j] for j in run.chosen}
     enough = run.metrics["counts"]["held_out"]["groups"] >= MIN_CELL
     rows = []
     for disease in DISEASES:
         row = student["per_label"][disease]
-        few = row["positives"] < MIN_EVENTS
-        positives = f"<{MIN_CELL}" if row["positives"] < MIN_CELL else f"{row['positives']:,}"
-        count = (
-            Cell(positives + (" †" if few else ""), sort=str(max(row["positives"], MIN_CELL - 1)))
-            if enough
-            else Cell(NOTHING)
-        )
-        figures = [Cell(NOTHING)] * 6
+        figures = [Cell(NOTHING)] * (len(columns) - 2)
         if disease in told:
-            onset = [
-                _view(student[view], run.metrics[f"labels_in_macro_{view}"], disease)
-                for view in ("new_onset", "persistent")
-            ]
-            shown = [_with_interval(row, metric) for metric in ("auroc", "auprc", "brier_skill")]
-            figures = [*shown, *onset, figure(teacher["per_label"][disease]["auroc"])]
-        rows.append([word(disease), count, *figures])
-    columns = (
-        "Disease",
-        "Positive visits",
-        "AUROC",
-        "AUPRC",
-        "Brier skill",
-        "AUROC, new onset",
-        "AUROC, persistent",
-        "AUROC of the teacher",
-    )
+            figures = [_with_interval(row, metric) for metric in shown]
+            figures += [_view(student[view], run.metrics[f"labels_in_macro_{view}"], disease) for view in VIEWS]
+            figures.append(figure(teacher["per_label"][disease]["auroc"]))
+        rows.append([word(disease), _positives(row["positives"]) if enough else Cell(NOTHING), *figures])
     caption = (
         f"The student per disease. {NOTHING}: fewer than {MIN_COUNT} positive or negative visits, or too small a sample. "
         f"†: fewer than {MIN_EVENTS} positive visits, read with care."
     )
     return Table("labels-table", caption, columns, rows, sortable=True)
+
+
+def _positives(count: int) -> Cell:
+    text = f"<{MIN_CELL}" if count < MIN_CELL else f"{count:,}"
+    return Cell(text + (" †" if count < MIN_EVENTS else ""), sort=str(max(count, MIN_CELL - 1)))
 
 
 def alerts(run: Run) -> Table:
