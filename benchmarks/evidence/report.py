@@ -30,7 +30,7 @@ def report(work: Path, setup: Setup, out: Path = OUT, page: Path = PAGE) -> None
 
     found = results(work, setup, "selection")
     whole: dict[str, Any] = {
-        **header("cpu", ["report"], None, "ablation"),
+        **header("cpu", ["report"], None, "evidence.ablation"),
         "setup": setup.raw,
         "selection": {
             "references": references(work, setup, "selection"),

@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=3, help="timed runs of each way, in turn")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/bootstrap.json")
     arguments = parser.parse_args(argv)
-    report: dict[str, Any] = header("cpu", sys.argv[1:] if argv is None else argv, None, "bootstrap")
+    report: dict[str, Any] = header("cpu", sys.argv[1:] if argv is None else argv, None, "pipeline.bootstrap")
     report["versions"] |= {"numpy": np.__version__, "scipy": scipy.__version__, "scikit-learn": sklearn.__version__}
     members, labels, p = cohort(arguments.visits)
     draws = Draws(members, int(members.max()) + 1, arguments.resamples, 0, True)

@@ -288,7 +288,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(argv)
     os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", PYTHONPATH=str(ROOT), TOKENIZERS_PARALLELISM="false")
-    report = header("cpu", argv, None, "predict")
+    report = header("cpu", argv, None, "serving.predict")
     report["student"] = {
         "hidden": SIZE.hidden,
         "layers": SIZE.layers,

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", help="a student's folder; without it a tiny untrained one")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/serve.json")
     arguments = parser.parse_args(argv)
-    report = header("cpu", sys.argv[1:] if argv is None else argv, None, "serve")
+    report = header("cpu", sys.argv[1:] if argv is None else argv, None, "serving.server")
     texts = make_texts(500)
     with tempfile.TemporaryDirectory() as folder:
         model = arguments.model or write_student(folder, texts)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from torch.utils.data import DataLoader, TensorDataset
@@ -13,10 +12,9 @@ from transformers import get_linear_schedule_with_warmup
 
 from benchmarks.student.visits import Made
 from ckd.config import Config
-from ckd.student.batches import pad
-from ckd.student.model import load_student, new_student
+from ckd.student.model import new_student
 from ckd.student.order import Order, steps_per_epoch
-from ckd.student.train import best_checkpoint, train
+from ckd.student.train import train
 
 BATCH = 8  # the public code's
 
@@ -85,29 +83,6 @@ def project(
         deepspeed=deepspeed,
         seconds_between=seconds_between,
     )
-
-
-def trained_public(config: Config, out: Path) -> Any:
-    """The model that `public` left."""
-    model = new_student(config)
-    model.load_state_dict(torch.load(out, weights_only=True))
-    return model
-
-
-def trained_project(config: Config) -> Any:
-    """The model that `project` left."""
-    return load_student(best_checkpoint(config, lambda _: None).fetched())
-
-
-@torch.inference_mode()
-def hard_loss(model: Any, made: Made) -> float:
-    """Mean binary cross-entropy against the true labels."""
-    model.eval()
-    losses = []
-    for ids, hard in zip(made.ids, made.hard, strict=True):
-        rows, mask = (torch.from_numpy(array) for array in pad([ids], 0))
-        losses.append(bce(model(input_ids=rows, attention_mask=mask).logits[0], torch.from_numpy(hard).float()).item())
-    return float(np.mean(losses))
 
 
 class Steps:

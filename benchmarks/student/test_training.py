@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.student import mapped_examples
-from benchmarks.student.learning import LEARNED, WORSE, constant_loss, verdict
 from benchmarks.student.loops import BATCH, global_batches
 from benchmarks.student.training import main, make_config, useful_share
 from benchmarks.student.visits import LONGEST, TINY, lengths, make_visits, write_base, write_cohort
@@ -70,57 +68,6 @@ def test_the_public_loop_sees_the_project_s_global_batches(tmp_path):
     for epoch in (0, 1):
         wanted = [batches.visit_ids(epoch, step) for step in range(batches.steps)]
         assert [[f"v{n}" for n in batch] for batch in global_batches(config, 44, epoch)] == wanted
-
-
-def test_the_constant_prediction_is_the_training_frequencies():
-    train, tuning = make_visits(300, 200, 0, shorter=8), make_visits(100, 200, 1, shorter=8)
-    p = train.hard.mean(0)
-    assert constant_loss(train, tuning) == pytest.approx(
-        np.mean([-np.log(np.where(flags, p, 1 - p)).mean() for flags in tuning.hard])
-    )
-    assert constant_loss(train, tuning) == pytest.approx(0.588, abs=0.02), "the entropy of .25 · .8 + .75 · .1"
-
-
-def test_too_few_visits_teach_nothing_and_both_loops_end_alike(tmp_path):
-    threads, out = torch.get_num_threads(), tmp_path / "learning.json"
-    try:
-        assert main(["--learning", "--tiny", "--runs", "1", "--out", str(out)]) == 1
-    finally:
-        torch.set_num_threads(threads)
-    found = json.loads(out.read_text())["learning"]
-    assert found["learned"] is False and found["no_worse"] is None
-    # The same visits, batches, first weights and steps: what differs are clipping, and which weights decay.
-    assert found["project_minus_public"]["each"] == [pytest.approx(0, abs=0.01)]
-
-
-def test_without_learning_there_is_no_verdict():
-    found = [{"public": 0.45, "project": 0.44}, {"public": 0.45, "project": 0.55 - LEARNED / 2}]
-    report = verdict(found, 0.55)
-    assert report["learned"] is False and report["no_worse"] is None
-
-
-def test_the_worst_seed_decides_and_may_lose_a_share_of_the_gain():
-    constant, public = 0.6, 0.4
-    good, bad = (public + WORSE * (constant - public) * factor for factor in (0.9, 1.1))
-    kept = verdict([{"public": public, "project": good}, {"public": public, "project": 0.3}], constant)
-    lost = verdict([{"public": public, "project": bad}, {"public": public, "project": 0.3}], constant)
-    assert kept["learned"] and kept["no_worse"] is True
-    assert lost["learned"] and lost["no_worse"] is False
-    assert lost["project_minus_public"]["largest"] == pytest.approx(bad - public)
-
-
-def test_the_mapped_examples_are_measured_beside_each_rank_s_own(tmp_path):
-    out = tmp_path / "mapped.json"
-    assert mapped_examples.main(["--ranks", "2", "--shards", "2", "--rows", "32", "--out", str(out)]) == 0
-    report = json.loads(out.read_text())
-    assert report["command"].startswith("python -m benchmarks.student.mapped_examples --ranks 2") and {
-        "commit",
-        "versions",
-        "device",
-    } <= set(report)
-    for figures in report["ways"].values():
-        assert [len(epoch) for epoch in figures["cpu_s_per_epoch"]] == [2, 2] and figures["pss_growth_mb"] > 0
-    assert report["ways"]["mapped"]["mapped_files_mb"] > 0 == report["ways"]["each for itself"]["mapped_files_mb"]
 
 
 def test_the_gpu_benchmark_runs_all_its_ways(tmp_path):

@@ -3,11 +3,10 @@
 Token ids of the lengths measured on MIMIC-III (student_visits.py); the project's side is the whole of ckd.student.train, checkpoint included.
 
     python -m benchmarks.student.training            # CPU: 4 layers of hidden 256, one thread; CPU seconds, medians of alternating runs
-    python -m benchmarks.student.training --learning # CPU: the tuning loss of both, where a small student learns (student_learning.py)
     python -m benchmarks.student.training --gpu      # one CUDA device: bert-base's geometry; under 8 minutes
     python -m benchmarks.student.training --gpu --device cpu --tiny --out /tmp/x.json   # the GPU benchmark's code on a CPU; figures mean nothing
 
-Writes benchmarks/results/student-training-cpu.json, student-learning-cpu.json or student-training-gpu.json.
+Writes benchmarks/results/student-training-cpu.json or student-training-gpu.json.
 """
 
 import argparse
@@ -24,7 +23,6 @@ from typing import Any
 
 import torch
 
-from benchmarks.student import learning as learning
 from benchmarks.student import loops as student_loops
 from benchmarks.student.visits import (
     LONGEST,
@@ -55,10 +53,9 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    name = "training-gpu" if arguments.gpu else "learning-cpu" if arguments.learning else "training-cpu"
-    out = arguments.out or ROOT / "benchmarks" / "results" / f"student-{name}.json"
+    out = arguments.out or ROOT / "benchmarks/results" / f"student-training-{'gpu' if arguments.gpu else 'cpu'}.json"
     report: dict[str, Any] = header(
-        device, sys.argv[1:] if argv is None else argv, arguments.commit, "student_training"
+        device, sys.argv[1:] if argv is None else argv, arguments.commit, "student.training"
     )
 
     def save() -> None:
@@ -80,10 +77,7 @@ def main(argv: list[str] | None = None) -> int:
                 "batch_size": student_loops.BATCH,
                 "gradient_accumulation": ACCUMULATION,
             }
-            if arguments.learning:
-                good = measure_learning(report, Path(folder), arguments.tiny, arguments.runs)
-            else:
-                measure_cpu(report, Path(folder), arguments.tiny, arguments.visits, arguments.runs, save)
+            measure_cpu(report, Path(folder), arguments.tiny, arguments.visits, arguments.runs, save)
     save()
     print(f"written to {out}")
     return int(not good)
@@ -92,12 +86,11 @@ def main(argv: list[str] | None = None) -> int:
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpu", action="store_true")
-    parser.add_argument("--learning", action="store_true", help="CPU: compare what is learned, not the time")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda with --gpu, else cpu")
     parser.add_argument(
         "--tiny",
         action="store_true",
-        help="a tiny model and visits an eighth as long (with --learning: few of them), to try the code",
+        help="a tiny model and visits an eighth as long, to try the code",
     )
     parser.add_argument(
         "--visits",
@@ -105,7 +98,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         default=64,
         help="CPU: visits per timed run, one epoch; 4 times as many and 3 epochs at 2 layers",
     )
-    parser.add_argument("--runs", type=int, default=5, help="CPU: runs (with --learning seeds) of each loop")
+    parser.add_argument("--runs", type=int, default=5, help="CPU: runs of each loop")
     parser.add_argument("--seconds", type=float, default=15, help="GPU: timed seconds of each way")
     parser.add_argument("--limit", type=float, default=400, help="GPU: seconds after which no way is begun")
     parser.add_argument("--commit", help="where the checkout's git history did not travel along")
@@ -154,77 +147,35 @@ def measure_cpu(
     print(f"targets: {report['targets']}")
 
 
-def measure_learning(report: dict[str, Any], folder: Path, tiny: bool, seeds: int) -> bool:
-    """What both loops have learned at the end, in the benchmark's own small geometry; False where they have not, which gives no verdict."""
-    geometry, part = learning.LEARNER, learning.TRIED if tiny else 1
-    train, tuning = (
-        make_visits(
-            count // part,
-            geometry.vocabulary,
-            seed,
-            shorter=learning.SHORTER,
-            signs=learning.SIGNS,
-            likely=learning.LIKELY,
-        )
-        for seed, count in ((1, learning.VISITS), (2, learning.TUNING))
-    )
-    compared = Compared(folder, geometry, train, LONGEST // learning.SHORTER, learning.SETTINGS, learning.SPREAD)
-
-    def pair(seed: int) -> dict[str, float]:
-        return {name: student_loops.hard_loss(model, tuning) for name, model in compared.pair(seed).items()}
-
-    report["learning"] = found = {
-        **learning.described(len(train.ids), student_loops.BATCH),
-        **learning.compare(pair, train, tuning, seeds),
-    }
-    print(
-        {
-            name: found[name]
-            for name in (
-                "constant_prediction_loss",
-                "learned",
-                "project_minus_public",
-                "allowed_difference",
-                "no_worse",
-            )
-        }
-    )
-    return bool(found["learned"])
-
-
 class Compared:
     """Both loops on the same visits and global batches from the same first weights, and the CPU seconds they took."""
 
-    def __init__(
-        self, folder: Path, geometry: Geometry, made: Made, width: int, settings: dict[str, Any], spread: float = 0.02
-    ) -> None:
+    def __init__(self, folder: Path, geometry: Geometry, made: Made, width: int, settings: dict[str, Any]) -> None:
         self.folder, self.geometry, self.made, self.width = folder, geometry, made, width
         self.settings = {"max_length": width, "warmup_share": 0.1, **settings}
         self.per_step: dict[str, list[float]] = {"public": [], "project": []}
         self.whole: dict[str, list[float]] = {"public": [], "project": []}
-        self.base = write_base(folder / "base", geometry, spread)
+        self.base = write_base(folder / "base", geometry)
         self.loops = {"public": self._public, "project": self._project}
 
-    def pair(self, seed: int) -> dict[str, Any]:
-        """The models that both loops leave; which runs first alternates."""
-        return {name: self.loops[name](seed) for name in (self.loops if seed % 2 == 0 else reversed(self.loops))}
+    def pair(self, seed: int) -> None:
+        """Run both loops; which is first alternates."""
+        for name in self.loops if seed % 2 == 0 else reversed(self.loops):
+            self.loops[name](seed)
 
-    def _public(self, seed: int) -> Any:
+    def _public(self, seed: int) -> None:
         config, weights = make_config(self.folder / "run", self.base, seed, **self.settings), self.folder / "public.pt"
         steps = student_loops.Steps()
         student_loops.public(config, self.made, weights, "cpu", self.width, steps)
         self._took("public", steps)
-        return student_loops.trained_public(config, weights)
 
-    def _project(self, seed: int) -> Any:
+    def _project(self, seed: int) -> None:
         config = make_config(self.folder / "run", self.base, seed, gradient_accumulation=ACCUMULATION, **self.settings)
         write_cohort(config, self.made)
         steps = student_loops.Steps()
         student_loops.project(config, steps)
         self._took("project", steps)
-        model = student_loops.trained_project(config)
         shutil.rmtree(config.run.artifacts_root)
-        return model
 
     def _took(self, name: str, steps: student_loops.Steps) -> None:
         self.per_step[name].append(steps.seconds_per_step())

@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 2
     out = arguments.out or ROOT / "benchmarks/results" / f"student-vs-teacher-{'gpu' if gpu else 'cpu'}.json"
-    report = header(device, sys.argv[1:] if argv is None else argv, arguments.commit, "student_vs_teacher")
+    report = header(device, sys.argv[1:] if argv is None else argv, arguments.commit, "student.versus_teacher")
     if not gpu:
         report["versions"]["onnxruntime"] = version("onnxruntime")
         torch.set_num_threads(arguments.threads)

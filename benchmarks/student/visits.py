@@ -66,29 +66,26 @@ def make_visits(
     *,
     length: int = 0,
     shorter: int = 1,
-    signs: float = SIGNS,
-    likely: tuple[float, float] = LIKELY,
 ) -> Made:
     """Random visits; a quarter of the causes are there, each shows its sign here and there and makes its label likely. `length`: all alike."""
     rng = np.random.default_rng(seed)
     sizes = np.full(count, length // shorter) if length else lengths(count, rng, shorter)
     cause = rng.random((count, NUM_LABELS)) < 0.25
-    hard = rng.random(cause.shape) < np.where(cause, *likely)
+    hard = rng.random(cause.shape) < np.where(cause, *LIKELY)
     soft = np.where(cause, 1.4, -2.2) + rng.normal(0, 0.3, cause.shape)
     ids = []
     for row, size in enumerate(sizes):
         visit = rng.integers(_FIRST + NUM_LABELS, vocabulary, size, dtype=np.int32)
         present = np.flatnonzero(cause[row])
-        shown = rng.random(size) < signs * len(present)
+        shown = rng.random(size) < SIGNS * len(present)
         visit[shown] = _FIRST + rng.choice(present, shown.sum()) if len(present) else 0
         visit[0], visit[-1] = 2, 3
         ids.append(visit)
     return Made(ids, hard, soft.astype(np.float32))
 
 
-def write_base(folder: Path, geometry: Geometry, spread: float = 0.02) -> str:
-    """A random BERT without dropout (so that ways differ in nothing but their work) and a tokenizer that nobody asks. `spread` is the standard
-    deviation of the first weights, BERT's own unless given: at 64 hidden numbers so small a one lets hardly any token through to [CLS]."""
+def write_base(folder: Path, geometry: Geometry) -> str:
+    """A random BERT without dropout (so that ways differ in nothing but their work) and a tokenizer that nobody asks."""
     import torch
 
     known = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3}, unk_token="[UNK]"))
@@ -107,7 +104,6 @@ def write_base(folder: Path, geometry: Geometry, spread: float = 0.02) -> str:
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         pad_token_id=0,
-        initializer_range=spread,
     )
     BertModel(settings).save_pretrained(folder)
     return str(folder)

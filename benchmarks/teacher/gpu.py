@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from benchmarks.teacher import model as teacher_model
-from benchmarks.teacher.packed import Packed, varlen_kernel
 from benchmarks.teacher.prompts import described, make_prompts
 from benchmarks.teacher.ways import Batches, Default, OneByOne, Public, cosines
 from ckd.teacher.matrix_rate import matrix_rate
@@ -195,11 +194,6 @@ def _with_adapter(bench: Bench, causal: Any, folder: Path, adapter: str) -> int:
     bench.add("public", lambda: Public(causal), alone=True)
     bench.add("batches", lambda: Batches(causal, budget))
     bench.add("default", lambda: first)
-    kernel = varlen_kernel(bench.device)
-    bench.report["packed_kernel"] = kernel[0] if kernel else "none: needs flash-attn or torch.nn.attention.varlen"
-    if kernel:
-        bench.add("packed", lambda: Packed(causal, budget, kernel[1], prefix=False))
-        bench.add("packed_prefix", lambda: Packed(causal, budget, kernel[1], prefix=True))
     bench.add("default_compiled", lambda: engine(token_budget=budget, compile=True))
     adapters = [p for name, p in causal.named_parameters() if "lora_" in name]
     bench.report["adapter_dtype"] = str(adapters[0].dtype).removeprefix("torch.")

@@ -106,7 +106,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def header(device: str, argv: list[str], commit: str | None, module: str = "teacher") -> dict[str, Any]:
+def header(device: str, argv: list[str], commit: str | None, module: str = "teacher.speed") -> dict[str, Any]:
     """Where, when and by what a result was made."""
     names = [
         line.split(":")[1].strip()

@@ -2,16 +2,11 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 
-from benchmarks.teacher import merge as teacher_merge
-from benchmarks.teacher import model as teacher_model
-from benchmarks.teacher.packed import Packed, varlen_kernel
 from benchmarks.teacher.prompts import PREFIX, described, make_prompts
 from benchmarks.teacher.speed import main
-from benchmarks.teacher.ways import OneByOne
 from ckd.teacher.prefix import shared_prefix
 
 
@@ -34,19 +29,6 @@ def test_prompts_share_the_measured_prefix_and_come_in_random_order():
     assert lengths != sorted(lengths)
     assert make_prompts(64, 152_064) == prompts
     assert make_prompts(64, 152_064, seed=1) != prompts
-
-
-def test_packed_attention_equals_one_by_one_with_and_without_the_prefix():
-    causal = teacher_model.make_model(teacher_model.TINY, torch.float32, "cpu")
-    prompts = make_prompts(9, 1000, shorter=8)
-    wanted = OneByOne(causal)(prompts)
-    _, kernel = varlen_kernel("cpu")
-    for prefix in (False, True):
-        way = Packed(causal, 200, kernel, prefix)
-        np.testing.assert_allclose(way(prompts), wanted, atol=1e-4)
-        work = way.take_work()
-        assert work.computed == work.tokens - work.prefix_saved
-        assert (work.prefix_saved > 0) == prefix
 
 
 def test_the_cpu_benchmark_compares_all_ways_and_says_why_vllm_is_missing(tmp_path, capsys):
@@ -73,33 +55,15 @@ def test_the_cpu_benchmark_compares_all_ways_and_says_why_vllm_is_missing(tmp_pa
     assert "over one by one" in capsys.readouterr().out
 
 
-def test_the_merge_benchmark_finds_less_error_than_the_adapter_changes(tmp_path, capsys):
-    threads = torch.get_num_threads()
-    out = tmp_path / "merge.json"
-    try:
-        assert teacher_merge.main(["--tiny", "--prompts", "4", "--runs", "3", "--out", str(out)]) == 0
-    finally:
-        torch.set_num_threads(threads)
-    report = json.loads(out.read_text())
-    assert {len(seconds) for seconds in report["gain"]["cpu_s"].values()} == {3}
-    assert report["error_float32"]["merging"] < 1e-5 < report["error_float32"]["adapter"]
-    assert (
-        report["error_float32"]["merging"] < report["error_bfloat16"]["merging"] < report["error_bfloat16"]["adapter"]
-    )
-    assert report["command"].startswith("python -m benchmarks.teacher.merge --tiny")
-    assert "unmerged_over_merged" in capsys.readouterr().out
-
-
 def test_the_gpu_benchmark_runs_all_its_ways(tmp_path):
     out = tmp_path / "gpu.json"
     assert main(["--gpu", "--device", "cpu", "--tiny", "--seconds", "0", "--out", str(out)]) == 0
     report = json.loads(out.read_text())
     ways = report["ways"]
     assert [*ways][:4] == ["one_by_one", "public", "batches", "default"]
-    assert {"packed", "packed_prefix", "default_compiled", "default_merged", "default_merged_compiled"} <= set(ways)
+    assert {"default_compiled", "default_merged", "default_merged_compiled"} <= set(ways)
     assert all(figures["agrees"] and figures["speedup_over_public"] > 0 for figures in ways.values())
-    assert ways["packed"]["padding_share"] == 0
-    assert ways["packed_prefix"]["prefix_share"] > 0
+    assert ways["default"]["prefix_share"] > 0
     merge = report["merge"]
     assert merge["error_of_merging"] < merge["effect_of_the_adapter"]
     assert len(report["targets"]) == 4
