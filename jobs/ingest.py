@@ -30,9 +30,10 @@ from ckd.ehr.ingest import (
     merged_summary,
     unfinished,
 )
+from ckd.ehr.kinds import open_source
 from ckd.ehr.layouts import LAYOUTS
 from ckd.ehr.partition import partition
-from ckd.ehr.scan import Source
+from ckd.ehr.source import Source
 from ckd.ehr.subject_splits import SubjectSplits
 from ckd.errors import ConfigError, DataError, MismatchError
 from ckd.store.artifacts import FolderArtifact
@@ -54,9 +55,9 @@ def run(config: Config, console: Console, kind: str, folder: str, out: str) -> N
     """Make the cohort `out` from the tables in `folder`, or say that it is there. Raises DataError for tables that cannot be used, ArtifactError
     when `out` holds a cohort of other tables or settings.
     """
-    source = Source.open(kind, _on_this_machine(kind, folder, console), config.ingest.split_column)
+    source = open_source(kind, _on_this_machine(kind, folder, console), config.ingest.split_column)
     place = str(Path(out).absolute()) if is_local(out) else out  # a worker may run in another folder
-    work = Work(place, config.ingest, config.seed, fingerprint(config.ingest, config.seed, kind, source.content_hash()))
+    work = Work(place, config.ingest, config.seed, fingerprint(config.ingest, config.seed, kind, source.content_hash))
     _require_writable(place, config)
     artifact = FolderArtifact(place, work.fields)
     with _refusals(out, work):

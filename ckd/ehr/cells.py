@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from ckd.ehr.layouts import TIME
+from ckd.ehr.canonical import TIME
 from ckd.errors import DataError
 
 _TEXT_ONLY = {"code": "a number has lost its leading zeros", "drug": "", "title": ""}

@@ -1,64 +1,16 @@
-"""What each source calls its files and columns, and the canonical tables they become. Finding and reading the files is scan's business,
-MEDS, which has events instead of tables, is read by meds."""
+"""What each tabular source calls its files and columns. A new source is one more Layout in LAYOUTS.
+No polars here, since `ckd --help` reads the names."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import polars as pl
-
 from ckd.errors import DataError
 
-TIME = pl.Datetime("us")
-PLACE_BITS = 40  # place = (file index << 40) | 1-based record of that file (the header of a CSV file is record 1)
-
-# The canonical tables as every later step sees them. Cells are as they stand in the source; an empty cell is null.
-SCHEMAS: Mapping[str, Mapping[str, pl.DataType]] = {
-    "visits": {
-        "visit_id": pl.String(),
-        "subject_id": pl.String(),
-        "start": TIME,
-        "start_bad": pl.Boolean(),
-        "end": TIME,
-        "end_bad": pl.Boolean(),
-        "died": pl.Boolean(),
-        "newborn": pl.Boolean(),
-        "age": pl.String(),
-        "sex": pl.String(),
-        "ethnicity": pl.String(),
-        "insurance": pl.String(),
-        "admission_type": pl.String(),
-        "cut": pl.String(),
-        "place": pl.UInt64(),
-    },
-    "patients": {
-        "subject_id": pl.String(),
-        "sex": pl.String(),
-        "birth": TIME,
-        "anchor_age": pl.Int32(),
-        "anchor_year": pl.Int32(),
-        "cut": pl.String(),
-        "place": pl.UInt64(),
-    },
-    "diagnoses": {
-        "visit_id": pl.String(),
-        "seq": pl.Int32(),
-        "code": pl.String(),
-        "version": pl.String(),
-        "title": pl.String(),
-        "place": pl.UInt64(),
-    },
-    "medications": {"visit_id": pl.String(), "start": TIME, "drug": pl.String(), "place": pl.UInt64()},
-    "procedures": {
-        "visit_id": pl.String(),
-        "seq": pl.Int32(),
-        "code": pl.String(),
-        "version": pl.String(),
-        "title": pl.String(),
-        "place": pl.UInt64(),
-    },
-}
-TABLE_NAMES = tuple(SCHEMAS)
+NOT_STATED = "not stated"  # a license
+SECONDS = ("%Y-%m-%d %H:%M:%S",)
+# After "T" became a blank and a final "Z" went.
+_ISO = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 
 
 @dataclass(frozen=True)
@@ -70,66 +22,72 @@ class Table:
     optional: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, str] = field(default_factory=dict)  # canonical column -> value in every row
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """Canonical column -> source column, whether required or not."""
+        return {**self.required, **self.optional}
+
 
 @dataclass(frozen=True)
 class Layout:
-    """A kind of source. `visits` may also map `expired` and `death`, from which `died` is made."""
+    """A tabular source. `visits` may also map `expired` and `death`, from which `died` is made."""
 
+    help: str  # what `ckd ingest` says of it
     tables: Mapping[str, Table]
     titles: Mapping[str, Table]  # "diagnosis", "procedure" -> optional table of code, version, title
-    time_formats: tuple[str, ...]
     license: str  # what holds where the folder has no LICENSE file
+    time_formats: tuple[str, ...] = SECONDS
+    subfolder: str = ""  # where the tables may lie instead of in the folder itself
     parquet: bool = False  # whether tables may also be Parquet, or folders of parts
 
+    @property
+    def all_tables(self) -> dict[str, Table]:
+        """Tables and tables of titles."""
+        return {**self.tables, **self.titles}
 
-NOT_STATED = "not stated"
+
 _PHYSIONET = "PhysioNet Credentialed Health Data License 1.5.0 (the open demo: ODbL 1.0)"
-_KEYS3 = {"visit_id": "hadm_id", "subject_id": "subject_id"}
-_STAY = {
-    **_KEYS3,
-    "start": "admittime",
-    "end": "dischtime",
-    "expired": "hospital_expire_flag",
-    "admission_type": "admission_type",
-}
-_CODED3 = {**_KEYS3, "seq": "seq_num", "code": "icd9_code"}
-_CODED4 = {**_KEYS3, "seq": "seq_num", "code": "icd_code", "version": "icd_version"}
+_KEYS = {"visit_id": "hadm_id", "subject_id": "subject_id"}
+_TIMES = {"start": "admittime", "end": "dischtime"}
+_STAY = {**_KEYS, **_TIMES, "expired": "hospital_expire_flag", "admission_type": "admission_type"}
+_PATIENT = {"subject_id": "subject_id", "sex": "gender"}
+_ANCHOR = {"anchor_age": "anchor_age", "anchor_year": "anchor_year"}
+_ICD9 = {"version": "9"}
+_CODED3 = {**_KEYS, "seq": "seq_num", "code": "icd9_code"}
+_CODED4 = {**_KEYS, "seq": "seq_num", "code": "icd_code", "version": "icd_version"}
 _TITLES3 = {"code": "icd9_code", "title": "long_title"}
 _TITLES4 = {"code": "icd_code", "version": "icd_version", "title": "long_title"}
-_ICD9 = {"version": "9"}
 
 MIMIC3 = Layout(
+    help="MIMIC-III tables, CSV or CSV.gz",
     tables={
         "visits": Table(
             "admissions", _STAY, {"death": "deathtime", "insurance": "insurance", "ethnicity": "ethnicity"}
         ),
-        "patients": Table("patients", {"subject_id": "subject_id", "sex": "gender", "birth": "dob"}),
+        "patients": Table("patients", {**_PATIENT, "birth": "dob"}),
         "diagnoses": Table("diagnoses_icd", _CODED3, constants=_ICD9),
-        "medications": Table("prescriptions", {**_KEYS3, "start": "startdate", "drug": "drug"}),
+        "medications": Table("prescriptions", {**_KEYS, "start": "startdate", "drug": "drug"}),
         "procedures": Table("procedures_icd", _CODED3, constants=_ICD9),
     },
     titles={
         "diagnosis": Table("d_icd_diagnoses", _TITLES3, constants=_ICD9),
         "procedure": Table("d_icd_procedures", _TITLES3, constants=_ICD9),
     },
-    time_formats=("%Y-%m-%d %H:%M:%S",),
     license=_PHYSIONET,
 )
 
 MIMIC4 = Layout(
+    help="MIMIC-IV tables (DIR/hosp), ICD-9 and ICD-10",
     tables={
         "visits": Table("admissions", _STAY, {"death": "deathtime", "insurance": "insurance", "ethnicity": "race"}),
-        "patients": Table(
-            "patients",
-            {"subject_id": "subject_id", "sex": "gender", "anchor_age": "anchor_age", "anchor_year": "anchor_year"},
-        ),
+        "patients": Table("patients", {**_PATIENT, **_ANCHOR}),
         "diagnoses": Table("diagnoses_icd", _CODED4),
-        "medications": Table("prescriptions", {**_KEYS3, "start": "starttime", "drug": "drug"}),
+        "medications": Table("prescriptions", {**_KEYS, "start": "starttime", "drug": "drug"}),
         "procedures": Table("procedures_icd", _CODED4),
     },
     titles={"diagnosis": Table("d_icd_diagnoses", _TITLES4), "procedure": Table("d_icd_procedures", _TITLES4)},
-    time_formats=("%Y-%m-%d %H:%M:%S",),
     license=_PHYSIONET,
+    subfolder="hosp",
 )
 
 
@@ -141,6 +99,7 @@ _GENERIC_CODED = _same("visit_id", "subject_id", "code", "version")
 
 # docs/tables.md documents these for users.
 TABLES = Layout(
+    help="the generic tables of docs/tables.md, Parquet or CSV",
     tables={
         "visits": Table(
             "visits",
@@ -152,21 +111,16 @@ TABLES = Layout(
         "procedures": Table("procedures", _GENERIC_CODED, _same("seq", "title")),
     },
     titles={},
-    time_formats=(
-        "%Y-%m-%d %H:%M:%S%.f",
-        "%Y-%m-%d %H:%M",
-        "%Y-%m-%d",
-    ),  # after "T" became a blank and a final "Z" went
     license=NOT_STATED,
+    time_formats=_ISO,
     parquet=True,
 )
 
 LAYOUTS: Mapping[str, Layout] = {"mimic3": MIMIC3, "mimic4": MIMIC4, "tables": TABLES}
-KINDS = (*LAYOUTS, "meds")
 
 
 def missing_column(path: Path, column: str, found: Collection[str], wanted: Collection[str]) -> DataError:
-    """The error for a table without a column. Where none of the wanted ones is there, line 1 may be no header but a patient: nothing is quoted."""
+    """The error for a table without a column. If it has none of `wanted`, line 1 may be a patient: it is not quoted."""
     what = (
         f"among {', '.join(found)}"
         if any(name in found for name in wanted)

@@ -1,130 +1,122 @@
-"""MEDS events as the canonical tables, by the code vocabulary of the public MIMIC-IV ETL: which code prefix means what, and what a stay is made
-of. Finding columns' types belongs to cells, the files to parquetfile; scan gives all of it to the later steps."""
+"""The kind of source that has events: MEDS shards as the canonical tables, by the codes of the public MIMIC-IV ETL.
+A stay is made of its admission, discharge and death events."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from ckd.ehr import cells
-from ckd.ehr.layouts import NOT_STATED, PLACE_BITS, SCHEMAS, missing_column
-from ckd.ehr.parquetfile import ROW, scan_rows
+from ckd.ehr.canonical import SCHEMAS, SUSPECT, TITLES, with_missing
+from ckd.ehr.layouts import NOT_STATED, missing_column
+from ckd.ehr.parquetfile import ParquetFile
+from ckd.ehr.source import Source
 from ckd.errors import DataError
 
 ADMISSION, DISCHARGE, BIRTH, DEATH = "HOSPITAL_ADMISSION", "HOSPITAL_DISCHARGE", "MEDS_BIRTH", "MEDS_DEATH"
 SEX, RACES, MEDICATION, STOPPED = "GENDER//", ("RACE//", "ETHNICITY//"), "MEDICATION//", "MEDICATION//STOP//"
 CODED = {"diagnoses": "DIAGNOSIS//ICD//", "procedures": "PROCEDURE//ICD//"}  # then version//code
-_VISIT_IDS = ("hadm_id", "visit_id")
+_NEEDED, _VISIT_IDS = ("subject_id", "time", "code"), ("hadm_id", "visit_id")
+# Canonical column -> column of the events; the visit id and the split column have names of their own in each source.
+_COLUMNS = {"subject_id": "subject_id", "start": "time", "code": "code", "insurance": "insurance", "ethnicity": "race"}
 _DIED = ("DIED", "EXPIRED")
 _UNKNOWN = "UNK"  # what the ETL writes for an empty part of a code
 _NOT_GIVEN = r"(?i)\bnot\b|\bhold dose\b"  # "Not Given", "Delayed Not Confirmed", …: the patient did not get the drug
-Columns = Sequence[Mapping[str, pl.DataType]]
 
 
-def shards(root: Path) -> tuple[Path, ...]:
-    """The event files: data/**/*.parquet, or all below `root` if it has no folder data. Raises DataError when there is none."""
-    base = root / "data" if (root / "data").is_dir() else root
-    found = sorted(
-        p for p in base.rglob("*.parquet") if p.is_file() and not p.name.startswith(".") and p.parent.name != "metadata"
-    )
-    if not found:
-        raise DataError(f"{base}: no *.parquet file; expected the event shards of a MEDS data set below data/")
-    return tuple(found)
+@dataclass(frozen=True)
+class Meds(Source):
+    """A MEDS data set. `split_column` is a column of the admission events."""
 
+    @classmethod
+    def open(cls, kind: str, folder: str, split_column: str) -> "Meds":
+        """Find data/**/*.parquet, or all below `folder` if it has no folder data, and read the schemas.
 
-def require_columns(path: Path, columns: Mapping[str, pl.DataType]) -> None:
-    """Raise DataError when a shard lacks a column, above all a visit id."""
-    for name in ("subject_id", "time", "code"):
-        if name not in columns:
-            raise missing_column(path, name, columns, ("subject_id", "time", "code"))
-    if not any(name in columns for name in _VISIT_IDS):
-        raise DataError(
-            f"{path}: no column 'hadm_id' or 'visit_id' among {', '.join(columns)}; without a visit id nobody can tell which codes belong to which "
-            "visit, nor the next visit: make the shards with an ETL that keeps it"
-        )
-    _cells(path, columns, "")
+        Raises DataError when there is no shard, or one lacks a column, above all a visit id.
+        """
+        base = Path(folder, "data") if Path(folder, "data").is_dir() else Path(folder)
+        found = (p for p in base.rglob("*.parquet") if p.is_file() and not p.name.startswith("."))
+        shards = sorted(p for p in found if p.parent.name != "metadata")
+        if not shards:
+            raise DataError(f"{base}: no *.parquet file; expected the event shards of a MEDS data set below data/")
+        source = cls(kind, folder, split_column, tuple(map(ParquetFile.open, shards)))
+        for index in source.indices("visits"):
+            source._require_columns(index)
+        return source
 
+    def indices(self, table: str) -> Sequence[int]:
+        """All shards: any of them may have events of a table."""
+        return range(len(self.opened))
 
-def scan(table: str, paths: Sequence[Path], columns: Columns, split_column: str) -> pl.LazyFrame:
-    """Canonical table `table`; medications, diagnoses and procedures with subject_id. `split_column` is a column of the admission events."""
-    events = pl.concat([_events(index, path, columns[index], split_column) for index, path in enumerate(paths)])
-    if table in CODED:
-        parts = pl.col("code").str.strip_prefix(CODED[table]).str.splitn("//", 2).struct
-        rows = _of(events, CODED[table]).with_columns(
-            version=_known(parts.field("field_0")), code=_known(parts.field("field_1"))
-        )
-    elif table == "medications":
-        rows = _medications(events)
-    else:
-        rows = _patients(events) if table == "patients" else _visits(events)
-    schema = {**SCHEMAS[table], "subject_id": pl.String()}
-    there = rows.collect_schema().names()
-    missing = [pl.lit(None, dtype).alias(name) for name, dtype in schema.items() if name not in there]
-    return rows.with_columns(missing).select(*schema)
+    def usual_license(self) -> str:
+        """What metadata/dataset.json states."""
+        try:
+            content = json.loads(Path(self.folder, "metadata", "dataset.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return NOT_STATED
+        stated = content.get("license") if isinstance(content, dict) else None
+        return stated if isinstance(stated, str) and stated else NOT_STATED
 
+    def rows(self, table: str) -> pl.LazyFrame:
+        """The events that make rows of `table`."""
+        events = pl.concat([self._events(index) for index in self.indices(table)])
+        if table in CODED:
+            version, code = _coded(CODED[table])
+            rows = _of(events, CODED[table]).with_columns(version=_known(version), code=_known(code))
+        else:
+            rows = {"medications": _medications, "patients": _patients, "visits": _visits}[table](events)
+        schema = {**SCHEMAS[table], "subject_id": pl.String()}
+        return with_missing(rows, schema).select(*schema, pl.lit(False).alias(SUSPECT))
 
-def titles(root: Path) -> pl.DataFrame:
-    """kind, version, code, title of metadata/codes.parquet; empty where there is none, or no descriptions in it."""
-    empty = pl.DataFrame(schema=dict.fromkeys(("kind", "version", "code", "title"), pl.String))
-    path = root / "metadata" / "codes.parquet"
-    if not path.is_file():
-        return empty
-    rows = pl.scan_parquet(path, glob=False)
-    if rows.collect_schema().get("description") != pl.String:
-        return empty
-    frames = [empty]
-    for table, kind in (("diagnoses", "diagnosis"), ("procedures", "procedure")):
-        parts = pl.col("code").cast(pl.String).str.strip_prefix(CODED[table]).str.splitn("//", 2).struct
-        named = rows.filter(
-            pl.col("code").cast(pl.String).str.starts_with(CODED[table]) & (pl.col("description").str.len_bytes() > 0)
-        )
-        columns = {
-            "kind": pl.lit(kind),
-            "version": parts.field("field_0"),
-            "code": parts.field("field_1"),
-            "title": pl.col("description"),
+    def titles(self) -> pl.DataFrame:
+        """The descriptions in metadata/codes.parquet."""
+        frames, path = [pl.DataFrame(schema=TITLES)], Path(self.folder, "metadata", "codes.parquet")
+        if path.is_file():
+            rows = pl.scan_parquet(path, glob=False)
+            if rows.collect_schema().get("description") == pl.String:
+                rows = rows.filter(pl.col("description").str.len_bytes() > 0).with_columns(
+                    pl.col("code").cast(pl.String)
+                )
+                for table, kind in (("diagnoses", "diagnosis"), ("procedures", "procedure")):
+                    version, code = _coded(CODED[table])
+                    columns = {"kind": pl.lit(kind), "version": version, "code": code, "title": pl.col("description")}
+                    frames.append(_of(rows, CODED[table]).select(**columns).collect())
+        return pl.concat(frames)
+
+    def _events(self, index: int) -> pl.LazyFrame:
+        return self.opened[index].scan().select(**self._cells(index), place=self.place(index))
+
+    def _cells(self, index: int) -> dict[str, pl.Expr]:
+        columns = self.opened[index].columns
+        visit = next(name for name in _VISIT_IDS if name in columns)
+        wanted = {**_COLUMNS, "visit_id": visit, "cut": self.split_column}
+        return {
+            name: self.cell(name, column, index) if column in columns else pl.lit(None, pl.String)
+            for name, column in wanted.items()
         }
-        frames.append(named.select(**columns).collect())
-    return pl.concat(frames)
 
-
-def stated_license(root: Path) -> str:
-    """The license in metadata/dataset.json."""
-    try:
-        content = json.loads((root / "metadata" / "dataset.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return NOT_STATED
-    stated = content.get("license") if isinstance(content, dict) else None
-    return stated if isinstance(stated, str) and stated else NOT_STATED
-
-
-def _events(index: int, path: Path, columns: Mapping[str, pl.DataType], split_column: str) -> pl.LazyFrame:
-    place = pl.col(ROW).cast(pl.UInt64) + (index << PLACE_BITS) + 1
-    return scan_rows(path, columns).select(**_cells(path, columns, split_column), place=place)
-
-
-def _cells(path: Path, columns: Mapping[str, pl.DataType], split_column: str) -> dict[str, pl.Expr]:
-    visit = next(name for name in _VISIT_IDS if name in columns)
-    wanted = {
-        "subject_id": "subject_id",
-        "visit_id": visit,
-        "start": "time",
-        "code": "code",
-        "insurance": "insurance",
-        "ethnicity": "race",
-    }
-    wanted["cut"] = split_column
-    found = {name: source for name, source in wanted.items() if source in columns}
-    cell = {
-        name: cells.column(name, source, columns[source], ("%Y-%m-%d %H:%M:%S",), str(path))
-        for name, source in found.items()
-    }
-    return cell | {name: pl.lit(None, pl.String) for name in wanted if name not in found}
+    def _require_columns(self, index: int) -> None:
+        path, columns = self.opened[index].path, self.opened[index].columns
+        for name in _NEEDED:
+            if name not in columns:
+                raise missing_column(path, name, columns, _NEEDED)
+        if not any(name in columns for name in _VISIT_IDS):
+            raise DataError(
+                f"{path}: no column 'hadm_id' or 'visit_id' among {', '.join(columns)}; without a visit id nobody can "
+                "tell which codes belong to which visit, nor the next visit: make the shards with an ETL that keeps it"
+            )
+        self._cells(index)  # raises DataError for a type that will not do
 
 
 def _of(events: pl.LazyFrame, *prefixes: str) -> pl.LazyFrame:
     return events.filter(pl.any_horizontal(pl.col("code").str.starts_with(prefix) for prefix in prefixes))
+
+
+def _coded(prefix: str) -> tuple[pl.Expr, pl.Expr]:
+    """Version and code after the prefix of a coded event."""
+    parts = pl.col("code").str.strip_prefix(prefix).str.splitn("//", 2).struct
+    return parts.field("field_0"), parts.field("field_1")
 
 
 def _known(part: pl.Expr) -> pl.Expr:
@@ -137,7 +129,7 @@ def _part(number: int) -> pl.Expr:
 
 
 def _medications(events: pl.LazyFrame) -> pl.LazyFrame:
-    """Orders (MEDICATION//START//drug) and administrations (MEDICATION//drug//event) but those that say that nothing was given."""
+    """Orders (MEDICATION//START//drug) and administrations (MEDICATION//drug//event), unless nothing was given."""
     rows = _of(events, MEDICATION).filter(~pl.col("code").str.starts_with(STOPPED))
     parts = pl.col("code").str.strip_prefix(MEDICATION).str.strip_prefix("START//").str.splitn("//", 2).struct
     rows = rows.with_columns(drug=_known(parts.field("field_0")), event=parts.field("field_1"))
@@ -155,15 +147,13 @@ def _visits(events: pl.LazyFrame) -> pl.LazyFrame:
     """One row per admission event, with the latest discharge of its visit and the subject's death."""
     admissions = _of(events, ADMISSION).with_columns(admission_type=_part(1))
     died = _part(1).str.to_uppercase().is_in(_DIED).fill_null(False).any()
-    discharges = (
-        _of(events, DISCHARGE).group_by("subject_id", "visit_id").agg(end=pl.col("start").max(), discharged_dead=died)
-    )
+    ends = {"end": pl.col("start").max(), "discharged_dead": died}
+    discharges = _of(events, DISCHARGE).group_by("subject_id", "visit_id").agg(**ends)
     deaths = _of(events, DEATH).group_by("subject_id").agg(death=pl.col("start").min())
     races = _of(events, *RACES).group_by("subject_id").agg(race=_part(1).min())
-    stays = admissions.join(discharges, on=["subject_id", "visit_id"], how="left").join(
-        deaths, on="subject_id", how="left"
-    )
-    return stays.join(races, on="subject_id", how="left").with_columns(
+    stays = admissions.join(discharges, on=["subject_id", "visit_id"], how="left")
+    stays = stays.join(deaths, on="subject_id", how="left").join(races, on="subject_id", how="left")
+    return stays.with_columns(
         ethnicity=pl.coalesce("ethnicity", "race"),
         # A death that is only dated lies at midnight of its day.
         died=(pl.col("discharged_dead") | (pl.col("death") <= pl.col("end"))).fill_null(False),

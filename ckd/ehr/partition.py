@@ -9,8 +9,8 @@ from typing import Any
 
 import polars as pl
 
-from ckd.ehr.layouts import PLACE_BITS, SCHEMAS, TABLE_NAMES
-from ckd.ehr.scan import SUSPECT, Source
+from ckd.ehr.canonical import PLACE_BITS, SCHEMAS, SUSPECT, TABLE_NAMES
+from ckd.ehr.source import Source
 from ckd.errors import ConfigError, DataError
 from ckd.store.artifacts import Fields, FolderArtifact
 from ckd.store.filesystems import is_local
@@ -34,7 +34,7 @@ def partition(source: Source, folder: str, partitions: int) -> list[int]:
     count = partitions or _partitions_for(source)
     fields: Fields = {
         "format": FORMAT,
-        "input": source.content_hash(),
+        "input": source.content_hash,
         "kind": source.kind,
         "split_column": source.split_column,
     }
@@ -44,8 +44,8 @@ def partition(source: Source, folder: str, partitions: int) -> list[int]:
         shutil.rmtree(folder, ignore_errors=True)
         for table in TABLE_NAMES:
             _write(source, table, folder, count)
-            if quoted := source.misread(_found(folder, table)):
-                source = source.minding_quotes(quoted)
+            source, before = source.minding_quotes(_found(folder, table)), source
+            if source is not before:
                 shutil.rmtree(Path(folder) / table)
                 _write(source, table, folder, count)
         _require_ids(source, folder)
@@ -126,8 +126,7 @@ def _check(source: Source, table: str, folder: str) -> dict[str, int]:
     """Rows of a table and how many more there are that are all empty. Raises DataError for lines that polars read wrongly in silence."""
     found = _found(folder, table)
     with source.explained(table):
-        nothing = {"rows": 0, "records": 0, "suspects": 0}
-        blank = sum(source.check_lines(index, **found.get(index, nothing)) for index in source.tables.get(table, ()))
+        blank = source.blank_rows(table, found)
     return {"rows": sum(row["rows"] for row in found.values()), "blank_rows": blank}
 
 
@@ -189,5 +188,5 @@ def _counts(folder: str, count: int) -> dict[str, Any]:
 
 
 def _partitions_for(source: Source) -> int:
-    text = sum(path.stat().st_size * _PACKED.get(path.suffix, 1) for path in source.paths)
+    text = sum(file.size * _PACKED.get(Path(file.name).suffix, 1) for file in source.files)
     return min(_MOST, max(1, math.ceil(text / _PARTITION_BYTES)))

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ckd.ehr.layouts import SCHEMAS, TABLE_NAMES
+from ckd.ehr.canonical import SCHEMAS, TABLE_NAMES
+from ckd.ehr.kinds import open_source
 from ckd.ehr.partition import partition, read
-from ckd.ehr.scan import Source
 from ckd.errors import DataError
 from tests.ehr.ehr_tables import MEDS_COLUMNS, write_meds
 
@@ -51,7 +51,7 @@ def events():
 
 
 def opened(tmp_path, rows, **options):
-    return Source.open("meds", str(write_meds(tmp_path / "meds", rows, **options)))
+    return open_source("meds", str(write_meds(tmp_path / "meds", rows, **options)))
 
 
 def test_meds_tables_have_the_columns_and_types_of_the_contract(tmp_path):
@@ -130,7 +130,7 @@ def test_a_place_leads_to_the_shard_and_the_row(tmp_path):
 
 def test_the_split_column_is_a_column_of_the_admission_events(tmp_path):
     folder = str(write_meds(tmp_path / "meds", events()))
-    assert Source.open("meds", folder, "insurance").scan("visits").collect()["cut"].to_list()[0] == "Medicare"
+    assert open_source("meds", folder, "insurance").scan("visits").collect()["cut"].to_list()[0] == "Medicare"
 
 
 def test_titles_and_license_come_from_the_metadata(tmp_path):
@@ -167,7 +167,7 @@ def test_meds_without_admissions_shards_or_columns_is_refused(tmp_path):
         partition(opened(tmp_path, [event(1, None, "GENDER//F", 1)]), str(tmp_path / "work"), 1)
     (tmp_path / "empty" / "data").mkdir(parents=True)
     with pytest.raises(DataError, match=r"no \*\.parquet file"):
-        Source.open("meds", str(tmp_path / "empty"))
+        open_source("meds", str(tmp_path / "empty"))
     with pytest.raises(DataError, match="no column 'code' among subject_id, time, hadm_id"):
         opened(tmp_path / "code", events(), columns=["subject_id", "time", "hadm_id"])
 
@@ -178,13 +178,13 @@ def test_damaged_shards_and_wrong_types_are_refused(tmp_path):
     whole = shard.read_bytes()
     shard.write_bytes(b"PAR1 and no more")
     with pytest.raises(DataError, match=r"0\.parquet: not a Parquet file"):
-        Source.open("meds", str(folder))
+        open_source("meds", str(folder))
     shard.write_bytes(whole[:4] + bytes(len(whole) // 2) + whole[4 + len(whole) // 2 :])
     with pytest.raises(DataError, match=r"0\.parquet: (damaged|not a) Parquet"):
-        partition(Source.open("meds", str(folder)), str(tmp_path / "work"), 1)
+        partition(open_source("meds", str(folder)), str(tmp_path / "work"), 1)
     table = pq.read_table(pa.BufferReader(whole))
     pq.write_table(
         table.set_column(table.schema.get_field_index("hadm_id"), "hadm_id", table["hadm_id"].cast(pa.float64())), shard
     )
     with pytest.raises(DataError, match="column 'hadm_id' is Float64, expected text or whole numbers"):
-        Source.open("meds", str(folder))
+        open_source("meds", str(folder))

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckd.ehr.layouts import SCHEMAS, TABLE_NAMES
+from ckd.ehr.canonical import SCHEMAS, TABLE_NAMES
+from ckd.ehr.kinds import open_source
 from ckd.ehr.partition import facts, partition, read, stored, visit_key
-from ckd.ehr.scan import Source
 from ckd.errors import ConfigError, DataError, MismatchError
 from ckd.store.folders import ARTIFACT_FILE
 from tests.ehr.ehr_tables import admission, as_tables, small_mimic3, write_mimic3, write_tables
@@ -16,7 +16,7 @@ from tests.ehr.ehr_tables import admission, as_tables, small_mimic3, write_mimic
 
 def made(tmp_path, tables, partitions=3, **options):
     """Folder of the partitioned MIMIC-III tables, and the source."""
-    source = Source.open("mimic3", str(write_mimic3(tmp_path / "source", tables, **options)))
+    source = open_source("mimic3", str(write_mimic3(tmp_path / "source", tables, **options)))
     partition(source, str(tmp_path / "work"), partitions)
     return str(tmp_path / "work"), source
 
@@ -153,7 +153,7 @@ def test_a_table_without_any_admission_is_refused(tmp_path):
 def test_a_flag_that_is_neither_true_nor_false_is_refused_without_the_cell(tmp_path):
     rows = as_tables(small_mimic3())
     rows["visits"][2]["died"] = "Zebra"
-    source = Source.open("tables", str(write_tables(tmp_path / "source", rows)))
+    source = open_source("tables", str(write_tables(tmp_path / "source", rows)))
     with pytest.raises(DataError, match=r"visits\.csv:4: the flag for death or newborn") as caught:
         partition(source, str(tmp_path / "work"), 1)
     assert "Zebra" not in str(caught.value)
@@ -184,13 +184,13 @@ def test_other_tables_or_another_number_of_partitions_are_refused_by_name(tmp_pa
         partition(source, folder, 4)
     tables = small_mimic3()
     tables["admissions"][0]["insurance"] = "Private"
-    other = Source.open("mimic3", str(write_mimic3(tmp_path / "other", tables)))
+    other = open_source("mimic3", str(write_mimic3(tmp_path / "other", tables)))
     with pytest.raises(MismatchError, match="made with input="):
         partition(other, folder, 3)
 
 
 def test_small_tables_are_one_partition_and_an_unfinished_folder_is_told(tmp_path):
-    source = Source.open("mimic3", str(write_mimic3(tmp_path / "source", small_mimic3())))
+    source = open_source("mimic3", str(write_mimic3(tmp_path / "source", small_mimic3())))
     assert partition(source, str(tmp_path / "work"), 0) == [3]
     with pytest.raises(DataError, match="not partitioned"):
         facts(str(tmp_path / "elsewhere"))
@@ -218,7 +218,7 @@ def test_text_of_damaged_cells_reaches_no_error(tmp_path):
                 whole = path.read_bytes()
                 path.write_bytes(changed)
                 try:
-                    partition(Source.open("mimic3", str(folder)), str(tmp_path / "work"), 1)
+                    partition(open_source("mimic3", str(folder)), str(tmp_path / "work"), 1)
                 except DataError as error:
                     assert "ebra" not in str(error)
                     assert str(path) in str(error)

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ckd.ehr import csvfile
-from ckd.ehr.layouts import SCHEMAS, TABLE_NAMES
+from ckd.ehr.canonical import SCHEMAS, TABLE_NAMES
+from ckd.ehr.csvfile import CsvFile
+from ckd.ehr.kinds import open_source
 from ckd.ehr.partition import partition
-from ckd.ehr.scan import Source
 from ckd.errors import CkdError, ConfigError, DataError
 from tests.ehr.ehr_tables import as_mimic4, as_tables, small_mimic3, write_mimic3, write_mimic4, write_tables
 from tests.ehr.mimic_rows import open_data
@@ -25,7 +25,7 @@ def frames(source):
 def refused(kind, folder, tmp_path, split_column=""):
     """The text of the error from opening and partitioning a folder."""
     with pytest.raises(CkdError) as caught:
-        partition(Source.open(kind, str(folder), split_column), str(tmp_path / "work"), 2)
+        partition(open_source(kind, str(folder), split_column), str(tmp_path / "work"), 2)
     text = str(caught.value)
     assert MARKER not in text
     assert "\n" not in text
@@ -52,7 +52,7 @@ def test_every_table_has_the_columns_and_types_of_the_contract(tmp_path):
         ("mimic4", write_mimic4(tmp_path / "4", as_mimic4(small_mimic3()))),
         ("tables", write_tables(tmp_path / "t", as_tables(small_mimic3()))),
     ):
-        source = Source.open(kind, str(folder))
+        source = open_source(kind, str(folder))
         for table, schema in SCHEMAS.items():
             wanted = schema if "subject_id" in schema else {"subject_id": pl.String(), **schema}
             assert dict(source.scan(table).collect_schema()) == dict(wanted)
@@ -60,7 +60,7 @@ def test_every_table_has_the_columns_and_types_of_the_contract(tmp_path):
 
 
 def test_a_mimic3_visit_as_it_is_read(tmp_path):
-    visits = Source.open("mimic3", str(write_mimic3(tmp_path, small_mimic3()))).scan("visits").collect().to_dicts()
+    visits = open_source("mimic3", str(write_mimic3(tmp_path, small_mimic3()))).scan("visits").collect().to_dicts()
     assert visits[0] == {
         "visit_id": "11",
         "subject_id": "1",
@@ -84,7 +84,7 @@ def test_a_mimic3_visit_as_it_is_read(tmp_path):
 def test_header_case_and_compression_make_no_difference(tmp_path):
     rows = small_mimic3()
     found = [
-        frames(Source.open("mimic3", str(write_mimic3(tmp_path / f"{gz}{upper}", rows, gz=gz, upper=upper))))
+        frames(open_source("mimic3", str(write_mimic3(tmp_path / f"{gz}{upper}", rows, gz=gz, upper=upper))))
         for gz in (False, True)
         for upper in (False, True)
     ]
@@ -94,16 +94,16 @@ def test_header_case_and_compression_make_no_difference(tmp_path):
 
 def test_mimic4_and_generic_tables_say_the_same_as_mimic3(tmp_path):
     rows = small_mimic3()
-    first = frames(Source.open("mimic3", str(write_mimic3(tmp_path / "3", rows))))
-    fourth = frames(Source.open("mimic4", str(write_mimic4(tmp_path / "4", as_mimic4(rows)))))
-    beside = frames(Source.open("mimic4", str(write_mimic4(tmp_path / "4b", as_mimic4(rows), hosp=False))))
+    first = frames(open_source("mimic3", str(write_mimic3(tmp_path / "3", rows))))
+    fourth = frames(open_source("mimic4", str(write_mimic4(tmp_path / "4", as_mimic4(rows)))))
+    beside = frames(open_source("mimic4", str(write_mimic4(tmp_path / "4b", as_mimic4(rows), hosp=False))))
     for table in ("visits", "diagnoses", "medications", "procedures"):
         assert first[table].equals(fourth[table])
         assert first[table].equals(beside[table])
     assert fourth["patients"].select("anchor_age", "anchor_year").row(0) == (60, 2150)
     for suffix in (".csv", ".csv.gz", ".parquet"):
         generic = frames(
-            Source.open("tables", str(write_tables(tmp_path / f"t{suffix}", as_tables(rows), suffix=suffix)))
+            open_source("tables", str(write_tables(tmp_path / f"t{suffix}", as_tables(rows), suffix=suffix)))
         )
         assert generic["patients"].is_empty()
         assert first["visits"].drop("sex").equals(generic["visits"].drop("sex"))
@@ -119,14 +119,14 @@ def test_the_order_of_the_columns_and_further_columns_make_no_difference(tmp_pat
         "admissions": "hospital_expire_flag dischtime admittime ethnicity",
     }
     columns["admissions"] += " deathtime subject_id hadm_id insurance admission_type has_chartevents_data"
-    first = frames(Source.open("mimic3", str(write_mimic3(tmp_path / "a", rows))))
-    other = frames(Source.open("mimic3", str(write_mimic3(tmp_path / "b", rows, columns=columns))))
+    first = frames(open_source("mimic3", str(write_mimic3(tmp_path / "a", rows))))
+    other = frames(open_source("mimic3", str(write_mimic3(tmp_path / "b", rows, columns=columns))))
     assert all(first[table].equals(other[table]) for table in TABLE_NAMES)
 
 
 def test_codes_stay_text_and_quoted_empty_cells_are_null(tmp_path):
     lines = [b"1,1,11,,,,MAIN,007,,PO\n", b'"2","","11","","","","MAIN","","","PO"\n']
-    drugs = Source.open("mimic3", str(with_prescriptions(tmp_path, lines))).scan("medications").collect()
+    drugs = open_source("mimic3", str(with_prescriptions(tmp_path, lines))).scan("medications").collect()
     assert drugs["drug"].to_list() == ["007", None]
     assert drugs["subject_id"].to_list() == ["1", None]
 
@@ -137,7 +137,7 @@ def test_windows_line_ends_a_byte_order_mark_and_blank_lines_are_read(tmp_path):
     path.write_bytes(
         b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n").replace(b"5849\r\n", b"5849\r\n\r\n") + b"\r\n\r\n"
     )
-    source = Source.open("mimic3", str(folder))
+    source = open_source("mimic3", str(folder))
     partition(source, str(tmp_path / "work"), 1)
     rows = source.scan("diagnoses").collect()
     assert rows["code"].to_list() == ["5849", "0389", "E8497", "42731"]
@@ -148,7 +148,7 @@ def test_a_place_leads_to_the_line_even_behind_cells_with_line_ends(tmp_path):
     lines = [good(1), b'2,1,11,,,,MAIN,"two\nlines, quoted",,PO\n', good(3)]
     for name, pack in (("prescriptions.csv", None), ("PRESCRIPTIONS.CSV.GZ", gzip.compress)):
         folder = with_prescriptions(tmp_path / name, lines, name, pack)
-        source = Source.open("mimic3", str(folder))
+        source = open_source("mimic3", str(folder))
         partition(source, str(tmp_path / name / "work"), 1)
         rows = source.scan("medications").collect()
         assert rows["drug"].to_list() == ["Zebra", "two\nlines, quoted", "Zebra"]
@@ -166,7 +166,7 @@ def test_times_that_cannot_be_read_are_told_from_missing_ones(tmp_path):
         strict=True,
     ):
         row.update(admittime=start, dischtime=end)
-    visits = Source.open("mimic3", str(write_mimic3(tmp_path, rows))).scan("visits").collect()
+    visits = open_source("mimic3", str(write_mimic3(tmp_path, rows))).scan("visits").collect()
     assert visits["start_bad"].to_list() == [True, False, True]
     assert visits["end_bad"].to_list() == [False, True, False]
     assert visits["start"].null_count() == 3
@@ -188,7 +188,7 @@ def test_times_that_cannot_be_read_are_told_from_missing_ones(tmp_path):
 def test_the_generic_tables_take_iso_times(tmp_path, text, wanted):
     rows = as_tables(small_mimic3())
     rows["visits"][0]["start"] = text
-    visits = Source.open("tables", str(write_tables(tmp_path, rows))).scan("visits").collect()
+    visits = open_source("tables", str(write_tables(tmp_path, rows))).scan("visits").collect()
     assert visits["start"][0] == wanted
     assert visits["start_bad"][0] == (wanted is None)
 
@@ -204,7 +204,7 @@ def test_parquet_times_numbers_and_flags_are_taken_as_they_are(tmp_path):
     }
     visit |= {"age": 61.9, "sex": "F"}
     folder = write_tables(tmp_path, {"visits": [visit]}, suffix=".parquet")
-    row = Source.open("tables", str(folder)).scan("visits").collect().row(0, named=True)
+    row = open_source("tables", str(folder)).scan("visits").collect().row(0, named=True)
     assert (row["visit_id"], row["subject_id"], row["age"], row["died"], row["newborn"]) == (
         "7",
         "8",
@@ -223,7 +223,7 @@ def test_a_generic_table_may_be_a_folder_of_parts(tmp_path):
     (tmp_path / "visits").mkdir()
     (tmp_path / "visits" / "b.parquet").write_bytes(whole)
     (tmp_path / "visits" / "a.csv").write_text("visit_id,subject_id,start,end,died\n99,9,2150-01-01,2150-01-02,0\n")
-    source = Source.open("tables", str(tmp_path))
+    source = open_source("tables", str(tmp_path))
     visits = source.scan("visits").collect()
     assert visits["visit_id"].to_list() == ["99", "11", "12", "21"]
     where = [source.locate("visits", place).removeprefix(str(tmp_path)) for place in visits["place"]]
@@ -239,7 +239,7 @@ def test_the_own_titles_of_a_data_set_are_read(tmp_path):
         ],
         "d_icd_procedures": [{"icd9_code": "3995", "long_title": "Hemodialysis"}, {"icd9_code": "0001"}],
     }
-    titles = Source.open("mimic3", str(write_mimic3(tmp_path / "3", rows))).titles()
+    titles = open_source("mimic3", str(write_mimic3(tmp_path / "3", rows))).titles()
     assert titles.columns == ["kind", "version", "code", "title"]
     assert titles.rows() == [
         ("diagnosis", "9", "5849", "Acute kidney failure, unspecified"),
@@ -248,43 +248,43 @@ def test_the_own_titles_of_a_data_set_are_read(tmp_path):
     rows = as_mimic4(small_mimic3()) | {
         "d_icd_diagnoses": [{"icd_code": "N179", "icd_version": 10, "long_title": "Acute kidney failure"}]
     }
-    assert Source.open("mimic4", str(write_mimic4(tmp_path / "4", rows))).titles().rows() == [
+    assert open_source("mimic4", str(write_mimic4(tmp_path / "4", rows))).titles().rows() == [
         ("diagnosis", "10", "N179", "Acute kidney failure")
     ]
-    assert Source.open("mimic3", str(write_mimic3(tmp_path / "none", small_mimic3()))).titles().rows() == []
+    assert open_source("mimic3", str(write_mimic3(tmp_path / "none", small_mimic3()))).titles().rows() == []
 
 
 def test_the_split_column_may_stand_in_the_admissions_or_the_patients(tmp_path):
     folder = str(write_mimic4(tmp_path, as_mimic4(small_mimic3())))
-    by_group = Source.open("mimic4", folder, "Anchor_Year_Group")
+    by_group = open_source("mimic4", folder, "Anchor_Year_Group")
     assert by_group.scan("patients").collect()["cut"].to_list() == ["2011 - 2013"] * 2
     assert by_group.scan("visits").collect()["cut"].null_count() == 3
-    assert Source.open("mimic4", folder, "insurance").scan("visits").collect()["cut"].to_list() == ["Medicare"] * 3
+    assert open_source("mimic4", folder, "insurance").scan("visits").collect()["cut"].to_list() == ["Medicare"] * 3
     with pytest.raises(ConfigError, match=r"split_column=site: no such column .*anchor_year_group.*name one of these"):
-        Source.open("mimic4", folder, "site")
+        open_source("mimic4", folder, "site")
 
 
 def test_the_content_hash_changes_with_any_byte_and_not_with_the_folder(tmp_path):
-    first = Source.open("mimic3", str(write_mimic3(tmp_path / "a", small_mimic3())))
-    again = Source.open("mimic3", str(write_mimic3(tmp_path / "b", small_mimic3())))
+    first = open_source("mimic3", str(write_mimic3(tmp_path / "a", small_mimic3())))
+    again = open_source("mimic3", str(write_mimic3(tmp_path / "b", small_mimic3())))
     rows = small_mimic3()
     rows["prescriptions"][0]["drug"] = "Furosemidx"
-    other = Source.open("mimic3", str(write_mimic3(tmp_path / "c", rows)))
-    assert first.content_hash() == again.content_hash() != other.content_hash()
+    other = open_source("mimic3", str(write_mimic3(tmp_path / "c", rows)))
+    assert first.content_hash == again.content_hash != other.content_hash
     assert [file.name for file in first.files][:2] == ["ADMISSIONS.csv", "PATIENTS.csv"]
     assert all(file.size > 0 for file in first.files)
 
 
 def test_the_license_comes_from_the_folder_where_it_is_stated(tmp_path):
     folder = write_mimic3(tmp_path, small_mimic3())
-    source = Source.open("mimic3", str(folder))
+    source = open_source("mimic3", str(folder))
     assert "Credentialed" in source.license
     assert source.credentialed
     (folder / "LICENSE.txt").write_text("\nOpen Database License\nmore\n")
-    source = Source.open("mimic3", str(folder))
+    source = open_source("mimic3", str(folder))
     assert source.license == "Open Database License"
     assert not source.credentialed
-    assert Source.open("tables", str(write_tables(tmp_path / "t", as_tables(small_mimic3())))).license == "not stated"
+    assert open_source("tables", str(write_tables(tmp_path / "t", as_tables(small_mimic3())))).license == "not stated"
 
 
 def test_the_open_demos_have_the_stated_numbers_of_admissions():
@@ -292,7 +292,7 @@ def test_the_open_demos_have_the_stated_numbers_of_admissions():
         ("mimic3", "mimic3_demo", 129, 100),
         ("mimic4", "mimic4_demo", 275, 100),
     ):
-        source = Source.open(kind, str(open_data() / folder))
+        source = open_source(kind, str(open_data() / folder))
         visits = source.scan("visits").collect()
         assert (visits.height, visits["subject_id"].n_unique()) == (admissions, subjects)
         assert visits.select("start", "end", "died").null_count().row(0) == (0, 0, 0)
@@ -311,7 +311,7 @@ def test_a_folder_that_is_not_there_or_empty_is_refused(tmp_path, kind):
 
 def test_an_unknown_kind_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="expected one of mimic3, mimic4, tables, meds"):
-        Source.open("mimic5", str(tmp_path))
+        open_source("mimic5", str(tmp_path))
 
 
 def test_a_missing_table_is_refused_with_what_is_there(tmp_path):
@@ -446,9 +446,9 @@ def test_a_line_with_the_wrong_number_of_cells_is_found_and_no_other(tmp_path_fa
     path.write_text("\n".join(lines) + "\n", newline="")
     damaged = next((k for k, row in enumerate(cells) if len(row) != 3 and lines[k + 1]), None)
     if damaged is None:
-        csvfile.check_lines(path, 3)
+        CsvFile.open(path).check_lines()
         return
     with pytest.raises(DataError) as caught:
-        csvfile.check_lines(path, 3)
+        CsvFile.open(path).check_lines()
     line = 1 + sum(text.count("\n") + 1 for text in lines[: damaged + 1])
     assert str(caught.value).startswith(f"{path}:{line}: {len(cells[damaged])} cells, the header has 3")

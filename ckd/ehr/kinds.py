@@ -1,0 +1,34 @@
+"""Every kind of source by its name: what `ckd ingest` offers, and how a source is opened.
+polars is imported only when one is, since `ckd --help` reads the names."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckd.ehr.layouts import LAYOUTS
+from ckd.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from ckd.ehr.source import Source
+
+_EVENTS = {"meds": "MEDS shards with hadm_id"}
+KINDS: Mapping[str, str] = {name: layout.help for name, layout in LAYOUTS.items()} | _EVENTS  # name -> help
+
+
+def open_source(kind: str, folder: str, split_column: str = "") -> "Source":
+    """Find the files of `kind` below `folder` and read their headers.
+
+    Raises DataError when a table or a column is missing, is there twice, or is of no use; ConfigError when no table has
+    `split_column`.
+    """
+    from ckd.ehr.meds import Meds
+    from ckd.ehr.tables import Tables
+
+    if kind not in KINDS:
+        raise ConfigError(f"'{kind}': no kind of tables; expected one of {', '.join(KINDS)}")
+    if not Path(folder).is_dir():
+        raise DataError(f"{folder}: no such folder; give the folder that holds the {kind} tables")
+    split_column, layout = split_column.lower(), LAYOUTS.get(kind)
+    source = Tables.open(kind, folder, split_column, layout) if layout else Meds.open(kind, folder, split_column)
+    source.require_split_column()
+    return source

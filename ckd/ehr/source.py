@@ -1,0 +1,132 @@
+"""An opened source, of tables (tables.py) or events (meds.py): its files, its rows, where a row stands, its license."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import polars as pl
+
+from ckd.ehr import cells
+from ckd.ehr.canonical import PLACE_BITS, ROW, SCHEMAS
+from ckd.ehr.csvfile import CsvFile
+from ckd.ehr.layouts import NOT_STATED, SECONDS
+from ckd.ehr.parquetfile import ParquetFile
+from ckd.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class File:
+    """One source file: `name` relative to the source's folder, bytes."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Source(ABC):
+    """Every file was found and has the columns that it needs. Picklable."""
+
+    kind: str
+    folder: str
+    split_column: str  # lower case
+    opened: tuple[CsvFile | ParquetFile, ...]  # a place's upper bits are an index into these
+
+    @abstractmethod
+    def rows(self, table: str) -> pl.LazyFrame:
+        """Table `table` with the columns of SCHEMAS, subject_id and SUSPECT, in any order."""
+
+    @abstractmethod
+    def titles(self) -> pl.DataFrame:
+        """The source's own code titles: TITLES, kind "diagnosis" or "procedure"; empty where it has none."""
+
+    @abstractmethod
+    def indices(self, table: str) -> Sequence[int]:
+        """Which files `table` is read from."""
+
+    @abstractmethod
+    def usual_license(self) -> str:
+        """What holds where the folder has no LICENSE file."""
+
+    def blank_rows(self, table: str, found: Mapping[int, Mapping[str, int]]) -> int:
+        """How many rows of `table` hold nothing. `found`: file -> rows read, number of the last record, SUSPECT rows.
+
+        Raises DataError for lines that polars read wrongly in silence.
+        """
+        return 0
+
+    def minding_quotes(self, found: Mapping[int, Mapping[str, int]]) -> "Source":
+        """This source, but files that were read as if they had no quotes, and do have some, are read with quotes."""
+        return self
+
+    def scan(self, table: str) -> pl.LazyFrame:
+        """`rows` in the order of SCHEMAS; diagnoses, medications and procedures with subject_id before them."""
+        subject = [] if "subject_id" in SCHEMAS[table] else ["subject_id"]
+        return self.rows(table).select(*subject, *SCHEMAS[table])
+
+    def locate(self, table: str, place: int) -> str:
+        """`file:line` of a row (Parquet: `file:row`). `table` is not needed: a place knows its file."""
+        file = self.opened[place >> PLACE_BITS]
+        return f"{file.path}:{file.line_of(place & (1 << PLACE_BITS) - 1)}"
+
+    @property
+    def files(self) -> list[File]:
+        """Every file that is read."""
+        return [File(f.path.relative_to(self.folder).as_posix(), f.path.stat().st_size) for f in self.opened]
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 over the names and bytes of the files, which are read once for it."""
+        whole = hashlib.sha256()
+        for file, opened in zip(self.files, self.opened, strict=True):
+            with opened.path.open("rb") as stream:
+                whole.update(f"{file.name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+        return whole.hexdigest()
+
+    @property
+    def license(self) -> str:
+        """The first line of the folder's LICENSE file, else what holds for this kind of source."""
+        lines = (line.strip() for line in (self._license_text or "").splitlines())
+        return next(filter(None, lines), "") or self.usual_license()
+
+    @property
+    def credentialed(self) -> bool:
+        """Whether whoever passes rows on must be warned: the license asks for credentials, or none is stated."""
+        text = self.license if self._license_text is None else self._license_text
+        return "credentialed" in text.lower() or text == NOT_STATED
+
+    @contextmanager
+    def explained(self, table: str) -> Iterator[None]:
+        """Turn what polars raises while `table` is read into a DataError: file, line, damage and remedy, no cell."""
+        try:
+            yield
+        except (pl.exceptions.ComputeError, pl.exceptions.SchemaError, OSError) as error:
+            for index in self.indices(table):
+                self.opened[index].find_damage()
+            what = f"{table} could not be read or stored ({type(error).__name__})"
+            raise DataError(f"{self.folder}: {what}; is there space left, may it be read?") from None
+
+    def require_split_column(self) -> None:
+        """Raise ConfigError when neither visits nor patients have the split column."""
+        known = {t: {c for i in self.indices(t) for c in self.opened[i].columns} for t in ("visits", "patients")}
+        if self.split_column and not any(self.split_column in columns for columns in known.values()):
+            there = "; ".join(f"{table}: {', '.join(sorted(columns))}" for table, columns in known.items() if columns)
+            what = f"ingest.split_column={self.split_column}: no such column in {self.folder}"
+            raise ConfigError(f"{what} ({there}); name one of these")
+
+    def cell(self, name: str, column: str, index: int, time_formats: Sequence[str] = SECONDS) -> pl.Expr:
+        """Canonical column `name` from a column of file `index`. Raises DataError for a type that cannot hold it."""
+        file = self.opened[index]
+        return cells.column(name, column, file.columns[column], time_formats, str(file.path))
+
+    def place(self, index: int) -> pl.Expr:
+        """Where a row of file `index` stands."""
+        return pl.col(ROW).cast(pl.UInt64) + (index << PLACE_BITS) + self.opened[index].first
+
+    @cached_property
+    def _license_text(self) -> str | None:
+        found = sorted(p for p in Path(self.folder).iterdir() if p.name.lower().startswith("license") and p.is_file())
+        return found[0].read_text(errors="replace") if found else None

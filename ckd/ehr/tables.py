@@ -1,0 +1,150 @@
+"""The kind of source that has tables: they are found in a folder and read by the source's layout (layouts.py)."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import polars as pl
+
+from ckd.ehr import cells
+from ckd.ehr.canonical import SCHEMAS, SUSPECT, TABLE_NAMES, TITLES, with_missing
+from ckd.ehr.csvfile import CsvFile
+from ckd.ehr.layouts import Layout, Table, missing_column
+from ckd.ehr.parquetfile import ParquetFile
+from ckd.ehr.source import Source
+from ckd.errors import DataError
+
+_ENDINGS = (".csv.gz", ".csv", ".parquet")
+_NOTHING = {"rows": 0, "records": 0, "suspects": 0}
+
+
+@dataclass(frozen=True)
+class Tables(Source):
+    """A folder of tables."""
+
+    layout: Layout
+    where: Mapping[str, tuple[int, ...]]  # table, "diagnosis" or "procedure" (titles) -> indices of its files
+
+    @classmethod
+    def open(cls, kind: str, folder: str, split_column: str, layout: Layout) -> "Tables":
+        """Find the files and read their headers.
+
+        Raises DataError for a table or a column that is missing, there twice or of no use.
+        """
+        found = _find_tables(layout, Path(folder))
+        paths = [path for files in found.values() for path in files]
+        opened = tuple((ParquetFile if path.suffix == ".parquet" else CsvFile).open(path) for path in paths)
+        where = {name: tuple(paths.index(path) for path in files) for name, files in found.items()}
+        source = cls(kind, folder, split_column, opened, layout, where)
+        source._require_columns()
+        return source
+
+    def indices(self, table: str) -> Sequence[int]:
+        """The files found for `table`."""
+        return self.where.get(table, ())
+
+    def usual_license(self) -> str:
+        """The layout's."""
+        return self.layout.license
+
+    def rows(self, table: str) -> pl.LazyFrame:
+        """Table `table`, its files one after the other; a table that the layout does not have is empty."""
+        names = {**SCHEMAS[table], "subject_id": pl.String(), SUSPECT: pl.Boolean()}
+        if not self.indices(table):
+            return pl.LazyFrame(schema=names)
+        return pl.concat([self._rows_of_file(table, index).select(*names) for index in self.indices(table)])
+
+    def titles(self) -> pl.DataFrame:
+        """The rows of the tables of titles that have a code and a title."""
+        frames = [pl.DataFrame(schema=TITLES)]
+        for kind, table in self.layout.titles.items():
+            for index in self.indices(kind):
+                with self.explained(kind):
+                    cell = {name: self._cell(name, column, index) for name, column in table.required.items()}
+                    cell |= {name: pl.lit(value) for name, value in table.constants.items()}
+                    rows = self.opened[index].scan().select(kind=pl.lit(kind), **cell).select(*TITLES)
+                    frames.append(rows.drop_nulls(["code", "title"]).collect())
+        return pl.concat(frames)
+
+    def blank_rows(self, table: str, found: Mapping[int, Mapping[str, int]]) -> int:
+        """Blank lines of CSV files, empty rows of Parquet; every CSV line is proved to be read right."""
+        return sum(self.opened[i].blank_rows(**found.get(i, _NOTHING)) for i in self.indices(table))
+
+    def minding_quotes(self, found: Mapping[int, Mapping[str, int]]) -> "Tables":
+        """This source itself where no file was misread."""
+        files = tuple(f.minding_quotes(**found[i]) if i in found else f for i, f in enumerate(self.opened))
+        return self if files == self.opened else replace(self, opened=files)
+
+    def _cell(self, name: str, column: str, index: int) -> pl.Expr:
+        return self.cell(name, column, index, self.layout.time_formats)
+
+    def _rows_of_file(self, table: str, index: int) -> pl.LazyFrame:
+        layout, file = self.layout.tables[table], self.opened[index]
+        used = {name: column for name, column in layout.columns.items() if column in file.columns}
+        if "cut" in SCHEMAS[table] and self.split_column in file.columns:
+            used["cut"] = self.split_column
+        cell = {name: self._cell(name, column, index) for name, column in used.items()}
+        cell |= {name: pl.lit(value) for name, value in layout.constants.items()}
+        for time in ("start", "end"):
+            if f"{time}_bad" in SCHEMAS[table]:
+                cell[f"{time}_bad"] = cells.is_given(used[time], file.columns[used[time]]) & cell[time].is_null()
+        cell |= {"place": self.place(index), SUSPECT: file.suspect(used.values())}
+        # The first cell and the last are looked at too: they are what is left of a line that was cut off.
+        read = {next(iter(file.columns)), *used.values(), list(file.columns)[-1]}
+        rows = file.scan().filter(pl.any_horizontal(pl.col(column).is_not_null() for column in read))
+        return _derived(table, rows.select(**cell))
+
+    def _require_columns(self) -> None:
+        for name, table in self.layout.all_tables.items():
+            for index in self.indices(name):
+                file, wanted = self.opened[index], table.required.values()
+                if missing := [column for column in wanted if column not in file.columns]:
+                    raise missing_column(file.path, missing[0], file.columns, wanted)
+                if name in TABLE_NAMES:
+                    with self.explained(name):
+                        self._rows_of_file(name, index)  # raises DataError for a type that will not do
+
+
+def _derived(table: str, rows: pl.LazyFrame) -> pl.LazyFrame:
+    """`rows` with every canonical column: died and newborn from what the source has, null where it has nothing."""
+    names = rows.collect_schema().names()
+    if table == "visits":
+        death = pl.col("death").is_not_null() if "death" in names else pl.lit(False)
+        kind = pl.col("admission_type").str.to_uppercase() == "NEWBORN" if "admission_type" in names else pl.lit(False)
+        newborn = pl.col("newborn") if "newborn" in names else pl.lit(False)
+        rows = rows.with_columns(died=pl.col("expired") | death, newborn=newborn | kind.fill_null(False))
+    return with_missing(rows, SCHEMAS[table])
+
+
+def _find_tables(layout: Layout, root: Path) -> dict[str, tuple[Path, ...]]:
+    """Table (or kind of titles) -> its files. Raises DataError for a table that is missing or there twice."""
+    root = next((p for p in root.iterdir() if p.name.lower() == layout.subfolder and p.is_dir()), root)
+    found = {name: _files(table, root, layout.parquet) for name, table in layout.all_tables.items()}
+    for name, table in layout.tables.items():
+        if not found[name]:
+            there = ", ".join(sorted(p.name for p in root.iterdir())[:30]) or "nothing"
+            wanted = f"{table.file}.csv(.gz){' or .parquet' if layout.parquet else ''}"
+            hint = f"expected {wanted}, if need be with its header only"
+            raise DataError(f"{root}: no table '{table.file}' (there: {there}); {hint}")
+    return found
+
+
+def _files(table: Table, root: Path, parquet: bool) -> tuple[Path, ...]:
+    names = [table.file + ending for ending in _ENDINGS[: 3 if parquet else 2]]
+    found = [p for p in root.iterdir() if p.is_file() and p.name.lower() in names]
+    if parquet:
+        found += [p for p in root.iterdir() if p.is_dir() and p.name.lower() == table.file]
+    if len(found) > 1:
+        there = " and ".join(sorted(p.name for p in found))
+        raise DataError(f"{root}: {there} are there, so which one counts is open; keep one")
+    return _parts(found[0]) if found and found[0].is_dir() else tuple(found)
+
+
+def _parts(folder: Path) -> tuple[Path, ...]:
+    """The files of a table that is a folder of parts."""
+    parts = [p for p in folder.iterdir() if p.name.lower().endswith(_ENDINGS) and not p.name.startswith((".", "_"))]
+    repeated = [stem for stem, n in Counter(p.name.lower().partition(".")[0] for p in sorted(parts)).items() if n > 1]
+    if repeated:
+        raise DataError(f"{folder}: more than one file '{repeated[0]}', so which one counts is open; keep one")
+    return tuple(sorted(parts))
