@@ -156,22 +156,10 @@ class HeadConfig(Section):
     batch_size: int = Field(256, ge=1, description="visits per step")
     learning_rate: float = Field(2e-3, gt=0, description="Adam step size on standardised embeddings")
     l2: float = Field(1e-4, ge=0, description="weight of ½·l2·‖W‖² (standardised weights, bias excluded) per label")
-    calibrated: bool = Field(
-        False,
-        description="Platt's slope and intercept per label, from out-of-fold train logits, before distilling; fits folds²/2 further heads",
-    )
     cross_fitted: bool = Field(
         True,
         description="training visits get the head of their fold; false: the final head, which has learned their labels, for comparison only",
     )
-
-    @model_validator(mode="after")
-    def _calibrated_from_others(self) -> Self:
-        if self.calibrated and self.folds < 3:
-            raise ValueError(
-                "calibrated needs folds of at least 3: a fold's calibration comes from heads that saw neither it nor the visit's fold"
-            )
-        return self
 
 
 class StudentConfig(Section):

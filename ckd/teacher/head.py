@@ -25,10 +25,7 @@ _FILE = "head.safetensors"
 
 @dataclass
 class Heads:
-    """weight [K+1, 25, hidden] and bias [K+1, 25] on raw embeddings, float32; the last is the final head, fitted on all training visits.
-
-    With head.calibrated Platt's slope and intercept are inside them: the logits are the calibrated ones.
-    """
+    """weight [K+1, 25, hidden] and bias [K+1, 25] on raw embeddings, float32; the last is the final head, fitted on all training visits."""
 
     weight: np.ndarray
     bias: np.ndarray
@@ -56,16 +53,12 @@ def head_artifact(config: Config, fields: Fields) -> FolderArtifact:
 
 def head_fields(config: Config, cohort: Cohort, embedding_fields: Fields) -> Fields:
     """The head's fingerprint: what it was fitted on and how. head.cross_fitted is not in it: it says which head a visit gets."""
-    settings = config.head.model_dump(
-        exclude={"cross_fitted"} if config.head.calibrated else {"cross_fitted", "calibrated"}
-    )
+    settings = config.head.model_dump(exclude={"cross_fitted"})
     return {
         "visits": cohort.identity,
         "embeddings": digest(dict(embedding_fields)),
         "seed": config.seed,
-        **{
-            f"head.{k}": v for k, v in settings.items()
-        },  # calibrated only where it is true: a head from before that key stays valid
+        **{f"head.{k}": v for k, v in settings.items()},
         **({"teacher.adapter_share": config.teacher.adapter_share} if config.teacher.adapter_share else {}),
     }
 

@@ -1,21 +1,16 @@
-"""Fits the K fold heads and the final one in a single streaming pass over the stored embeddings per epoch.
+"""Fits the K fold heads and the final one together: one streaming pass over the stored embeddings per epoch.
 
-One matrix [K+1, 25, hidden] on standardised embeddings; head k's loss is masked to the rows outside fold k, and each head keeps its own best
-epoch and stops by itself, so a subject's labels reach its own fold's head on no path.
-
-With head.calibrated there is a further head for every pair of folds, fitted without both. Fold k's map from logits to probabilities is fitted on
-fold j's visits under head {j, k}, for all j but k: no label of fold k is in it. (The logits of head j alone would not do: it learned fold k.)
+All are one matrix [K+1, 25, hidden] on standardised embeddings. Head k's loss is masked to the rows outside fold k, and each
+head keeps its own best epoch and stops by itself, so no label of a subject reaches the head of its own fold.
 """
 
 from collections.abc import Callable, Iterator
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
-from ckd.calibration import fit_platt
 from ckd.config import Config, HeadConfig
 from ckd.errors import ConfigError
 from ckd.store.artifacts import Stage
@@ -26,6 +21,7 @@ from ckd.visits.labels import NUM_LABELS
 from ckd.visits.visit import Split
 
 PATIENCE = 5  # epochs without a better tuning loss after which a head keeps its best
+Rows = tuple[np.ndarray, np.ndarray, np.ndarray]  # embeddings [n, hidden], labels [n, 25], group keys [n]
 
 
 def train_heads(config: Config, cohort: Cohort, stage: Stage, say: Callable[[str], None]) -> Heads:
@@ -37,77 +33,26 @@ def train_heads(config: Config, cohort: Cohort, stage: Stage, say: Callable[[str
     folds = Folds.of(cohort, config.head.folds, config.seed, config.teacher.adapter_share)
     if folds.count < config.head.folds:
         say(f"head: {folds.count} folds instead of {config.head.folds}, one per training subject")
-    if config.head.calibrated and folds.count < 3:
-        raise ConfigError(
-            f"head.calibrated=true: needs 3 folds, {folds.count} training subjects allow no more; set it to false"
-        )
-    left_out = _left_out(folds.count, pairs=config.head.calibrated)
-    fit = _Fit(config.head, folds, left_out, *_moments(cohort, read, folds, left_out), device=_device(config))
+    fit = _Fit(config.head, folds, *_moments(read, folds), device=_device(config))
     chooses = cohort.facts.get("tuning") != "one_class"
     for epoch in range(config.head.epochs):
         order = np.random.default_rng([config.seed, epoch])
         shards = cohort.select("train")
         for n in order.permutation(len(shards)):
             fit.shard(*read.labeled(shards[n]), order, epoch / config.head.epochs)
-        tuning = fit.losses(_stream(cohort, read, "tuning")) if chooses else None
+        tuning = fit.losses(_stream(read, "tuning")) if chooses else None
         if not fit.finite or (tuning is not None and not np.isfinite(tuning).all()):
-            raise ConfigError(
-                f"head.learning_rate={config.head.learning_rate:g}: the heads are no longer finite; lower it"
-            )
+            rate = f"head.learning_rate={config.head.learning_rate:g}"
+            raise ConfigError(f"{rate}: the heads are no longer finite; lower it")
         fit.keep_best(epoch, tuning)
-        say(
-            f"head: epoch {epoch + 1}/{config.head.epochs}"
-            + (f", tuning loss {tuning[folds.count]:.4f}" if tuning is not None else "")
-        )
+        loss = f", tuning loss {tuning[folds.count]:.4f}" if tuning is not None else ""
+        say(f"head: epoch {epoch + 1}/{config.head.epochs}{loss}")
         if fit.finished:
             break
-    everything = fit.heads()
-    heads = Heads(everything.weight[: folds.count + 1], everything.bias[: folds.count + 1], folds)
+    heads = fit.heads()
     saw = {"teacher_saw_held_out": cohort.facts.get("teacher_saw_held_out", False)}
-    heads.report = fit.report() | _optimism(heads, cohort, read) | saw
-    return _calibrated(heads, everything, cohort, read) if config.head.calibrated else heads
-
-
-def _left_out(folds: int, *, pairs: bool) -> np.ndarray:
-    """bool [heads, K]: the folds that a head may not learn from. K fold heads, the final one, then one per pair in the order of `combinations`."""
-    sets: list[tuple[int, ...]] = [*((k,) for k in range(folds)), (), *(combinations(range(folds), 2) if pairs else ())]
-    return np.array([[k in left for k in range(folds)] for left in sets])
-
-
-def _calibrated(heads: Heads, everything: Heads, cohort: Cohort, read: EmbeddingReader) -> Heads:
-    """The heads with Platt's slope and intercept of their logits folded in: calibrated logits are linear in the embedding too.
-
-    Reads the embeddings K+1 times, and holds the logits of the training visits for one fold's map at a time: 125 bytes per visit with the labels.
-    """
-    count = heads.folds.count
-    pair = {frozenset(two): count + 1 + n for n, two in enumerate(combinations(range(count), 2))}
-    own_N, y_NL = [], []
-    for _, y, groups in _stream(cohort, read, "train"):
-        own_N.append(heads.folds.assign(groups))
-        y_NL.append(y.astype(bool))
-    fold_N, labels_NL = np.concatenate(own_N), np.concatenate(y_NL)
-    slopes, intercepts = np.ones((count + 1, NUM_LABELS)), np.zeros((count + 1, NUM_LABELS))
-    for k in range(count + 1):
-        wanted = np.array([pair.get(frozenset({j, k}), k) if k < count else j for j in range(count)])
-        logits_NL = np.concatenate(
-            [
-                everything.logits(x, wanted[heads.folds.assign(groups)])
-                for x, _, groups in _stream(cohort, read, "train")
-            ]
-        )
-        rows = fold_N != k
-        for label in range(NUM_LABELS):
-            found = fit_platt(logits_NL[rows, label], labels_NL[rows, label])
-            slopes[k, label], intercepts[k, label] = found.slope, found.intercept
-    weight = (slopes[:, :, None] * heads.weight).astype(np.float32)
-    bias = (slopes * heads.bias + intercepts).astype(np.float32)
-    report = {**heads.report, "platt_slopes": slopes.tolist(), "platt_intercepts": intercepts.tolist()}
-    return Heads(weight, bias, heads.folds, report)
-
-
-def _device(config: Config) -> torch.device:
-    """A GPU where the teacher's workers have one and this process sees it: the head is small enough for either."""
-    return torch.device("cuda" if config.teacher.gpus_per_worker > 0 and torch.cuda.is_available() else "cpu")
+    heads.report = fit.report() | _optimism(heads, read) | saw
+    return heads
 
 
 def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -115,20 +60,23 @@ def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(bce(torch.from_numpy(logits), torch.from_numpy(labels), reduction="sum")) / NUM_LABELS
 
 
-def _stream(cohort: Cohort, read: EmbeddingReader, split: Split) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    return (read.labeled(shard) for shard in cohort.select(split))
+def _device(config: Config) -> torch.device:
+    """A GPU where the teacher's workers have one and this process sees it: the head is small enough for either."""
+    return torch.device("cuda" if config.teacher.gpus_per_worker > 0 and torch.cuda.is_available() else "cpu")
 
 
-def _moments(
-    cohort: Cohort, read: EmbeddingReader, folds: Folds, left_out: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and standard deviation [hidden] of the training embeddings, and each head's starting log-odds [heads, 25]."""
+def _stream(read: EmbeddingReader, split: Split) -> Iterator[Rows]:
+    return (read.labeled(shard) for shard in read.cohort.select(split))
+
+
+def _moments(read: EmbeddingReader, folds: Folds) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and standard deviation [hidden] of the training embeddings, and each head's first log-odds [K+1, 25]."""
     total = squares = np.zeros(1)
-    rows, positive, seen = 0, np.zeros((len(left_out), NUM_LABELS)), np.zeros((len(left_out), 1))
-    for x, y, groups in _stream(cohort, read, "train"):
+    rows, positive, seen = 0, np.zeros((folds.count + 1, NUM_LABELS)), np.zeros((folds.count + 1, 1))
+    for x, y, groups in _stream(read, "train"):
         wide = x.astype(np.float64)
         total, squares, rows = total + wide.sum(0), squares + (wide**2).sum(0), rows + len(x)
-        mask = _mask(folds, left_out, groups)
+        mask = _mask(folds, groups)
         positive += mask.T @ y
         seen += mask.sum(0)[:, None]
     mean = total / rows
@@ -137,22 +85,22 @@ def _moments(
     return mean, np.where(deviation > 1e-6, deviation, 1.0), np.log(share / (1 - share))
 
 
-def _mask(folds: Folds, left_out: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """float32 [n, heads]: 1 where the head may learn from the row."""
-    mask: np.ndarray = (~left_out[:, folds.assign(groups)]).T.astype(np.float32)
+def _mask(folds: Folds, groups: np.ndarray) -> np.ndarray:
+    """float32 [n, K+1]: 1 where the head may learn from the row; the final head, K, learns from all."""
+    mask: np.ndarray = (np.arange(folds.count + 1)[:, None] != folds.assign(groups)).T.astype(np.float32)
     return mask
 
 
-def _optimism(heads: Heads, cohort: Cohort, read: EmbeddingReader) -> dict[str, Any]:
-    """Mean log-losses of out-of-fold train and tuning, and their gap: what the LLM's adapter remembers of its training labels."""
+def _optimism(heads: Heads, read: EmbeddingReader) -> dict[str, Any]:
+    """Mean log-losses of out-of-fold train and tuning, and their gap: what the adapter remembers of its training labels."""
     sums, visits = {"train": 0.0, "tuning": 0.0}, 0
-    for x, y, groups in _stream(cohort, read, "train"):
+    for x, y, groups in _stream(read, "train"):
         sums["train"] += log_loss(heads.logits(x, heads.folds.assign(groups)), y)
         visits += len(x)
-    for x, y, _ in _stream(cohort, read, "tuning"):
+    for x, y, _ in _stream(read, "tuning"):
         sums["tuning"] += log_loss(heads.logits(x, np.full(len(x), heads.final)), y)
-    train = sums["train"] / visits
-    tuning = sums["tuning"] / cohort.count("tuning") if cohort.count("tuning") else None
+    train, count = sums["train"] / visits, read.cohort.count("tuning")
+    tuning = sums["tuning"] / count if count else None
     return {
         "out_of_fold_train_log_loss": train,
         "tuning_log_loss": tuning,
@@ -167,34 +115,34 @@ class _Fit:
         self,
         config: HeadConfig,
         folds: Folds,
-        left_out: np.ndarray,
         mean: np.ndarray,
         deviation: np.ndarray,
         bias: np.ndarray,
         *,
         device: torch.device,
     ) -> None:
-        self.config, self.folds, self.left_out, self.device = config, folds, left_out, device
+        """Start from zero weights and the log-odds `bias` [K+1, 25]."""
+        self.config, self.folds, self.device = config, folds, device
         self.mean, self.deviation = mean, deviation
-        self.weight = torch.zeros(len(left_out), NUM_LABELS, len(mean), device=device, requires_grad=True)
+        heads = folds.count + 1
+        self.weight = torch.zeros(heads, NUM_LABELS, len(mean), device=device, requires_grad=True)
         self.bias = torch.tensor(bias, dtype=torch.float32, device=device, requires_grad=True)
         self.adam = torch.optim.Adam([self.weight, self.bias], lr=config.learning_rate)
         self.best_weight, self.best_bias = self.weight.detach().clone(), self.bias.detach().clone()
-        self.best_loss = np.full(len(left_out), np.inf)
-        self.best_epoch = np.full(len(left_out), -1)
+        self.best_loss, self.best_epoch = np.full(heads, np.inf), np.full(heads, -1)
         self.tuning_losses: list[float] = []
         self.finished = False
 
     def shard(self, x: np.ndarray, y: np.ndarray, groups: np.ndarray, order: np.random.Generator, done: float) -> None:
-        """One pass over a shard's rows in random order; `done` is the share of the epochs behind (the step size decays linearly)."""
+        """One pass over a shard's rows in random order; `done` is the share of finished epochs (the step size falls linearly)."""
         inputs, labels = self._standardise(x), torch.from_numpy(y).to(self.device)
-        mask = torch.from_numpy(_mask(self.folds, self.left_out, groups)).to(self.device)
+        mask = torch.from_numpy(_mask(self.folds, groups)).to(self.device)
         for group in self.adam.param_groups:
             group["lr"] = self.config.learning_rate * (1 - done)
         permutation = torch.from_numpy(order.permutation(len(x))).to(self.device)
-        for rows in (
-            permutation.split(self.config.batch_size) if len(x) else ()
-        ):  # all of a shard's subjects may be the adapter's
+        if not len(x):  # all of a shard's subjects may be the adapter's
+            return
+        for rows in permutation.split(self.config.batch_size):
             each = self._row_losses(inputs[rows], labels[rows])
             loss = (each * mask[rows]).sum() / len(rows) + 0.5 * self.config.l2 * self.weight.square().sum()
             self.adam.zero_grad()
@@ -210,27 +158,22 @@ class _Fit:
         return torch.from_numpy(((x - self.mean) / self.deviation).astype(np.float32)).to(self.device)
 
     def _row_losses(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """[n, heads]: sum over labels of each row's cross-entropy under each head."""
+        """[n, K+1]: sum over labels of each row's cross-entropy under each head."""
         logits = torch.einsum("nh,klh->nkl", x, self.weight) + self.bias
         return bce(logits, y[:, None].expand_as(logits), reduction="none").sum(2)
 
     @torch.no_grad()
-    def losses(self, rows: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray | None:
-        """[heads]: mean loss per label of each head on the given rows; None when there are none."""
-        total, count = np.zeros(len(self.left_out)), 0
+    def losses(self, rows: Iterator[Rows]) -> np.ndarray | None:
+        """[K+1]: mean loss per label of each head on the given rows; None when there are none."""
+        total, count = np.zeros(self.folds.count + 1), 0
         for x, y, _ in rows:
-            total += (
-                self._row_losses(self._standardise(x), torch.from_numpy(y).to(self.device))
-                .sum(0)
-                .double()
-                .cpu()
-                .numpy()
-            )
+            each = self._row_losses(self._standardise(x), torch.from_numpy(y).to(self.device))
+            total += each.sum(0).double().cpu().numpy()
             count += len(x)
         return total / (count * NUM_LABELS) if count else None
 
     def keep_best(self, epoch: int, tuning: np.ndarray | None) -> None:
-        """Each head for itself: keep this epoch where its tuning loss is the lowest so far and its patience has not run out."""
+        """Keep this epoch of each head whose tuning loss is its lowest so far and whose patience has not run out."""
         if tuning is None:
             better = np.ones(len(self.best_epoch), bool)
         else:
@@ -253,6 +196,6 @@ class _Fit:
         """What happened: folds, epochs kept, the final head's tuning loss after every epoch."""
         return {
             "folds": self.folds.count,
-            "best_epochs": (self.best_epoch + 1).tolist()[: self.folds.count + 1],
+            "best_epochs": (self.best_epoch + 1).tolist(),
             "tuning_loss_by_epoch": self.tuning_losses,
         }

@@ -8,8 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from ckd.calibration import fit_platt
-from ckd.configfile import load
 from ckd.errors import ArtifactError, ConfigError, DataError
 from ckd.teacher.folds import Folds
 from ckd.teacher.head import EmbeddingReader, head_artifact, head_fields, load_heads, save_heads
@@ -47,16 +45,11 @@ def fold_logits(cohort, stage, heads):
     return heads.logits(x, heads.folds.assign(groups))
 
 
-@pytest.mark.parametrize("calibrated", [False, True])
-def test_changing_one_training_subjects_labels_changes_no_soft_label_of_its_fold_head(tmp_path, calibrated):
-    rows = [
-        replace(v, labels=tuple((vector(v) @ TRUTH > 0.5 * noise(v)).tolist())) for v in visits(SPLITS)
-    ]  # or else Platt's slopes are 0
-    asked = [f"head.calibrated={calibrated}"]
+def test_changing_one_training_subjects_labels_changes_no_soft_label_of_its_fold_head(tmp_path):
+    rows = [replace(v, labels=tuple((vector(v) @ TRUTH > 0.5 * noise(v)).tolist())) for v in visits(SPLITS)]
     flipped = [replace(v, labels=tuple(not x for x in v.labels)) if v.subject_id == "strain3" else v for v in rows]
     before, after = (
-        train_heads(*embedded(tmp_path / name, part, overrides=asked), quiet)
-        for name, part in (("a", rows), ("b", flipped))
+        train_heads(*embedded(tmp_path / name, part), quiet) for name, part in (("a", rows), ("b", flipped))
     )
     subject = rows[6].group
     fold = int(before.folds.assign(np.array([subject], np.uint64))[0])
@@ -66,35 +59,6 @@ def test_changing_one_training_subjects_labels_changes_no_soft_label_of_its_fold
     assert (before.weight[before.final] != after.weight[after.final]).any()
     others = [k for k in range(before.folds.count) if k != fold]
     assert all((before.weight[k] != after.weight[k]).any() for k in others)
-    if calibrated:
-        assert before.report["platt_slopes"][fold] == after.report["platt_slopes"][fold]
-        assert before.report["platt_intercepts"][fold] == after.report["platt_intercepts"][fold]
-        assert max(before.report["platt_slopes"][fold]) > 0
-        assert all(before.report["platt_slopes"][k] != after.report["platt_slopes"][k] for k in [*others, before.final])
-
-
-def test_a_calibrated_head_is_the_uncalibrated_one_with_slope_and_intercept_of_its_out_of_fold_logits(tmp_path):
-    rows = list(visits(SPLITS))
-    config, cohort, stage = embedded(tmp_path / "raw", rows)
-    raw = train_heads(config, cohort, stage, quiet)
-    calibrated = train_heads(*embedded(tmp_path / "cal", rows, overrides=["head.calibrated=true"]), quiet)
-    _, y, _ = arrays(cohort, stage, "train")
-    slopes, intercepts = (np.array(calibrated.report[f"platt_{name}"]) for name in ("slopes", "intercepts"))
-    outside = fold_logits(cohort, stage, raw)
-    for label in range(NUM_LABELS):
-        found = fit_platt(outside[:, label], y[:, label].astype(bool))
-        assert (slopes[-1, label], intercepts[-1, label]) == pytest.approx((found.slope, found.intercept), abs=1e-4)
-    np.testing.assert_allclose(calibrated.weight, slopes[:, :, None] * raw.weight, atol=1e-5)
-    np.testing.assert_allclose(calibrated.bias, slopes * raw.bias + intercepts, atol=1e-5)
-    assert calibrated.report["best_epochs"] == raw.report["best_epochs"]
-
-
-def test_a_calibrated_head_needs_three_folds(tmp_path):
-    with pytest.raises(ConfigError, match="calibrated needs folds of at least 3"):
-        load(None, ["head.calibrated=true", "head.folds=2"])
-    few = list(visits(["train"] * 4 + ["tuning"] * 4))
-    with pytest.raises(ConfigError, match="2 training subjects allow no more"):
-        train_heads(*embedded(tmp_path, few, overrides=["head.calibrated=true"]), quiet)
 
 
 def test_the_new_keys_leave_fingerprints_of_earlier_heads_valid(tmp_path):
@@ -103,8 +67,6 @@ def test_the_new_keys_leave_fingerprints_of_earlier_heads_valid(tmp_path):
     assert {n for n in head_fields(config, cohort, stage.fields) if n.startswith("head.")} == {
         f"head.{n}" for n in names
     }
-    calibrated = config.model_copy(update={"head": config.head.model_copy(update={"calibrated": True})})
-    assert head_fields(calibrated, cohort, stage.fields)["head.calibrated"] is True
 
 
 def test_held_out_labels_change_nothing_and_tuning_labels_only_the_chosen_epoch(tmp_path):
@@ -118,10 +80,9 @@ def test_held_out_labels_change_nothing_and_tuning_labels_only_the_chosen_epoch(
     assert last.report["adapter_optimism"] is None
 
 
-@pytest.mark.parametrize("calibrated", ["false", "true"])
-def test_the_labels_of_the_adapters_subjects_reach_no_head(tmp_path, calibrated):
+def test_the_labels_of_the_adapters_subjects_reach_no_head(tmp_path):
     rows = list(visits(SPLITS))
-    share = ["teacher.adapter_share=0.5", f"head.calibrated={calibrated}", "head.folds=3"]
+    share = ["teacher.adapter_share=0.5", "head.folds=3"]
     spent = {v.subject_id for v in rows if v.split == "train" and of_adapter([v.group], 0.5)[0]}
     assert 0 < len(spent) < 30
     flipped = [replace(v, labels=tuple(not x for x in v.labels)) if v.subject_id in spent else v for v in rows]

@@ -32,7 +32,7 @@ def labelled(tmp_path, rows, overrides=()):
     return config, cohort, stage, heads, soft
 
 
-@pytest.mark.parametrize("asked", [[], ["head.calibrated=true"], ["head.cross_fitted=false"]])
+@pytest.mark.parametrize("asked", [[], ["head.cross_fitted=false"]])
 def test_every_visit_gets_the_head_that_never_saw_its_subject_unless_asked_otherwise(tmp_path, asked):
     config, cohort, stage, heads, soft = labelled(
         tmp_path, visits(["train"] * 40 + ["tuning"] * 10 + ["held_out"] * 10), asked
