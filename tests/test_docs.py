@@ -3,10 +3,8 @@
 import os
 from pathlib import Path
 
-from benchmarks.cluster.scaling_model import table
 from ckd.config import Config, Section, Workers
 from ckd.ehr.pairs import REASONS
-from ckd.estimate import Assumptions
 
 DOC = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 
@@ -56,9 +54,3 @@ def test_the_ingest_page_lists_every_reason_for_which_an_admission_is_left_out()
         before, _, rest = page.read_text().partition("| excluded | because |")
         page.write_text(before + table + rest[rest.index("\n\n") :])
     assert table in page.read_text(), "run: UPDATE_DOCS=1 .venv/bin/python -m pytest tests/test_docs.py"
-
-
-def test_the_scaling_page_shows_the_table_that_its_model_prints():
-    assert table(Assumptions()) in DOC.with_name("scaling.md").read_text(), (
-        "copy what python -m benchmarks.cluster.scaling_model prints"
-    )

@@ -18,12 +18,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.serving.server import load, make_texts, write_student
 from ckd.errors import ConfigError
-from ckd.predict.modelfolder import ModelFolder
 from ckd.visits.labels import DISEASES
 from jobs.cli import main
 from jobs.serve import VARIABLE, is_loopback, read_token
+from testbed.clients import load
 from tests.predict.scored_student import make_student
 from tests.student.student_cohort import WORDS
 
@@ -143,19 +142,13 @@ def test_a_planted_marker_comes_back_in_no_error_page_or_metric(served):
     assert MARKER not in "".join(served.lines)
 
 
-def test_the_load_benchmark_counts_answers_and_finds_each_its_own(served):
+def test_many_clients_for_a_while_each_get_their_own_answers_and_are_counted(served):
     figures = asyncio.run(load(served.process.pid, served.port, TEXTS, clients=8, seconds=1))
     assert figures["errors"] == {}
     assert figures["requests"] >= 8
     assert figures["server"]["ckd_serve_visits_total"] >= figures["requests"]
     assert 0 < figures["p50_ms"] <= figures["p99_ms"]
     assert min(figures["memory"]["mib_every_10_s"]) > 10
-
-
-def test_the_load_benchmark_serves_a_folder_as_training_leaves_one(tmp_path):
-    texts = make_texts(5)
-    model = ModelFolder.open(write_student(str(tmp_path), texts))
-    assert model.calibration is None
 
 
 def test_a_connection_that_speaks_no_http_or_leaves_half_way_disturbs_nobody(served):

@@ -1,0 +1,15 @@
+"""For tests/ and for the tests beside the benchmarks: one core per test process, no hub, no telemetry. Set before any library is imported."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", RAY_USAGE_STATS_ENABLED="0")
+# Ray's workers import the tests' own workers.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.path.dirname(__file__), os.environ.get("PYTHONPATH")]))
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "ckd", deadline=None, max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("ckd")
