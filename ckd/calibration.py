@@ -2,7 +2,6 @@
 calibration.json beside the student. Choosing maps and thresholds belongs to evaluation; only the plain fits live here, for the head needs them.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 
 from ckd.errors import ArtifactError
 from ckd.store.artifacts import FolderArtifact
-from ckd.store.files import join, read_bytes, write_bytes
+from ckd.store.files import join, read_bytes
+from ckd.store.jsonfile import read_json, write_json
 from ckd.visits.labels import DISEASES, NUM_LABELS
 
 FILE = "calibration.json"
@@ -74,7 +74,7 @@ class Calibration:
         """Read calibration.json, everything checked. Raises ArtifactError when it is missing, damaged, or not of the `model` given (its
         artifact's identity; None: whosever it is)."""
         try:
-            content = json.loads(read_bytes(path), parse_constant=_no_number)
+            content = read_json(path, "delete it and run 'ckd evaluate' again")
             found = _content(content)
         except FileNotFoundError:
             raise ArtifactError(f"{path}: no calibration there; run 'ckd evaluate' first") from None
@@ -113,7 +113,7 @@ class Calibration:
             "threshold_target": self.threshold_target,
             "labels": labels,
         }
-        write_bytes(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+        write_json(path, content)
 
     def probabilities(self, logits_NL: NDArray[Any]) -> Floats:
         """Calibrated probabilities float64 [n, 25] of the model's logits [n, 25]."""
@@ -205,10 +205,6 @@ def _log_odds(share: float) -> float:
 
 class _WrongError(ValueError):
     """What is wrong with a calibration.json."""
-
-
-def _no_number(name: str) -> float:
-    raise _WrongError(f"{name} is no number")
 
 
 def _content(content: Any) -> Calibration:

@@ -1,6 +1,5 @@
 """Job: a synthetic cohort and tiny models, made once, then the whole pipeline on them and a table against the known ceilings."""
 
-import json
 import sys
 import time
 from collections.abc import Mapping
@@ -9,7 +8,8 @@ from typing import Any
 
 from ckd.config import Config
 from ckd.errors import ConfigError
-from ckd.store.files import join, read_bytes
+from ckd.store.files import join
+from ckd.store.jsonfile import read_json
 from jobs import pipeline
 from jobs.cli import main
 from jobs.console import Console
@@ -27,7 +27,7 @@ def run(config: Config, console: Console) -> None:
     started = time.monotonic()
     make(config, console, parameters().raw["sizes"])
     pipeline.run(config, console)
-    metrics = json.loads(read_bytes(join(config.run.folder, METRICS_FILE)))
+    metrics = read_json(join(config.run.folder, METRICS_FILE), "run 'ckd demo' again")
     for line in summary(metrics):
         console.say(line)
     console.say(f"demo: {time.monotonic() - started:.0f} s; the report is {join(config.run.folder, REPORT_FILE)}")

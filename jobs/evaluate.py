@@ -1,7 +1,6 @@
 """Job: predict tuning and held_out with the student, calibrate it on tuning, score it beside teacher and
 baselines, write calibration.json, metrics.json and the public result files."""
 
-import json
 import math
 import sys
 from collections import Counter
@@ -9,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ckd.config import Config
 from ckd.store.artifacts import FolderArtifact
-from ckd.store.files import exists, join, read_table, write_bytes
+from ckd.store.files import exists, join, read_table
+from ckd.store.jsonfile import write_json
 from ckd.visits.cohort import Cohort
 from jobs.cli import main
 from jobs.console import Console
@@ -71,7 +71,7 @@ def report(config: Config, console: Console, metrics: dict[str, Any]) -> None:
     from ckd.evaluation.table import render
 
     path = join(config.run.folder, METRICS_FILE)
-    write_bytes(path, (json.dumps(metrics, indent=1, allow_nan=False) + "\n").encode())
+    write_json(path, metrics)
     console.event(
         "evaluate",
         teacher_saw_held_out=metrics["teacher_saw_held_out"],

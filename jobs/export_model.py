@@ -12,6 +12,7 @@ from ckd.predict.modelfolder import ENGINES, ModelFolder
 from ckd.predict.onnxfile import require_packages
 from ckd.store.files import join, read_bytes
 from ckd.store.filesystems import is_local
+from ckd.store.jsonfile import read_json
 from ckd.student.windows import told
 from ckd.visits.cohort import Cohort
 from jobs.console import Console
@@ -55,11 +56,9 @@ def _metrics(config: Config, model: ModelFolder) -> dict[str, Any]:
     path = join(config.run.folder, METRICS_FILE)
     again = "run 'ckd evaluate' first: the model card holds its figures"
     try:
-        metrics = dict(json.loads(read_bytes(path)))
+        metrics = dict(read_json(path, again))
     except FileNotFoundError:
         raise ArtifactError(f"{path}: missing; {again}") from None
-    except ValueError:
-        raise ArtifactError(f"{path}: not JSON; {again}") from None
     if metrics.get("model") != model.student:
         raise ArtifactError(f"{path}: tells of another student than that in {model.folder}; {again}")
     return metrics

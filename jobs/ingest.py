@@ -1,7 +1,6 @@
 """Job: hospital tables -> a cohort of next-visit pairs in Parquet parts, with its card and association table. Partition, assemble, decide the
 splits, associate, render; every step does only what is missing, so the same command continues."""
 
-import json
 import os
 import shutil
 import sys
@@ -37,9 +36,10 @@ from ckd.ehr.source import Source
 from ckd.ehr.subject_splits import SubjectSplits
 from ckd.errors import ConfigError, DataError, MismatchError
 from ckd.store.artifacts import FolderArtifact
-from ckd.store.files import join, read_bytes, write_bytes, write_file
+from ckd.store.files import join, write_file
 from ckd.store.filesystems import is_local
 from ckd.store.folders import fetched_folder
+from ckd.store.jsonfile import read_json, write_json
 from jobs.cli import main
 from jobs.console import Console
 from jobs.shards import map_worker
@@ -69,7 +69,7 @@ def run(config: Config, console: Console, kind: str, folder: str, out: str) -> N
     if is_local(place):
         for cut_off in Path(place).glob(".*.tmp"):  # what a kill in the middle of a write left
             cut_off.unlink()
-    for line in lines(json.loads(read_bytes(join(out, CARD_FILE)))):
+    for line in lines(read_json(join(out, CARD_FILE), "run 'ckd ingest' again")):
         console.say(f"ingest: {line}")
     console.say(
         f"ingest: {out} is a cohort: ckd run data.train={out}; the card is {join(out, CARD_FILE)}, the associations {ASSOCIATION_FILE} beside it"
@@ -161,7 +161,7 @@ class _Ingest:
         self._map("render", Render, unfinished(work, self.partitions, splits, clauses), splits=splits, clauses=clauses)
         write_file(join(work.out, ASSOCIATION_FILE), table.write_csv)
         card = self._card(splits, unmapped_codes(codes, Codes(self.titles), self._locate))
-        write_bytes(join(work.out, CARD_FILE), (json.dumps(card, indent=1, ensure_ascii=False) + "\n").encode())
+        write_json(join(work.out, CARD_FILE), card, ensure_ascii=False)
         artifact.commit([CARD_FILE, ASSOCIATION_FILE])
 
     def _partition(self) -> Sequence[Partition]:

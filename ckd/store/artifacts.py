@@ -21,7 +21,6 @@ from ckd.store.files import (
     join,
     list_files,
     open_file,
-    read_bytes,
     read_table,
     size_and_hash,
     write_bytes,
@@ -29,6 +28,7 @@ from ckd.store.files import (
 )
 from ckd.store.filesystems import reaching
 from ckd.store.folders import ARTIFACT_FILE, upload_folder
+from ckd.store.jsonfile import json_bytes, read_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -213,7 +213,7 @@ class FolderArtifact:
 
     def _footer(self, files: Mapping[str, Any], extra: Mapping[str, Any] | None) -> bytes:
         content = {"fields": dict(self.fields), "files": dict(files), **({"extra": dict(extra)} if extra else {})}
-        return (json.dumps(content, sort_keys=True, indent=1) + "\n").encode()
+        return json_bytes(content, sort_keys=True)
 
     def is_done(self) -> bool:
         """Whether the folder is committed. Raises ArtifactError naming the field when it was made otherwise."""
@@ -226,13 +226,10 @@ class FolderArtifact:
     def load(self) -> dict[str, Any] | None:
         """The parsed artifact.json (fields, files, extra); None when the folder is not committed."""
         try:
-            return dict(json.loads(read_bytes(join(self.folder, ARTIFACT_FILE))))
+            path = join(self.folder, ARTIFACT_FILE)
+            return dict(read_json(path, "delete that folder and run the same command again"))
         except FileNotFoundError:
             return None
-        except ValueError as error:
-            raise ArtifactError(
-                f"{join(self.folder, ARTIFACT_FILE)}: not JSON; delete that folder and run the same command again"
-            ) from error
 
     def verify(self) -> None:
         """Raise ArtifactError when a listed file is missing or its size or SHA-256 differs."""

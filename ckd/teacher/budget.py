@@ -15,6 +15,7 @@ from ckd.errors import ConfigError
 from ckd.store.artifacts import Fields
 from ckd.store.files import digest, read_bytes, write_bytes
 from ckd.store.folders import cache_folder
+from ckd.store.jsonfile import json_bytes
 
 CPU_BUDGET = 1024  # one or two visits: a layer's activations stay in the cache (benchmarks/teacher/speed.py: a fifth faster than 4096)
 MOST = (
@@ -31,7 +32,7 @@ def automatic_budget(facts: Fields, longest: int, filled_by: Callable[[int], flo
         return known
     budget = find_budget(longest, filled_by)
     with suppress(ConfigError, OSError):  # where nothing can be kept, the next start probes again
-        write_bytes(path, (json.dumps({**facts, "token_budget": budget}, indent=1, sort_keys=True) + "\n").encode())
+        write_bytes(path, json_bytes({**facts, "token_budget": budget}, sort_keys=True))
     return budget
 
 

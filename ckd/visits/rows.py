@@ -1,9 +1,9 @@
 """One row's fields -> Visit, or the rule that it breaks, in words that quote nothing of the row. Files, parts and lines belong to sources."""
 
-import json
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
+from ckd.store.jsonfile import JsonError, parse_json
 from ckd.visits.labels import (
     INSTRUCTION,
     NO_DISEASE,
@@ -62,27 +62,12 @@ def _json_object(data: bytes) -> dict[str, Any]:
     if len(data) >= MAX_LINE:
         raise RowError(f"line of more than {MAX_LINE >> 20} MiB")
     try:
-        row = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
-    except UnicodeDecodeError:
-        raise RowError("not UTF-8") from None
-    except RowError:
-        raise
-    except (ValueError, RecursionError):  # the decoder's own message may quote the line
-        raise RowError("broken JSON") from None
+        row = parse_json(data)
+    except JsonError as error:
+        raise RowError(str(error)) from None
     if not isinstance(row, dict):
         raise RowError("not a JSON object")
     return row
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise RowError("JSON with a repeated key")
-    return found
-
-
-def _refuse_constant(_: str) -> NoReturn:
-    raise RowError("JSON with NaN or Infinity")
 
 
 def _text(row: Mapping[str, Any], name: str) -> str:

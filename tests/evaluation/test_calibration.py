@@ -127,7 +127,7 @@ def test_a_file_gives_back_equal_bits_and_names_the_alarms(tmp_path):
     [
         (lambda c: c["labels"].reverse(), "not the 25 diseases in their order"),
         (lambda c: c["labels"].pop(), "not the 25 diseases in their order"),
-        (lambda c: c["labels"][2].update(slope=float("nan")), "NaN is no number"),
+        (lambda c: c["labels"][2].update(slope=float("nan")), "JSON with NaN or Infinity"),
         (lambda c: c["labels"][2].update(slope="1"), "slope is no finite number"),
         (lambda c: c["labels"][2].update(slope=10**400), "not a calibration of this project"),
         (lambda c: c["labels"][2].update(slope=-1.0), "slope is below 0"),
@@ -158,7 +158,7 @@ def test_a_spoiled_file_is_refused_in_one_line(tmp_path, spoil, said):
 
 def test_text_that_is_no_json_and_no_file_are_refused(tmp_path):
     (tmp_path / FILE).write_text("[1")
-    with pytest.raises(ArtifactError, match="not a calibration of this project"):
+    with pytest.raises(ArtifactError, match="broken JSON; delete it and run"):
         Calibration.load(str(tmp_path / FILE))
     with pytest.raises(ArtifactError, match="no calibration there; run 'ckd evaluate' first"):
         Calibration.load(str(tmp_path / "none.json"))

@@ -15,6 +15,7 @@ from ckd.evaluation.metrics import Floats, macro_auroc
 from ckd.evaluation.scores import Rows, read_split
 from ckd.store.artifacts import Fields, FolderArtifact, Stage
 from ckd.store.files import exists, join, read_bytes
+from ckd.store.jsonfile import read_json
 from ckd.visits.cohort import Cohort, cohort_artifact
 from ckd.visits.labels import DISEASES
 
@@ -80,7 +81,7 @@ def gather(folder: str, root: str, *, name: str, cohort_folder: str, config: str
         if calibration is None
         else calibration.probabilities(log_odds(held_out.scores[MODELS["student"]])),
         facts=cohort.facts,
-        card=json.loads(read_bytes(join(cohort_folder, CARD_FILE)))
+        card=read_json(join(cohort_folder, CARD_FILE), "run 'ckd ingest' again")
         if cohort_folder and exists(join(cohort_folder, CARD_FILE))
         else None,
         events=_events(join(folder, EVENTS_FILE)),
@@ -95,11 +96,9 @@ def gather(folder: str, root: str, *, name: str, cohort_folder: str, config: str
 def _metrics(folder: str) -> dict[str, Any]:
     path = join(folder, METRICS_FILE)
     try:
-        metrics: dict[str, Any] = json.loads(read_bytes(path))
+        metrics: dict[str, Any] = read_json(path, "run 'ckd evaluate' again")
     except FileNotFoundError:
         raise ArtifactError(f"{path}: missing; run 'ckd evaluate' first") from None
-    except ValueError:
-        raise ArtifactError(f"{path}: not JSON; run 'ckd evaluate' again") from None
     lacking = [
         key
         for key in ("headline", "held_out", "intervals", "comparisons", "calibration", "alerts", "subgroups")

@@ -19,7 +19,8 @@ from ckd import __version__
 from ckd.predict.serving.batcher import Batcher, BusyError, ModelFailedError
 from ckd.predict.serving.gauges import Gauges
 from ckd.predict.serving.guard import DEFAULTS, Guard, Limits
-from ckd.predict.serving.schema import BodyError, ErrorResponse, PredictRequest, PredictResponse, parse, told
+from ckd.predict.serving.schema import ErrorResponse, PredictRequest, PredictResponse, told
+from ckd.store.jsonfile import JsonError, parse_json
 from ckd.visits.labels import DISEASES, names
 
 if TYPE_CHECKING:
@@ -136,12 +137,12 @@ def _add_pages(app: FastAPI, batcher: Batcher, gauges: Gauges) -> None:
 
 
 class _StrictRequest(Request):
-    """A body that is read by schema.parse."""
+    """A body that is read strictly: no NaN, no key twice."""
 
     async def json(self) -> Any:
         try:
-            return parse(await self.body())
-        except BodyError as error:
+            return parse_json(await self.body())
+        except JsonError as error:
             raise HTTPException(422, f"the body cannot be read: {error}") from None
 
 

@@ -1,8 +1,7 @@
 """What a request may say, what an answer says, and how a bad request is told so without quoting it. Routes belong to app, bytes to guard."""
 
-import json
 from collections.abc import Sequence
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -82,22 +81,6 @@ class ErrorResponse(BaseModel):
     details: list[dict[str, str]] = Field([], description="where and what, at most 20; never a value of the request")
 
 
-class BodyError(ValueError):
-    """The body is no usable JSON; the message quotes nothing of it."""
-
-
-def parse(data: bytes) -> Any:
-    """The JSON value of a body. Raises BodyError: not UTF-8, broken, NaN or Infinity, a repeated key."""
-    try:
-        return json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
-    except UnicodeDecodeError:
-        raise BodyError("not UTF-8") from None
-    except BodyError:
-        raise
-    except (ValueError, RecursionError):  # the decoder's own message may quote the text
-        raise BodyError("broken JSON") from None
-
-
 def told(error: RequestValidationError) -> dict[str, Any]:
     """The body of a 422: places and rules. Keys that this schema does not know are not repeated either: they may hold text."""
     errors: Sequence[dict[str, Any]] = error.errors()
@@ -121,14 +104,3 @@ def _what(error: dict[str, Any]) -> str:
     if error["type"] == "model_attributes_type":
         return "expected a JSON object"
     return str(error["msg"]) if error["type"] in _SAFE else "not valid"
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise BodyError("JSON with a repeated key")
-    return found
-
-
-def _refuse_constant(_: str) -> NoReturn:
-    raise BodyError("JSON with NaN or Infinity")
