@@ -169,11 +169,7 @@ class StudentConfig(Section):
         "bert-base-uncased",
         description="folder, s3:// or gs:// folder, or Hub id for AutoModelForSequenceClassification",
     )
-    max_length: int = Field(512, ge=8, description="tokens per visit text, or per window of it")
-    long_text: Literal["head", "head_tail", "windows"] = Field(
-        "head",
-        description="texts over max_length: head; a quarter head, the rest tail; or up to 8 overlapping windows, logits averaged, as much more work",
-    )
+    max_length: int = Field(512, ge=8, description="tokens per visit text; a longer one loses its end")
     hard_weight: float = Field(
         0.9, ge=0, le=1, description="weight of the true labels' loss; the soft labels get the rest"
     )
@@ -188,9 +184,6 @@ class StudentConfig(Section):
     class_weighting: Literal["none", "balanced"] = Field(
         "none",
         description="balanced: positives count negatives/positives of train, at most 20, in the true labels' loss; probabilities come out too high",
-    )
-    label_smoothing: float = Field(
-        0, ge=0, lt=1, description="share of the true labels' targets moved to 1/2: the control beside soft labels"
     )
     batch_size: int = Field(32, ge=1, description="visits per optimizer step over all workers")
     gradient_accumulation: int = Field(1, ge=1, description="micro-batches per optimizer step and worker")

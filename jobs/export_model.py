@@ -13,7 +13,6 @@ from ckd.predict.onnxfile import require_packages
 from ckd.store.files import join, read_bytes
 from ckd.store.filesystems import is_local
 from ckd.store.jsonfile import read_json
-from ckd.student.windows import told
 from ckd.visits.cohort import Cohort
 from jobs.console import Console
 from jobs.evaluate import METRICS_FILE
@@ -150,7 +149,6 @@ def _card(
             student=model.student,
             base_model=_hub_id(config.student.base_model),
             max_length=model.max_length,
-            longer=told(model.long_text, model.max_length),
             calibrated=model.calibration is not None,
             engines=engines,
             compared=compared,

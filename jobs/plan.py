@@ -186,7 +186,7 @@ class _Student:
         import pyarrow as pa
 
         table = pa.table({"visit_id": [v.visit_id for v in sampled.visits], "input": [v.input for v in sampled.visits]})
-        self.tokens = tokenize(tokenizer, table, s.max_length, s.long_text)
+        self.tokens = tokenize(tokenizer, table, s.max_length)
         self.lengths = [len(ids) for ids in self.tokens["input_ids"].to_pylist()]
         self.config = s
         size = self.size

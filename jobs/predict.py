@@ -9,7 +9,6 @@ from ckd.predict.modelfolder import ModelFolder
 from ckd.predict.scored import ScoreWorker, scored_fields
 from ckd.store.artifacts import Stage
 from ckd.store.filesystems import is_local
-from ckd.student.windows import LOST
 from ckd.visits.cohort import Cohort
 from ckd.visits.inputs import Input
 from ckd.visits.visit import Shard
@@ -78,9 +77,9 @@ def _predict(config: Config, console: Console, stage: Stage, missing: list[Shard
     )
     truncated, visits = sum(row["truncated"] for row in rows), sum(row["rows"] for row in rows)
     if truncated:
-        lost = LOST[model.long_text]
         console.say(
-            f"predict: {truncated:,} of {visits:,} visits are longer than the {model.max_length} tokens that this student reads and {lost}"
+            f"predict: {truncated:,} of {visits:,} visits are longer than the {model.max_length} tokens that this student "
+            "reads and lost text from their end"
         )
 
 

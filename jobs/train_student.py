@@ -16,7 +16,6 @@ from ckd.store.files import digest, exists, size_and_hash
 from ckd.student.fingerprint import student_artifact, student_fields, token_fields, training_shards
 from ckd.student.tokens import STAGE as TOKENS
 from ckd.student.tokens import TokenWorker
-from ckd.student.windows import LOST
 from ckd.visits.public_files import student_file
 from ckd.visits.visit import Shard
 from jobs.cli import main
@@ -70,7 +69,8 @@ def tokenize(config: Config, console: Console, shards: list[Shard]) -> None:
     truncated, visits = sum(row["truncated"] for row in rows), sum(row["rows"] for row in rows)
     if truncated:
         console.say(
-            f"tokens: {truncated:,} of {visits:,} visits exceeded student.max_length={config.student.max_length} and {LOST[config.student.long_text]}"
+            f"tokens: {truncated:,} of {visits:,} visits exceeded student.max_length={config.student.max_length} "
+            "and lost text from their end"
         )
     console.event("tokens_done", visits=visits, truncated=truncated)
 

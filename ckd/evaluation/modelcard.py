@@ -21,7 +21,6 @@ class Facts:
     student: str
     base_model: str
     max_length: int
-    longer: str  # sentences: how a text over max_length is read
     calibrated: bool
     data_license: str
     credentialed: bool
@@ -130,7 +129,7 @@ def _usage(facts: Facts) -> str:
         'classify = pipeline("text-classification", model="PATH", top_k=None, truncation=True, function_to_apply="sigmoid")',
         'classify("The patient-acquired disease is …")  # 25 names with probabilities',
         "```",
-        f"It reads {facts.max_length} tokens at a time. {facts.longer}",
+        f"It reads {facts.max_length} tokens at a time. `truncation=True` cuts longer visits at their end, as in training.",
     ]
     return "\n".join(lines)
 

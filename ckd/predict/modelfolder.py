@@ -4,7 +4,7 @@ without torch; loading the weights belongs to scoring. `results/<run>/student` a
 import json
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, cast, get_args
+from typing import Any
 
 from ckd.calibration import FILE as CALIBRATION_FILE
 from ckd.calibration import Calibration
@@ -13,7 +13,6 @@ from ckd.store.artifacts import Fields, FolderArtifact
 from ckd.store.files import digest, exists, inner, join, read_bytes, size_and_hash
 from ckd.store.filesystems import is_local
 from ckd.store.folders import ARTIFACT_FILE, fetched_folder
-from ckd.student.windows import LongText
 from ckd.visits.labels import DISEASES, NUM_LABELS
 
 ENGINES = {
@@ -33,7 +32,6 @@ class ModelFolder:
     engine: str
     student: str
     max_length: int
-    long_text: LongText
     weights: str  # hash over the engine's weight files
     calibration: Calibration | None
     calibration_hash: str | None
@@ -46,12 +44,12 @@ class ModelFolder:
         that was written.
         """
         content = _content(folder)
-        max_length, long_text = int(content["fields"]["student.max_length"]), _long_text(folder, content)
+        max_length = int(content["fields"]["student.max_length"])
         student = str(content["fields"].get(EXPORTED) or FolderArtifact(folder, {}).identity())
         local, weights = _files(folder, engine, content)
         _require_labels(folder, local)
         calibration, calibration_hash = _calibration(folder, student)
-        return cls(folder, local, engine, student, max_length, long_text, weights, calibration, calibration_hash)
+        return cls(folder, local, engine, student, max_length, weights, calibration, calibration_hash)
 
     @property
     def fields(self) -> Fields:
@@ -61,7 +59,6 @@ class ModelFolder:
             "engine": self.engine,
             "weights": self.weights,
             "student.max_length": self.max_length,
-            **({} if self.long_text == "head" else {"student.long_text": self.long_text}),
             "calibration": self.calibration_hash,
         }
 
@@ -81,17 +78,13 @@ def _content(folder: str) -> dict[str, Any]:
         raise ConfigError(
             f"{folder}: no trained student ({ARTIFACT_FILE} of one); expected results/<run>/student or a folder of 'ckd export model'"
         )
-    return content
-
-
-def _long_text(folder: str, content: dict[str, Any]) -> LongText:
-    """How the student was trained to read long texts. A field that is not there says "head", as in the student's fingerprint."""
-    found = content["fields"].get("student.long_text", "head")
-    if found not in get_args(LongText):
+    long_text = content["fields"].get("student.long_text", "head")
+    if long_text != "head":  # head_tail or windows, which students could be trained with at one time
         raise ConfigError(
-            f"{folder}: trained with student.long_text={found}, which this version does not know; take the version that trained it"
+            f"{folder}: a student trained with student.long_text={long_text}, which this version cannot read; "
+            "train it again with this version, or use commit c83c255"
         )
-    return cast(LongText, found)
+    return content
 
 
 def _files(folder: str, engine: str, content: dict[str, Any]) -> tuple[str, str]:

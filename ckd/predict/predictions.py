@@ -15,8 +15,7 @@ from ckd.store.folders import fetched_folder
 from ckd.student.batches import pad
 from ckd.student.fingerprint import finished_student, token_fields
 from ckd.student.tokens import STAGE as TOKENS
-from ckd.student.tokens import sequences, stored_columns
-from ckd.student.windows import mean_per_visit
+from ckd.student.tokens import ragged
 from ckd.visits.cohort import Cohort
 from ckd.visits.columns import lists
 from ckd.visits.labels import NUM_LABELS
@@ -49,17 +48,16 @@ class PredictWorker:
         self.model = load_student(fetched_folder(join(config.run.folder, "student"))).to(self.device).eval()
         self.pad_id = self.model.config.pad_token_id or 0
         self.cohort = Cohort.open(config.run.artifacts_root)
-        self.long_text = config.student.long_text
         self.tokens = Stage(config.run.artifacts_root, TOKENS, token_fields(config))
         self.stage = Stage(config.run.artifacts_root, STAGE, fields)
 
     def __call__(self, shard: Shard) -> dict[str, Any]:
         """Commit part `shard.index`; returns index, rows, seconds, tokens."""
         started = time.monotonic()
-        table = self.tokens.read(shard.index, stored_columns(self.long_text))
-        tokens, offsets, counts = sequences(table)
-        pieces = np.split(tokens.astype(np.int64), offsets[1:-1])
-        logits = mean_per_visit(predict_logits(self.model, self.device, pieces, self.pad_id), counts)
+        table = self.tokens.read(shard.index, ["visit_id", "input_ids"])
+        tokens, offsets = ragged(table["input_ids"])
+        visits = np.split(tokens.astype(np.int64), offsets[1:-1])
+        logits = predict_logits(self.model, self.device, visits, self.pad_id)
         probabilities = (1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32)
         columns = {"visit_id": table["visit_id"], "probabilities": lists(probabilities), "logits": lists(logits)}
         self.stage.write(shard.index, pa.table(columns), rows=shard.rows, input_hash=shard.text_hash)

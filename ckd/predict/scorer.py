@@ -17,8 +17,7 @@ from ckd.errors import ArtifactError, ConfigError
 from ckd.predict.modelfolder import ENGINES, ModelFolder
 from ckd.predict.predictions import TOKEN_BUDGET, predict_logits
 from ckd.student.batches import pad
-from ckd.student.tokens import sequences, tokenize
-from ckd.student.windows import mean_per_visit
+from ckd.student.tokens import ragged, tokenize
 from ckd.visits.labels import NUM_LABELS
 
 __all__ = ["ENGINES", "ModelFolder", "Scorer", "Scores", "load_logits"]
@@ -64,8 +63,8 @@ class Scorer:
     def __call__(self, texts: Sequence[str]) -> Scores:
         """Score some texts: as many as may be in memory at once. Raises ArtifactError where a logit is not finite."""
         tokens = self._tokens(texts)
-        ids, offsets, counts = sequences(tokens)
-        logits = mean_per_visit(self._logits([ids[a:b].astype(np.int64) for a, b in pairwise(offsets)]), counts)
+        ids, offsets = ragged(tokens["input_ids"])
+        logits = self._logits([ids[a:b].astype(np.int64) for a, b in pairwise(offsets)])
         wrong = int((~np.isfinite(logits)).any(axis=1).sum())
         if wrong:
             raise ArtifactError(
@@ -82,9 +81,7 @@ class Scorer:
         import pyarrow as pa
 
         column = pa.array(texts, pa.string())
-        return tokenize(
-            self.tokenizer, pa.table({"visit_id": column, "input": column}), self.model.max_length, self.model.long_text
-        )
+        return tokenize(self.tokenizer, pa.table({"visit_id": column, "input": column}), self.model.max_length)
 
 
 def load_logits(local: str, engine: str, gpus: float = 0) -> Logits:

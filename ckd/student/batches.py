@@ -11,14 +11,13 @@ from ckd.visits.labels import NUM_LABELS
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """W token sequences of R visits padded to T tokens, L=25 labels; W is R unless long texts are read in windows.
+    """R visits padded to T tokens, L=25 labels.
 
     `weight` is 0 for the dummy row of an otherwise empty micro-batch, and for a visit from which there is nothing to learn; else 1.
     """
 
-    input_ids: np.ndarray  # int64 [W, T]
-    attention_mask: np.ndarray  # int64 [W, T]
-    visit: np.ndarray  # int64 [W], the place of each sequence's visit
+    input_ids: np.ndarray  # int64 [R, T]
+    attention_mask: np.ndarray  # int64 [R, T]
     hard: np.ndarray  # float32 [R, L]
     soft_logits: np.ndarray  # float32 [R, L]
     hard_weight: np.ndarray  # float32 [R]
@@ -77,10 +76,8 @@ class Batches:
 
 
 def collate(examples: Examples, chosen: list[Row], pad_id: int, weight: float = 1.0) -> MicroBatch:
-    """Pad the chosen visits' sequences on the right to the longest of them."""
-    pieces = [examples[shard].sequences(row) for shard, row in chosen]
-    ids, mask = pad([piece for row in pieces for piece in row], pad_id)
-    visit = np.repeat(np.arange(len(pieces)), [len(row) for row in pieces])
+    """Pad the chosen visits on the right to the longest of them."""
+    ids, mask = pad([examples[shard].ids(row) for shard, row in chosen], pad_id)
     hard, soft = np.empty((2, len(chosen), NUM_LABELS), np.float32)
     for i, (shard, row) in enumerate(chosen):
         hard[i], soft[i] = examples[shard].hard[row], examples[shard].soft_logits[row]
@@ -92,7 +89,7 @@ def collate(examples: Examples, chosen: list[Row], pad_id: int, weight: float = 
     embedding = np.stack(
         [np.zeros(0, np.float32) if rows is None else rows[row].astype(np.float32) for rows, row in found]
     )
-    return MicroBatch(ids, mask, visit, hard, soft, hard_weight, weight * weights, embedding)
+    return MicroBatch(ids, mask, hard, soft, hard_weight, weight * weights, embedding)
 
 
 def pad(sequences: list[np.ndarray], pad_id: int) -> tuple[np.ndarray, np.ndarray]:

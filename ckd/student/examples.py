@@ -4,7 +4,7 @@ batch belongs to order, their tensors to batches."""
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -13,8 +13,7 @@ from ckd.store.artifacts import Fields, Stage
 from ckd.student.mapped import Arrays, MappedArrays
 from ckd.student.order import WINDOW
 from ckd.student.tokens import STAGE as TOKENS
-from ckd.student.tokens import sequences, stored_columns
-from ckd.student.windows import LongText
+from ckd.student.tokens import ragged
 from ckd.visits.cohort import Cohort
 from ckd.visits.columns import joined, matrix
 from ckd.visits.labels import NUM_LABELS
@@ -34,7 +33,7 @@ class ShardExamples:
 
     visit_ids: list[str]
     tokens: Flat  # int32, all visits' ids one after the other
-    offsets: Flat  # int64 [W+1], where each sequence begins; one sequence per visit, or its windows
+    offsets: Flat  # int64 [R+1], where each visit's ids begin
     hard: Flat  # float32 [R, L]
     soft_logits: Flat  # float32 [R, L]; zeros where soft labels have no weight
     hard_weight: Flat  # float32 [R]; 1 where the soft labels must not be used
@@ -42,28 +41,14 @@ class ShardExamples:
     embeddings: Flat | None = (
         None  # [R, E], the teacher's, as stored, zeros where not to be matched; None where no visit's is
     )
-    first: Flat | None = None  # int64 [R+1], the first sequence of each visit; None where each visit has one
 
-    def sequences(self, row: int) -> list[Flat]:
-        """The token ids of one visit: one sequence, or its windows."""
-        start, stop = self._span(row)
-        return [self.sequence(i) for i in range(start, stop)]
-
-    def sequence(self, i: int) -> Flat:
-        """The token ids of the shard's sequence i, counted over all visits."""
-        return self.tokens[self.offsets[i] : self.offsets[i + 1]]
-
-    def counts(self) -> Flat:
-        """Sequences per visit [R]."""
-        return np.ones(len(self.visit_ids), np.int64) if self.first is None else np.diff(self.first)
+    def ids(self, row: int) -> Flat:
+        """The token ids of one visit."""
+        return self.tokens[self.offsets[row] : self.offsets[row + 1]]
 
     def length(self, row: int) -> int:
-        """The number of tokens of one visit, over all its windows."""
-        start, stop = self._span(row)
-        return int(self.offsets[stop] - self.offsets[start])
-
-    def _span(self, row: int) -> tuple[int, int]:
-        return (row, row + 1) if self.first is None else (int(self.first[row]), int(self.first[row + 1]))
+        """The number of tokens of one visit."""
+        return int(self.offsets[row + 1] - self.offsets[row])
 
     def arrays(self) -> Arrays:
         """All that is here as arrays, for a file."""
@@ -98,7 +83,6 @@ class Examples:
         self.cohort = Cohort.open(root)
         self.shards = list(shards)
         self.tokens = Stage(root, TOKENS, token_fields)
-        self.long_text = cast(LongText, token_fields.get("student.long_text", "head"))
         self.soft = Stage(root, SOFT_LABELS, {}) if soft else None
         self.embeddings = Stage(root, EMBEDDINGS, {}) if embeddings else None
         self.hard_weight, self.adapter_share, self.mapped = hard_weight, adapter_share, mapped
@@ -129,8 +113,8 @@ class Examples:
         visits = self.cohort.read(shard, ["visit_id", "labels", "group"])
         spent = of_adapter(visits["group"].to_pylist(), self.adapter_share)
         ids = visits["visit_id"]
-        table = self.tokens.read(shard.index, stored_columns(self.long_text))
-        tokens, offsets, counts = sequences(joined(table, ids, self.tokens.path(shard.index)))
+        table = self.tokens.read(shard.index, ["visit_id", "input_ids"])
+        tokens, offsets = ragged(joined(table, ids, self.tokens.path(shard.index))["input_ids"])
         soft = np.zeros((shard.rows, NUM_LABELS), np.float32)
         if self.soft is not None:
             table = self.soft.read(shard.index, ["visit_id", "logits"])
@@ -149,7 +133,6 @@ class Examples:
             embeddings=None
             if self.embeddings is None
             else np.where(spent[:, None], np.zeros(1, np.float16), self.embedded(shard, ids)),
-            first=None if (counts == 1).all() else np.concatenate([[0], np.cumsum(counts)]),
         )
 
     def embedded(self, shard: Shard, ids: "pa.ChunkedArray | None" = None) -> Flat:

@@ -28,12 +28,7 @@ _DECIDING = (  # the keys of section student that change its values
     "dropout",
     "use_unlabeled",
 )
-_OPTIONS = {
-    "embedding_weight": 0,
-    "class_weighting": "none",
-    "label_smoothing": 0,
-    "long_text": "head",
-}  # in it only where set: students from before they came stay valid
+_OPTIONS = {"embedding_weight": 0, "class_weighting": "none"}  # in it only where set: older students stay valid
 
 
 def training_shards(config: Config, cohort: Cohort) -> list[Shard]:
@@ -58,9 +53,7 @@ def token_fields(config: Config) -> Fields:
             f"student.max_length={wanted}: {name} knows {known} positions; set student.max_length to at most that"
         )
     tokenizer = f"{_KEY} tokenizer"
-    long_text = config.student.long_text
-    otherwise = {} if long_text == "head" else {"student.long_text": long_text}
-    return {tokenizer: model_fields(_KEY, name)[tokenizer], "student.max_length": wanted, **otherwise}
+    return {tokenizer: model_fields(_KEY, name)[tokenizer], "student.max_length": wanted}
 
 
 def student_fields(config: Config, cohort: Cohort) -> Fields:

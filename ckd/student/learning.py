@@ -14,7 +14,6 @@ from ckd.student.loss import visit_loss
 from ckd.student.matching import attach, matching_loss, measure
 from ckd.student.ranks import Ranks
 from ckd.student.weighting import positive_weights
-from ckd.student.windows import mean_with_gradient
 
 
 @dataclass(frozen=True)
@@ -36,20 +35,18 @@ class Learning:
 
     def losses(self, output: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """One loss per visit [R] of a micro-batch: that of the labels, plus embedding_weight · that of the embeddings."""
-        s, visit_W, visits = self.student, inputs["visit"], len(inputs["weight"])
+        s = self.student
         losses_r = visit_loss(
-            mean_with_gradient(output.logits, visit_W, visits),
+            output.logits,
             inputs["hard"],
             inputs["soft_logits"],
             inputs["hard_weight"],
             s.temperature,
-            label_smoothing=s.label_smoothing,
             positive_weight_l=self.positive_weight_l,
         )
         if self.scale is None:
             return losses_r
-        projected_RE = mean_with_gradient(output.projected, visit_W, visits)
-        return losses_r + s.embedding_weight * matching_loss(projected_RE, inputs["embedding"], self.scale)
+        return losses_r + s.embedding_weight * matching_loss(output.projected, inputs["embedding"], self.scale)
 
 
 def prepare(config: Config, model: Any, examples: Examples, ranks: Ranks) -> Learning:

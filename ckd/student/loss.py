@@ -13,7 +13,6 @@ def visit_loss(
     hard_weight_r: "torch.Tensor",
     temperature: float,
     *,
-    label_smoothing: float = 0.0,
     positive_weight_l: "torch.Tensor | None" = None,
 ) -> "torch.Tensor":
     """One loss per visit [R], the mean over its labels.
@@ -22,14 +21,12 @@ def visit_loss(
     keeps the soft gradient's size when T changes (Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a Neural Network", section 2). At T=1 the
     soft part is plain BCE against the teacher's probabilities.
 
-    Two changes to the hard part alone: `label_smoothing` s makes y into y · (1 - s) + s / 2 (Szegedy et al. 2016, "Rethinking the Inception
-    Architecture", section 7, with the two classes of a label), and `positive_weight_l` [L] multiplies its terms with y (see weighting).
+    `positive_weight_l` [L] multiplies the hard part's terms with y (see weighting).
     """
     from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
     logits_rl = logits_rl.float()
-    smoothed_rl = hard_rl * (1 - label_smoothing) + label_smoothing / 2
-    hard_r = bce(logits_rl, smoothed_rl, reduction="none", pos_weight=positive_weight_l).mean(1)
+    hard_r = bce(logits_rl, hard_rl, reduction="none", pos_weight=positive_weight_l).mean(1)
     soft_r = (
         bce(logits_rl / temperature, (soft_logits_rl / temperature).sigmoid(), reduction="none").mean(1)
         * temperature**2

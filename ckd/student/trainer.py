@@ -14,14 +14,13 @@ from ckd.batching import token_batches
 from ckd.config import Config
 from ckd.student.batches import Batches, pad
 from ckd.student.checkpoint import Checkpoints
-from ckd.student.examples import Examples
+from ckd.student.examples import Examples, ShardExamples
 from ckd.student.learning import Learning
 from ckd.student.loss import micro_batch_loss
 from ckd.student.model import rows_per_micro_batch
 from ckd.student.ranks import Ranks
 from ckd.student.resume import Resume, random_seed
 from ckd.student.tuning import Selection
-from ckd.student.windows import mean_per_visit
 from ckd.student.zero import GRADIENT_NORM, zero_config
 
 TOKEN_BUDGET = 16384  # padded tokens per forward pass without gradients
@@ -163,7 +162,8 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
 
     def predict_logits(self, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
         """Logits and true labels [n, 25] of all examples, shard after shard, the work dealt to the ranks. Every rank gets both."""
-        batches, starts_S, counts_n = _sequence_batches(examples)
+        shards = range(len(examples.shards))
+        batches = [(shard, chosen) for shard in shards for chosen in _within_budget(examples[shard])]
         mine = batches[self.ranks.rank :: self.ranks.world]
         # ZeRO-3 gathers weights in every forward pass, so all ranks need the same number of them.
         extra = -(-len(batches) // self.ranks.world) - len(mine)
@@ -173,16 +173,14 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
         for shard, chosen in batches[:1] * extra:
             self._forward(network, examples, shard, chosen)
         network.train()
-        logits_WL = np.empty((int(counts_n.sum()), self.model.config.num_labels), np.float32)
+        logits = [np.empty((rows, self.model.config.num_labels), np.float32) for rows in examples.sizes]
         for shard, chosen, part in (row for rows in self.ranks.gather(found) for row in rows):
-            logits_WL[starts_S[shard] + np.asarray(chosen)] = part
-        return mean_per_visit(logits_WL, counts_n), np.concatenate(
-            [examples[shard].hard for shard in range(len(examples.shards))]
-        )
+            logits[shard][chosen] = part
+        return np.concatenate(logits), np.concatenate([examples[shard].hard for shard in shards])
 
     @torch.no_grad()
     def _forward(self, network: Any, examples: Examples, shard: int, chosen: list[int]) -> np.ndarray:
-        arrays = pad([examples[shard].sequence(i) for i in chosen], self.data.batches.pad_id)
+        arrays = pad([examples[shard].ids(row) for row in chosen], self.data.batches.pad_id)
         ids, mask = (torch.from_numpy(array).to(self.args.device) for array in arrays)
         with self.compute_loss_context_manager():
             logits = network(input_ids=ids, attention_mask=mask).logits
@@ -239,17 +237,8 @@ def training_arguments(
     return arguments
 
 
-def _sequence_batches(examples: Examples) -> tuple[list[tuple[int, list[int]]], np.ndarray, np.ndarray]:
-    """Batches of sequences of one shard each (shard, places in it), how many sequences come before each shard, and sequences per visit [n]."""
-    shards = range(len(examples.shards))
-    batches = [
-        (shard, chosen)
-        for shard in shards
-        for chosen in token_batches(np.diff(examples[shard].offsets).tolist(), TOKEN_BUDGET)
-    ]
-    counts = [examples[shard].counts() for shard in shards]
-    starts_S = np.concatenate([[0], np.cumsum([found.sum() for found in counts], dtype=np.int64)])
-    return batches, starts_S, np.concatenate(counts)
+def _within_budget(examples: ShardExamples) -> list[list[int]]:
+    return token_batches(np.diff(examples.offsets).tolist(), TOKEN_BUDGET)
 
 
 def _first(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

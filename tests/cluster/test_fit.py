@@ -185,7 +185,7 @@ def test_the_job_trains_on_ray_and_refuses_a_changed_setting_before_it_starts_ra
 def test_one_worker_continues_what_two_began_at_any_zero_stage_and_on_an_object_store(
     tmp_path, base, stage, remote, monkeypatch
 ):
-    settings = {"epochs": 2, "weight_decay": 0.1, "embedding_weight": 0.5, "max_length": 16, "long_text": "windows"}
+    settings = {"epochs": 2, "weight_decay": 0.1, "embedding_weight": 0.5, "max_length": 16}
     plain = prepared(tmp_path / "alone", base, **settings)
     alone(plain)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

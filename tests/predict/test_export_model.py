@@ -165,7 +165,7 @@ def test_the_folder_holds_the_names_the_card_and_the_hashes(config, exported):
 def test_a_small_sample_s_card_claims_nothing(config):
     metrics = json.loads(Path(config.run.folder, "metrics.json").read_text())
     metrics["counts"]["held_out"]["groups"] = 99
-    card = model_card(metrics, Facts("x", "bert-base-uncased", 32, "", False, "", True, {}, ""))
+    card = model_card(metrics, Facts("x", "bert-base-uncased", 32, False, "", True, {}, ""))
     assert "No figures: fewer than 100 held-out patients." in card
     assert "base_model: bert-base-uncased" in card
     assert "must not be shared" in card

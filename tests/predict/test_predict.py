@@ -92,7 +92,13 @@ def test_jsonl_gzip_parquet_and_a_folder_of_parts_give_the_figures_of_each_text_
             np.testing.assert_allclose(row["probabilities"], wanted[visit_id]["probabilities"], atol=1e-5)
             np.testing.assert_allclose(row["calibrated"], wanted[visit_id]["calibrated"], atol=1e-5)
             assert row["names"] == wanted[visit_id]["names"]
-    assert "read 60 = predicted 60 + quarantined 0" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "read 60 = predicted 60 + quarantined 0" in printed
+    lost = sum(len(row["input"].split()) > 30 for row in given)
+    assert (
+        f"{lost} of 60 visits are longer than the 32 tokens that this student reads and lost text from their end"
+        in printed
+    )
 
 
 def test_what_is_known_of_a_visit_stays_beside_its_prediction(model, tmp_path):

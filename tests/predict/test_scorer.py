@@ -83,10 +83,10 @@ def copied(folder: str, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folder, tmp_path / "copy"))
 
 
-def recommitted(copy: Path) -> str:
+def recommitted(copy: Path, **fields: str) -> str:
     """The folder with a new artifact.json, as if it had been made like that; its calibration is then another student's and goes."""
     (copy / FILE).unlink(missing_ok=True)
-    FolderArtifact(str(copy), {"student.max_length": 32}).commit(
+    FolderArtifact(str(copy), {"student.max_length": 32, **fields}).commit(
         p.name for p in copy.iterdir() if p.name != "artifact.json"
     )
     return str(copy)
@@ -170,6 +170,15 @@ def test_a_folder_that_is_no_student_and_an_engine_without_its_file_say_what_was
         ModelFolder.open(folder, "onnx")
     with pytest.raises(ConfigError, match="torch, onnx, onnx-int8"):
         ModelFolder.open(folder, "tensorrt")
+
+
+@pytest.mark.parametrize("way", ["head_tail", "windows"])
+def test_a_student_that_read_long_texts_in_a_way_that_is_gone_is_refused_and_one_of_heads_opens(folder, tmp_path, way):
+    copy = copied(folder, tmp_path)
+    told = f"copy: a student trained with student.long_text={way}, .* train it again with this version, or use commit"
+    with pytest.raises(ConfigError, match=told):
+        ModelFolder.open(recommitted(copy, **{"student.long_text": way}))
+    assert ModelFolder.open(recommitted(copy, **{"student.long_text": "head"})).max_length == 32
 
 
 def test_the_fingerprint_follows_the_calibration(folder, tmp_path):

@@ -15,10 +15,9 @@ from ckd.store.artifacts import Stage
 from ckd.student.batches import Batches, collate, pad
 from ckd.student.examples import Examples, ShardExamples
 from ckd.student.order import Order, deal, steps_per_epoch
-from ckd.student.tokens import tokenize
 from ckd.visits.labels import NUM_LABELS
 from ckd.visits.splits import of_adapter
-from tests.student.student_cohort import make_base, make_cohort, make_visits
+from tests.student.student_cohort import make_cohort, make_visits
 
 sizes = st.lists(st.integers(1, 9), min_size=1, max_size=12)
 lengths = st.lists(st.integers(1, 50), min_size=1, max_size=40)
@@ -120,7 +119,7 @@ def test_micro_batches_hold_the_rows_padded_on_the_right():
     made = batches(examples, batch_size=5)
     rows, batch = made.micro_rows(0, 1, 0), made.micro_batch(0, 1, 0)
     for i, (shard, row) in enumerate(rows):
-        (ids,) = examples[shard].sequences(row)
+        ids = examples[shard].ids(row)
         assert batch.input_ids[i, : len(ids)].tolist() == ids.tolist()
         assert batch.attention_mask[i].sum() == len(ids) and not batch.input_ids[i, len(ids) :].any()
         assert (batch.hard[i] == examples[shard].hard[row]).all()
@@ -134,23 +133,6 @@ def test_pad_keeps_ids_and_marks_them():
 
 def test_steps_count_the_short_batch():
     assert [steps_per_epoch(visits, 8) for visits in (1, 8, 9)] == [1, 1, 2]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(make_base(tmp_path_factory.mktemp("base")))
-
-
-def test_truncation_keeps_the_special_tokens_and_is_counted(tokenizer):
-    texts = ["w01 " * n for n in (1, 6, 7, 40)]
-    table = tokenize(tokenizer, pa.table({"visit_id": list("abcd"), "input": texts}), 8)
-    ids = table["input_ids"].to_pylist()
-    assert [len(row) for row in ids] == [3, 8, 8, 8]
-    assert all(row[0] == tokenizer.cls_token_id and row[-1] == tokenizer.sep_token_id for row in ids)
-    assert table["truncated"].to_pylist() == [False, False, True, True]
-    assert table.schema.field("input_ids").type == pa.list_(pa.int32())
 
 
 def write_tokens(cohort, fields, reverse=False):
@@ -174,7 +156,7 @@ def test_tokens_labels_and_soft_labels_meet_by_visit_id(tmp_path: Path, reverse)
         found = examples[position]
         soft = Stage(str(tmp_path), "soft_labels", {}).read(shard.index).to_pylist()
         for row, visit_id in enumerate(found.visit_ids):
-            assert found.sequences(row)[0].tolist() == [2, int(visit_id.rsplit("-", 1)[1]), 3]
+            assert found.ids(row).tolist() == [2, int(visit_id.rsplit("-", 1)[1]), 3]
             assert np.allclose(found.soft_logits[row], next(r["logits"] for r in soft if r["visit_id"] == visit_id))
             assert found.hard[row].astype(bool).tolist() == list(labels[visit_id] or [False] * NUM_LABELS)
         assert (found.hard_weight == np.float32(0.9 if shard.labeled else 0)).all() and (found.weight == 1).all()

@@ -1,4 +1,4 @@
-"""Class weighting and label smoothing: counts of train alone, and losses against plain ones."""
+"""Class weighting: counts of train only, and losses against plain ones."""
 
 from collections import Counter
 
@@ -40,16 +40,14 @@ def test_weights_are_negatives_by_positives_of_train_capped_and_one_without_posi
     assert found.tolist() == positive_weights(commit(tmp_path / "alone", labelled("train", rows))).tolist()
 
 
-@pytest.mark.parametrize(("smoothing", "weighted"), [(0.1, False), (0.0, True), (0.2, True)])
-def test_the_hard_part_is_its_formula_and_the_soft_part_stays(smoothing, weighted):
+def test_the_hard_part_is_its_formula_and_the_soft_part_stays():
     logits, hard, soft, share = example(5)
-    weight = torch.linspace(0.5, 3, 25) if weighted else None
-    found = visit_loss(logits, hard, soft, share, 2.0, label_smoothing=smoothing, positive_weight_l=weight)
+    weight = torch.linspace(0.5, 3, 25)
+    found = visit_loss(logits, hard, soft, share, 2.0, positive_weight_l=weight)
     for i in range(5):
         total = 0.0
         for label in range(25):
-            y = hard[i, label].item() * (1 - smoothing) + smoothing / 2
-            z, w = logits[i, label].item(), 1.0 if weight is None else weight[label].item()
+            y, z, w = hard[i, label].item(), logits[i, label].item(), weight[label].item()
             total += (w * y * plain_bce(z, 1) + (1 - y) * plain_bce(z, 0)) / 25
         hard_part = share[i].item() * total
         soft_part = (1 - share[i]) * visit_loss(logits[i : i + 1], hard[:1], soft[i : i + 1], torch.zeros(1), 2.0)[0]
@@ -68,26 +66,17 @@ def losses(config: Config) -> list[float]:
     return [r["loss"] for r in heard if "loss" in r]
 
 
-def test_both_change_what_training_minimises_and_the_fingerprint_only_where_set(tmp_path, base):
+def test_it_changes_what_training_minimises_and_the_fingerprint_only_where_set(tmp_path, base):
     visits = make_visits("train", 16)
     found, fields = [], []
-    for name, student in {
-        "off": {},
-        "weights": {"class_weighting": "balanced"},
-        "smooth": {"label_smoothing": 0.1},
-    }.items():
+    for name, student in {"off": {}, "weights": {"class_weighting": "balanced"}}.items():
         config = make_config(tmp_path / name, base, dropout=0.0, epochs=1, **student)
         cohort = make_cohort(config.run.artifacts_root, visits)
         found.append(losses(config)[0])
         fields.append(student_fields(config, cohort))
-    assert len(set(found)) == 3
-    assert (
-        not {"student.class_weighting", "student.label_smoothing", "student.embedding_weight", "embeddings"}
-        & fields[0].keys()
-    )
-    assert fields[1] == fields[0] | {"student.class_weighting": "balanced"} and fields[2] == fields[0] | {
-        "student.label_smoothing": 0.1
-    }
+    assert len(set(found)) == 2
+    assert not {"student.class_weighting", "student.embedding_weight", "embeddings"} & fields[0].keys()
+    assert fields[1] == fields[0] | {"student.class_weighting": "balanced"}
 
 
 def test_weights_are_the_same_whatever_the_shards(tmp_path):
