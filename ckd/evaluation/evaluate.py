@@ -24,7 +24,7 @@ from ckd.evaluation.headline import headline
 from ckd.evaluation.metrics import MIN_COUNT, macro_labels, score
 from ckd.evaluation.public_code import public_code_metrics
 from ckd.evaluation.reliability import reliability
-from ckd.evaluation.scores import Flags, Rows, Scores, align, read_split
+from ckd.evaluation.scores import Flags, Rows, Scores, Splits, align, read_split
 from ckd.evaluation.subgroups import subgroups
 from ckd.evaluation.thresholds import choose_thresholds
 from ckd.visits.cohort import Cohort
@@ -79,7 +79,7 @@ def evaluate(
     if ceilings is not None:
         names = [name for name in ceilings.column_names if name != "visit_id"]
         models |= {name: (None, align(held_out.visit_ids, ceilings, name, name)) for name in names}
-    fitted = baselines.fit_all(cohort, train, tuning, held_out, seed=seed, say=say)
+    fitted = baselines.fit_all(Splits(cohort, train, tuning, held_out), seed, say)
     wanted = wanted or EvaluationConfig()
     say(f"figures and their intervals: {wanted.resamples:,} bootstrap draws of the held_out visits")
     metrics = assemble(

@@ -13,17 +13,13 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from ckd.evaluation.scores import Flags, current_labels
+from ckd.evaluation.scores import Flags, NotComputableError, current_labels
 from ckd.visits.cohort import Cohort
 from ckd.visits.labels import NUM_LABELS
 from ckd.visits.visit import Split
 
 _COLUMNS = ["subject_id", "prediction_time", "age", "sex", "current_labels"]
 _NUMBER = re.compile(r"\d+(\.\d+)?")
-
-
-class UnknownHistoryError(ValueError):
-    """The visits do not say what the features need. The message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ class History:
 def read_history(cohort: Cohort, split: Split) -> History:
     """The history of a split's labelled visits; unlabelled visits of the split count as earlier ones too.
 
-    Raises UnknownHistoryError when a visit has no subject_id, readable prediction_time or current labels, or no visit has an age and sex.
+    Raises NotComputableError when a visit has no subject_id, readable prediction_time or current labels, or no visit has an age and sex.
     """
     subjects: list[str] = []
     times: list[float] = []
@@ -72,7 +68,7 @@ def read_history(cohort: Cohort, split: Split) -> History:
     age, sex, take = np.array(ages), np.array(sexes, dtype=np.str_), np.array(scored, dtype=bool)
     for name, unknown in (("age", np.isnan(age)), ("sex", sex == "")):
         if len(take) and unknown.all():
-            raise UnknownHistoryError(f"no {split} visit has a known {name}")
+            raise NotComputableError(f"no {split} visit has a known {name}")
     seen = np.concatenate(current)
     last, ever, earlier = before(subjects, times, seen)
     return History(seen[take], last[take], ever[take], earlier[take], age[take], sex[take])
@@ -120,4 +116,4 @@ def _years(text: str | None) -> float:
 
 def _require(what: str, missing: Flags) -> None:
     if missing.any():
-        raise UnknownHistoryError(f"{what}: at least {int(missing.sum())}")
+        raise NotComputableError(f"{what}: at least {int(missing.sum())}")

@@ -44,6 +44,20 @@ class Rows:
         return self.known | self.from_clause
 
 
+@dataclass(frozen=True)
+class Splits:
+    """The labelled visits of a cohort."""
+
+    cohort: Cohort
+    train: Rows
+    tuning: Rows
+    held_out: Rows
+
+
+class NotComputableError(ValueError):
+    """The visits do not say what a baseline needs. The message is the reason, for metrics.json."""
+
+
 def read_split(cohort: Cohort, split: Split, stages: Sequence[str] = ()) -> Rows:
     """Read a split's labelled visits and the `probabilities` of the named stages, one pass over the shards.
 

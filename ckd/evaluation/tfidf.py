@@ -8,17 +8,13 @@ from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from ckd.evaluation.logistic import OneVsRest, fit
-from ckd.evaluation.scores import Flags, Scores
+from ckd.evaluation.scores import Flags, NotComputableError, Scores
 
 MAX_TRAIN = 200_000  # training visits that the vocabulary and the weights are fitted on; memory stays bounded
 MAX_WORDS = 20_000
 GRID = (0.1, 0.3, 1.0, 3.0, 10.0)
 _WORD = r"(?u)\b\w+\b"
 Texts = Iterable[list[str]]  # shard by shard
-
-
-class NoWordsError(ValueError):
-    """The training texts hold no word."""
 
 
 class TfidfModel:
@@ -36,7 +32,7 @@ class TfidfModel:
 def fit_tfidf(
     train: Texts, labels: Flags, tuning: Texts, tuning_labels: Flags, seed: int, max_train: int = MAX_TRAIN
 ) -> TfidfModel:
-    """Fit on at most `max_train` training visits drawn with the seed; C by tuning log-loss. Raises NoWordsError.
+    """Fit on at most `max_train` training visits drawn with the seed; C by tuning log-loss. Raises NotComputableError.
 
     labels [n, 25] and tuning_labels [m, 25] follow the order of the texts. Texts are streamed; only their word counts are kept.
     """
@@ -50,7 +46,7 @@ def fit_tfidf(
     except (
         ValueError
     ) as error:  # scikit-learn's answer to an empty vocabulary; its other ValueErrors need other arguments
-        raise NoWordsError("the training texts hold no word") from error
+        raise NotComputableError("the training texts hold no word") from error
     x_tuning = _transform(vectorizer, tuning)
     return TfidfModel(vectorizer, fit(x, labels[chosen], x_tuning, tuning_labels, GRID), len(chosen))
 

@@ -5,20 +5,31 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 
+from ckd.config import EvaluationConfig
 from ckd.errors import DataError
 from ckd.evaluation import logistic
-from ckd.evaluation.baselines import NAMES, NotComputable, current_label_baselines, fit_all, persist, persistence_rates
-from ckd.evaluation.scores import read_split, texts
-from ckd.evaluation.tfidf import NoWordsError, fit_tfidf, sample
+from ckd.evaluation.baselines import (
+    BASELINES,
+    NAMES,
+    Baseline,
+    NotComputable,
+    Predictions,
+    fit_all,
+    persist,
+    persistence_rates,
+)
+from ckd.evaluation.evaluate import evaluate
+from ckd.evaluation.scores import NotComputableError, Splits, read_split, texts
+from ckd.evaluation.tfidf import fit_tfidf, sample
 from ckd.visits.grammar import render_input
 from ckd.visits.labels import DISEASES, NUM_LABELS
-from tests.evaluation.evaluation_cohort import make_visits, write_cohort
+from tests.evaluation.evaluation_cohort import make_visits, write_all, write_cohort
 
 
 def fitted(root, visits):
     cohort = write_cohort(root, visits)
     splits = [read_split(cohort, split) for split in ("train", "tuning", "held_out")]
-    return splits, fit_all(cohort, *splits, seed=0, say=lambda line: None)
+    return splits, fit_all(Splits(cohort, *splits), 0, lambda line: None)
 
 
 def test_every_baseline_gives_a_probability_per_visit_and_label(tmp_path):
@@ -28,6 +39,21 @@ def test_every_baseline_gives_a_probability_per_visit_and_label(tmp_path):
         assert result.tuning.shape == tuning.labels.shape and result.held_out.shape == held_out.labels.shape
         assert result.held_out.dtype == np.float32
         assert ((result.held_out >= 0) & (result.held_out <= 1)).all()
+
+
+def test_one_row_of_the_table_is_all_that_a_baseline_needs(tmp_path, monkeypatch):
+    def guess(data, seed):
+        return Predictions(
+            *(np.full((len(rows), NUM_LABELS), 0.5, np.float32) for rows in (data.tuning, data.held_out))
+        )
+
+    monkeypatch.setitem(BASELINES, "guess", Baseline("A guess", "A coin for everyone.", "nothing", guess))
+    said = []
+    cohort = write_all(tmp_path, make_visits((60, 60, 60)))
+    metrics = evaluate(cohort.root, seed=0, say=said.append, wanted=EvaluationConfig(resamples=100))
+    assert metrics["held_out"]["baselines"]["guess"]["macro"]["auroc"] == 0.5
+    assert "guess" in metrics["comparisons"]["student"] and "baselines: nothing" in said
+    assert "guess" in metrics["headline"]["strongest_baseline_tuning"]
 
 
 def test_prevalence_is_the_train_share_and_copy_forward_the_current_labels(tmp_path):
@@ -108,9 +134,8 @@ def test_without_the_column_the_treatment_clause_names_the_current_labels(tmp_pa
 def test_one_held_out_visit_with_unknown_current_labels_makes_them_not_computable(tmp_path):
     visits = make_visits((60, 40, 40))
     visits[-1] = dataclasses.replace(visits[-1], current_labels=None)
-    cohort = write_cohort(tmp_path, visits)
-    splits = [read_split(cohort, split) for split in ("train", "tuning", "held_out")]
-    assert "1 of 40 held_out visits" in current_label_baselines(*splits, 0)["persistence"].reason
+    _, results = fitted(tmp_path, visits)
+    assert "1 of 40 held_out visits" in results["persistence"].reason
 
 
 def test_the_one_c_of_the_logistic_regressions_has_the_least_tuning_log_loss():
@@ -159,7 +184,7 @@ def test_tfidf_fits_on_a_seeded_sample_of_the_right_rows(tmp_path):
 
 def test_texts_without_a_word_are_a_reason():
     labels = np.zeros((2, NUM_LABELS), dtype=bool)
-    with pytest.raises(NoWordsError):
+    with pytest.raises(NotComputableError):
         fit_tfidf([["...", "!"]], labels, [], labels[:0], seed=0)
 
 

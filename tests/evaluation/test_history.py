@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckd.evaluation.baselines import NotComputable, fit_all
-from ckd.evaluation.history import UnknownHistoryError, before, moment, read_history
-from ckd.evaluation.scores import read_split
+from ckd.evaluation.history import before, moment, read_history
+from ckd.evaluation.scores import NotComputableError, Splits, read_split
 from ckd.visits.labels import NUM_LABELS
 from tests.evaluation.evaluation_cohort import make_visits, write_cohort
 
@@ -103,16 +103,15 @@ def test_features_of_another_split_stay_there(tmp_path):
 def test_one_visit_without_what_the_features_need_is_a_reason(tmp_path, change, reason):
     visits = make_visits((0, 0, 20))
     visits[3] = dataclasses.replace(visits[3], **change)
-    with pytest.raises(UnknownHistoryError, match=reason):
+    with pytest.raises(NotComputableError, match=reason):
         read_history(write_cohort(tmp_path, visits), "held_out")
 
 
 def test_a_cohort_without_ages_has_the_other_baselines(tmp_path):
     visits = [dataclasses.replace(v, subgroups={"sex": "F"}) for v in make_visits((60, 40, 40))]
     cohort = write_cohort(tmp_path, visits)
-    results = fit_all(
-        cohort, *(read_split(cohort, split) for split in ("train", "tuning", "held_out")), seed=0, say=lambda line: None
-    )
+    splits = (read_split(cohort, split) for split in ("train", "tuning", "held_out"))
+    results = fit_all(Splits(cohort, *splits), 0, lambda line: None)
     assert results["history_logreg"] == NotComputable("no train visit has a known age")
     assert not isinstance(results["label_logreg"], NotComputable)
 

@@ -6,17 +6,13 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ckd.evaluation.baselines import BASELINES
 from ckd.evaluation.report.svg import inline
 
 MODEL_NAMES = {
     "student": "Student",
     "teacher": "Teacher",
-    "prevalence": "Prevalence",
-    "copy_forward": "Same diseases again",
-    "persistence": "Persistence",
-    "history_logreg": "Regression on history",
-    "label_logreg": "Regression on diseases",
-    "tfidf_logreg": "Regression on words",
+    **{name: baseline.title for name, baseline in BASELINES.items()},
     "oracle_latent": "Ceiling: true probability",
     "oracle_observed": "Ceiling: given the codes",
 }

@@ -8,6 +8,7 @@ from typing import Any
 
 from ckd import __version__
 from ckd.evaluation import claims
+from ckd.evaluation.baselines import BASELINES
 from ckd.evaluation.report import facts, tables
 from ckd.evaluation.report.content import Run
 from ckd.evaluation.report.drawing import model_name
@@ -97,20 +98,10 @@ def _tables(run: Run) -> dict[str, Any]:
     }
 
 
-BASELINES = {
-    "prevalence": "Everyone gets the training rate of the disease.",
-    "copy_forward": "The diseases of the present visit again.",
-    "persistence": "How often the disease was there next time in training, given whether it is there now.",
-    "label_logreg": "A logistic regression on the diseases of the present visit.",
-    "history_logreg": "A logistic regression on the diseases of the present and the earlier visits.",
-    "tfidf_logreg": "A logistic regression on the words of the visit (TF-IDF).",
-}
-
-
 def _baselines(run: Run) -> Iterator[tuple[str, str]]:
     for name, block in run.metrics["held_out"]["baselines"].items():
         missing = f" Not computed: {facts.without_small_counts(block['reason'])}." if block.get("reason") else ""
-        yield model_name(name), BASELINES.get(name, "") + missing
+        yield model_name(name), (BASELINES[name].meaning if name in BASELINES else "") + missing
 
 
 def _sentence(run: Run) -> str:
