@@ -16,7 +16,6 @@ import torch
 from ckd.batching import token_batches
 from ckd.teacher.decoder import geometry
 from ckd.teacher.engine_hf import TransformersEngine
-from ckd.teacher.pooling import last_token
 from ckd.teacher.work import Work, forward_flops
 
 Prompts = Sequence[Sequence[int]]
@@ -107,7 +106,9 @@ class Batches(Way):
             lengths_B1 = torch.tensor([[len(prompts[i])] for i in rows], device=self.device)
             mask_BT = (torch.arange(longest, device=self.device) < lengths_B1).long()
             states_BTH = self.decoder(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).last_hidden_state
-            vectors[rows] = last_token(states_BTH, mask_BT).float().cpu().numpy()
+            vectors[rows] = (
+                states_BTH[torch.arange(len(rows), device=self.device), lengths_B1[:, 0] - 1].float().cpu().numpy()
+            )
             self.count(len(rows), longest, int(lengths_B1.sum()))
         return vectors
 

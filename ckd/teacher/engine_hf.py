@@ -1,5 +1,4 @@
-"""The transformers engine: the shared prefix once, then length-sorted batches under a token budget. Runs on CPU and CUDA. How a model is
-loaded, which budget fits and what a prefix is lies beside it."""
+"""The transformers engine: computes the shared prefix once, then length-sorted batches under a token budget. Runs on CPU and CUDA."""
 
 import time
 from collections import deque
@@ -20,24 +19,24 @@ from ckd.teacher.budget import CPU_BUDGET, automatic_budget, one_prompt_too_many
 from ckd.teacher.clock import DeviceClock
 from ckd.teacher.decoder import geometry, load_decoder
 from ckd.teacher.engine import Load
-from ckd.teacher.pooling import last_token
 from ckd.teacher.prefix import MIN_PREFIX, can_share_prefix, prefix_cache, shared_prefix
 from ckd.teacher.work import Work, forward_flops
 
-# A prefix position costs a row only its keys and values in front of the row's own, one layer at a time; a computed token costs a wide MLP. In
-# Qwen2.5-7B 2 kB (14 kB where a kernel wants the keys repeated for every head) against about 130 kB.
+# A prefix position costs a row only its keys and values in front of the row's own, one layer at a time; a computed token
+# costs a wide MLP. In Qwen2.5-7B 2 kB (14 kB where a kernel wants the keys repeated for every head) against about 130 kB.
 PREFIX_POSITIONS_PER_TOKEN = 8
 
 
 class TransformersEngine:
     """`Engine` on transformers and PEFT. The adapter stays unmerged unless asked: merging in bf16 can lose a weak one.
 
-    With a model of another kind (sliding windows, recurrent layers, …) every prompt goes through whole; `load.note` then says so.
+    With a model of another kind (sliding windows, recurrent layers, …) every prompt is computed whole; `load.note` then says so.
     """
 
-    def __init__(self, config: TeacherConfig, gpus: float, padding_side: str = "right") -> None:
+    def __init__(self, config: TeacherConfig, gpus: float) -> None:
+        """Load model and adapter, and find the token budget, which may take seconds. Raises ConfigError."""
         started = time.monotonic()
-        self.device, self.padding_side = _device(gpus), padding_side
+        self.device = _device(gpus)
         self._gpus = [] if self.device.type == "cpu" else _all_gpus() if config.device_map else [self.device]
         folder = local_folder("teacher.base_model", config.base_model)
         tokenizer, self.model = load_decoder(config, folder, self.device)
@@ -46,7 +45,7 @@ class TransformersEngine:
         self.hidden = int(self.model.config.get_text_config().hidden_size)
         self._geometry, self._clock, self._work = geometry(self.model), DeviceClock(self.device), Work()
         self.step = self.model  # what runs a batch
-        self.causal = padding_side == "right" and can_share_prefix(self.model) and self._agrees()
+        self.causal = can_share_prefix(self.model) and self._agrees()
         if config.compile:
             self.step = torch.compile(self.model, dynamic=True)
         self.load = Load(
@@ -62,25 +61,24 @@ class TransformersEngine:
         self.take_work()
 
     def encode(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
-        """See Engine.encode. Raises ConfigError when the device's memory cannot hold one prompt; a batch that it cannot hold is halved."""
+        """See Engine.encode. A batch that the device's memory cannot hold is halved; raises ConfigError when one prompt is too much."""
         vectors = np.empty((len(prompts), self.hidden), np.float32)
         if not prompts:
             return vectors
         with torch.inference_mode():
             skip = shared_prefix(prompts) if self.causal else 0
             done = list(self._batches(prompts, skip, self._prefix(prompts[0][:skip], len(prompts))))
-            # The only wait for the device in the whole call.
+            states_NH = torch.cat([states_BH for _, states_BH in done])
             vectors[[i for rows, _ in done for i in rows]] = (
-                torch.cat([states_BH for _, states_BH in done]).cpu().numpy()
-            )
+                states_NH.cpu().numpy()
+            )  # the call's only wait for the device
         self._work += Work(prompts=len(prompts), tokens=sum(map(len, prompts)))
         return vectors
 
     def take_work(self) -> Work:
         """See Engine.take_work."""
-        taken = replace(
-            self._work, busy_s=self._clock.take(), peak_bytes=sum(map(torch.cuda.max_memory_allocated, self._gpus))
-        )
+        peak = sum(map(torch.cuda.max_memory_allocated, self._gpus))
+        taken = replace(self._work, busy_s=self._clock.take(), peak_bytes=peak)
         for gpu in self._gpus:
             torch.cuda.reset_peak_memory_stats(gpu)
         self._work = Work()
@@ -93,17 +91,14 @@ class TransformersEngine:
         cache = self._unless_memory_is_short(prefix_cache, self.model, self._on_device(np.array([ids], np.int64)))
         if cache is None:
             raise one_prompt_too_many(len(ids))
-        self._work += Work(
-            computed=len(ids),
-            prefix_saved=len(ids) * (prompts - 1),
-            flops=forward_flops(self._geometry, 1, len(ids), 0),
-        )
+        flops = forward_flops(self._geometry, 1, len(ids), 0)
+        self._work += Work(computed=len(ids), prefix_saved=len(ids) * (prompts - 1), flops=flops)
         return cache
 
     def _batches(
         self, prompts: Sequence[Sequence[int]], skip: int, cache: Any
     ) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """(positions, float32 [B, H] on the device) for prompts without their first `skip` tokens; nothing waits for the device."""
+        """(positions, float32 [B, H] on the device) for prompts without their first `skip` tokens; never waits for the device."""
         lengths, overhead = [len(p) - skip for p in prompts], skip // PREFIX_POSITIONS_PER_TOKEN
         todo = deque(token_batches(lengths, self.budget, overhead))
         while todo:
@@ -115,39 +110,36 @@ class TransformersEngine:
                     raise one_prompt_too_many(longest + skip)
                 # For the rest of this call only: what a later call does must not depend on this one.
                 rest, half = [i for batch in (rows, *todo) for i in batch], (longest + overhead) * len(rows) // 2
-                todo = deque(
-                    [rest[i] for i in batch] for batch in token_batches([lengths[i] for i in rest], half, overhead)
-                )
+                smaller = token_batches([lengths[i] for i in rest], half, overhead)
+                todo = deque([rest[i] for i in batch] for batch in smaller)
                 self._work += Work(ooms=1)
                 continue
             computed = longest * len(rows)
             padding = computed - sum(lengths[i] for i in rows)
-            self._work += Work(
-                computed=computed, padding=padding, flops=forward_flops(self._geometry, len(rows), longest, skip)
-            )
+            flops = forward_flops(self._geometry, len(rows), longest, skip)
+            self._work += Work(computed=computed, padding=padding, flops=flops)
             yield rows, states_BH
 
     def _forward(self, prompts: Sequence[Sequence[int]], cache: Any = None) -> torch.Tensor:
         """float32 [B, H]: the last layer's state at each row's last token, behind the cache's prefix."""
-        longest = max(map(len, prompts))
-        ids = np.full((len(prompts), longest), self.pad_id, np.int64)
-        mask = np.zeros((len(prompts), longest), np.int64)
+        lengths = np.array([len(prompt) for prompt in prompts])
+        ids = np.full((len(prompts), lengths.max()), self.pad_id, np.int64)
         for row, prompt in enumerate(prompts):
-            where = slice(0, len(prompt)) if self.padding_side == "right" else slice(longest - len(prompt), longest)
-            ids[row, where], mask[row, where] = prompt, 1
-        ids_BT, mask_BT = self._on_device(ids), self._on_device(mask)
-        if self.causal:  # padding lies behind every real token and needs no mask
-            before = cache.get_seq_length() if cache is not None else 0
-            positions_1T = torch.arange(before, before + longest, device=self.device)[None]
-            given = {"position_ids": positions_1T, "past_key_values": cache, "use_cache": cache is not None}
-        else:
-            given = {
-                "position_ids": (mask_BT.cumsum(1) - 1).clamp(min=0),
-                "attention_mask": mask_BT,
-                "use_cache": False,
-            }
-        states_BTH = self.step(input_ids=ids_BT, **given).last_hidden_state
-        return last_token(states_BTH, mask_BT).float()
+            ids[row, : len(prompt)] = prompt
+        ids_BT, lengths_B = self._on_device(ids), self._on_device(lengths)
+        before = cache.get_seq_length() if cache is not None else 0
+        positions_1T = torch.arange(before, before + ids.shape[1], device=self.device)[None]
+        # Where a token only looks back, the padding behind every real one needs no mask.
+        mask_BT = None if self.causal else (positions_1T < lengths_B[:, None]).long()
+        states_BTH: torch.Tensor = self.step(
+            input_ids=ids_BT,
+            attention_mask=mask_BT,
+            position_ids=positions_1T,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state
+        last_BH = states_BTH[torch.arange(len(prompts), device=self.device), lengths_B - 1]
+        return last_BH.float()
 
     def _on_device(self, values: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(values)
@@ -167,24 +159,21 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _agrees(self) -> bool:
-        """Whether this model on this device gives the plain forward's states with a shared prefix and without masks; tried on two prompts.
+        """Whether this model gives the plain forward's states with a shared prefix and without masks; tried on two prompts.
 
         Switches the model's attention over when it does: config and class names cannot promise that a model is an ordinary one.
         """
-        prompts = np.random.default_rng(0).integers(
-            0, self.model.config.get_text_config().vocab_size, (2, 2 * MIN_PREFIX)
-        )
+        vocabulary = self.model.config.get_text_config().vocab_size
+        prompts = np.random.default_rng(0).integers(0, vocabulary, (2, 2 * MIN_PREFIX))
         prompts[1, :MIN_PREFIX] = prompts[0, :MIN_PREFIX]
         self.causal = False
         plain = self._forward(prompts.tolist())
         self.causal = True
         self.model.set_attn_implementation(CAUSAL)
-        shared = self._forward(
-            prompts[:, MIN_PREFIX:].tolist(), prefix_cache(self.model, self._on_device(prompts[:1, :MIN_PREFIX].copy()))
-        )
-        close = (
-            1e-3 if self.model.dtype == torch.float32 else 0.1
-        )  # half precision rounds in every layer; a wrong mask is far off
+        cache = prefix_cache(self.model, self._on_device(prompts[:1, :MIN_PREFIX].copy()))
+        shared = self._forward(prompts[:, MIN_PREFIX:].tolist(), cache)
+        # Half precision rounds in every layer; a wrong mask is far off.
+        close = 1e-3 if self.model.dtype == torch.float32 else 0.1
         if bool((shared - plain).norm() <= close * plain.norm()):
             return True
         self.model.set_attn_implementation("sdpa")
@@ -194,18 +183,16 @@ class TransformersEngine:
         if not self._gpus:
             return CPU_BUDGET
         facts: dict[str, str | int | bool | None] = {
-            **{
-                "device": self.load.device,
-                "devices": len(self._gpus),
-                "memory": sum(torch.cuda.mem_get_info(g)[1] for g in self._gpus),
-            },
-            **{
-                "model": self.load.revision,
-                "adapter": self.load.adapter,
-                "merged": config.merge_adapter,
-                "compile": config.compile,
-            },
-            **{"dtype": config.dtype, "max_length": config.max_length, "torch": torch.__version__},
+            "device": self.load.device,
+            "devices": len(self._gpus),
+            "memory": sum(torch.cuda.mem_get_info(g)[1] for g in self._gpus),
+            "model": self.load.revision,
+            "adapter": self.load.adapter,
+            "merged": config.merge_adapter,
+            "compile": config.compile,
+            "dtype": config.dtype,
+            "max_length": config.max_length,
+            "torch": torch.__version__,
         }
 
         @torch.inference_mode()
@@ -225,7 +212,6 @@ def _all_gpus() -> list[torch.device]:
 
 def _device(gpus: float) -> torch.device:
     if gpus > 0 and not torch.cuda.is_available():
-        raise ConfigError(
-            f"teacher.gpus_per_worker={gpus:g}: this worker sees no CUDA device; set it to 0 or run on a GPU machine"
-        )
+        need = f"teacher.gpus_per_worker={gpus:g}: this worker sees no CUDA device"
+        raise ConfigError(f"{need}; set it to 0 or run on a GPU machine")
     return torch.device("cuda" if gpus > 0 else "cpu")

@@ -17,7 +17,6 @@ from ckd.errors import ConfigError
 from ckd.store.artifacts import Stage
 from ckd.teacher.embed import STAGE, EmbedWorker, teacher_fields
 from ckd.teacher.engine_hf import TransformersEngine
-from ckd.teacher.pooling import last_token
 from tests.teacher.embedded import embedded, visits
 
 
@@ -32,8 +31,8 @@ def config(folder, adapter=True, **kwargs):
 
 
 @pytest.fixture(scope="module")
-def engines(teacher_folder):
-    return {side: TransformersEngine(config(teacher_folder), 0, padding_side=side) for side in ("right", "left")}
+def engine(teacher_folder):
+    return TransformersEngine(config(teacher_folder), 0)
 
 
 def plain(folder, prompts):
@@ -50,27 +49,24 @@ def plain(folder, prompts):
 
 
 @settings(max_examples=15)
-@given(
-    prompts=st.lists(st.lists(st.integers(3, 299), min_size=1, max_size=60), min_size=1, max_size=12),
-    side=st.sampled_from(["left", "right"]),
-)
-def test_batched_embeddings_equal_one_by_one_for_either_padding_side(engines, prompts, side):
-    together = engines[side].encode(prompts)
-    alone = np.concatenate([engines[side].encode([p]) for p in prompts])
+@given(st.lists(st.lists(st.integers(3, 299), min_size=1, max_size=60), min_size=1, max_size=12))
+def test_batched_embeddings_equal_one_by_one(engine, prompts):
+    together = engine.encode(prompts)
+    alone = np.concatenate([engine.encode([p]) for p in prompts])
     np.testing.assert_allclose(together, alone, atol=1e-4)
 
 
-def test_embeddings_are_the_last_hidden_state_of_the_causal_model_with_its_adapter(teacher_folder, engines):
+def test_embeddings_are_the_last_hidden_state_of_the_causal_model_with_its_adapter(teacher_folder, engine):
     prompts = [[5, 6, 7], list(range(3, 90)), [299]]
     wanted = plain(teacher_folder, prompts)
-    np.testing.assert_allclose(engines["right"].encode(prompts), wanted, atol=1e-4)
+    np.testing.assert_allclose(engine.encode(prompts), wanted, atol=1e-4)
     assert not np.allclose(np.linalg.norm(wanted, axis=1), 1, atol=0.05), "embeddings must not be normalised"
 
 
-def test_the_adapter_changes_the_embeddings(teacher_folder, engines):
+def test_the_adapter_changes_the_embeddings(teacher_folder, engine):
     bare = TransformersEngine(config(teacher_folder, adapter=False), 0)
     prompts = [[5, 6, 7], [8, 9]]
-    assert np.abs(bare.encode(prompts) - engines["right"].encode(prompts)).max() > 1e-3
+    assert np.abs(bare.encode(prompts) - engine.encode(prompts)).max() > 1e-3
 
 
 def test_an_adapter_of_another_model_is_refused(teacher_folder, tmp_path):
@@ -121,16 +117,7 @@ def test_a_shards_part_is_byte_equal_whatever_its_worker_did_before_or_does_besi
     assert len(seen) == 1
 
 
-@given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.booleans())
-def test_pooling_finds_the_last_real_token_for_either_padding_side(lengths, left):
-    longest = max(lengths)
-    mask = torch.tensor([[0] * (longest - n) + [1] * n if left else [1] * n + [0] * (longest - n) for n in lengths])
-    states = torch.arange(len(lengths) * longest).reshape(len(lengths), longest, 1).float()
-    last = [longest - 1 if left else n - 1 for n in lengths]
-    assert last_token(states, mask).flatten().tolist() == [row * longest + t for row, t in enumerate(last)]
-
-
-def test_the_tokenizer_pads_nothing_into_the_prompt(teacher_folder, engines):
+def test_the_tokenizer_pads_nothing_into_the_prompt(teacher_folder, engine):
     tokenizer = AutoTokenizer.from_pretrained(f"{teacher_folder}/base")
-    prompts, _ = engines["right"].prompter.encode(["Name the diseases."] * 2, ["short", "a longer text than the other"])
+    prompts, _ = engine.prompter.encode(["Name the diseases."] * 2, ["short", "a longer text than the other"])
     assert all(tokenizer.pad_token_id not in p for p in prompts)
