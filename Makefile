@@ -25,7 +25,7 @@ test: install  ## the test suite, under 10 minutes on 2 cores, of which it takes
 # a third party's build of vLLM that imports as vllm, wants an older transformers than ours), then a minute. Its torchvision, torchaudio and
 # torchcodec are CUDA builds that break every model import.
 test-vllm: .venv-vllm/installed  ## the vLLM engine's contract, with a CPU build in .venv-vllm
-	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/teacher/test_engine_vllm.py
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -k vllm tests/teacher/test_engine_vllm.py tests/teacher/test_engine_contract.py
 
 .venv-vllm/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-vllm

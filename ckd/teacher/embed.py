@@ -19,7 +19,8 @@ from ckd.store.artifacts import Fields, Stage, require_equal
 from ckd.store.filesystems import is_local
 from ckd.store.models import adapter_hash, local_adapter, model_fields
 from ckd.teacher.accounting import Meter
-from ckd.teacher.engine import Engine, load_engine
+from ckd.teacher.engine import Engine
+from ckd.teacher.engines import load_engine
 from ckd.teacher.work import Work
 from ckd.visits.cohort import Cohort
 from ckd.visits.columns import lists

@@ -1,10 +1,9 @@
-"""What an engine is: token ids in, one embedding per prompt out. Which library runs the forward pass lies in the engine_* modules."""
+"""What an engine is: token ids in, one embedding per prompt out. `engines.py` chooses one; each engine_* module runs one library."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from ckd.config import TeacherConfig
 from ckd.teacher.work import Work
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Load:
-    """How an engine came to be."""
+    """How an engine was loaded, and what."""
 
     seconds: float  # from nothing to a model ready on its device, copying it from an object store included
     revision: str | None  # Hub commit, or content hash of the model folder
@@ -26,7 +25,7 @@ class Load:
 
 
 class Engine(Protocol):
-    """A loaded, frozen teacher in eval mode."""
+    """A loaded, frozen teacher in eval mode. `tests/teacher/engine_contract.py` says what each must do."""
 
     prompter: "Prompter"
     hidden: int
@@ -35,22 +34,11 @@ class Engine(Protocol):
     def encode(self, prompts: Sequence[Sequence[int]]) -> "np.ndarray":
         """float32 [n, hidden]: the last layer's state after the final norm at each prompt's last token, in the given order.
 
-        The values of one prompt do not depend on which others are in the call, within the dtype's tolerance; the same call gives the same bytes
-        whatever was encoded before.
+        The values of one prompt do not depend on which others are in the call, within the dtype's tolerance; the same call
+        gives the same bytes whatever was encoded before.
         """
         ...
 
     def take_work(self) -> Work:
-        """What `encode` did since the last time this was asked (or since the engine was made)."""
+        """What `encode` did since the last call of this, or since the engine was made."""
         ...
-
-
-def load_engine(config: TeacherConfig, gpus: float) -> Engine:
-    """Load the configured engine onto a GPU (gpus > 0) or the CPU."""
-    if config.engine == "vllm":
-        from ckd.teacher.engine_vllm import VllmEngine
-
-        return VllmEngine(config, gpus)
-    from ckd.teacher.engine_hf import TransformersEngine
-
-    return TransformersEngine(config, gpus)

@@ -5,10 +5,14 @@ one prompt at a time, float32 [n, hidden] at each last token, with or without th
 `MAX_LENGTH` is what the engine must have been made with, in float32; the model needs 300 tokens in its vocabulary.
 """
 
+from typing import get_args
+
 import numpy as np
 
+from ckd.config import TeacherConfig
 from ckd.visits.labels import INSTRUCTION
 
+ENGINES = get_args(TeacherConfig.model_fields["engine"].annotation)
 MAX_LENGTH = 640
 TOLERANCE = 1e-4
 WEAK = 1e-2  # the least that the adapter must change: far above the tolerance, or the clauses could not tell
@@ -127,7 +131,7 @@ def the_work_adds_up(engine, plain):
 
 def the_load_is_reported(engine, plain):
     assert engine.load.seconds > 0 and engine.load.device and engine.load.adapter
-    assert engine.load.engine in ("transformers", "vllm")
+    assert engine.load.engine in ENGINES
 
 
 CONTRACT = [

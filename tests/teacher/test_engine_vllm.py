@@ -1,4 +1,5 @@
-"""The vLLM engine: the engines' contract for real where vLLM is installed (`make test-vllm`), and what it refuses before it imports vLLM."""
+"""The vLLM engine where vLLM is installed (`make test-vllm`), and what it refuses before it imports vLLM. Its contract is
+in test_engine_contract.py."""
 
 import importlib.util
 import json
@@ -13,13 +14,13 @@ from ckd.config import TeacherConfig
 from ckd.configfile import load
 from ckd.errors import ConfigError
 from ckd.teacher.embed import EmbedWorker, embedding_stage, teacher_fields
-from ckd.teacher.engine import load_engine
 from ckd.teacher.engine_vllm import VllmEngine
+from ckd.teacher.engines import load_engine
 from ckd.teacher.lora_file import shapes, weights_outside_embeddings
 from ckd.visits import cohort as cohorts
 from ckd.visits.columns import matrix
 from tests.teacher.embedded import visits
-from tests.teacher.engine_contract import CONTRACT, MAX_LENGTH, WEAK, ids, mixed, sharing
+from tests.teacher.engine_contract import MAX_LENGTH, WEAK, ids, mixed, sharing
 from tests.teacher.plain_teacher import SIZE, PlainTeacher, contract_teacher
 
 HERE = importlib.util.find_spec("vllm") is not None
@@ -77,12 +78,6 @@ def edited(folder, to, settings=(), tensors=None):
 @pytest.fixture(scope="module")
 def engine(folder):
     return loaded(config(folder))
-
-
-@needs_vllm
-@pytest.mark.parametrize("clause", CONTRACT, ids=lambda clause: clause.__name__)
-def test_the_vllm_engine_keeps(clause, engine, plain):
-    clause(engine, plain)
 
 
 @needs_vllm

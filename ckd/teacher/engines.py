@@ -1,0 +1,15 @@
+"""Loads the engine that `teacher.engine` names. Only then is its library imported, so that no engine needs another's."""
+
+from ckd.config import TeacherConfig
+from ckd.teacher.engine import Engine
+
+
+def load_engine(config: TeacherConfig, gpus: float) -> Engine:
+    """Load the configured engine onto a GPU (gpus > 0) or the CPU. Raises ConfigError."""
+    if config.engine == "vllm":
+        from ckd.teacher.engine_vllm import VllmEngine
+
+        return VllmEngine(config, gpus)
+    from ckd.teacher.engine_hf import TransformersEngine
+
+    return TransformersEngine(config, gpus)
