@@ -1,5 +1,5 @@
-"""One partition of the tables -> its next-visit rows: which visits there are, what they are labelled, what their text will name. Knows no
-split and no treatment clause: these need all partitions."""
+"""One partition of the tables -> its next-visit rows: the visits, their labels, the names in their texts.
+Splits and treatment clauses come later, since they need all partitions."""
 
 import io
 import json
@@ -20,20 +20,21 @@ from ckd.visits.splits import point
 from ckd.visits.visit import SUBGROUP_FIELDS, group_key
 
 NAMED = ("diagnoses", "medications", "procedures")
-OLDEST = 90  # years; a greater age is told as 90, since the sources shift or cap such ages
+OLDEST = 90  # years; a greater age is shown as 90, since the sources shift or cap such ages
 FACTS_FILE = "facts.json"
 _FRAMES = ("visits", "subjects", *NAMED, "codes")
 
 
 @dataclass(frozen=True)
 class Assembled:
-    """What one partition holds. `visits`: one row per pair or last visit, sorted by subject and time; its row number is the key `visit` of
-    `diagnoses`, `medications`, `procedures`, which hold (visit, name): distinct names in the order of the text.
+    """What one partition holds.
+
+    `visits`: one row per pair or last visit, sorted by subject and time: visit (its row number), visit_id, subject_id,
+    role, prediction_time, current and next (bit masks of the labels), subgroup fields. `diagnoses`, `medications` and
+    `procedures`: (visit, name), distinct names in the order of the text.
     """
 
-    visits: (
-        pl.DataFrame
-    )  # visit, visit_id, subject_id, role, prediction_time, current, next (bit masks of the labels), subgroup fields
+    visits: pl.DataFrame
     subjects: pl.DataFrame  # subject_id, point, fold, cuts (its values of ingest.split_column), labeled
     diagnoses: pl.DataFrame
     medications: pl.DataFrame
@@ -42,7 +43,7 @@ class Assembled:
     facts: dict[str, Any]
 
     def save(self, folder: str, fields: Fields) -> None:
-        """Commit to a folder artifact."""
+        """Write all frames and the facts as a folder artifact."""
         for name in _FRAMES:
             save_frame(folder, name, getattr(self, name))
         write_bytes(join(folder, FACTS_FILE), json.dumps(self.facts).encode())
@@ -60,7 +61,7 @@ def load_frame(folder: str, name: str) -> pl.DataFrame:
 
 
 def load_facts(folder: str) -> dict[str, Any]:
-    """What an Assembled counted."""
+    """Read the facts of an Assembled."""
     return dict(json.loads(read_bytes(join(folder, FACTS_FILE))))
 
 
@@ -74,15 +75,11 @@ def assemble(tables: str, index: int, rules: Rules, codes: Codes, *, seed: int, 
         "medications": usable.drugs(raw["medications"], numbers),
         "procedures": usable.coded(raw["procedures"], codes.procedures, numbers),
     }
-    rows = {
-        name: frame.filter(pl.col("reason").is_null()) if frame["reason"].count() else frame
-        for name, frame in judged.items()
-    }
-    chained = chain(
-        admissions.with_columns(coded=pl.col("admission").is_in(rows["diagnoses"]["admission"].unique().implode())),
-        rules,
+    rows = {name: usable.used(frame) for name, frame in judged.items()}
+    coded = pl.col("admission").is_in(rows["diagnoses"]["admission"].unique().implode())
+    chained = _join(
+        chain(admissions.with_columns(coded=coded), rules), admissions.select("place", "admission"), "place"
     )
-    chained = chained.join(admissions.select("place", "admission"), on="place", how="left", maintain_order="left")
     visits = _visits(chained, _masks(rows["diagnoses"], chained), raw["visits"], raw["patients"])
     keys = _keys(chained, visits)
     named = {name: _named(frame, keys, name) for name, frame in rows.items()}
@@ -93,9 +90,8 @@ def assemble(tables: str, index: int, rules: Rules, codes: Codes, *, seed: int, 
         "subjects": _returning(admissions),
         "echoes": visits.filter(pl.col("role") == "pair").select((pl.col("current") == pl.col("next")).sum()).item(),
     }
-    return Assembled(
-        visits.drop("cut"), _subjects(visits, seed, folds), **named, codes=_distinct_codes(raw), facts=facts
-    )
+    subjects = _subjects(visits, seed, folds)
+    return Assembled(visits.drop("cut"), subjects, **named, codes=_distinct_codes(raw), facts=facts)
 
 
 def _masks(diagnoses: pl.DataFrame, chained: pl.DataFrame) -> pl.DataFrame:
@@ -106,7 +102,7 @@ def _masks(diagnoses: pl.DataFrame, chained: pl.DataFrame) -> pl.DataFrame:
 
 
 def _keys(chained: pl.DataFrame, visits: pl.DataFrame) -> pl.DataFrame:
-    """Row `admission` says which visit it is part of (null: none), when that began, and which place it has among all admissions in order."""
+    """Per admission: the visit that it is part of (null: none), when that began, its number among all in order."""
     return (
         chained.with_row_index("order")
         .join(visits.select("visit", stay_id="visit_id"), on="stay_id", how="left")
@@ -120,33 +116,29 @@ def _visits(
 ) -> pl.DataFrame:
     kept = chained.filter(pl.col("role").is_in(["pair", "last"])).sort("subject_id", "start", "stay_id")
     first = admissions.select("visit_id", "age", "cut", *SUBGROUP_FIELDS[1:], "start")
-    person = patients.unique("subject_id", keep="first", maintain_order=True).select(
-        "subject_id", "birth", "anchor_age", "anchor_year", person_sex="sex", person_cut="cut"
-    )
-    return (
-        kept.select("stay_id", "subject_id", "role", "next_id", "prediction_time")
-        .join(first, left_on="stay_id", right_on="visit_id", how="left", maintain_order="left")
-        .join(person, on="subject_id", how="left", maintain_order="left")
-        .join(masks.rename({"mask": "current"}), on="stay_id", how="left", maintain_order="left")
-        .join(masks.rename({"mask": "next", "stay_id": "next_id"}), on="next_id", how="left", maintain_order="left")
-        .select(
-            pl.int_range(pl.len(), dtype=pl.UInt32).alias("visit"),
-            pl.col("stay_id").alias("visit_id"),
-            "subject_id",
-            "role",
-            pl.col("prediction_time").dt.strftime("%Y-%m-%dT%H:%M:%S"),
-            pl.col("current").fill_null(0),
-            pl.when(pl.col("role") == "pair").then(pl.col("next").fill_null(0)).alias("next"),
-            _age().alias("age"),
-            pl.coalesce("sex", "person_sex").alias("sex"),
-            *SUBGROUP_FIELDS[2:],
-            pl.coalesce("cut", "person_cut").alias("cut"),
-        )
+    person = patients.unique("subject_id", keep="first", maintain_order=True)
+    person = person.select("subject_id", "birth", "anchor_age", "anchor_year", person_sex="sex", person_cut="cut")
+    rows = kept.select("subject_id", "role", "next_id", "prediction_time", visit_id="stay_id")
+    rows = _join(_join(rows, first, "visit_id"), person, "subject_id")
+    rows = _join(rows, masks.select(visit_id="stay_id", current="mask"), "visit_id")
+    rows = _join(rows, masks.select(next_id="stay_id", next="mask"), "next_id")
+    return rows.select(
+        pl.int_range(pl.len(), dtype=pl.UInt32).alias("visit"),
+        "visit_id",
+        "subject_id",
+        "role",
+        pl.col("prediction_time").dt.strftime("%Y-%m-%dT%H:%M:%S"),
+        pl.col("current").fill_null(0),
+        pl.when(pl.col("role") == "pair").then(pl.col("next").fill_null(0)).alias("next"),
+        _age().alias("age"),
+        pl.coalesce("sex", "person_sex").alias("sex"),
+        *SUBGROUP_FIELDS[2:],
+        pl.coalesce("cut", "person_cut").alias("cut"),
     )
 
 
 def _age() -> pl.Expr:
-    """Whole years at admission: as the source says, from the birth date, or from the anchor year; 90 stands for 90 and more."""
+    """Whole years at admission: as stated, from the birth date, or from the anchor year; 90 stands for 90 and more."""
     stated = pl.col("age").cast(pl.Float64, strict=False).floor().cast(pl.Int32)
     lived = ((pl.col("start") - pl.col("birth")).dt.total_days() / 365.2425).floor().cast(pl.Int32)
     anchored = pl.col("anchor_age") + pl.col("start").dt.year() - pl.col("anchor_year")
@@ -155,13 +147,12 @@ def _age() -> pl.Expr:
 
 
 def _named(rows: pl.DataFrame, keys: pl.DataFrame, table: str) -> pl.DataFrame:
-    """Distinct names per visit: drugs by first use, codes by sequence number, those of an earlier admission of a merged stay first; rows that
-    are equal in that, or lack it, in the source's order.
+    """Distinct names per visit: drugs by first use, codes by sequence number, an earlier admission's of a stay first.
+
+    Rows that are equal in that, or lack it, stay in the source's order.
     """
     at = rows["admission"]
-    rows = rows.with_columns(visit=keys["visit"].gather(at)).filter(
-        pl.col("visit").is_not_null() & pl.col("name").is_not_null()
-    )
+    rows = rows.with_columns(visit=keys["visit"].gather(at)).drop_nulls(["visit", "name"])
     at = rows["admission"]
     if table == "medications":
         first, then = pl.col("visit"), (pl.col("start") - pl.lit(keys["start"].gather(at))).dt.total_seconds()
@@ -179,9 +170,8 @@ def _subjects(visits: pl.DataFrame, seed: int, folds: int) -> pl.DataFrame:
     groups = [group_key(subject, "") for subject in found["subject_id"]]
     return found.with_columns(
         point=pl.Series([point(group, seed) for group in groups], dtype=pl.Float64),
-        fold=(pl.Series(groups, dtype=pl.UInt64) % folds).cast(
-            pl.UInt8
-        ),  # a hash already, and another one than the point's
+        # A group is a hash already, and another one than the point's.
+        fold=(pl.Series(groups, dtype=pl.UInt64) % folds).cast(pl.UInt8),
     )
 
 
@@ -198,20 +188,13 @@ def _distinct_codes(raw: dict[str, pl.DataFrame]) -> pl.DataFrame:
 
 
 def _roles(chained: pl.DataFrame) -> dict[str, Any]:
-    """Admissions by what became of them: pairs, last visits, and per reason of exclusion how many and the place of the first."""
-    excluded = (
-        chained.filter(pl.col("role") == "excluded").group_by("reason").agg(rows=pl.len(), place=pl.col("place").min())
-    )
-    return {
-        "in": chained.height,
-        "pair": chained.filter(pl.col("role") == "pair").height,
-        "last": chained.filter(pl.col("role") == "last").height,
-        "excluded": {r["reason"]: {"rows": r["rows"], "place": r["place"]} for r in excluded.sort("reason").to_dicts()},
-    }
+    """Admissions by what became of them: pairs, last visits, and per reason of exclusion the number and first place."""
+    kept = {role: chained.filter(pl.col("role") == role).height for role in ("pair", "last")}
+    return {"in": chained.height, **kept, "excluded": usable.by_reason(chained)}
 
 
 def _returning(admissions: pl.DataFrame) -> dict[str, int]:
-    """Patients, those with two admissions or more, and the consecutive pairs that there are before any rule leaves one out."""
+    """Patients, those with two admissions or more, and the consecutive pairs before any rule leaves one out."""
     each = admissions.filter(pl.col("subject_id").is_not_null()).group_by("subject_id").len()["len"]
     return {"all": each.len(), "with_two": int((each > 1).sum()), "consecutive_pairs": int(each.sum()) - each.len()}
 
@@ -231,3 +214,7 @@ def _summary(visits: pl.DataFrame, named: dict[str, pl.DataFrame], role: str) ->
         "labels": positives.row(0, named=True),
         **{table: int(mine.gather(frame["visit"]).sum()) for table, frame in named.items()},
     }
+
+
+def _join(rows: pl.DataFrame, other: pl.DataFrame, key: str) -> pl.DataFrame:
+    return rows.join(other, on=key, how="left", maintain_order="left")

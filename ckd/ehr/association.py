@@ -1,5 +1,5 @@
-"""Which drugs go with a disease's absence at the next visit: additive sums over training visits, and the names per disease made from them. An
-association, never an effect. The artifact for people is association_table's; which visits are training visits, and their folds, the caller's."""
+"""Which drugs go with a disease's absence at the next visit: sums over training visits, and drug names made from them.
+An association, never an effect. The sums add up over partitions, so that no step needs all visits."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,9 +17,10 @@ Table = dict[str, list[str]]  # disease -> drugs, best first; diseases in label 
 FRAMES = ("totals", "drugs")  # of Stats
 Array = npt.NDArray[Any]
 
-# Per subject s and disease: n = its visits with the disease present now, a = those of them with it absent next; with the drug: n1, a1.
-# Sums over s of the columns named by them; subjects* count the subjects with such a visit. `whole*` are subjects whose every such visit
-# (all; all absent-next; all present-next ones) had the drug: the subjects of a cell without the drug are subjects* minus whole*.
+# Per subject s and disease: n = its visits with the disease present now, a = those of them with it absent next; with
+# the drug: n1, a1. A column is the sum over s of what its name says (aa: of a·a); subjects* count the subjects with
+# such a visit. `whole*` are subjects whose every such visit (all; all absent-next; all present-next ones) had the drug:
+# the subjects of a cell without the drug are subjects* minus whole*.
 TOTAL_SUMS = ("n", "a", "subjects", "subjects_absent", "subjects_present", "aa", "an", "nn")
 _SUBJECTS_WITH = ("subjects1", "subjects1_absent", "subjects1_present", "whole", "whole_absent", "whole_present")
 DRUG_SUMS = ("n1", "a1", *_SUBJECTS_WITH, "a1a1", "a1n1", "n1n1", "a1a", "a1n", "n1a", "n1n")
@@ -29,9 +30,10 @@ _DRUG_KEYS = {**_TOTAL_KEYS, "drug": pl.String}
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Sums that add over partitions of whole subjects, as two frames: they stay inside the work folder, since their cells may be single patients.
+    """Sums that add up over partitions of whole subjects. They stay in the work folder: a cell may be a single patient.
 
-    totals: fold UInt8, disease UInt8, TOTAL_SUMS Int64. drugs: fold, disease, drug Str, DRUG_SUMS Int64. Both sorted by their keys.
+    totals: fold UInt8, disease UInt8, TOTAL_SUMS Int64. drugs: fold, disease, drug Str, DRUG_SUMS Int64. Both sorted by
+    their keys.
     """
 
     totals: pl.DataFrame
@@ -40,7 +42,7 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """`by_fold[f]` is made without the subjects of fold f, for their own visits; `all_train` is for everyone who is not a training subject."""
+    """`by_fold[f]`, for the visits of fold f's subjects, is made without them; `all_train` is for all others."""
 
     by_fold: tuple[Table, ...]
     all_train: Table
@@ -49,9 +51,10 @@ class Tables:
 def statistics(visits: pl.DataFrame, drugs: pl.DataFrame) -> Stats:
     """The sums of one partition.
 
-    visits: one row per training visit with a next visit: visit UInt32 (its key), subject UInt64 or Str, fold UInt8, current UInt32 and next UInt32
-    (bit k = DISEASES[k] present). All visits of a subject must be in the same partition and fold. drugs: visit UInt32, drug Str or Categorical,
-    no null, distinct per visit; those of visits that are not in `visits` count for nothing.
+    visits: one row per training visit with a next visit: visit UInt32 (its key), subject UInt64 or Str, fold UInt8,
+    current UInt32 and next UInt32 (bit k = DISEASES[k] present). All visits of a subject must be in the same partition
+    and fold. drugs: visit UInt32, drug Str or Categorical, no null, distinct per visit; those of visits that are not in
+    `visits` count for nothing.
     """
     visits = visits.sort("fold", "subject").with_row_index("row")
     if visits.is_empty():
@@ -65,19 +68,14 @@ def statistics(visits: pl.DataFrame, drugs: pl.DataFrame) -> Stats:
     a = np.add.reduceat(((current & ~after)[:, None] >> bit) & 1, first, axis=0, dtype=np.int64)
     names, key = _given(visits, drugs)
     rows = (key & 0xFFFFFFFF).astype(np.intp)
-    present, absent, subject, code = (
-        current[rows],
-        (current & ~after)[rows],
-        subject_of[rows].astype(np.intp),
-        (key >> 32).astype(np.intp),
-    )
+    present, absent = current[rows], (current & ~after)[rows]
+    subject, code = subject_of[rows].astype(np.intp), (key >> 32).astype(np.intp)
     parts: list[dict[str, Array]] = []
     for k in range(NUM_LABELS):  # the rows are sorted by drug, fold, subject, and stay so in each disease's selection
         mine = np.flatnonzero((present >> k) & 1)
         if len(mine):
-            parts.append(
-                _one_disease(k, code[mine], subject[mine], (absent[mine] >> k) & 1, (n[:, k], a[:, k], fold_of))
-            )
+            subjects = n[:, k], a[:, k], fold_of
+            parts.append(_one_disease(k, code[mine], subject[mine], (absent[mine] >> k) & 1, subjects))
     return Stats(_totals(n, a, fold_of), _drug_frame(parts, names))
 
 
@@ -90,7 +88,7 @@ def _given(visits: pl.DataFrame, drugs: pl.DataFrame) -> tuple[pl.Series, Array]
 
 
 def _starts(*keys: Array) -> Array:
-    """Where a run of equal keys begins, in arrays that are grouped by them."""
+    """Where each run of equal keys starts, in arrays that are grouped by them."""
     change = np.zeros(len(keys[0]), dtype=bool)
     change[:1] = True
     for key in keys:
@@ -102,22 +100,22 @@ def _totals(n: Array, a: Array, fold_of: Array) -> pl.DataFrame:
     """TOTAL_SUMS per fold and disease from each subject's n and a [subjects, 25]; subjects are grouped by fold."""
     first = _starts(fold_of)
     sums = (n, a, n > 0, a > 0, n > a, a * a, a * n, n * n)
-    columns = {
-        name: np.add.reduceat(values, first, axis=0, dtype=np.int64).ravel()
-        for name, values in zip(TOTAL_SUMS, sums, strict=True)
-    }
-    keys = {
-        "fold": np.repeat(fold_of[first], NUM_LABELS),
-        "disease": np.tile(np.arange(NUM_LABELS, dtype=np.uint8), len(first)),
-    }
-    return pl.DataFrame({**keys, **columns}, schema=_schema(_TOTAL_KEYS, TOTAL_SUMS)).filter(pl.col("n") > 0)
+    columns = [np.add.reduceat(values, first, axis=0, dtype=np.int64).ravel() for values in sums]
+    diseases = np.tile(np.arange(NUM_LABELS, dtype=np.uint8), len(first))
+    keys = {"fold": np.repeat(fold_of[first], NUM_LABELS), "disease": diseases}
+    return pl.DataFrame(
+        keys | dict(zip(TOTAL_SUMS, columns, strict=True)), schema=_schema(_TOTAL_KEYS, TOTAL_SUMS)
+    ).filter(pl.col("n") > 0)
 
 
 def _one_disease(
     k: int, code: Array, subject: Array, absent: Array, subjects: tuple[Array, Array, Array]
 ) -> dict[str, Array]:
-    """DRUG_SUMS per drug and fold of disease k. One entry per visit with the disease and drug, grouped by drug, then fold, then subject;
-    `subjects` holds each subject's n, a and fold."""
+    """DRUG_SUMS per drug and fold of disease k.
+
+    `code`, `subject`, `absent`: one entry per visit with disease and drug, grouped by drug, then fold, then subject.
+    `subjects`: each subject's n, a and fold.
+    """
     pair = _starts(code, subject)
     n1 = np.diff(pair, append=len(code))
     a1 = np.add.reduceat(absent, pair, dtype=np.int64)
@@ -128,9 +126,8 @@ def _one_disease(
     whole = (n1 == n, (a1 == a) & (a > 0), (n1 - a1 == n - a) & (n > a))
     sums = (n1, a1, np.ones_like(n1), *with_drug, *whole, a1 * a1, a1 * n1, n1 * n1, a1 * a, a1 * n, n1 * a, n1 * n)
     keys = {"fold": fold[first], "disease": np.full(len(first), k, dtype=np.uint8), "drug": code[first]}
-    return keys | {
-        name: np.add.reduceat(values, first, dtype=np.int64) for name, values in zip(DRUG_SUMS, sums, strict=True)
-    }
+    columns = [np.add.reduceat(values, first, dtype=np.int64) for values in sums]
+    return keys | dict(zip(DRUG_SUMS, columns, strict=True))
 
 
 def _drug_frame(parts: list[dict[str, Array]], names: pl.Series) -> pl.DataFrame:
@@ -138,9 +135,8 @@ def _drug_frame(parts: list[dict[str, Array]], names: pl.Series) -> pl.DataFrame
     if not parts:
         return pl.DataFrame(schema=schema)
     columns = {name: np.concatenate([part[name] for part in parts]) for name in schema}
-    frame = pl.DataFrame(columns).sort(
-        "fold", maintain_order=True
-    )  # each part is sorted by drug, whose numbers are in the order of the names
+    # Each part is sorted by drug, whose numbers are in the order of the names.
+    frame = pl.DataFrame(columns).sort("fold", maintain_order=True)
     return frame.with_columns(names.gather(frame["drug"]).alias("drug")).cast(schema)  # type: ignore[arg-type]
 
 
@@ -151,11 +147,11 @@ def _schema(keys: dict[str, Any], sums: Sequence[str]) -> dict[str, Any]:
 def merge(parts: Iterable[Stats]) -> Stats:
     """The sums of all partitions together, in whatever order they come; of none, empty frames.
 
-    Adds up when four times as many rows wait as are merged: an iterator of stored parts needs memory by the distinct drugs, not by the parts.
+    Adds up when four times as many rows wait as are merged, so that memory grows with the distinct drugs, not with the
+    parts.
     """
-    merged = Stats(
-        pl.DataFrame(schema=_schema(_TOTAL_KEYS, TOTAL_SUMS)), pl.DataFrame(schema=_schema(_DRUG_KEYS, DRUG_SUMS))
-    )
+    schemas = _schema(_TOTAL_KEYS, TOTAL_SUMS), _schema(_DRUG_KEYS, DRUG_SUMS)
+    merged = Stats(*(pl.DataFrame(schema=schema) for schema in schemas))
     waiting: list[Stats] = []
     for part in parts:
         waiting.append(part)
@@ -166,9 +162,8 @@ def merge(parts: Iterable[Stats]) -> Stats:
 
 def _sum(parts: Sequence[Stats]) -> Stats:
     totals, drugs = pl.concat([part.totals for part in parts]), pl.concat([part.drugs for part in parts])
-    numbered = pl.col("drug").cast(
-        pl.Enum(drugs["drug"].unique().sort())
-    )  # grouping by numbers takes a third of the time of grouping by names
+    # Grouping by numbers takes a third of the time of grouping by names.
+    numbered = pl.col("drug").cast(pl.Enum(drugs["drug"].unique().sort()))
     added = _added(drugs.with_columns(numbered), list(_DRUG_KEYS))
     return Stats(_added(totals, list(_TOTAL_KEYS)), added.with_columns(pl.col("drug").cast(pl.String)))
 
@@ -178,21 +173,22 @@ def _added(frame: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
 
 
 def pooled(stats: Stats, leave_out: int | None = None) -> pl.DataFrame:
-    """One row per disease UInt8 and drug Str, sorted, with DRUG_SUMS and the disease's TOTAL_SUMS, over all folds but `leave_out`."""
+    """DRUG_SUMS and the disease's TOTAL_SUMS per disease UInt8 and drug Str, sorted, over all folds but `leave_out`."""
     kept = pl.lit(True) if leave_out is None else pl.col("fold") != leave_out
     totals = _added(stats.totals.filter(kept).drop("fold"), ["disease"])
-    return _added(stats.drugs.filter(kept).drop("fold"), ["disease", "drug"]).join(
-        totals, on="disease", how="left", maintain_order="left"
-    )
+    drugs = _added(stats.drugs.filter(kept).drop("fold"), ["disease", "drug"])
+    return drugs.join(totals, on="disease", how="left", maintain_order="left")
 
 
 def smoothed_lift(min_support: int) -> pl.Expr:
-    """How many times as often the disease is absent next with the drug as without, shrunk to 1 where visits are few; over columns of `pooled`.
+    """How many times as often the disease is absent next with the drug as without, over columns of `pooled`.
 
-    With m = min_support: r1 = (a1 + m·r0)/(n1 + m) is the mean of the Beta posterior whose prior is worth m visits at the rate r0 without the drug
-    (empirical Bayes), so lift = r1/r0 goes to 1 as n1 goes to 0. A drug that nearly everyone gets leaves few visits without it, whose raw rate
-    a0/n0 may be 0 or anything; r0 = (a0 + m·a/n)/(n0 + m) therefore leans on the rate a/n of all visits with the disease in the same way, and
-    is a0/n0 for large n0. r0 is 0 only if the disease is never absent next; then, and without any visit in the arm without the drug, lift is null.
+    Where visits are few it is shrunk to 1. With m = min_support: r1 = (a1 + m·r0)/(n1 + m) is the mean of the Beta
+    posterior whose prior is worth m visits at the rate r0 without the drug (empirical Bayes), so lift = r1/r0 goes to 1
+    as n1 goes to 0. A drug that nearly everyone gets leaves few visits without it, whose raw rate a0/n0 may be 0 or
+    anything; so r0 = (a0 + m·a/n)/(n0 + m) leans on the rate a/n of all visits with the disease in the same way, and
+    is a0/n0 for large n0. r0 is 0 only if the disease is never absent next; then, and without any visit in the arm
+    without the drug, lift is null.
     """
     m = float(min_support)
     n0, a0 = pl.col("n") - pl.col("n1"), pl.col("a") - pl.col("a1")
@@ -202,15 +198,14 @@ def smoothed_lift(min_support: int) -> pl.Expr:
 
 
 def tables(stats: Stats, *, method: Method, min_support: int, top: int, folds: int, seed: int) -> Tables:
-    """For each disease up to `top` drugs that at least `min_support` subjects got with it present, per fold and for all.
+    """Per disease up to `top` drugs that at least `min_support` subjects got with it present; per fold and for all.
 
-    count: most visits with the drug and the disease absent next. lift: highest `smoothed_lift`, if above 1. placebo: as many drugs as lift names
-    for the same diseases, drawn at random from those that have the support with any disease. none: no name. Ties go by name.
+    count: most visits with the drug and the disease absent next. lift: highest `smoothed_lift`, if above 1. placebo: as
+    many drugs as lift names for the same diseases, drawn at random from those that have the support with any disease.
+    none: no name. Ties go by name.
     """
-    return Tables(
-        tuple(_table(stats, fold, method, min_support, top, seed) for fold in range(folds)),
-        _table(stats, None, method, min_support, top, seed),
-    )
+    *by_fold, all_train = (_table(stats, fold, method, min_support, top, seed) for fold in (*range(folds), None))
+    return Tables(tuple(by_fold), all_train)
 
 
 def _table(stats: Stats, fold: int | None, method: Method, min_support: int, top: int, seed: int) -> Table:
@@ -228,10 +223,9 @@ def _table(stats: Stats, fold: int | None, method: Method, min_support: int, top
 
 
 def _best(scored: pl.DataFrame, top: int) -> Table:
-    ranked = scored.sort("disease", "score", "drug", descending=[False, True, False]).group_by(
-        "disease", maintain_order=True
-    )
-    return {DISEASES[disease]: names for disease, names in ranked.agg(pl.col("drug").head(top)).iter_rows() if names}
+    ranked = scored.sort("disease", "score", "drug", descending=[False, True, False])
+    best = ranked.group_by("disease", maintain_order=True).agg(pl.col("drug").head(top))
+    return {DISEASES[disease]: names for disease, names in best.iter_rows() if names}
 
 
 def _draw(pool: list[str], count: int, key: tuple[object, ...]) -> list[str]:

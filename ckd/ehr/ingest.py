@@ -1,9 +1,9 @@
-"""The steps of an ingest that run on one partition each, what they leave in the work folder, and how the partitions' results become one
-split rule and one association table. Their order and where they run belong to jobs.ingest."""
+"""The steps of an ingest that run on one partition each, what they leave in the work folder, and how the results of all
+partitions become one split rule and one association table. jobs/ingest.py runs them in order."""
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,7 +51,7 @@ class Work:
 
     @property
     def folder(self) -> str:
-        """On this machine or a shared mount, since polars partitions there; removed when the cohort is finished."""
+        """A folder on this machine or a shared mount, since polars partitions there; removed at the end."""
         if is_local(self.out):
             return join(self.out, "_work")
         return str(cache_folder() / "ingest" / digest([self.out, dict(self.fields)]))
@@ -67,17 +67,16 @@ class Work:
 
     def associated(self, index: int, splits: SubjectSplits) -> FolderArtifact:
         """The association statistics of one partition's train pairs."""
-        return FolderArtifact(
-            join(self.folder, f"associated-{index:05d}"), {**self._scratch, "splits": digest(dict(splits.ends))}
-        )
+        fields = {**self._scratch, "splits": digest(dict(splits.ends))}
+        return FolderArtifact(join(self.folder, f"associated-{index:05d}"), fields)
 
     @property
     def _scratch(self) -> Fields:
-        """polars promises its hash, by which the tables are partitioned, for one version only."""
+        """The settings and polars' version: its hash, by which the tables are partitioned, may change with it."""
         return {**self.fields, "polars": pl.__version__}
 
     def summary(self, index: int) -> str:
-        """What the card tells of one finished part."""
+        """The file with what the card shows of one finished part."""
         return join(self.folder, f"summary-{index:05d}.json")
 
     def parts(self, splits: SubjectSplits, clauses: Clauses) -> Stage:
@@ -90,15 +89,10 @@ class Work:
 
 
 def fingerprint(config: IngestConfig, seed: int, kind: str, content: str) -> Fields:
-    """What decides a cohort's values: the input's content, every setting but where it runs, and the version of these rules."""
-    settings = config.model_dump(exclude={"workers"})
-    return {
-        "source": kind,
-        "input": content,
-        "seed": seed,
-        "cohort_version": COHORT_VERSION,
-        **{f"ingest.{k}": v if isinstance(v, str | int | float | bool) else json.dumps(v) for k, v in settings.items()},
-    }
+    """What decides a cohort's values: the input's content, all settings but the workers, the version of these rules."""
+    settings = config.model_dump(exclude={"workers"}).items()
+    plain = {f"ingest.{k}": v if isinstance(v, str | int | float | bool) else json.dumps(v) for k, v in settings}
+    return {"source": kind, "input": content, "seed": seed, "cohort_version": COHORT_VERSION, **plain}
 
 
 class Assemble:
@@ -109,13 +103,12 @@ class Assemble:
         self.rules = Rules(coding_delay_days=work.config.coding_delay_days, newborns=work.config.newborns)
 
     def __call__(self, partition: Partition) -> dict[str, Any]:
-        """Save the assembled partition; the row says how many admissions it had."""
-        work, artifact = self.work, self.work.assembled(partition.index)
-        assembled = assemble(
-            work.tables, partition.index, self.rules, self.codes, seed=work.seed, folds=work.config.folds
-        )
-        assembled.save(artifact.folder, artifact.fields)
-        return {"index": partition.index, "rows": partition.rows}
+        """Save the assembled partition."""
+        work, index = self.work, partition.index
+        made = assemble(work.tables, index, self.rules, self.codes, seed=work.seed, folds=work.config.folds)
+        artifact = work.assembled(index)
+        made.save(artifact.folder, artifact.fields)
+        return asdict(partition)
 
 
 class Associate:
@@ -133,7 +126,7 @@ class Associate:
         for name in association.FRAMES:
             save_frame(target.folder, name, getattr(stats, name))
         target.commit([])
-        return {"index": partition.index, "rows": partition.rows}
+        return asdict(partition)
 
 
 class Render:
@@ -144,17 +137,17 @@ class Render:
         self.stage = work.parts(splits, clauses)
 
     def __call__(self, partition: Partition) -> dict[str, Any]:
-        """Write the part, and before it what the card tells of it."""
+        """Write the part, and before it what the card shows of it."""
         folder = self.work.assembled(partition.index).folder
         visits = _with_split(folder, self.splits)
         diseases, drugs, operations = (load_frame(folder, name) for name in NAMED)
         inputs = text.inputs(visits.height, diseases, drugs, operations, self._clause(visits))
         write_bytes(self.work.summary(partition.index), json.dumps(summary(visits, inputs)).encode())
         self.stage.write(partition.index, part_table(visits, inputs), rows=visits.height, input_hash="")
-        return {"index": partition.index, "rows": partition.rows}
+        return asdict(partition)
 
     def _clause(self, visits: pl.DataFrame) -> pl.Series:
-        """Each visit's clause: of a train visit from the table of the other folds' subjects, else from that of all train subjects."""
+        """Each visit's clause: a train visit's from the table of the other folds' subjects, else from that of all."""
         table = pl.when(pl.col("split") == "train").then(pl.col("fold").cast(pl.String)).otherwise(pl.lit("all"))
         keyed = visits.select("visit", "current", table=table)
         found = [
@@ -168,21 +161,19 @@ def part_table(visits: pl.DataFrame, inputs: pl.Series) -> "pa.Table":
     """A finished part: the columns of `visit_schema()` that an input needs."""
     import pyarrow as pa
 
-    given = visits.select("visit_id", "subject_id", "split", "prediction_time", *SUBGROUP_FIELDS)
-    columns = {name: given[name].to_arrow() for name in given.columns}
-    columns["input"] = inputs.to_arrow()
-    columns["labels"] = _flags(visits["next"])
+    names = ("visit_id", "subject_id", "split", "prediction_time", *SUBGROUP_FIELDS)
+    columns = {name: visits[name].to_arrow() for name in names}
+    columns |= {"input": inputs.to_arrow(), "labels": _flags(visits["next"])}
     columns["current_labels"] = _flags(visits["current"])
-    typed = {field.name: columns[field.name].cast(field.type) for field in visit_schema() if field.name in columns}
     # One text in every row: as a dictionary it costs nothing to write.
     once = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), visits.height), [INSTRUCTION])
-    return pa.table({**typed, "instruction": once}).select(
-        [field.name for field in visit_schema() if field.name in typed or field.name == "instruction"]
-    )
+    typed = {f.name: columns[f.name].cast(f.type) for f in visit_schema() if f.name in columns}
+    typed["instruction"] = once
+    return pa.table({field.name: typed[field.name] for field in visit_schema() if field.name in typed})
 
 
 def summary(visits: pl.DataFrame, inputs: pl.Series) -> dict[str, Any]:
-    """Sums that add up over partitions: per split its visits, subjects and positives per label; characters of the texts in steps."""
+    """Sums that add up over partitions: visits, subjects and positives per split; the texts' characters in steps."""
     steps = inputs.str.len_chars() // LENGTH_STEP * LENGTH_STEP
     splits = visits.group_by("split").agg(
         labeled=pl.col("next").count(),
@@ -216,25 +207,18 @@ def decide_splits(work: Work, partitions: Sequence[Partition]) -> SubjectSplits:
 
 def merged_statistics(work: Work, partitions: Sequence[Partition], splits: SubjectSplits) -> association.Stats:
     """The association statistics of all train pairs."""
-    folders = [work.associated(p.index, splits).folder for p in partitions]
-    return association.merge(
-        association.Stats(**{name: load_frame(folder, name) for name in association.FRAMES}) for folder in folders
-    )
+    folders = (work.associated(p.index, splits).folder for p in partitions)
+    frames = ({name: load_frame(folder, name) for name in association.FRAMES} for folder in folders)
+    return association.merge(association.Stats(**each) for each in frames)
 
 
 def clauses_and_table(stats: association.Stats, work: Work) -> tuple[Clauses, pl.DataFrame]:
-    """What the clauses name, per fold of the train subjects and for everyone else; and the table for people."""
-    config = work.config
-    made = association.tables(
-        stats,
-        method=config.treatment,
-        min_support=config.min_support,
-        top=config.top_drugs,
-        folds=config.folds,
-        seed=work.seed,
-    )
+    """What the clauses name, per fold of the train subjects and for all others; and the table for people."""
+    c = work.config
+    support = {"min_support": c.min_support}
+    made = association.tables(stats, method=c.treatment, top=c.top_drugs, folds=c.folds, seed=work.seed, **support)
     clauses = {"all": made.all_train, **{str(fold): table for fold, table in enumerate(made.by_fold)}}
-    return clauses, published(stats, min_support=config.min_support, chosen=made.all_train)
+    return clauses, published(stats, chosen=made.all_train, **support)
 
 
 def unfinished(work: Work, partitions: Sequence[Partition], splits: SubjectSplits, clauses: Clauses) -> list[Partition]:
@@ -243,9 +227,8 @@ def unfinished(work: Work, partitions: Sequence[Partition], splits: SubjectSplit
     for partition in partitions:
         admissions = load_facts(work.assembled(partition.index).folder)["admissions"]
         done = stage.is_done(partition.index, rows=admissions["pair"] + admissions["last"], input_hash="")
-        if not done or not exists(
-            work.summary(partition.index)
-        ):  # a part at a URL that another machine wrote, whose summary stayed there
+        # A part at a URL may be another machine's, where its summary stayed.
+        if not done or not exists(work.summary(partition.index)):
             missing.append(partition)
     return missing
 
@@ -269,7 +252,7 @@ def merged_summary(work: Work, partitions: Sequence[Partition]) -> dict[str, Any
 
 
 def add(values: Sequence[Any]) -> Any:
-    """Add up nested dicts and lists of numbers; `place` is the least, since it says where the first row of a kind stands."""
+    """Add up nested dicts and lists of numbers; `place` is the least: where the first row of a kind stands."""
     if not values:
         return {}
     if isinstance(values[0], Mapping):

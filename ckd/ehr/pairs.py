@@ -1,18 +1,23 @@
-"""From admissions to next-visit pairs, by times and ids alone; codes, text and splits belong to others. The rules, in the order in which they hold:
+"""From admissions to next-visit pairs, by times and ids only. The rules, in the order in which they hold:
 
-1. An admission without subject_id is excluded. So are, as though they were not there, a newborn's own admission (unless asked for) and an
-   admission without a usable admission time: nothing tells where it belongs.
-2. An admission without visit_id, or whose discharge time is missing, unparseable or before its admission, is excluded but keeps its place.
-3. What is left is ordered per subject by admission time; ties by visit_id as text. An admission that begins before the latest discharge so far, or on
-   the same calendar day as it, continues that stay. A stay keeps the id and the attributes of its first admission and ends with its latest discharge;
-   it has died or has codes if any of its admissions has. The admissions after the first are excluded: they are in the stay.
-4. A stay that ended in death is excluded, and so is one without diagnosis codes. The one with death may still be what comes next for the stay before.
-5. What comes next for a stay is the next stay or the next admission of rule 2. Nothing next: it is the subject's last. An admission of
-   rule 2 next: excluded. No diagnosis codes next: excluded, since the labels are unknown, which is not the same as none.
-6. A prediction is made when the codes are complete: the end of the stay plus the coding delay. If the next stay has begun by then: excluded.
+1. An admission without subject_id is excluded. So are, as though they were not there, a newborn's own admission (unless
+   asked for) and an admission without a usable admission time: nothing shows its place in the order.
+2. An admission without visit_id, or whose discharge time is missing, unparseable or before its admission, is excluded
+   but keeps its place.
+3. What is left is ordered per subject by admission time; ties by visit_id as text. An admission that begins before the
+   latest discharge so far, or on the same calendar day as it, continues that stay. A stay keeps the id and the
+   attributes of its first admission and ends with its latest discharge; it has died or has codes if any of its
+   admissions has. The admissions after the first are excluded: they are in the stay.
+4. A stay that ended in death is excluded, and so is one without diagnosis codes. The one with death may still be what
+   comes next for the stay before.
+5. What comes next for a stay is the next stay or the next admission of rule 2. Nothing next: it is the subject's last.
+   An admission of rule 2 next: excluded. No diagnosis codes next: excluded, since the labels are unknown, which is not
+   the same as none.
+6. A prediction is made when the codes are complete: the end of the stay plus the coding delay. If the next stay has
+   started by then: excluded.
 
-Every admission is thus exactly one of pair, last or excluded, and the excluded one has the first reason that holds. No row order of the input
-changes anything. No stay follows itself, and none follows two.
+So every admission is exactly one of pair, last or excluded, and the excluded one has the first reason that holds. The
+row order of the input changes nothing. No stay follows itself, and none follows two.
 """
 
 from dataclasses import dataclass
@@ -45,16 +50,20 @@ REASONS: dict[str, str] = {
     BAD_END: "The discharge time is no time, so nobody knows when the codes were complete.",
     NO_END: "Without its discharge time nobody knows when the codes were complete.",
     END_FIRST: "The discharge time lies before the admission time; one of them is wrong.",
-    MERGED: "The admission overlaps an earlier one or follows it on the day of discharge: one stay, kept under the first admission's id.",
-    DIED: "The patient died in this stay; there is no next visit to predict. It may be the next visit of the stay before.",
+    MERGED: "The admission overlaps an earlier one or follows it on the day of discharge: one stay, kept under the "
+    "first admission's id.",
+    DIED: "The patient died in this stay; there is no next visit to predict. It may be the next visit of the stay "
+    "before.",
     NOT_CODED: "The stay has no usable diagnosis code, so nothing is known of its diseases.",
-    NEXT_UNUSABLE: "The admission that follows has no visit_id or no usable discharge time, so what the next visit is cannot be told.",
+    NEXT_UNUSABLE: "The admission that follows has no visit_id or no usable discharge time, so what the next visit is "
+    "cannot be told.",
     NEXT_NOT_CODED: "The stay that follows has no usable diagnosis code: its labels are unknown, not empty.",
-    NEXT_TOO_SOON: "The next stay began before the coding delay after discharge (option ingest.coding_delay_days) was over.",
+    NEXT_TOO_SOON: "The next stay began before the coding delay after discharge (option ingest.coding_delay_days) was "
+    "over.",
 }
 _OUT_OF_ORDER = (NO_SUBJECT, NEWBORN, NO_START, BAD_START)
 _ORDER = ("subject_id", "start", "visit_id")
-_COLUMNS = (
+_COLUMNS = [
     "place",
     "visit_id",
     "subject_id",
@@ -65,12 +74,12 @@ _COLUMNS = (
     "start",
     "end",
     "prediction_time",
-)
+]
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What a cohort may choose: the days from discharge to complete codes, and whether a newborn's own admission counts."""
+    """What a cohort may choose: days from discharge to complete codes, and whether a newborn's own admission counts."""
 
     coding_delay_days: float
     newborns: bool
@@ -79,16 +88,16 @@ class Rules:
 def chain(visits: pl.DataFrame, rules: Rules) -> pl.DataFrame:
     """What became of each admission: one row per row of `visits`, ordered by subject_id, admission time and visit_id.
 
-    `visits` holds whole subjects: visit_id and subject_id (text), start and end (Datetime), start_bad, end_bad, died, newborn and coded (Bool: the
-    admission has a usable diagnosis row); a null flag is false. The result has place, visit_id, subject_id, stay_id (visit_id of the stay's first
-    admission), role ("pair", "last" or "excluded"), reason (one of REASONS; null unless excluded), next_id (stay_id of a pair's next stay), start
-    and end of the stay, prediction_time (null if excluded). stay_id, start and end are null for an admission that is in no stay.
+    `visits` holds whole subjects: visit_id and subject_id (text), start and end (Datetime), start_bad, end_bad, died,
+    newborn and coded (Bool: the admission has a usable diagnosis row); a null flag is false. The result has place,
+    visit_id, subject_id, stay_id (visit_id of the stay's first admission), role ("pair", "last" or "excluded"), reason
+    (one of REASONS; null unless excluded), next_id (stay_id of a pair's next stay), start and end of the stay,
+    prediction_time (null if excluded). stay_id, start and end are null for an admission that is in no stay.
     """
     columns = visits.select("place", *_ORDER, "end", pl.col("died", "coded").fill_null(False), own=_own_reason(rules))
     admissions = columns.sort(_ORDER, nulls_last=True).with_row_index("row")
-    usable = admissions.filter(pl.col("own").is_null()).with_columns(
-        stay=pl.when(_begins_a_stay()).then("row").forward_fill()
-    )
+    usable = admissions.filter(pl.col("own").is_null())
+    usable = usable.with_columns(stay=pl.when(_begins_a_stay()).then("row").forward_fill())
     stays = usable.group_by("stay", maintain_order=True).agg(
         pl.col("subject_id", "start").first(),
         pl.col("visit_id").first().alias("stay_id"),
@@ -96,29 +105,15 @@ def chain(visits: pl.DataFrame, rules: Rules) -> pl.DataFrame:
         pl.col("died", "coded").any(),
     )
     keeps_place = admissions.filter(pl.col("own").is_not_null() & ~pl.col("own").is_in(_OUT_OF_ORDER))
-    judged = _judge(
-        pl.concat([stays, keeps_place.select("subject_id", stay="row")], how="diagonal").sort("stay"), rules
-    )
-    rows = (
-        admissions.select("row", "place", "visit_id", "subject_id", "own")
-        .join(usable.select("row", "stay"), on="row", how="left", maintain_order="left")
-        .join(judged, on="stay", how="left", maintain_order="left")
-    )
-    reason = pl.coalesce("own", pl.when(pl.col("row") != pl.col("stay")).then(pl.lit(MERGED)), "verdict")
-    role = (
-        pl.when(pl.col("reason").is_not_null())
-        .then(pl.lit("excluded"))
-        .when(pl.col("next_id").is_null())
-        .then(pl.lit("last"))
-    )
-    return (
-        rows.with_columns(reason=reason)
-        .with_columns(
-            pl.when(pl.col("reason").is_null()).then(pl.col("next_id", "prediction_time")),
-            role=role.otherwise(pl.lit("pair")),
-        )
-        .select(_COLUMNS)
-    )
+    places = pl.concat([stays, keeps_place.select("subject_id", stay="row")], how="diagonal").sort("stay")
+    rows = admissions.select("row", "place", "visit_id", "subject_id", "own")
+    rows = rows.join(usable.select("row", "stay"), on="row", how="left", maintain_order="left")
+    rows = rows.join(_judge(places, rules), on="stay", how="left", maintain_order="left")
+    merged = pl.when(pl.col("row") != pl.col("stay")).then(pl.lit(MERGED))
+    rows = rows.with_columns(reason=pl.coalesce("own", merged, "verdict"))
+    kept, is_last = pl.col("reason").is_null(), pl.col("next_id").is_null()
+    role = pl.when(~kept).then(pl.lit("excluded")).when(is_last).then(pl.lit("last")).otherwise(pl.lit("pair"))
+    return rows.with_columns(pl.when(kept).then(pl.col("next_id", "prediction_time")), role=role).select(_COLUMNS)
 
 
 def _own_reason(rules: Rules) -> pl.Expr:
@@ -138,14 +133,15 @@ def _own_reason(rules: Rules) -> pl.Expr:
 
 def _begins_a_stay() -> pl.Expr:
     """In usable, ordered admissions: does this one begin after the last day of all the subject's earlier ones?"""
-    # Days counted on from subject to subject, 2^32 apart: one running maximum serves all subjects and is much faster than a window over each.
+    # Days counted on from subject to subject, 2^32 apart: one running maximum serves all subjects, much faster than
+    # a window over each.
     subject = (pl.col("subject_id") != pl.col("subject_id").shift(1)).fill_null(True).cum_sum().cast(pl.Int64)
     first_day, last_day = (subject * 2**32 + pl.col(time).dt.date().to_physical() for time in ("start", "end"))
     return (first_day > last_day.cum_max().shift(1)).fill_null(True)
 
 
 def _judge(places: pl.DataFrame, rules: Rules) -> pl.DataFrame:
-    """For stays and the unusable admissions between them (stay_id null), in order: the verdict on each from itself and from what comes next."""
+    """The verdict on each place, in order, from itself and from the next one. Unusable admissions have no stay_id."""
     delay = timedelta(days=rules.coding_delay_days)
     following = (pl.col("subject_id") == pl.col("subject_id").shift(-1)).fill_null(False)
     next_id, next_start, next_coded = (pl.col(name).shift(-1) for name in ("stay_id", "start", "coded"))

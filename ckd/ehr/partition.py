@@ -1,5 +1,5 @@
-"""Every table split into partitions by a hash of the subject, in one streaming pass each, and read back partition by partition. What a row
-means belongs to scan; which rows are usable, to the steps that read a partition."""
+"""Every table split into partitions by a hash of the subject, so that each later step needs one partition in memory.
+Costs one streaming pass over each table."""
 
 import math
 import shutil
@@ -24,22 +24,19 @@ _REPEATED = ("code", "version", "drug")  # few distinct texts in many rows: stor
 
 
 def partition(source: Source, folder: str, partitions: int) -> list[int]:
-    """Write all tables of `source` into `folder` (local), whole subjects together; returns the admissions in each partition.
+    """Write all tables of `source` into `folder` (local), whole subjects together; returns each partition's admissions.
 
-    `partitions` 0: by the size of the files. Done before with the same fields: nothing is read. Left unfinished: made anew. Raises DataError for
-    damaged files, a visit id that is missing or there twice, a patient there twice; MismatchError when the folder holds other tables.
+    `partitions` 0: by the size of the files. Done before with the same fields: nothing is read. Left unfinished: made
+    anew. Raises DataError for damaged files, a visit id that is missing or there twice, a patient there twice;
+    MismatchError when the folder holds other tables.
     """
     if not is_local(folder):
         raise ConfigError(f"{folder}: the tables are partitioned on a local disk; give a local --out")
     count = partitions or _partitions_for(source)
-    fields: Fields = {
-        "format": FORMAT,
-        "input": source.content_hash,
-        "kind": source.kind,
-        "split_column": source.split_column,
-    }
-    # polars promises its hash for one version only.
-    artifact = FolderArtifact(folder, {**fields, "partitions": count, "polars": pl.__version__})
+    fields: Fields = {"format": FORMAT, "input": source.content_hash, "kind": source.kind}
+    # The version too: polars' hash may change with it.
+    fields = {**fields, "split_column": source.split_column, "partitions": count, "polars": pl.__version__}
+    artifact = FolderArtifact(folder, fields)
     if not artifact.is_done():
         shutil.rmtree(folder, ignore_errors=True)
         for table in TABLE_NAMES:
@@ -49,14 +46,16 @@ def partition(source: Source, folder: str, partitions: int) -> list[int]:
                 shutil.rmtree(Path(folder) / table)
                 _write(source, table, folder, count)
         _require_ids(source, folder)
-        artifact.commit(
-            [], {"tables": {table: _check(source, table, folder) for table in TABLE_NAMES}, **_counts(folder, count)}
-        )
+        checked = {table: _check(source, table, folder) for table in TABLE_NAMES}
+        artifact.commit([], {"tables": checked, **_counts(folder, count)})
     return list(facts(folder)["admissions"])
 
 
 def facts(folder: str) -> Mapping[str, Any]:
-    """What `partition` counted: tables {table: {rows, blank_rows}}, admissions [per partition], without_subject {rows, place of the first}."""
+    """What `partition` counted.
+
+    tables {table: {rows, blank_rows}}, admissions [per partition], without_subject {rows, place of the first}.
+    """
     content = FolderArtifact(folder, {}).load()
     if content is None:
         raise DataError(f"{folder}: the tables are not partitioned; run the same ingest again")
@@ -72,8 +71,9 @@ def read(folder: str, table: str, index: int) -> pl.DataFrame:
 
 
 def stored(table: str) -> dict[str, pl.DataType]:
-    """The columns of a partitioned table: layouts.SCHEMAS, with repeated texts categorical and `visit` (visit_key), which joins tables. Only `visits`
-    keeps visit_id itself.
+    """The columns of a partitioned table: SCHEMAS with repeated texts categorical and `visit` (visit_key) for joins.
+
+    Only `visits` keeps visit_id itself.
     """
     schema = {name: pl.Categorical() if name in _REPEATED else dtype for name, dtype in SCHEMAS[table].items()}
     if "visit_id" in schema:
@@ -97,8 +97,10 @@ def _write(source: Source, table: str, folder: str, count: int) -> None:
 
 
 def visit_key() -> pl.Expr:
-    """What joins tables: 64 bits of subject_id and visit_id together, so that a row which names another subject than its admission belongs to none,
-    whatever partitions both are in. The seeds differ, or an id that is both would be 0.
+    """What joins tables: 64 bits of subject_id and visit_id together.
+
+    So a row that names another subject than its admission has none, whatever partitions both are in. The seeds differ,
+    or an id that is both would be 0.
     """
     return pl.when(pl.col("visit_id").is_not_null()).then(pl.col("visit_id").hash(seed=1) ^ pl.col("subject_id").hash())
 
@@ -115,7 +117,7 @@ def _scan(folder: str, table: str) -> pl.LazyFrame:
 
 
 def _found(folder: str, table: str) -> dict[int, dict[str, int]]:
-    """Per source file: rows read, number of the last record, rows that may have too few cells or have too many."""
+    """Per source file: rows read, number of the last record, SUSPECT rows."""
     record = pl.col("place") & (1 << PLACE_BITS) - 1
     by_file = _scan(folder, table).group_by(file=pl.col("place") // (1 << PLACE_BITS))
     found = by_file.agg(rows=pl.len(), records=record.max(), suspects=pl.col(SUSPECT).sum()).collect(engine="streaming")
@@ -123,7 +125,7 @@ def _found(folder: str, table: str) -> dict[int, dict[str, int]]:
 
 
 def _check(source: Source, table: str, folder: str) -> dict[str, int]:
-    """Rows of a table and how many more there are that are all empty. Raises DataError for lines that polars read wrongly in silence."""
+    """Rows of a table, and how many more hold nothing. Raises DataError for lines that polars read wrongly."""
     found = _found(folder, table)
     with source.explained(table):
         blank = source.blank_rows(table, found)
@@ -131,28 +133,23 @@ def _check(source: Source, table: str, folder: str) -> dict[str, int]:
 
 
 def _require_ids(source: Source, folder: str) -> None:
-    """Raise DataError if there is no admission, or one without its id, with a flag that is neither true nor false, or there twice."""
-    visits = _scan(folder, "visits")
-    first = pl.col("place").min()
-    bad = visits.select(
+    """Raise DataError if there is no admission, or one without an id, with a flag that is no flag, or there twice."""
+    no_id = pl.col("visit_id").is_null()
+    bad = _scan(folder, "visits").select(
         rows=pl.len(),
-        no_id=pl.col("visit_id").is_null().sum(),
-        no_id_place=pl.col("place").filter(pl.col("visit_id").is_null()).min(),
+        no_id=no_id.sum(),
+        no_id_place=pl.col("place").filter(no_id).min(),
         flag_place=pl.col("place").filter(pl.any_horizontal(pl.col("died", "newborn").is_null())).min(),
-        place=first,
     )
     found = bad.collect(engine="streaming").row(0, named=True)
     if not found["rows"]:
         raise DataError(f"{source.folder}: there is no admission in it; give a folder of tables with rows")
     if found["no_id"]:
-        where = source.locate("visits", found["no_id_place"])
-        raise DataError(
-            f"{where}: {found['no_id']} of {found['rows']} admissions have no visit id, so no next visit can be told; give each its own"
-        )
+        where, of = source.locate("visits", found["no_id_place"]), f"{found['no_id']} of {found['rows']} admissions"
+        raise DataError(f"{where}: {of} have no visit id, so no next visit can be told; give each its own")
     if found["flag_place"] is not None:
-        raise DataError(
-            f"{source.locate('visits', found['flag_place'])}: the flag for death or newborn is neither 0/1 nor true/false; mend it"
-        )
+        where = source.locate("visits", found["flag_place"])
+        raise DataError(f"{where}: the flag for death or newborn is neither 0/1 nor true/false; mend it")
     _require_unique(source, folder, "visits", "visit_id", "visit ids")
     _require_unique(source, folder, "patients", "subject_id", "patients")
 
@@ -168,9 +165,8 @@ def _require_unique(source: Source, folder: str, table: str, column: str, called
     repeated = again.filter(pl.col("place").list.len() > 1).sort(pl.col("place").list.first()).collect()
     if repeated.height:
         first, second = (source.locate(table, place) for place in repeated["place"][0][:2])
-        raise DataError(
-            f"{first}: {repeated.height} {called} are there more than once, the first one here and at {second}; keep one row for each"
-        )
+        what = f"{repeated.height} {called} are there more than once, the first one here and at {second}"
+        raise DataError(f"{first}: {what}; keep one row for each")
 
 
 def _counts(folder: str, count: int) -> dict[str, Any]:
@@ -178,13 +174,9 @@ def _counts(folder: str, count: int) -> dict[str, Any]:
         sum(pl.scan_ipc(file).select(pl.len()).collect().item() for file in _files(folder, "visits", index))
         for index in range(count)
     ]
-    nobody = (
-        _scan(folder, "visits")
-        .filter(pl.col("subject_id").is_null())
-        .select(rows=pl.len(), place=pl.col("place").min())
-        .collect()
-    )
-    return {"admissions": heights, "without_subject": nobody.row(0, named=True)}
+    nobody = _scan(folder, "visits").filter(pl.col("subject_id").is_null())
+    found = nobody.select(rows=pl.len(), place=pl.col("place").min()).collect()
+    return {"admissions": heights, "without_subject": found.row(0, named=True)}
 
 
 def _partitions_for(source: Source) -> int:

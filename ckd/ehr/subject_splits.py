@@ -1,5 +1,5 @@
-"""The split of every subject of a cohort: by hash, or by the values of a column. Decided here, once all subjects are known; how hashes become
-shares and when edges move is splits' business."""
+"""The split of every subject of a cohort: by hash, or by the values of a column.
+Decided once all subjects are known, since edges may have to move so that no split is without a pair."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,14 +15,15 @@ from ckd.visits.visit import SPLITS, Split
 
 @dataclass(frozen=True)
 class SubjectSplits:
-    """`ends`: where each split that the hash fills ends, between 0 and 1. `moved`: labelled subjects whose split moved edges changed."""
+    """The rule. `ends`: where each split that the hash fills ends, between 0 and 1. `moved`: labelled subjects whose
+    split is another one because edges moved."""
 
     config: IngestConfig
     ends: Mapping[Split, float]
     moved: int = 0
 
     def of(self, subjects: pl.DataFrame) -> pl.Series:
-        """The split of each subject: the column's, where one of its values is named (held_out before tuning), else the hash's."""
+        """The split of each subject: by the column where one of its values is named (held_out first), else by hash."""
         return subjects.select(split=pl.coalesce(by_column(self.config), by_hash(self.ends)))["split"]
 
 
@@ -32,23 +33,20 @@ def by_column(config: IngestConfig) -> pl.Expr:
     def named(values: tuple[str, ...]) -> pl.Expr:
         return pl.col("cuts").list.eval(pl.element().is_in(list(values))).list.any().fill_null(False)
 
-    return (
-        pl.when(named(config.held_out_values))
-        .then(pl.lit("held_out"))
-        .when(named(config.tuning_values))
-        .then(pl.lit("tuning"))
-    )
+    held_out = pl.when(named(config.held_out_values)).then(pl.lit("held_out"))
+    return held_out.when(named(config.tuning_values)).then(pl.lit("tuning"))
 
 
 def by_hash(ends: Mapping[Split, float]) -> pl.Expr:
-    """The first split whose end lies above the subject's point."""
+    """The first split whose end is above the subject's point."""
     return pl.coalesce(pl.when(pl.col("point") < end).then(pl.lit(split)) for split, end in ends.items())
 
 
 def decide(subjects: Iterable[pl.DataFrame], config: IngestConfig) -> SubjectSplits:
     """Choose the edges from the subjects of all partitions: 8 bytes per subject with a labelled visit.
 
-    Raises DataError when no subject has a labelled visit, when none has one of the values that ingest.split_column should find, or all have.
+    Raises DataError when no subject has a labelled visit, when none has one of the values that ingest.split_column
+    should find, or all have.
     """
     placed: dict[str, int] = {}
     points = []
@@ -59,10 +57,9 @@ def decide(subjects: Iterable[pl.DataFrame], config: IngestConfig) -> SubjectSpl
             placed[split] = placed.get(split, 0) + count
     for split, values in (("held_out", config.held_out_values), ("tuning", config.tuning_values)):
         if values and not placed.get(split):
-            raise DataError(
-                f"ingest.{split}_values: no patient who returns has one of these {len(values)} values in '{config.split_column}'; "
-                "expected values as they stand in that column"
-            )
+            these = f"one of these {len(values)} values in '{config.split_column}'"
+            expected = "expected values as they stand in that column"
+            raise DataError(f"ingest.{split}_values: no patient who returns has {these}; {expected}")
     shares = _shares(config)
     labeled_points = np.concatenate([*points, np.empty(0)])
     if not len(labeled_points):
@@ -71,15 +68,14 @@ def decide(subjects: Iterable[pl.DataFrame], config: IngestConfig) -> SubjectSpl
             if placed
             else "no patient has one"
         )
-        raise DataError(
-            f"no next-visit pair for the train split: {every}; expected patients with two admissions or more (docs/ingest.md: what is left out)"
-        )
+        expected = "expected patients with two admissions or more (docs/ingest.md: what is left out)"
+        raise DataError(f"no next-visit pair for the train split: {every}; {expected}")
     ends, plain = edges(labeled_points.tolist(), shares), edges([], shares)
     return SubjectSplits(config, ends, int((_rank(labeled_points, ends) != _rank(labeled_points, plain)).sum()))
 
 
 def _shares(config: IngestConfig) -> dict[Split, float]:
-    """What the hash fills: a split that the column names values for is not among it."""
+    """The shares that the hash fills: without a split that the column names values for."""
     shares: dict[Split, float] = {"train": 0.0, "tuning": config.tuning_share, "held_out": config.held_out_share}
     if config.held_out_values:
         del shares["held_out"]

@@ -1,8 +1,8 @@
-"""The public input sentence for whole columns of visits: what ckd.visits.grammar writes for one visit, in polars expressions, byte for byte. Which
-visits, names and treatments there are is decided by others.
+"""The public input sentence for whole columns of visits: byte for byte what ckd.visits.grammar writes for one visit.
 
-A `visit` is a row number, 0 .. count-1. Speed comes from two things, measured against the obvious ways: sorting by one column after the other,
-the most significant last (a polars sort by several columns at once takes seven times as long), and joining lists, not strings in groups.
+A `visit` is a row number, 0 .. count-1. Two things make it fast, measured against the obvious ways: sorting by one
+column after the other, the most significant last (a polars sort by several columns at once takes seven times as long),
+and joining lists, not strings in groups.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ _SPACE = r"[\s\x1c-\x1f]+"  # what str.split() splits at: the separators \x1c-\x
 
 
 def clean(text: pl.Expr) -> pl.Expr:
-    """White space collapsed to single spaces and stripped, as " ".join(text.split()) does; null where nothing is left."""
+    """White space collapsed and stripped, as " ".join(text.split()) does; null where nothing is left."""
     stripped = text.str.replace_all(_SPACE, " ").str.strip_chars(" ")
     return pl.when(stripped != "").then(stripped)
 
@@ -24,8 +24,8 @@ def clean(text: pl.Expr) -> pl.Expr:
 def ordered(rows: pl.DataFrame) -> pl.DataFrame:
     """The distinct names of each visit in order of first use: (visit, name), sorted by visit.
 
-    `rows`: visit (UInt32), name (text or Enum, no nulls) and key (Int64): what sorts them, by visit first. Rows of equal key stay in the order in
-    which they stand.
+    `rows`: visit (UInt32), name (text or Enum, no nulls) and key (Int64): what sorts them, by visit first. Rows of
+    equal key stay in their order.
     """
     name = pl.col("name") if rows.schema["name"] == pl.Enum else pl.col("name").cast(pl.Categorical)
     pair = pl.col("visit").cast(pl.UInt64) * 2**32 + name.to_physical()
@@ -35,7 +35,7 @@ def ordered(rows: pl.DataFrame) -> pl.DataFrame:
 def inputs(
     count: int, diseases: pl.DataFrame, drugs: pl.DataFrame, operations: pl.DataFrame, clause: pl.Series
 ) -> pl.Series:
-    """The inputs of `count` visits: render_input of each one's names, in the order of the frames (visit, name), with its clause ("" = none)."""
+    """The inputs of `count` visits: names in the order of the frames (visit, name), then the clause ("": none)."""
     visits = pl.DataFrame({"visit": pl.int_range(count, dtype=pl.UInt32, eager=True), "clause": clause})
     for column, names in (("diseases", diseases), ("drugs", drugs), ("operations", operations)):
         visits = visits.join(_listed(names, column), on="visit", how="left", maintain_order="left")
@@ -44,9 +44,9 @@ def inputs(
 
 
 def clauses(current: pl.Series, table: Mapping[str, Sequence[str]]) -> pl.Series:
-    """The treatment clause of each visit's current labels, in label order: those of `table` (disease -> drugs) that have a drug; "" for none.
+    """The treatment clause of each visit: its current labels that have a drug in `table`, in label order; "" for none.
 
-    `current`: UInt32, bit k set = label k present.
+    `current`: UInt32, bit k set = label k present. `table`: disease -> drugs.
     """
     present = pl.col("current")
     parts = [
@@ -59,12 +59,8 @@ def clauses(current: pl.Series, table: Mapping[str, Sequence[str]]) -> pl.Series
 
 
 def _listed(names: pl.DataFrame, column: str) -> pl.DataFrame:
-    lists = (
-        names.select("visit", pl.col("name").cast(pl.String))
-        .sort("visit", maintain_order=True)
-        .group_by("visit", maintain_order=True)
-        .agg("name")
-    )
+    rows = names.select("visit", pl.col("name").cast(pl.String)).sort("visit", maintain_order=True)
+    lists = rows.group_by("visit", maintain_order=True).agg("name")
     return lists.select("visit", pl.col("name").list.join(BETWEEN_NAMES).alias(column))
 
 

@@ -1,5 +1,5 @@
-"""A cohort as files to train with: name_train, name_val and name_test.json, and what LLaMA-Factory needs to tune the teacher on them. What a
-line looks like belongs to compat; making cohorts to ingest."""
+"""A cohort as files to train with: name_train, name_val and name_test.json, and what LLaMA-Factory needs to tune the
+teacher on them."""
 
 import json
 from collections import Counter
@@ -26,39 +26,38 @@ _COLUMNS = {"prompt": "instruction", "query": "input", "response": "output"}
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written. `visits` per split, without the splits that have no labelled visit; `for_adapter`: train visits that the adapter may see;
-    `recipe_kept`: another YAML was there already."""
+    """What was written."""
 
-    visits: Mapping[Split, int]
-    for_adapter: int
+    visits: Mapping[Split, int]  # without the splits that have no labelled visit
+    for_adapter: int  # train visits that the adapter may see
     unlabeled: int
     recipe: str
-    recipe_kept: bool
+    recipe_kept: bool  # another YAML was there already
     data_license: str
     credentialed: bool
 
 
 def export(cohort: str, out: str, adapter_share: float = 0) -> Exported:
-    """Write the labelled visits of a cohort (a folder of Parquet parts, or one file), one JSONL file per split, streaming and all or none of them.
+    """Write the labelled visits of a cohort (a folder of Parquet parts, or one file), one JSONL file per split.
 
-    Also `dataset_info.json` with name_train and name_val, other entries kept, never name_test; and the YAML for LLaMA-Factory in the folder
-    `lora` beside `out`, unless another one is there. With `adapter_share` its name_train is a file of its own with that share of the train
-    subjects; name_train.json still holds all of them, for `ckd run teacher.adapter_share=…`. Raises DataError for a cohort that cannot be used,
-    or for a file in `out` that would mix with another cohort's or give the test visits away; then nothing has been written.
+    All files or none appear. Also `dataset_info.json` with name_train and name_val, other entries kept, never
+    name_test; and the YAML for LLaMA-Factory in the folder `lora` beside `out`, unless another one is there. With
+    `adapter_share` its name_train is a file of its own with that share of the train subjects; name_train.json still
+    holds all of them, for `ckd run teacher.adapter_share=…`. Raises DataError for a cohort that cannot be used, or for
+    a file in `out` that would mix with another cohort's or give the test visits away; then nothing has been written.
     """
     source, beside = Input(cohort, "train"), _split_path(out)
     labeled, unlabeled, fields = _survey(source)
     card = _card(cohort)
     for split in SPLITS:
-        if not labeled[split] and exists(visit_file(out, split)):
-            raise DataError(
-                f"{visit_file(out, split)}: of another cohort, as this one has no labelled {split} visit; delete it or give another --out"
-            )
+        if not labeled[split] and exists(path := visit_file(out, split)):
+            why = f"of another cohort, as this one has no labelled {split} visit"
+            raise DataError(f"{path}: {why}; delete it or give another --out")
     datasets = _datasets(out, labeled, adapter_share)
     present = [split for split in SPLITS if labeled[split]]
-    paths = {split: visit_file(out, split) for split in present} | (
-        {_ADAPTER: adapter_file(out)} if adapter_share else {}
-    )
+    paths: dict[str, str] = {split: visit_file(out, split) for split in present}
+    if adapter_share:
+        paths[_ADAPTER] = adapter_file(out)
     for_adapter = _write_together(paths, lambda streams: _pump(source, streams, fields, adapter_share))
     if not adapter_share:
         delete(adapter_file(out))  # an earlier export's: nothing lists it any more
@@ -76,7 +75,7 @@ def export(cohort: str, out: str, adapter_share: float = 0) -> Exported:
 
 
 def _survey(source: Input) -> tuple[Counter[str], int, list[str]]:
-    """Labelled visits per split, visits without labels, and the optional fields that any visit has, from the columns alone."""
+    """Labelled visits per split, visits without labels, the optional fields that any visit has; no text is read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -107,7 +106,10 @@ def _survey(source: Input) -> tuple[Counter[str], int, list[str]]:
 
 
 def _pump(source: Input, streams: Mapping[str, Any], fields: list[str], adapter_share: float) -> int:
-    """Write every labelled visit; returns how many train visits the adapter may see. Raises DataError where the share leaves one side empty."""
+    """Write every labelled visit; returns how many train visits the adapter may see.
+
+    Raises DataError where the share leaves the adapter or the head without visits.
+    """
     train = for_adapter = 0
     for visit in source.rows():
         if isinstance(visit, BadRow):
@@ -121,15 +123,14 @@ def _pump(source: Input, streams: Mapping[str, Any], fields: list[str], adapter_
             streams[_ADAPTER].write(line)
             for_adapter += 1
     if adapter_share and not 0 < for_adapter < train:
-        raise DataError(
-            f"--adapter-share {adapter_share:g}: gives the adapter {for_adapter} of {train} train visits; expected some for it and some for the "
-            "head: another share, or a cohort of more subjects"
-        )
+        gives = f"gives the adapter {for_adapter} of {train} train visits"
+        expected = "expected some for it and some for the head: another share, or a cohort of more subjects"
+        raise DataError(f"--adapter-share {adapter_share:g}: {gives}; {expected}")
     return for_adapter if adapter_share else train
 
 
 def _write_together(paths: Mapping[str, str], work: Callable[[Mapping[str, Any]], int]) -> int:
-    """Call `work` with a stream per path and return what it does; the files appear when it has returned, none of them when it raises."""
+    """Call `work` with a stream per path; returns its result. The files appear after it returned, none if it raises."""
     found = 0
 
     def open_next(left: list[str], streams: dict[str, Any]) -> None:
@@ -148,14 +149,15 @@ def _card(cohort: str) -> dict[str, Any]:
 
 
 def _datasets(out: str, labeled: Mapping[str, int], adapter_share: float) -> dict[str, Any]:
-    """The content of dataset_info.json: what is there, and name_train and name_val. Raises DataError when it offers name_test for training."""
+    """The new content of dataset_info.json: what is there, with name_train and name_val.
+
+    Raises DataError when it offers name_test for training.
+    """
     path = join(out, DATASETS_FILE)
     entries = _json_object(path)
     test = visit_file("", "held_out").lstrip("/")
-    if any(
-        name == "name_test" or (isinstance(entry, dict) and entry.get("file_name") == test)
-        for name, entry in entries.items()
-    ):
+    named = [entry.get("file_name") for entry in entries.values() if isinstance(entry, dict)]
+    if "name_test" in entries or test in named:
         raise DataError(f"{path}: lists {test}, which nothing may be trained on; take that entry out")
     for split in ("train", "tuning"):
         name = f"name_{VISIT_FILES[split]}"
@@ -180,12 +182,11 @@ def _json_object(path: str) -> dict[str, Any]:
 
 
 def _write_recipe(parent: str, name: str) -> tuple[str, bool]:
-    """Write the YAML for the data folder `name` into `<parent>/lora`; returns its path, and whether another one is there and was kept."""
+    """Write the YAML for the data folder `name` into `<parent>/lora`; returns its path, and if another was kept."""
     path = join(parent, "lora", RECIPE_FILE)
     text = files("ckd.ehr").joinpath(RECIPE_FILE).read_text(encoding="utf-8")
-    content = text.replace(
-        "dataset_dir: data\n", f"dataset_dir: {name if name.isidentifier() else json.dumps(name)}\n"
-    ).encode()
+    folder = name if name.isidentifier() else json.dumps(name)
+    content = text.replace("dataset_dir: data\n", f"dataset_dir: {folder}\n").encode()
     if exists(path):
         return path, read_bytes(path) != content
     write_bytes(path, content)
