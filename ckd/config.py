@@ -80,11 +80,6 @@ class RunConfig(Section):
         return self.artifacts or f"{self.folder}/artifacts"
 
     @property
-    def checkpoints_root(self) -> str:
-        """The folder or URL below which the student's checkpoints lie: with the stages, where another machine finds them."""
-        return self.artifacts_root
-
-    @property
     def folder(self) -> str:
         """results/<run>: metrics.json, student/, events.jsonl."""
         return f"{self.results.rstrip('/')}/{self.name}"

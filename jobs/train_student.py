@@ -153,7 +153,7 @@ def _train_on_ray(config: Config, fields: Fields, reports: Reports) -> None:
     from cluster.fit import FitError, fit
     from cluster.session import session
 
-    Checkpoints(config.run.checkpoints_root, fields, None).refuse_other()  # a changed setting, before any rank starts
+    Checkpoints(config.run.artifacts_root, fields, None).refuse_other()  # a changed setting, before any rank starts
     workers = config.student.workers
     with session(cpus=workers.max):
         try:

@@ -51,19 +51,10 @@ def resolve(path: str) -> tuple["fs.FileSystem", str]:
             )
         inside = path.partition("://")[2].rstrip("/")
         return (_s3(host) if scheme == "s3" else _gcs(os.environ.get("STORAGE_EMULATOR_HOST", ""))), inside
-    return others(path)
-
-
-def others(path: str) -> tuple["fs.FileSystem", str]:
-    """Whatever else pyarrow has (file://, hdfs://, abfs://): not tried, not promised."""
-    from pyarrow import fs
-
-    try:
+    try:  # whatever else pyarrow has (file://, hdfs://, abfs://): not tried, not promised
         filesystem, inside = fs.FileSystem.from_uri(path)
     except (ValueError, OSError) as error:
-        shown = (
-            path if "@" not in path else path.partition("://")[0] + "://…"
-        )  # what stands before an @ may be a password
+        shown = path if "@" not in path else f"{scheme}://…"  # what stands before an @ may be a password
         raise ConfigError(
             f"{shown}: no file system for it ({type(error).__name__}); expected a path, s3://bucket/… or gs://bucket/…"
         ) from None

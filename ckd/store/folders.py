@@ -68,12 +68,56 @@ def fetched_folder(url: str, wanted: Callable[[str], bool] = lambda name: True) 
     if not files and footer is None:
         raise ArtifactError(f"{url}: no file there; check the URL")
     copy = cache_folder() / "folders" / digest([files, None if footer is not None else url.rstrip("/")])
-    make_folder(copy.parent)
-    with copy.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process, whatever ends it
-        if not copy.is_dir():
-            _copy_down(url, files, footer, copy)
+
+    def make(folder: Path) -> None:
+        copy_down(url, files, folder)
+        if footer is not None:
+            (folder / ARTIFACT_FILE).write_bytes(footer)
+
+    made_once(copy, make)
     return str(copy)
+
+
+def made_once(target: Path, make: Callable[[Path], None]) -> None:
+    """Have the file or folder `target` on this machine's disk: the first process that asks makes it, the others wait.
+
+    `make` is given another name, which becomes the target's when it returns: what a kill leaves is never taken for whole.
+    """
+    make_folder(target.parent)
+    with target.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process, whatever ends it
+        if target.exists():
+            return
+        unfinished = target.with_suffix(".tmp")
+        _remove(unfinished)  # what a killed process left
+        try:
+            make(unfinished)
+            unfinished.rename(target)
+        finally:
+            _remove(unfinished)  # nobody asks again for what was refused
+
+
+def copy_down(url: str, files: "Facts", folder: Path) -> None:
+    """Copy the named files below `url` into the new local `folder`.
+
+    Raises ArtifactError when one is missing, or is not of the size and SHA-256 that are given for it.
+    """
+    folder.mkdir()
+
+    def fetch(name: str) -> None:
+        source, target = inner(url, name), Path(inner(str(folder), name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open_file(source) as stream, target.open("wb") as file:
+                shutil.copyfileobj(stream, file, BLOCK)
+        except FileNotFoundError:
+            raise ArtifactError(f"{source}: missing; delete that folder and make it again") from None
+        known = files[name]
+        found = size_and_hash(str(target)) if "sha256" in known else {"size": target.stat().st_size}
+        if any(found[key] != known[key] for key in found):
+            raise ArtifactError(f"{source}: changed since it was written; delete that folder and make it again")
+
+    _each(fetch, files)
 
 
 def list_folders(folder: str) -> list[str]:
@@ -126,30 +170,11 @@ def _listed(url: str) -> Facts:
     }
 
 
-def _copy_down(url: str, files: Facts, footer: bytes | None, copy: Path) -> None:
-    unfinished = copy.with_suffix(".tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)  # what a killed worker left
-    unfinished.mkdir()
-
-    def fetch(name: str) -> None:
-        source, target = inner(url, name), Path(inner(str(unfinished), name))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open_file(source) as stream, target.open("wb") as file:
-                shutil.copyfileobj(stream, file, BLOCK)
-        except FileNotFoundError:
-            raise ArtifactError(f"{source}: missing; delete that folder and make it again") from None
-        facts = size_and_hash(str(target))
-        if any(facts[key] != files[name][key] for key in facts if key in files[name]):
-            raise ArtifactError(f"{source}: changed since it was written; delete that folder and make it again")
-
-    try:
-        _each(fetch, files)
-        if footer is not None:
-            (unfinished / ARTIFACT_FILE).write_bytes(footer)
-        unfinished.rename(copy)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)  # nobody asks again for a folder that was refused
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _copy_up(source: Path, target: str) -> None:

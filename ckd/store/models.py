@@ -1,11 +1,9 @@
 """Which weights and tokenizer a folder, an object-store URL or a Hub id stands for: fingerprint fields found without loading a model or
 torch. A model on an object store is copied once per machine, into <user cache>/models."""
 
-import fcntl
 import hashlib
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from ckd.errors import ConfigError
 from ckd.store.artifacts import Fields
-from ckd.store.files import digest, exists, inner, join, make_folder, read_bytes
+from ckd.store.files import digest, exists, inner, join, read_bytes
 from ckd.store.filesystems import is_local, reaching, resolve
-from ckd.store.folders import cache_folder, fetched_folder
+from ckd.store.folders import cache_folder, copy_down, fetched_folder, made_once
 
 if TYPE_CHECKING:
     from pyarrow import fs
@@ -60,11 +58,7 @@ def local_folder(key: str, name: str) -> str:
         return name
     files = _require_model(key, name)
     copy = _copy_of(name, files)
-    make_folder(copy.parent)
-    with copy.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process, whatever ends it
-        if not copy.is_dir():
-            _download(name, files, copy)
+    made_once(copy, lambda folder: copy_down(name, {file.base_name: {"size": file.size} for file in files}, folder))
     return str(copy)
 
 
@@ -82,20 +76,6 @@ def without_weights(key: str, name: str) -> Iterator[str]:
         for file in files:
             Path(inner(folder, file.base_name)).write_bytes(read_bytes(join(name, file.base_name)))
         yield folder
-
-
-def _download(name: str, files: "list[fs.FileInfo]", copy: Path) -> None:
-    from pyarrow import fs
-
-    unfinished = copy.with_suffix(".tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)  # what a killed worker left
-    unfinished.mkdir()
-    source, _ = resolve(name)
-    for file in files:
-        target = inner(str(unfinished), file.base_name)
-        with reaching(name):
-            fs.copy_files(file.path, target, source_filesystem=source, destination_filesystem=fs.LocalFileSystem())
-    unfinished.rename(copy)
 
 
 def revision(key: str, name: str) -> str | None:

@@ -1,7 +1,6 @@
 """A shard's arrays in one file on this machine's disk, mapped into memory: made by the first process that asks, shared by all ranks there,
 which hold its pages once. What the arrays mean belongs to examples; the truth stays in the parts, and these files go when training ends."""
 
-import fcntl
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ import pyarrow as pa
 
 from ckd.errors import ConfigError
 from ckd.store.files import make_folder, write_file
+from ckd.store.folders import made_once
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -27,14 +27,16 @@ class MappedArrays:
         """The arrays of `name`, read-only; `build` makes them once per machine. Where no file can be written they stay in this process's memory."""
         path = self.folder / f"{name}.arrow"
         built: Arrays | None = None
+
+        def make(unfinished: Path) -> None:
+            nonlocal built
+            built = build()
+            _write(unfinished, built)
+
         try:
             make_folder(self.folder)
             self.folder.chmod(0o700)
-            with path.with_suffix(".lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process, whatever ends it
-                if not path.exists():
-                    built = build()
-                    _write(path, built)
+            made_once(path, make)
             return _map(path)
         except (OSError, ConfigError):
             if built is None:  # `build`'s own trouble, or no lock: let it speak for itself

@@ -1,7 +1,6 @@
 """From a checkpoint to what a rank can load: copied down from a URL, and cut anew (DeepSpeed's universal checkpoint) where the number of
 ranks has changed. The order of visits knows nothing of ranks, so training goes on where it was; only the dropout masks are drawn anew."""
 
-import fcntl
 import hashlib
 import io
 import shutil
@@ -11,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from ckd.store.files import make_folder
 from ckd.store.filesystems import is_local
-from ckd.store.folders import cache_folder
+from ckd.store.folders import cache_folder, made_once
 from ckd.student.checkpoint import Checkpoint
 from ckd.student.ranks import Ranks
 
@@ -38,7 +36,7 @@ def prepare(start: Checkpoint, ranks: Ranks, zero_stage: int | None) -> Resume:
     if not other_world or not zero_stage:  # without ZeRO every rank holds everything
         return Resume(folder, False, other_world, temporary)
     target = cache_folder() / "universal" / str(ranks.broadcast(uuid4().hex))
-    ranks.each(lambda: _once_per_machine(folder, target))
+    ranks.each(lambda: made_once(target, lambda unfinished: to_universal(folder, unfinished)))
     return Resume(str(target), True, True, (*temporary, str(target)))
 
 
@@ -52,16 +50,6 @@ def forget(resume: Resume) -> None:
 def random_seed(seed: int, step: int, ranks: Ranks) -> int:
     """The seed of a rank that continues at `step` without a random state of its own."""
     return int.from_bytes(hashlib.sha256(f"{seed} {step} {ranks.world} {ranks.rank}".encode()).digest()[:4], "big")
-
-
-def _once_per_machine(folder: str, target: Path) -> None:
-    make_folder(target.parent)
-    with target.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process, whatever ends it
-        if not target.is_dir():
-            unfinished = target.with_suffix(".tmp")
-            to_universal(folder, unfinished)
-            unfinished.rename(target)
 
 
 def to_universal(folder: str, target: Path) -> None:

@@ -88,13 +88,13 @@ def open_checkpoints(config: Config, cohort: Cohort, place: Place) -> Checkpoint
         "student.zero_stage": config.student.zero_stage if place.deepspeed else None,
         "dtype": "bfloat16" if place.bf16 else "float32",
     }
-    return Checkpoints(config.run.checkpoints_root, student_fields(config, cohort), layout)
+    return Checkpoints(config.run.artifacts_root, student_fields(config, cohort), layout)
 
 
 def best_checkpoint(config: Config, say: Callable[[str], None]) -> Checkpoint:
     """The winning epoch's checkpoint of a finished training. Raises ArtifactError when training has not finished or it is damaged."""
     checkpoints = Checkpoints(
-        config.run.checkpoints_root, student_fields(config, Cohort.open(config.run.artifacts_root)), None
+        config.run.artifacts_root, student_fields(config, Cohort.open(config.run.artifacts_root)), None
     )
     newest = checkpoints.newest(say)
     selection = Selection.from_json(newest.extra["selection"]) if newest else None

@@ -1,41 +1,29 @@
 """A model on an object store: the same fingerprint as its folder, copied once per machine, whole or not at all."""
 
 import os
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pytest
-from pyarrow import fs
 
-import ckd.store.filesystems
 import ckd.store.models
 from ckd.config import TeacherConfig
 from ckd.errors import ArtifactError, ConfigError
-from ckd.store.models import local_folder, model_fields, revision
+from ckd.store.files import read_bytes, write_bytes
+from ckd.store.folders import upload_folder
+from ckd.store.models import folder_hash, local_folder, model_fields, revision
 from ckd.teacher.embed import EmbedWorker, teacher_fields
 from ckd.teacher.engine_hf import TransformersEngine
 from tests.teacher.embedded import embedded, visits
 
 
 @pytest.fixture
-def bucket(tmp_path, monkeypatch, teacher_folder):
-    """`bucket://<path>` leads to a memory file system that holds the tiny teacher; this machine's cache is empty."""
-    memory = fsspec.filesystem("memory")
-    filesystem = fs.PyFileSystem(fs.FSSpecHandler(memory))
-    others = ckd.store.filesystems.others
-    monkeypatch.setattr(
-        ckd.store.filesystems,
-        "others",
-        lambda path: (filesystem, path.removeprefix("bucket://")) if path.startswith("bucket://") else others(path),
-    )
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for file in Path(f"{teacher_folder}/base").iterdir():
-        memory.pipe_file(f"/models{tmp_path}/{file.name}", file.read_bytes())
-    memory.pipe_file(f"/models{tmp_path}/original/weights.pth", b"never copied")
-    return f"bucket://models{tmp_path}"
+def bucket(root, teacher_folder):
+    """A URL at which the tiny teacher lies; this machine's cache is empty."""
+    upload_folder(f"{teacher_folder}/base", f"{root}/base")
+    write_bytes(f"{root}/base/original/weights.pth", b"never copied")
+    return f"{root}/base"
 
 
 def copies(tmp_path):
@@ -53,36 +41,30 @@ def test_a_url_has_the_fingerprint_of_its_folder_before_and_after_it_is_copied(t
     assert local_folder("teacher.base_model", f"{teacher_folder}/base") == f"{teacher_folder}/base"
 
 
-def test_two_workers_copy_a_model_once_and_a_killed_ones_remains_are_replaced(tmp_path, bucket, monkeypatch):
-    counted, download, counting = [], ckd.store.models._download, threading.Lock()
-
-    def count(name, files, copy):
-        with counting:
-            counted.append(copy)
-        copy.with_suffix(".tmp").mkdir()
-        (copy.with_suffix(".tmp") / "model.safetensors").write_bytes(b"half")
-        download(name, files, copy)
-
-    monkeypatch.setattr(ckd.store.models, "_download", count)
+def test_workers_copy_a_model_once_and_a_killed_ones_remains_are_replaced(tmp_path, bucket, gate, teacher_folder):
+    copy = Path(local_folder("teacher.base_model", bucket))
+    copy.rename(copy.with_suffix(".tmp"))
+    (copy.with_suffix(".tmp") / "model.safetensors").write_bytes(b"half")
+    before = len(gate.seen)
     with ThreadPoolExecutor(4) as pool:
         folders = set(pool.map(lambda _: local_folder("teacher.base_model", bucket), range(4)))
-    assert len(folders) == len(counted) == 1
-    assert copies(tmp_path) == [Path(folders.pop()).name]
+    assert folders == {str(copy)} and copies(tmp_path) == [copy.name]
+    assert (copy / "model.safetensors").read_bytes() == Path(f"{teacher_folder}/base/model.safetensors").read_bytes()
+    read = [path for method, path in gate.seen[before:] if method == "GET" and "model.safetensors" in path]
+    assert len(read) == 1
 
 
 def test_a_changed_model_is_another_copy(tmp_path, bucket):
     before = local_folder("teacher.base_model", bucket)
-    path = "/" + bucket.removeprefix("bucket://") + "/config.json"
-    memory = fsspec.filesystem("memory")
-    memory.pipe_file(path, memory.cat_file(path) + b"\n")
+    write_bytes(f"{bucket}/config.json", read_bytes(f"{bucket}/config.json") + b"\n")
     assert local_folder("teacher.base_model", bucket) != before
     assert len(copies(tmp_path)) == 2
 
 
-def test_a_url_without_a_model_is_a_config_error(bucket):
+def test_a_url_without_a_model_is_a_config_error(root):
     for ask in (model_fields, local_folder):
-        with pytest.raises(ConfigError, match=r"teacher\.base_model=bucket://nowhere: no config\.json there"):
-            ask("teacher.base_model", "bucket://nowhere")
+        with pytest.raises(ConfigError, match=r"teacher\.base_model=s3://bucket/.*/nowhere: no config\.json there"):
+            ask("teacher.base_model", f"{root}/nowhere")
     with pytest.raises(ConfigError, match=r"nothing://x: no file system for it"):
         model_fields("teacher.base_model", "nothing://x")
 
@@ -110,16 +92,11 @@ def test_a_worker_refuses_a_copy_that_is_not_what_the_driver_saw(tmp_path, bucke
         EmbedWorker(config, fields)(cohort.shards[0])
 
 
-def test_a_large_files_hash_reads_a_sample_and_the_same_one_everywhere(tmp_path, monkeypatch):
+def test_a_large_files_hash_reads_a_sample_and_the_same_one_everywhere(tmp_path, root, monkeypatch):
     monkeypatch.setattr(ckd.store.models, "_WHOLE", 1000)
     monkeypatch.setattr(ckd.store.models, "_BLOCK", 64)
     monkeypatch.setattr(ckd.store.models, "_SAMPLES", 10)
-    memory = fsspec.filesystem("memory")
-    filesystem = fs.PyFileSystem(fs.FSSpecHandler(memory))
-    monkeypatch.setattr(ckd.store.filesystems, "others", lambda path: (filesystem, path.removeprefix("bucket://")))
     content = np.random.default_rng(0).bytes(5000)
     (tmp_path / "a.bin").write_bytes(content)
-    memory.pipe_file(f"/sampled{tmp_path}/a.bin", content)
-    assert ckd.store.models.folder_hash(tmp_path, lambda _: True) == ckd.store.models.folder_hash(
-        f"bucket://sampled{tmp_path}", lambda _: True
-    )
+    write_bytes(f"{root}/a.bin", content)
+    assert folder_hash(tmp_path, lambda _: True) == folder_hash(root, lambda _: True)

@@ -16,27 +16,18 @@ from ckd.visits.labels import render_output
 from jobs import ingest, pipeline, status, verify
 from jobs.cli import main
 from jobs.console import Console
-from tests.store.object_store import BUCKET, no_fault, proxy, s3_server
+from tests.store.object_store import no_fault
 from tests.student.student_cohort import make_base, make_visits
 
 STAGES = ("visits", "embeddings", "soft_labels", "tokens", "predictions")
 PUBLIC = ("data/hands_name_train.json", "data/hands_name_val.json", "lora/teacher_classification_head.pt")
 
 
-@pytest.fixture(scope="module")
-def gate():
-    with s3_server() as port, proxy(port) as made:
-        yield made
-
-
 @pytest.fixture
-def root(gate, tmp_path, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", gate.url)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    yield f"s3://{BUCKET}/{tmp_path.name}"
-    gate.fault = no_fault
+def root(root, monkeypatch):
+    """With as many attempts as users have."""
+    monkeypatch.delenv("AWS_MAX_ATTEMPTS")
+    return root
 
 
 @pytest.fixture

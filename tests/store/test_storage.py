@@ -1,6 +1,5 @@
 """Storage at s3:// through a proxy that fails: what is written is whole or not there, what can be had is had, what cannot is one line, exit 3."""
 
-import gzip
 import json
 import os
 import subprocess
@@ -15,33 +14,23 @@ import pytest
 from ckd.errors import ArtifactError, ConfigError, UnreachableError
 from ckd.store import filesystems
 from ckd.store.artifacts import FolderArtifact, Stage
-from ckd.store.files import delete, exists, file_size, join, list_files, read_bytes, size_and_hash, write_bytes
-from ckd.store.folders import fetched_folder, upload_folder
+from ckd.store.files import (
+    delete,
+    exists,
+    file_size,
+    join,
+    list_files,
+    read_bytes,
+    size_and_hash,
+    write_bytes,
+    write_file,
+)
+from ckd.store.folders import fetched_folder
 from jobs import events
 from jobs.console import Console
-from tests.store.object_store import BUCKET, free_port, gcs_server, no_fault, proxy, s3_server
+from tests.store.object_store import BUCKET, free_port, gcs_server, no_fault
 
 LARGE = b"0123456789abcdef" * (25 << 16)  # 25 MiB: three parts of a multipart upload
-
-
-@pytest.fixture(scope="module")
-def gate():
-    """The proxy before the S3 server."""
-    with s3_server() as port, proxy(port) as made:
-        yield made
-
-
-@pytest.fixture
-def root(gate, tmp_path, monkeypatch):
-    """A folder of this test's own at s3://; the gate lets everything through; few and short pauses between attempts."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", gate.url)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    gate.fault = no_fault
-    yield f"s3://{BUCKET}/{tmp_path.name}"
-    gate.fault = no_fault
 
 
 def every(nth, what, methods=("GET", "PUT", "POST", "HEAD")):
@@ -118,13 +107,17 @@ def test_retries_do_not_run_out_in_a_long_life(root, gate):
         assert not exists(join(root, "nowhere"))
 
 
-def test_a_compressed_file_is_copied_as_it_is(root, tmp_path):
-    (tmp_path / "tables").mkdir()
-    (tmp_path / "tables" / "a.csv.gz").write_bytes(gzip.compress(b"a,b\n"))
-    upload_folder(str(tmp_path / "tables"), join(root, "tables"))
-    write_bytes(join(root, "tables/b.csv.gz"), (tmp_path / "tables" / "a.csv.gz").read_bytes())
-    copy = Path(fetched_folder(join(root, "tables")))
-    assert {gzip.decompress((copy / name).read_bytes()) for name in ("a.csv.gz", "b.csv.gz")} == {b"a,b\n"}
+def test_an_upload_starts_only_when_everything_has_been_written(root, gate):
+    def fail(stream):
+        stream.write(b"half")
+        raise RuntimeError("cut")
+
+    before = len(gate.seen)
+    with pytest.raises(RuntimeError):
+        write_file(join(root, "a.bin"), fail)
+    assert len(gate.seen) == before and list_files(root) == []
+    write_bytes(join(root, "a.bin"), b"whole")
+    assert read_bytes(join(root, "a.bin")) == b"whole"
 
 
 @pytest.mark.parametrize("size", [1000, len(LARGE)], ids=["one request", "many parts"])
@@ -158,7 +151,7 @@ def test_a_connection_cut_in_the_middle_of_a_large_upload_is_made_up_for(root, g
 def test_a_writer_killed_in_the_middle_of_an_upload_leaves_nothing_visible(root, gate):
     gate.fault = lambda number, method, path: 5.0 if "partNumber=3" in path else None
     before = len(gate.seen)
-    script = f"from ckd.store import write_bytes; write_bytes({join(root, 'large')!r}, bytes({len(LARGE)}))"
+    script = f"from ckd.store.files import write_bytes; write_bytes({join(root, 'large')!r}, bytes({len(LARGE)}))"
     writer = subprocess.Popen([sys.executable, "-c", script])
     deadline = time.monotonic() + 60
     while not any("partNumber=3" in path for _, path in gate.seen[before:]):
@@ -210,72 +203,6 @@ def test_a_url_that_cannot_be_used_is_a_config_error_that_shows_no_secret(root, 
     with pytest.raises(ConfigError, match="expected") as error:
         read_bytes(url)
     assert "secret" not in str(error.value)
-
-
-def test_a_folder_goes_up_footer_last_and_comes_down_whole(root, gate, tmp_path):
-    local, artifact = tmp_path / "student", FolderArtifact(join(root, "student"), {"seed": 1})
-    (local / "inner").mkdir(parents=True)
-    (local / "a.bin").write_bytes(b"weights")
-    (local / "inner" / "b.bin").write_bytes(b"")
-    before = len(gate.seen)
-    artifact.commit_from(str(local), {"step": 3})
-    puts = [path for method, path in gate.seen[before:] if method == "PUT"]
-    assert "artifact.json" in puts[-1] and len(puts) == 3
-    artifact.verify()
-    assert artifact.is_done() and artifact.load()["extra"] == {"step": 3}
-    copy = fetched_folder(artifact.folder)
-    assert sorted(str(p.relative_to(copy)) for p in Path(copy).rglob("*") if p.is_file()) == [
-        "a.bin",
-        "artifact.json",
-        "inner/b.bin",
-    ]
-    assert fetched_folder(artifact.folder) == copy and fetched_folder(str(local)) == str(local)
-    (local / "a.bin").write_bytes(b"weightz")
-    artifact.commit_from(str(local))
-    other = fetched_folder(artifact.folder)
-    assert other != copy and Path(other, "a.bin").read_bytes() == b"weightz"
-
-
-def test_a_folder_whose_upload_breaks_off_is_not_committed(root, gate, tmp_path):
-    local, artifact = tmp_path / "student", FolderArtifact(join(root, "student"), {})
-    local.mkdir()
-    (local / "a.bin").write_bytes(b"old")
-    artifact.commit_from(str(local))
-    (local / "a.bin").write_bytes(b"new")
-    gate.fault = always("cut")
-    with pytest.raises(UnreachableError):
-        artifact.commit_from(str(local))
-    gate.fault = no_fault
-    assert artifact.load() is None, "what is half new does not look whole"
-    upload_folder(str(local), artifact.folder)
-    artifact.verify()
-
-
-@pytest.mark.parametrize("name", ["../escaped", "/etc/escaped", "a/../../escaped", "a\\b", ""])
-def test_a_listed_name_that_leads_out_of_its_folder_is_refused(root, tmp_path, name):
-    for folder in (join(root, "evil"), str(tmp_path / "evil")):
-        facts = {"size": 1, "sha256": "0" * 64}
-        write_bytes(join(folder, "artifact.json"), json.dumps({"fields": {}, "files": {name: facts}}).encode())
-        with pytest.raises(ArtifactError, match="no plain relative name"):
-            FolderArtifact(folder, {}).verify()
-    with pytest.raises(ArtifactError, match="no plain relative name"):
-        fetched_folder(join(root, "evil"))
-    assert not list(tmp_path.rglob("escaped"))
-
-
-def test_a_folder_with_a_missing_or_changed_file_is_not_fetched(root, tmp_path):
-    local, artifact = tmp_path / "head", FolderArtifact(join(root, "head"), {})
-    local.mkdir()
-    (local / "a.bin").write_bytes(b"weights")
-    artifact.commit_from(str(local))
-    write_bytes(join(artifact.folder, "a.bin"), b"weightz")
-    with pytest.raises(ArtifactError, match="a.bin: changed"):
-        fetched_folder(artifact.folder)
-    delete(join(artifact.folder, "a.bin"))
-    with pytest.raises(ArtifactError, match="a.bin: missing"):
-        fetched_folder(artifact.folder)
-    with pytest.raises(ArtifactError, match="no file there"):
-        fetched_folder(join(root, "nowhere"))
 
 
 def lines(root):

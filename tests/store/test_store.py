@@ -77,25 +77,6 @@ def test_an_exception_while_writing_leaves_the_old_file_and_no_temp_file(tmp_pat
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_an_upload_starts_only_when_everything_has_been_written(tmp_path, monkeypatch):
-    from pyarrow import fs
-
-    import ckd.store.filesystems
-
-    bucket = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
-    monkeypatch.setattr(ckd.store.filesystems, "others", lambda path: (bucket, path.removeprefix("bucket://")))
-
-    def fail(stream):
-        stream.write(b"half")
-        raise RuntimeError("cut")
-
-    with pytest.raises(RuntimeError):
-        write_file("bucket://a.bin", fail)
-    assert list_files("bucket://") == []
-    write_bytes("bucket://a.bin", b"whole")
-    assert read_bytes("bucket://a.bin") == b"whole"
-
-
 def test_a_writer_killed_in_the_middle_leaves_nothing_under_the_final_name(tmp_path):
     script = textwrap.dedent(f"""
         import os, signal

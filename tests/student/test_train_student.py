@@ -137,13 +137,13 @@ def test_checkpoints_on_an_object_store_that_fails_now_and_then_continue_exactly
     gate.fault = lambda number, method, path: (500 if number % 12 else "cut") if number % 6 == 0 else None
     with pytest.raises(MachineLostError):
         run_train(config, Ear(4))
-    broken = join(config.run.checkpoints_root, "checkpoints", "step-0000004", "model.safetensors")
+    broken = join(config.run.artifacts_root, "checkpoints", "step-0000004", "model.safetensors")
     write_bytes(broken, read_bytes(broken)[:-1] + b"?")
     ear = run_train(config)
     assert any("step-0000004" in r.get("line", "") and "not whole" in r["line"] for r in ear.reports)
     assert {"started": 3, "world": 1} in ear.reports
     assert_same(weights(config), weights(undisturbed[0]))
-    assert list_folders(join(config.run.checkpoints_root, "checkpoints")) == ["step-0000006", "step-0000008"], (
+    assert list_folders(join(config.run.artifacts_root, "checkpoints")) == ["step-0000006", "step-0000008"], (
         "old ones are pruned"
     )
     left = [
