@@ -59,7 +59,7 @@ class Course(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
             self.trainer.resume = None
         if step >= self.ask_next:
             self.leaving = self._ask(step)
-        wanted = self.leaving or step % self.trainer.student.checkpoint_steps == 0
+        wanted = self.leaving or step % args.save_steps == 0
         # The end of an epoch saves by itself, after scoring: a checkpoint before it would skip the score on resume.
         control.should_save = wanted and step % self.steps_per_epoch != 0
         control.should_training_stop = self.leaving
@@ -97,7 +97,7 @@ class Course(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
         loss, visits = self.trainer.take_recent()
         if not math.isfinite(loss):
             raise ConfigError(
-                f"student.learning_rate={self.trainer.student.learning_rate}: the loss is no longer finite at step {step}; lower it"
+                f"student.learning_rate={self.trainer.args.learning_rate}: the loss is no longer finite at step {step}; lower it"
             )
         seconds = max(time.monotonic() - self.asked_at, 1e-6)
         pace = math.ceil(self.seconds_between * (step - self.asked_step) / seconds)

@@ -148,8 +148,8 @@ def _trainer(
     selection: Selection,
     start: Checkpoint | None,
 ) -> "StudentTrainer":
-    from ckd.student import learning
     from ckd.student.batches import Batches
+    from ckd.student.loss import Loss
     from ckd.student.model import new_student
     from ckd.student.resume import prepare
     from ckd.student.trainer import MicroBatches, StudentTrainer, training_arguments
@@ -157,7 +157,7 @@ def _trainer(
     resume = prepare(start, place.ranks, config.student.zero_stage if place.deepspeed else None) if start else None
     # Before the arguments: they switch ZeRO-3's partitioned loading on, which a BERT does not need and which skips our seed.
     model = new_student(config)
-    losses = learning.prepare(config, model, examples, place.ranks)
+    loss = Loss.prepare(config, model, examples, place.ranks)
     batches = Batches(
         examples,
         seed=config.seed,
@@ -183,7 +183,7 @@ def _trainer(
         ranks=place.ranks,
         checkpoints=checkpoints,
         selection=selection,
-        learning=losses,
+        loss=loss,
         resume=resume,
     )
 

@@ -15,8 +15,7 @@ from ckd.config import Config
 from ckd.student.batches import Batches, pad
 from ckd.student.checkpoint import Checkpoints
 from ckd.student.examples import Examples, ShardExamples
-from ckd.student.learning import Learning
-from ckd.student.loss import micro_batch_loss
+from ckd.student.loss import Loss, micro_batch_loss
 from ckd.student.model import rows_per_micro_batch
 from ckd.student.ranks import Ranks
 from ckd.student.resume import Resume, random_seed
@@ -55,21 +54,15 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
         ranks: Ranks,
         checkpoints: Checkpoints,
         selection: Selection,
-        learning: Learning,
+        loss: Loss,
         resume: Resume | None = None,
     ) -> None:
         super().__init__(model=model, args=arguments, train_dataset=data)
         self.remove_callback(PrinterCallback)
         # BERT's forward takes **kwargs, from which the Trainer concludes that its loss is already divided by the accumulation.
         self.model_accepts_loss_kwargs = False
-        self.data, self.student, self.ranks, self.checkpoints, self.selection = (
-            data,
-            learning.student,
-            ranks,
-            checkpoints,
-            selection,
-        )
-        self.learning = learning.on(self.args.device)
+        self.data, self.ranks, self.checkpoints, self.selection = data, ranks, checkpoints, selection
+        self.loss = loss.on(self.args.device)
         self.seed, self.resume = arguments.seed, resume
         self.gradient_norm: float | None = None
         self.recent = torch.zeros(
@@ -85,12 +78,10 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
     ) -> Any:
         """The micro-batch's share of the global batch's loss; see ckd.student.loss."""
         output = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-        losses_r = self.learning.losses(output, inputs)
-        micro_batches = self.ranks.world * self.student.gradient_accumulation
-        loss = micro_batch_loss(
-            losses_r, inputs["weight"], micro_batches=micro_batches, batch_size=self.student.batch_size
-        )
-        self.recent += torch.stack([(losses_r.detach() * inputs["weight"]).sum(), inputs["weight"].sum()])
+        losses_R, weight_R, batches = self.loss(output, inputs), inputs["weight"], self.data.batches
+        micro_batches = batches.world * batches.accumulation
+        loss = micro_batch_loss(losses_R, weight_R, micro_batches=micro_batches, batch_size=batches.batch_size)
+        self.recent += torch.stack([(losses_R.detach() * weight_R).sum(), weight_R.sum()])
         return (loss, output) if return_outputs else loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
@@ -219,7 +210,8 @@ def training_arguments(
         bf16=bf16,
         seed=config.seed,
         use_cpu=device.type == "cpu",
-        save_strategy="no",
+        save_strategy="no",  # callback saves every save_steps
+        save_steps=s.checkpoint_steps,
         logging_strategy="no",
         logging_nan_inf_filter=False,  # it would wait for the GPU after every micro-batch; callback looks at the loss
         eval_strategy="no",

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckd.student.loss import micro_batch_loss, visit_loss
+from ckd.config import StudentConfig
+from ckd.student.loss import Embeddings, Loss, SoftLabels, TrueLabels, micro_batch_loss, wanted
 from ckd.student.order import deal
 
 
@@ -28,6 +29,12 @@ def example(visits: int, seed: int = 0):
     logits, soft = torch.randn(2, visits, 25, generator=generator, dtype=torch.float32)
     hard = (torch.rand(visits, 25, generator=generator) < 0.2).float()
     return logits, hard, soft, torch.rand(visits, generator=generator)
+
+
+def visit_loss(logits, hard, soft, share, temperature, positive_weight=None):
+    """The loss of the labels."""
+    loss = Loss((TrueLabels(positive_weight), SoftLabels(temperature)))
+    return loss({"logits": logits}, {"hard": hard, "soft_logits": soft, "hard_weight": share})
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
@@ -84,3 +91,53 @@ def test_averaged_gradients_are_the_sum_over_visits_by_batch_size(visits, world,
             micro_batch_loss(losses, weight, micro_batches=world * accumulation, batch_size=batch_size).backward()
             averaged += copy.grad / (world * accumulation)
     assert torch.allclose(averaged, network.grad, atol=1e-6)
+
+
+def in_one_piece(outputs, batch, temperature, positive_weight, weight, scale):
+    """The same loss as one function, as it was written before each term had a class."""
+    from torch.nn.functional import binary_cross_entropy_with_logits as bce
+
+    logits, hard_weight = outputs["logits"].float(), batch["hard_weight"]
+    hard = bce(logits, batch["hard"], reduction="none", pos_weight=positive_weight).mean(1)
+    softened = (batch["soft_logits"] / temperature).sigmoid()
+    soft = bce(logits / temperature, softened, reduction="none").mean(1) * temperature**2
+    standardised = (batch["embedding"].float() - scale[0]) / scale[1]
+    apart = 1 - torch.nn.functional.cosine_similarity(outputs["projected"].float(), standardised, dim=1)
+    return hard_weight * hard + (1 - hard_weight) * soft + weight * (apart * batch["embedding"].float().any(dim=1))
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_sum_of_the_terms_and_its_gradients_are_the_old_formula_s_to_the_last_bit(kind, seed):
+    logits, hard, soft, share = example(9, seed)
+    generator = torch.Generator().manual_seed(seed)
+    projected, embedding = torch.randn(2, 9, 6, generator=generator)
+    embedding[3] = 0
+    scale = (torch.randn(6, generator=generator), torch.rand(6, generator=generator) + 0.5)
+    batch = {"hard": hard, "soft_logits": soft, "hard_weight": share, "embedding": embedding.half()}
+    weights = torch.rand(25, generator=generator) * 9
+    terms = Loss((TrueLabels(weights), SoftLabels(2.0), Embeddings(0.7, *scale))).on(torch.device("cpu"))
+
+    found = []
+    for loss in (terms, lambda outputs, batch: in_one_piece(outputs, batch, 2.0, weights, 0.7, scale)):
+        outputs = {
+            name: value.to(kind).requires_grad_() for name, value in (("logits", logits), ("projected", projected))
+        }
+        losses = loss(outputs, batch)
+        losses.sum().backward()
+        found.append((losses, outputs["logits"].grad, outputs["projected"].grad))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "terms"),
+    [
+        ({}, [TrueLabels, SoftLabels]),
+        ({"hard_weight": 1}, [TrueLabels]),
+        ({"hard_weight": 1, "use_unlabeled": True}, [TrueLabels, SoftLabels]),
+        ({"hard_weight": 1, "embedding_weight": 0.1}, [TrueLabels, Embeddings]),
+        ({"hard_weight": 0, "embedding_weight": 1}, [TrueLabels, SoftLabels, Embeddings]),
+    ],
+)
+def test_only_terms_with_a_weight_are_learned(settings, terms):
+    assert wanted(StudentConfig(**settings)) == terms

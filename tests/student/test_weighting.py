@@ -8,14 +8,13 @@ import torch
 
 from ckd.config import Config
 from ckd.student.fingerprint import student_fields
-from ckd.student.loss import visit_loss
+from ckd.student.loss import MOST, positive_weights
 from ckd.student.train import train
-from ckd.student.weighting import MOST, positive_weights
 from ckd.visits.cohort import Cohort
 from ckd.visits.labels import INSTRUCTION, NUM_LABELS
 from ckd.visits.visit import Visit
 from tests.student.student_cohort import make_base, make_cohort, make_config, make_tokens, make_visits
-from tests.student.test_loss import example, plain_bce
+from tests.student.test_loss import example, plain_bce, visit_loss
 
 
 def commit(root, rows):
@@ -43,7 +42,7 @@ def test_weights_are_negatives_by_positives_of_train_capped_and_one_without_posi
 def test_the_hard_part_is_its_formula_and_the_soft_part_stays():
     logits, hard, soft, share = example(5)
     weight = torch.linspace(0.5, 3, 25)
-    found = visit_loss(logits, hard, soft, share, 2.0, positive_weight_l=weight)
+    found = visit_loss(logits, hard, soft, share, 2.0, weight)
     for i in range(5):
         total = 0.0
         for label in range(25):
