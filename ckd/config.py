@@ -1,4 +1,4 @@
-"""The configuration: every key, its default and meaning, as frozen pydantic models. Reading it from YAML belongs to configfile."""
+"""The configuration: every key with its default and meaning, as frozen pydantic models. configfile reads it."""
 
 import re
 from pathlib import Path
@@ -46,6 +46,9 @@ class Workers(Section):
         return str(self.min) if self.min == self.max else f"{self.min}..{self.max}"
 
 
+IN_PROCESS = Workers(min=0, max=0)
+
+
 class RunConfig(Section):
     """Where a run's files go."""
 
@@ -54,19 +57,19 @@ class RunConfig(Section):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         description="folder name of this run's artifacts and results",
     )
-    artifacts: str = Field("", description="folder or URL for stage outputs; empty: <run.results>/<run.name>/artifacts")
+    artifacts: str = Field("", description="folder or URL of the stages; empty: <run.results>/<run.name>/artifacts")
     results: str = Field(
         "results",
         min_length=1,
-        description="folder or URL for results/<run>/… and the public heads_results*, test_metrics.txt",
+        description="folder or URL of results/<run>/… and of the public heads_results* and test_metrics.txt",
     )
     public_files: str = Field(
         ".",
         min_length=1,
-        description="folder or URL under which data/hands_name_*.json and lora/teacher_classification_head.pt go",
+        description="folder or URL below which data/hands_name_*.json and lora/teacher_classification_head.pt go",
     )
     shared_mounts: tuple[str, ...] = Field(
-        (), description="folders that all machines of a cluster mount; its jobs take only URLs and paths below them"
+        (), description="folders that all machines of a cluster mount; jobs there take only URLs and paths below them"
     )
 
     @field_validator("artifacts", "results", "public_files")
@@ -88,15 +91,11 @@ class RunConfig(Section):
 class DataConfig(Section):
     """The visits."""
 
-    train: str = Field(
-        "", description="JSONL (.json, .jsonl, .gz), Parquet file, or a folder of Parquet parts; path or URL"
-    )
-    tuning: str = Field(
-        "", description="rows for early stopping and thresholds; halved with held_out when data.held_out is empty"
-    )
-    held_out: str = Field("", description="rows that only evaluation sees")
+    train: str = Field("", description="JSONL (.json, .jsonl, .gz), Parquet or a folder of Parquet; path or URL")
+    tuning: str = Field("", description="for early stopping and thresholds; half becomes held_out if that is empty")
+    held_out: str = Field("", description="rows that only the evaluation reads")
     split: Literal["files", "public"] = Field(
-        "files", description="files: rows own split wins, else the file decides; public: re-split 72/8/20"
+        "files", description="files: a row's own split wins, else its file decides; public: split anew, 72/8/20"
     )
     max_bad_rows: int = Field(0, ge=0, description="stop (exit 2) when more rows than this are quarantined")
     shard_rows: int = Field(4096, ge=1, description="visits per shard: the unit of work and of loss")
@@ -106,54 +105,48 @@ class TeacherConfig(Section):
     """The frozen language model."""
 
     base_model: str = Field(
-        "Qwen/Qwen2.5-7B-Instruct", description="folder, s3:// or gs:// folder, or Hub id of the causal language model"
+        "Qwen/Qwen2.5-7B-Instruct", description="folder, s3:// or gs:// folder, or Hub id of a causal language model"
     )
-    adapter: str = Field("", description="LoRA adapter folder or URL, as PEFT or LLaMA-Factory write it; empty: none")
+    adapter: str = Field("", description="LoRA folder or URL, as PEFT or LLaMA-Factory write it; empty: none")
     adapter_share: float = Field(
         0,
         ge=0,
         lt=1,
-        description="share of the train subjects that alone the adapter was tuned on (ckd export jsonl --adapter-share); 0: on any",
+        description="share of the train subjects on which the adapter was tuned (ckd export jsonl --adapter-share); "
+        "0: it may know all of them",
     )
     merge_adapter: bool = Field(
-        False, description="add the adapter into the weights: faster, but in bfloat16 a weak one can get lost"
+        False, description="add the adapter to the weights: faster, but bfloat16 can lose a weak one"
     )
     engine: Literal["transformers", "vllm"] = Field(
-        "transformers", description="what runs the forward pass; vllm: pip install '.[vllm]'"
+        "transformers", description="what computes the forward pass; vllm: pip install '.[vllm]'"
     )
-    max_length: int = Field(
-        1536, ge=8, description="tokens per prompt; longer visits lose visit text, never the template's tail"
-    )
+    max_length: int = Field(1536, ge=8, description="tokens per prompt; longer visits lose text, never the template")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="compute type")
     store_dtype: Literal["float32", "float16"] = Field("float16", description="type of the stored embeddings")
     token_budget: int = Field(
-        0, ge=0, description="padded tokens per batch; 0: found on the GPU and remembered there, 1024 on a CPU"
+        0, ge=0, description="padded tokens per batch; 0: found on a GPU and remembered, else 1024"
     )
     compile: bool = Field(False, description="torch.compile the decoder (transformers engine)")
-    device_map: Literal["", "auto"] = Field(
-        "", description="auto: spread the model over all GPUs of a worker (transformers engine)"
-    )
+    device_map: Literal["", "auto"] = Field("", description="auto: spread over all GPUs of a worker (transformers)")
     tensor_parallel: int = Field(1, ge=1, description="GPUs that share one model (vllm engine)")
-    price_per_hour: float = Field(
-        0, ge=0, description="what one GPU costs per hour, in any currency, for the cost figure; 0: no such figure"
-    )
-    workers: Workers = Field(
-        Workers(min=0, max=0), description="Ray actors: N or min..max; 0: in this process, without Ray"
-    )
+    price_per_hour: float = Field(0, ge=0, description="of one GPU, any currency, for the cost figure; 0: no cost")
+    workers: Workers = Field(IN_PROCESS, description="Ray actors: N or min..max; 0: in this process, without Ray")
     gpus_per_worker: float = Field(0, ge=0, description="GPUs that each actor reserves; never detected")
 
 
 class HeadConfig(Section):
     """The 25-label linear head on the embeddings."""
 
-    folds: int = Field(5, ge=2, description="cross-fitting folds by subject; at most the number of training subjects")
+    folds: int = Field(5, ge=2, description="cross-fitting folds by subject; at most as many as training subjects")
     epochs: int = Field(20, ge=1, description="most passes over the training embeddings")
     batch_size: int = Field(256, ge=1, description="visits per step")
     learning_rate: float = Field(2e-3, gt=0, description="Adam step size on standardised embeddings")
     l2: float = Field(1e-4, ge=0, description="weight of ½·l2·‖W‖² (standardised weights, bias excluded) per label")
     cross_fitted: bool = Field(
         True,
-        description="training visits get the head of their fold; false: the final head, which has learned their labels, for comparison only",
+        description="training visits get the head of their fold; false, only to compare: the final head, which has "
+        "learned their labels",
     )
 
 
@@ -165,12 +158,8 @@ class StudentConfig(Section):
         description="folder, s3:// or gs:// folder, or Hub id for AutoModelForSequenceClassification",
     )
     max_length: int = Field(512, ge=8, description="tokens per visit text; a longer one loses its end")
-    hard_weight: float = Field(
-        0.9, ge=0, le=1, description="weight of the true labels' loss; the soft labels get the rest"
-    )
-    temperature: float = Field(
-        1.0, gt=0, description="soft labels and student logits are divided by it in the soft loss"
-    )
+    hard_weight: float = Field(0.9, ge=0, le=1, description="weight of the true labels; the soft ones get the rest")
+    temperature: float = Field(1.0, gt=0, description="divides both logits in the loss of the soft labels")
     embedding_weight: float = Field(
         0,
         ge=0,
@@ -178,12 +167,13 @@ class StudentConfig(Section):
     )
     class_weighting: Literal["none", "balanced"] = Field(
         "none",
-        description="balanced: positives count negatives/positives of train, at most 20, in the true labels' loss; probabilities come out too high",
+        description="balanced: a positive counts negatives/positives of train, at most 20, in the true labels' loss; "
+        "probabilities come out too high",
     )
     batch_size: int = Field(32, ge=1, description="visits per optimizer step over all workers")
     gradient_accumulation: int = Field(1, ge=1, description="micro-batches per optimizer step and worker")
     activation_checkpointing: bool = Field(
-        False, description="compute activations again in the backward pass: less memory, more time, the same values"
+        False, description="compute activations again in the backward pass: less memory, more time, equal values"
     )
     epochs: int = Field(10, ge=1, description="most passes over the training visits")
     patience: int = Field(3, ge=1, description="epochs without a better tuning score before stopping")
@@ -194,21 +184,19 @@ class StudentConfig(Section):
     checkpoint_steps: int = Field(200, ge=1, description="optimizer steps between checkpoints")
     zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage (workers >= 1)")
     workers: Workers = Field(
-        Workers(min=0, max=0),
-        description="Ray Train workers: N or min..max (elastic); 0: plain Trainer in this process",
+        IN_PROCESS, description="Ray Train workers: N or min..max (elastic); 0: plain Trainer in this process"
     )
     gpus_per_worker: float = Field(0, ge=0, description="GPUs that each worker reserves; never detected")
-    use_unlabeled: bool = Field(
-        False, description="embed unlabeled train visits too and learn from their soft labels alone"
-    )
+    use_unlabeled: bool = Field(False, description="embed unlabeled train visits too; learn from their soft labels")
 
     @model_validator(mode="after")
     def _enough_for_all(self) -> Self:
         most = max(self.workers.max, 1) * self.gradient_accumulation
         if self.batch_size < most:
             raise ValueError(
-                f"batch_size={self.batch_size} leaves nothing to do for some of {self.workers.max or 1} workers x {self.gradient_accumulation} "
-                f"micro-batches (workers, gradient_accumulation); raise batch_size to at least {most} or lower the others"
+                f"batch_size={self.batch_size} leaves nothing to do for some of {self.workers.max or 1} workers x "
+                f"{self.gradient_accumulation} micro-batches (workers, gradient_accumulation); "
+                f"raise batch_size to at least {most} or lower the others"
             )
         return self
 
@@ -218,7 +206,7 @@ class EvaluationConfig(Section):
 
     threshold_for: Literal["f1", "sensitivity", "precision"] = Field(
         "f1",
-        description="what each label's threshold on calibrated probabilities is chosen for: the largest f1, or threshold_target's share",
+        description="what a label's threshold on calibrated probabilities reaches: the largest f1, or threshold_target",
     )
     threshold_target: float | None = Field(
         None,
@@ -226,9 +214,8 @@ class EvaluationConfig(Section):
         le=1,
         description="sensitivity: the share of the positives found; precision: the share of right alarms",
     )
-
     resamples: int = Field(
-        1000, ge=100, description="bootstrap draws of the held_out patients: the intervals and p-values in metrics.json"
+        1000, ge=100, description="bootstrap draws of the held_out patients, for intervals and p-values in metrics.json"
     )
 
     @model_validator(mode="after")
@@ -248,28 +235,18 @@ class IngestConfig(Section):
     treatment: Literal["lift", "count", "placebo", "none"] = Field(
         "lift", description="how drugs are chosen for the treatment clause"
     )
-    min_support: int = Field(
-        20, ge=1, description="subjects that a drug needs beside a disease before it may stand in the clause"
-    )
+    min_support: int = Field(20, ge=1, description="subjects with drug and disease that a drug in the clause needs")
     top_drugs: int = Field(5, ge=1, description="drugs per disease in the clause")
-    folds: int = Field(
-        5, ge=2, le=100, description="subject folds: a train visit's clause comes from the other folds' subjects"
-    )
+    folds: int = Field(5, ge=2, le=100, description="subject folds: a train visit's clause is from the others")
     tuning_share: float = Field(0.1, ge=0, lt=1, description="share of the subjects in tuning, by hash")
     held_out_share: float = Field(0.2, ge=0, lt=1, description="share of the subjects in held_out, by hash")
     split_column: str = Field(
-        "", description="column of the visits or patients (site, year group) that decides the split instead of the hash"
+        "", description="column of the visits or patients (site, year group) that decides the split, not the hash"
     )
-    tuning_values: tuple[str, ...] = Field(
-        (), description="values of split_column in tuning; none: by hash from the other subjects"
-    )
+    tuning_values: tuple[str, ...] = Field((), description="values of split_column in tuning; none: by hash")
     held_out_values: tuple[str, ...] = Field((), description="values of split_column in held_out")
-    partitions: int = Field(
-        0, ge=0, description="independent parts of the tables; 0: by their size, about 1 GB of memory each"
-    )
-    workers: Workers = Field(
-        Workers(min=0, max=0), description="Ray actors: N or min..max; 0: in this process, without Ray"
-    )
+    partitions: int = Field(0, ge=0, description="parts of the tables; 0: by their size, about 1 GB of memory each")
+    workers: Workers = Field(IN_PROCESS, description="Ray actors: N or min..max; 0: in this process, without Ray")
 
     @model_validator(mode="after")
     def _splits(self) -> Self:
@@ -301,7 +278,7 @@ class Config(Section):
 
 
 def absolute(config: Config) -> Config:
-    """The configuration with local folders as absolute paths, for a worker that may run in another folder than the command."""
+    """The configuration with local folders as absolute paths, for a worker that may run in another folder."""
 
     def folder(path: str) -> str:
         return path if "://" in path or not path else str(Path(path).absolute())
