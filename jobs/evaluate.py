@@ -19,6 +19,8 @@ from jobs.stages import open_cohort
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from ckd.calibration import Calibration
+
 METRICS_FILE = "metrics.json"
 CEILINGS_FILE = "oracles.parquet"  # a synthetic cohort's true probabilities lie beside its rows
 
@@ -36,7 +38,7 @@ def run(config: Config, console: Console) -> None:
     predict_splits(config, console, ("tuning", "held_out"))
     from ckd.evaluation.evaluate import evaluate
 
-    model = save_calibration(config, console)
+    model, calibration = save_calibration(config, console)
     console.say("evaluate: scoring the held_out visits")
     metrics = evaluate(
         root,
@@ -45,14 +47,16 @@ def run(config: Config, console: Console) -> None:
         wanted=config.evaluation,
         adapter_optimism=adapter_optimism(root),
         ceilings=ceilings(config),
+        calibration=calibration,
     )
     report(config, console, {"model": model, **metrics})
     write_public_results(config, console, metrics)
 
 
-def save_calibration(config: Config, console: Console) -> str:
-    """Write calibration.json beside the student, from tuning alone; artifact.json does not list it, and it names that student's identity, which is
-    returned."""
+def save_calibration(config: Config, console: Console) -> tuple[str, "Calibration"]:
+    """Fit calibration.json on tuning only and write it beside the student; returns the student's identity, which it names, and the calibration.
+
+    artifact.json does not list it."""
     from ckd.calibration import FILE
     from ckd.evaluation.calibrate import calibrate_student
     from ckd.student.fingerprint import finished_student
@@ -63,7 +67,7 @@ def save_calibration(config: Config, console: Console) -> str:
     found.save(path, student.identity())
     kinds = ", ".join(f"{kind} for {count}" for kind, count in sorted(Counter(one.kind for one in found.maps).items()))
     console.say(f"evaluate: wrote {path} (maps: {kinds} labels; {len(found.reasons)} thresholds at the default)")
-    return student.identity()
+    return student.identity(), found
 
 
 def report(config: Config, console: Console, metrics: dict[str, Any]) -> None:

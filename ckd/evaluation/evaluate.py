@@ -58,12 +58,13 @@ def evaluate(
     wanted: EvaluationConfig | None = None,
     adapter_optimism: float | None = None,
     ceilings: "pa.Table | None" = None,
+    calibration: Calibration | None = None,
 ) -> Metrics:
     """Score everything below an artifacts root on its labelled held_out visits; strict JSON (no NaN), undefined is null.
 
     Reads the stages visits, predictions and soft_labels. `ceilings` has a visit_id and one column of 25 probabilities per further model
     (an oracle, say) for the held_out visits; such a model stays uncalibrated, its thresholds at 0.5. `wanted` says what thresholds are for and
-    how many bootstrap draws give the intervals; `adapter_optimism` is passed through.
+    how many bootstrap draws give the intervals; `adapter_optimism` is passed through. `calibration` is the student's where it is fitted already.
 
     Raises ArtifactError where a visit is missing, DataError without labelled held_out or train visits.
     """
@@ -82,8 +83,12 @@ def evaluate(
     fitted = baselines.fit_all(Splits(cohort, train, tuning, held_out), seed, say)
     wanted = wanted or EvaluationConfig()
     say(f"figures and their intervals: {wanted.resamples:,} bootstrap draws of the held_out visits")
+    maps = {"student": calibration} if calibration else {}
+    maps |= {name: _calibrate(tuning, p[0], wanted, seed) for name, p in models.items() if name not in maps}
+    computed = {name: result for name, result in fitted.items() if isinstance(result, baselines.Predictions)}
+    maps |= {name: calibrate(tuning, result.tuning, wanted, seed) for name, result in computed.items()}
     metrics = assemble(
-        cohort, train, tuning, held_out, models, fitted, make_draws(held_out, wanted.resamples, seed), wanted
+        cohort, train, tuning, held_out, models, fitted, make_draws(held_out, wanted.resamples, seed), maps
     )
     gains = {name: _gain(metrics["held_out"], name) for name in models if name not in MODELS}
     return {**metrics, "ceilings": gains, "adapter_optimism": adapter_optimism}
@@ -97,13 +102,12 @@ def assemble(
     models: Models,
     fitted: Mapping[str, baselines.Result],
     draws: Draws,
-    wanted: EvaluationConfig,
+    maps: Mapping[str, Calibration],
 ) -> Metrics:
     """metrics.json from probabilities that are already there."""
     views = make_views(held_out)
     rates = baselines.prevalence(train.labels)
     figures: dict[str, Figures] = {}
-    maps = {name: _calibrate(tuning, p[0], wanted, draws.seed) for name, p in models.items()}
 
     def scored(name: str, p: Scores, calibration: Calibration) -> Metrics:
         block, drawn = score_model(held_out, p, calibration, views, rates, draws)
@@ -111,7 +115,7 @@ def assemble(
         return block
 
     own = {name: scored(name, p[1], maps[name]) for name, p in models.items()}
-    others = {name: _baseline(result, name, tuning, wanted, draws.seed, scored) for name, result in fitted.items()}
+    others = {name: _baseline(result, name, maps, scored) for name, result in fitted.items()}
     chosen = views[0].chosen
     comparisons = compare("student", {**own, **others}, figures, chosen)
     calibrated = maps["student"].probabilities(log_odds(models["student"][1]))
@@ -125,7 +129,7 @@ def assemble(
         **{_macro_key(view.name): _counted(view, held_out) for view in views},
         "counts": _counts(train, tuning, held_out),
         "calibration": _reliability(held_out, models, maps, chosen, rates),
-        "thresholds": {name: _thresholds(found) for name, found in maps.items()},
+        "thresholds": {name: _thresholds(found) for name, found in maps.items() if name in models},
         "train_prevalence": dict(zip(DISEASES, map(float, rates), strict=True)),
         "alerts": alerts(held_out.labels, alarms, maps["student"].thresholds, chosen),
         "subgroups": subgroups(cohort, held_out, calibrated, alarms, chosen, draws),
@@ -173,14 +177,12 @@ def score_model(
 def _baseline(
     result: baselines.Result,
     name: str,
-    tuning: Rows,
-    wanted: EvaluationConfig,
-    seed: int,
+    maps: Mapping[str, Calibration],
     scored: Callable[[str, Scores, Calibration], Metrics],
 ) -> Metrics:
     if isinstance(result, baselines.NotComputable):
         return {**_nothing(result.reason), "new_onset": None, "persistent": None}
-    block = scored(name, result.held_out, calibrate(tuning, result.tuning, wanted, seed))
+    block = scored(name, result.held_out, maps[name])
     return {**block, **({"notes": result.notes} if result.notes else {})}
 
 

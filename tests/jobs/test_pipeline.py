@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from ckd.calibration import Calibration
 from ckd.ehr.synthetic.tables import write_tables
+from ckd.evaluation import calibrate
 from ckd.store.artifacts import Stage
 from ckd.store.files import list_files, read_bytes
 from ckd.visits.cohort import Cohort
@@ -147,6 +149,17 @@ def test_a_finished_run_answers_quickly_and_changes_nothing(undisturbed, rows, t
     assert "embed: 8 of 8 shards done, 0 to do" in again
     assert (parts(folder), (folder / "results/t/metrics.json").read_bytes()) == before
     assert (folder / "results/test_metrics.txt").read_text().count("\n") == 1
+
+
+def test_evaluate_fits_every_models_calibration_once(undisturbed, rows, teacher_folder, bert, monkeypatch):
+    folder, _ = undisturbed
+    fitted, cross_fitted = Counter(), calibrate.cross_fitted
+    monkeypatch.setattr(
+        calibrate, "cross_fitted", lambda z, *rest: (fitted.update([z.tobytes()]), cross_fitted(z, *rest))[1]
+    )
+    monkeypatch.chdir(folder)
+    assert main(["evaluate", *words(folder, rows, teacher_folder, bert)[1:]]) == 0
+    assert len(fitted) >= 4 and set(fitted.values()) == {1}
 
 
 @pytest.mark.parametrize(
