@@ -9,10 +9,10 @@ import pytest
 
 from ckd.ehr.synthetic.ceiling import features, oracle_observed
 from ckd.ehr.synthetic.patients import NUM_LABELS, generate, parameters
-from ckd.ehr.synthetic.rows import CEILINGS_FILE, COHORT_FILE, table, texts, write_cohort, write_jsonl
+from ckd.ehr.synthetic.rows import CEILINGS_FILE, COHORT_FILE, table, texts, write_cohort
 from ckd.errors import ArtifactError
 from ckd.visits.grammar import diseases_in_treatment_clause
-from ckd.visits.labels import DISEASES, INSTRUCTION, parse_output
+from ckd.visits.labels import DISEASES, INSTRUCTION
 from ckd.visits.visit import visit_schema
 
 PATIENTS = 8000
@@ -208,20 +208,3 @@ def test_a_written_cohort_is_reused_and_another_one_refused(tmp_path):
     assert ceilings["visit_id"].to_pylist() == held_out
     with pytest.raises(ArtifactError, match="seed"):
         write_cohort(str(tmp_path / "c"), 80, 2, ceiling_patients=50)
-
-
-def test_public_jsonl_holds_the_same_rows(tmp_path):
-    import json
-
-    counts = write_jsonl(str(tmp_path), 60, 1)
-    lines = [json.loads(line) for name in counts for line in (tmp_path / name).read_text().splitlines()]
-    assert len(lines) == sum(counts.values())
-    expected = {row["visit_id"]: row for row in table(generate(60, 1)).to_pylist()}
-    for line in lines:
-        row = expected.pop(line["visit_id"])
-        assert (line["instruction"], line["input"], list(parse_output(line["output"]))) == (
-            row["instruction"],
-            row["input"],
-            row["labels"],
-        )
-    assert not expected

@@ -1,5 +1,5 @@
-"""`oracle_observed`: how well the next recorded labels of synthetic patients can be told from recorded codes alone. A network fitted on
-other patients of the same generator; the ceiling on the full hidden state is synthetic's `probability`."""
+"""`oracle_observed`: how well the next recorded labels can be predicted from recorded codes only, by a network
+fitted on other patients. The ceiling on the full hidden state is `Encounters.probability`."""
 
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,10 @@ HIDDEN, EPOCHS, BATCH, PEAK_STEP = 192, 8, 512, 4e-3
 
 
 def features(encounters: Encounters) -> np.ndarray:
-    """What coders recorded of each visit, float32 [V, C + G + P + 1]: conditions, drugs, procedures, age in tens of years around the mean."""
+    """What coders recorded of each visit, float32 [V, C + G + P + 1].
+
+    Conditions, drugs, procedures, age in tens of years around the mean.
+    """
     age = (encounters.age[:, None] - parameters().raw["ages"]["mean"]) / 10
     return np.hstack([encounters.recorded, encounters.given, encounters.done, age]).astype(np.float32)
 
@@ -23,7 +26,7 @@ def features(encounters: Encounters) -> np.ndarray:
 def fit(encounters: Encounters, seed: int) -> "torch.nn.Module":
     """A network from `features` to 25 logits, fitted on every visit that has a next one.
 
-    Its targets are the true probabilities: their expectation given the codes is that of the recorded labels, at a fraction of the noise.
+    Its targets are the true probabilities: given the codes they have the mean of the recorded labels, and less noise.
     """
     import torch
 
@@ -31,9 +34,8 @@ def fit(encounters: Encounters, seed: int) -> "torch.nn.Module":
     x_NF, p_NL = torch.from_numpy(features(encounters)[rows]), torch.from_numpy(encounters.probability[rows])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = torch.nn.Sequential(
-            torch.nn.Linear(x_NF.shape[1], HIDDEN), torch.nn.GELU(), torch.nn.Linear(HIDDEN, NUM_LABELS)
-        )
+        into, out = torch.nn.Linear(x_NF.shape[1], HIDDEN), torch.nn.Linear(HIDDEN, NUM_LABELS)
+        net = torch.nn.Sequential(into, torch.nn.GELU(), out)
         steps = EPOCHS * -(-len(rows) // BATCH)
         optimizer = torch.optim.AdamW(net.parameters(), lr=PEAK_STEP, weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_STEP, total_steps=steps)
@@ -47,9 +49,9 @@ def fit(encounters: Encounters, seed: int) -> "torch.nn.Module":
 
 
 def oracle_observed(encounters: Encounters, patients: int, seed: int) -> np.ndarray:
-    """Probabilities of the next recorded labels from codes, float32 [V, 25]; fitted on `patients` patients of another generator seed.
+    """Probabilities of the next recorded labels from codes, float32 [V, 25].
 
-    Raises ValueError when that seed is the encounters' own.
+    Fitted on `patients` patients of generator seed `seed`. Raises ValueError when that is the encounters' own.
     """
     import torch
 

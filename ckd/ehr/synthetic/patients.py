@@ -1,8 +1,9 @@
-"""The hidden life of synthetic patients: what they suffer, get and are coded with, visit by visit, and the true probability of every next
-recorded label. Parameters: synthetic.yaml (frozen). Text and files belong to synthetic_rows, the ceiling on codes to synthetic_ceiling.
+"""The hidden life of synthetic patients: what they suffer, get and are coded with, visit by visit, and the true
+probability of every next recorded label. Parameters: parameters.yaml (frozen).
 
-A visit's hidden state is h = (true conditions X, severity S, cluster loads Z, age, sex, drugs given). Given h, the next visit's conditions are
-independent Bernoulli draws, and coming back depends on h alone. So P(label recorded next | h, back) is known exactly.
+A visit's hidden state is h = (true conditions X, severity S, cluster loads Z, age, sex, drugs given). Given h, the next
+visit's conditions are independent Bernoulli draws, and coming back depends only on h. So P(label recorded next | h,
+back) is known exactly.
 """
 
 from dataclasses import dataclass, fields
@@ -13,10 +14,11 @@ from typing import Any
 import numpy as np
 import yaml
 
+from ckd.store.files import digest
 from ckd.visits.labels import DISEASES, NUM_LABELS
 
 Array = np.ndarray
-PARAMETERS = Path(__file__).with_name("synthetic.yaml")
+PARAMETERS = Path(__file__).with_name("parameters.yaml")
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Parameters:
-    """synthetic.yaml as arrays over C conditions, G drugs, P procedures, K clusters. Weights are logits."""
+    """parameters.yaml as arrays over C conditions, G drugs, P procedures, K clusters. Weights are logits."""
 
     raw: dict[str, Any]
     conditions: tuple[Condition, ...]
@@ -43,9 +45,7 @@ class Parameters:
     men_only: Array
     load: Array
     link: Array  # [now, next]
-    drugs: tuple[
-        tuple[str, ...], ...
-    ]  # names of one drug each; drugs 2k and 2k+1 are label k's effective and inert one
+    drugs: tuple[tuple[str, ...], ...]  # names of one drug each; 2k and 2k+1 are label k's effective and inert one
     drug_for: Array  # index of the condition it is given for
     procedures: tuple[str, ...]
     procedure_base: Array
@@ -80,7 +80,7 @@ class Encounters:
 
 @cache
 def parameters() -> Parameters:
-    """The frozen parameters."""
+    """Read parameters.yaml, once per process."""
     raw = yaml.safe_load(PARAMETERS.read_text(encoding="utf-8"))
     rows = raw["conditions"]
     index = {row["key"]: i for i, row in enumerate(rows)}
@@ -103,7 +103,7 @@ def parameters() -> Parameters:
         age=_column(rows, "age"),
         severity=_column(rows, "severity"),
         men_only=np.array([r.get("only") == "M" for r in rows]),
-        load=np.array([[r["in"].get(k, 0.0) if "in" in r else 0.0 for r in rows] for k in raw["clusters"]]),
+        load=np.array([[r.get("in", {}).get(k, 0.0) for r in rows] for k in raw["clusters"]]),
         link=link,
         drugs=tuple(tuple(names) for _, names in drugs),
         drug_for=np.array([condition for condition, _ in drugs]),
@@ -114,8 +114,21 @@ def parameters() -> Parameters:
     )
 
 
+def generator_fields(patients: int, seed: int) -> dict[str, str | int]:
+    """What decides the encounters, for an artifact's fields."""
+    return {
+        "generator": 1,
+        "parameters": digest(PARAMETERS.read_text(encoding="utf-8")),
+        "patients": patients,
+        "seed": seed,
+    }
+
+
 def generate(patients: int, seed: int) -> Encounters:
-    """Simulate patients from their first visit until they stay away, die, or reach the most visits. Equal seeds give equal arrays."""
+    """Simulate patients from their first visit until they stay away, die, or reach the most visits.
+
+    Equal seeds give equal arrays.
+    """
     model = parameters()
     raw = model.raw
     rng = np.random.default_rng(seed)
@@ -139,7 +152,7 @@ def generate(patients: int, seed: int) -> Encounters:
 
 @dataclass
 class _People:
-    """The hidden part of the patients still coming."""
+    """The patients still coming: what no visit shows."""
 
     load: Array
     age: Array
@@ -176,7 +189,7 @@ class _People:
 def _visit(
     rng: np.random.Generator, model: Parameters, life: _People, probability_NC: Array, patient: Array
 ) -> dict[str, Array]:
-    """Draw one visit of every patient still coming, from the probability of each condition."""
+    """Draw one visit of every patient still coming. The order of the draws decides the cohort."""
     raw, severity_N1 = model.raw, life.severity[:, None]
     true = rng.random(probability_NC.shape) < probability_NC
     recorded = rng.random(true.shape) < _as_recorded(true.astype(float), raw["coding"])

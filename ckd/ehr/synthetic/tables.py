@@ -1,5 +1,5 @@
-"""The synthetic cohort as MIMIC-III-shaped tables, any size, chunk by chunk. What happens to the patients belongs to synthetic; which background
-of codes, drugs and procedures is added, to section `tables` of synthetic.yaml."""
+"""The synthetic cohort as MIMIC-III-shaped tables, of any size, since it is made chunk by chunk.
+The background of codes, drugs and procedures is section `tables` of parameters.yaml."""
 
 import gzip
 import shutil
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ckd.ehr.synthetic.patients import PARAMETERS, Array, Encounters, generate, parameters
+from ckd.ehr.synthetic.patients import Array, Encounters, generate, generator_fields, parameters
 from ckd.errors import ConfigError
-from ckd.store.artifacts import Fields, FolderArtifact
-from ckd.store.files import digest, make_folder
+from ckd.store.artifacts import FolderArtifact
+from ckd.store.files import make_folder
 
 CHUNK = 5000  # patients, about 25,000 visits: what is in memory at once
 LICENSE_FILE = "LICENSE.txt"
@@ -25,36 +25,33 @@ LICENSE = (
     "CC0-1.0: synthetic data made by `ckd synth`; no row describes a real person\n"
     "Only names and shapes of the tables are those of MIMIC-III. https://creativecommons.org/publicdomain/zero/1.0/\n"
 )
-_FIRST_DAY = np.datetime64("2100-01-01", "ms")
+_FIRST_DAY, _NEVER = np.datetime64("2100-01-01", "ms"), np.datetime64("NaT", "ms")
 _DAY, _HOUR, _MINUTE = 86_400, 3600, 60  # seconds
 _MANY_YEARS = np.timedelta64(300 * 366 * _DAY, "s")  # MIMIC-III moves the birth of patients over 89 out of reach
 _COLUMNS = {
-    "ADMISSIONS": "ROW_ID SUBJECT_ID HADM_ID ADMITTIME DISCHTIME DEATHTIME ADMISSION_TYPE ADMISSION_LOCATION DISCHARGE_LOCATION INSURANCE LANGUAGE "
-    "RELIGION MARITAL_STATUS ETHNICITY EDREGTIME EDOUTTIME DIAGNOSIS HOSPITAL_EXPIRE_FLAG HAS_CHARTEVENTS_DATA",
+    "ADMISSIONS": "ROW_ID SUBJECT_ID HADM_ID ADMITTIME DISCHTIME DEATHTIME ADMISSION_TYPE ADMISSION_LOCATION "
+    "DISCHARGE_LOCATION INSURANCE LANGUAGE RELIGION MARITAL_STATUS ETHNICITY EDREGTIME EDOUTTIME DIAGNOSIS "
+    "HOSPITAL_EXPIRE_FLAG HAS_CHARTEVENTS_DATA",
     "PATIENTS": "ROW_ID SUBJECT_ID GENDER DOB DOD DOD_HOSP DOD_SSN EXPIRE_FLAG",
     "DIAGNOSES_ICD": "ROW_ID SUBJECT_ID HADM_ID SEQ_NUM ICD9_CODE",
     "PROCEDURES_ICD": "ROW_ID SUBJECT_ID HADM_ID SEQ_NUM ICD9_CODE",
-    "PRESCRIPTIONS": "ROW_ID SUBJECT_ID HADM_ID ICUSTAY_ID STARTDATE ENDDATE DRUG_TYPE DRUG DRUG_NAME_POE DRUG_NAME_GENERIC FORMULARY_DRUG_CD GSN "
-    "NDC PROD_STRENGTH DOSE_VAL_RX DOSE_UNIT_RX FORM_VAL_DISP FORM_UNIT_DISP ROUTE",
+    "PRESCRIPTIONS": "ROW_ID SUBJECT_ID HADM_ID ICUSTAY_ID STARTDATE ENDDATE DRUG_TYPE DRUG DRUG_NAME_POE "
+    "DRUG_NAME_GENERIC FORMULARY_DRUG_CD GSN NDC PROD_STRENGTH DOSE_VAL_RX DOSE_UNIT_RX FORM_VAL_DISP FORM_UNIT_DISP "
+    "ROUTE",
 }
 
 
 def write_tables(
     folder: str, patients: int, seed: int, report: Callable[[int], None] = lambda visits: None
 ) -> dict[str, int]:
-    """Write the five tables (.csv.gz) and LICENSE.txt into a local folder, whole or not at all; returns the rows of each table.
+    """Write the five tables (.csv.gz) and LICENSE.txt into a local folder, whole or not at all; returns their rows.
 
-    Equal arguments give equal bytes. `report` hears the visits of each chunk. A folder that holds them already is left as it is; raises
-    ConfigError when it holds other tables, which are never written over, or when there are no patients to make.
+    Equal arguments give equal bytes. `report` gets the visits of each chunk. A folder that holds them already is left
+    as it is; raises ConfigError when it holds other tables, which are never written over, or `patients` is below 1.
     """
     if patients < 1:
         raise ConfigError(f"--patients {patients}: expected 1 or more")
-    fields: Fields = {
-        "generator": 1,
-        "parameters": digest(PARAMETERS.read_text(encoding="utf-8")),
-        "patients": patients,
-        "seed": seed,
-    }
+    fields = generator_fields(patients, seed)
     artifact, target = FolderArtifact(folder, fields), Path(folder)
     found = artifact.load()
     if found is not None and found["fields"] == fields:
@@ -92,27 +89,26 @@ def _write(folder: Path, patients: int, seed: int, report: Callable[[int], None]
             # No name and no time in the header: equal seeds give equal bytes.
             streams[name] = stack.enter_context(gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0))
         for encounters in chunks(patients, seed):
-            visits = _Visits.draw(
-                encounters, first_subject=rows["PATIENTS"] + 1, first_visit=rows["ADMISSIONS"] + 100_001
-            )
+            visits = _Visits.draw(encounters, rows["PATIENTS"] + 1, rows["ADMISSIONS"] + 100_001)
             for name, frame in visits.tables().items():
-                columns = _COLUMNS[name].split()
-                row_id = pl.int_range(1, frame.height + 1, dtype=pl.Int64, eager=True).alias("ROW_ID") + rows[name]
-                whole = frame.with_columns(
-                    row_id, *(pl.lit(None, pl.String).alias(c) for c in columns[1:] if c not in frame.columns)
-                )
-                text = whole.select(columns).write_csv(
-                    include_header=rows[name] == 0, datetime_format="%Y-%m-%d %H:%M:%S"
-                )
-                streams[name].write(text.encode())
+                streams[name].write(_csv(name, frame, rows[name]).encode())
                 rows[name] += frame.height
             report(len(encounters.patient))
     return rows
 
 
+def _csv(name: str, frame: pl.DataFrame, before: int) -> str:
+    """Rows of a table as CSV, with every column and the header where no row came before."""
+    columns = _COLUMNS[name].split()
+    row_id = pl.int_range(before + 1, before + frame.height + 1, dtype=pl.Int64, eager=True).alias("ROW_ID")
+    empty = (pl.lit(None, pl.String).alias(column) for column in columns[1:] if column not in frame.columns)
+    whole = frame.with_columns(row_id, *empty).select(columns)
+    return whole.write_csv(include_header=before == 0, datetime_format="%Y-%m-%d %H:%M:%S")
+
+
 @dataclass(frozen=True)
 class _Visits:
-    """One chunk with its numbers and times: arrays of V visits; `rng` draws what the generator leaves open."""
+    """One chunk with its ids and times: arrays of V visits; `rng` draws what the generator leaves open."""
 
     encounters: Encounters
     rng: np.random.Generator
@@ -158,37 +154,26 @@ class _Visits:
         return np.asarray(self.start + self.stay.astype("timedelta64[s]"))
 
     def _admissions(self, tables: dict[str, Any]) -> pl.DataFrame:
-        died = self.encounters.died
+        died, end = self.encounters.died, self._end()
         of_subject = np.cumsum(self.first) - 1
-        drawn = {
-            name.upper(): self._drawn(tables[name], len(died))
-            for name in ("admission_type", "admission_location", "discharge_location")
-        }
-        drawn |= {
-            name.upper(): self._drawn(tables[name], int(self.first.sum()))[of_subject]
-            for name in ("insurance", "marital_status", "ethnicity")
-        }
-        drawn["DISCHARGE_LOCATION"] = np.where(died, "DEAD/EXPIRED", drawn["DISCHARGE_LOCATION"])
-        times = {
+        columns: dict[str, Array] = {
             "ADMITTIME": self.start,
-            "DISCHTIME": self._end(),
-            "DEATHTIME": np.where(died, self._end(), np.datetime64("NaT", "ms")),
+            "DISCHTIME": end,
+            "DEATHTIME": np.where(died, end, _NEVER),
         }
-        flags = {"HOSPITAL_EXPIRE_FLAG": died.astype(int), "HAS_CHARTEVENTS_DATA": np.ones(len(died), int)}
-        return self._ids(slice(None)).with_columns(
-            **{name: pl.Series(values) for name, values in (times | drawn | flags).items()}
-        )
+        for name in ("admission_type", "admission_location", "discharge_location"):
+            columns[name.upper()] = self._drawn(tables[name], len(died))
+        for name in ("insurance", "marital_status", "ethnicity"):
+            columns[name.upper()] = self._drawn(tables[name], int(self.first.sum()))[of_subject]
+        columns["DISCHARGE_LOCATION"] = np.where(died, "DEAD/EXPIRED", columns["DISCHARGE_LOCATION"])
+        columns |= {"HOSPITAL_EXPIRE_FLAG": died.astype(int), "HAS_CHARTEVENTS_DATA": np.ones(len(died), int)}
+        return self._ids(slice(None)).with_columns(**{name: pl.Series(values) for name, values in columns.items()})
 
     def _patients(self) -> pl.DataFrame:
         age, start = self.encounters.age[self.first], self.start[self.first]
-        birth = (start - (age * 365.25).astype("timedelta64[D]")).astype("datetime64[D]").astype("datetime64[ms]")
-        birth = np.where(age < 89, birth, start.astype("datetime64[D]").astype("datetime64[ms]") - _MANY_YEARS)
+        birth = np.where(age < 89, _day(start - (age * 365.25).astype("timedelta64[D]")), _day(start) - _MANY_YEARS)
         last = np.append(self.first[1:], True)
-        death = np.where(
-            self.encounters.died[last],
-            self._end()[last].astype("datetime64[D]").astype("datetime64[ms]"),
-            np.datetime64("NaT", "ms"),
-        )
+        death = np.where(self.encounters.died[last], _day(self._end()[last]), _NEVER)
         columns = {
             "SUBJECT_ID": self.subject[self.first],
             "GENDER": np.where(self.encounters.male[self.first], "M", "F"),
@@ -205,9 +190,8 @@ class _Visits:
         order = np.lexsort((self.rng.random(len(row)), row))
         row, column = row[order], column[order]
         sequence = np.arange(len(row)) - np.searchsorted(row, row) + 1
-        return self._ids(row).with_columns(
-            SEQ_NUM=pl.Series(sequence), ICD9_CODE=pl.Series([*codes, *background]).gather(column)
-        )
+        code = pl.Series([*codes, *background]).gather(column)
+        return self._ids(row).with_columns(SEQ_NUM=pl.Series(sequence), ICD9_CODE=code)
 
     def _prescriptions(self, tables: dict[str, Any]) -> pl.DataFrame:
         row, drug = self._with_background(self.encounters.given, list(tables["drugs"].values()))
@@ -218,15 +202,12 @@ class _Visits:
         begin, length = np.floor(self.rng.random(len(row)) * (days + 1)), self.rng.integers(0, 5, len(row))
         order = np.lexsort((self.rng.random(len(row)), begin, row))
         row, name, begin, length = row[order], name[order], begin[order], length[order]
-        first = self.start[row].astype("datetime64[D]") + begin.astype("timedelta64[D]")
-        dates = {
-            "STARTDATE": first.astype("datetime64[ms]"),
-            "ENDDATE": (first + length.astype("timedelta64[D]")).astype("datetime64[ms]"),
-        }
-        return self._ids(row).with_columns(**{k: pl.Series(v) for k, v in dates.items()}).hstack(_formulary()[name])
+        first = _day(self.start[row]) + begin.astype("timedelta64[D]")
+        dates = {"STARTDATE": pl.Series(first), "ENDDATE": pl.Series(first + length.astype("timedelta64[D]"))}
+        return self._ids(row).with_columns(**dates).hstack(_formulary()[name])
 
     def _with_background(self, flags: Array, shares: list[float]) -> tuple[Array, Array]:
-        """Visit and column of every true flag and of every background column drawn; the background's columns follow the flags'."""
+        """Visit and column of every true flag and background column drawn; the background's columns come last."""
         drawn = self.rng.random((len(flags), len(shares)), np.float32) < np.array(shares, np.float32)
         row, column = np.nonzero(np.hstack([flags, drawn]))
         return row, column
@@ -240,14 +221,16 @@ class _Visits:
         return np.array(list(shares))[np.searchsorted(bounds / bounds[-1], self.rng.random(count), side="right")]
 
 
+def _day(times: Array) -> Array:
+    """Midnight before each time."""
+    return times.astype("datetime64[D]").astype("datetime64[ms]")
+
+
 @cache
 def _formulary() -> pl.DataFrame:
     """What an order of a drug says, two rows per drug: under its first name and under its last."""
-    pairs = [
-        (names[0], names[-1])
-        for names in (*parameters().drugs, *((name,) for name in parameters().raw["tables"]["drugs"]))
-    ]
-    names = [name for pair in pairs for name in pair]
+    drugs = (*parameters().drugs, *((name,) for name in parameters().raw["tables"]["drugs"]))
+    names = [name for drug in drugs for name in (drug[0], drug[-1])]
     number = np.arange(len(names))
     return pl.DataFrame(
         {
