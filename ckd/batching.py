@@ -1,5 +1,7 @@
-"""The order in which visits go through a model that only reads: windows by text length (so that one window can be tokenised while another
-is in the forward pass), then batches of similar token counts under a padded-token budget. Longest first: an out-of-memory shows at once."""
+"""The order in which visits go through a model's forward pass: windows of similar text length, then batches by tokens.
+
+One window is tokenised while another is computed. The longest come first: then too little memory shows at once.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,9 +14,9 @@ def windows(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
 
 
 def token_batches(lengths: Sequence[int], budget: int, overhead: int = 0) -> list[list[int]]:
-    """Positions by decreasing token count, cut so that (longest + overhead) × rows <= budget (a prompt above the budget stands alone).
+    """Positions by decreasing token count, cut so that (longest + overhead) × rows <= budget.
 
-    `overhead` is what a row costs beside its own padded tokens, in tokens.
+    A prompt above the budget is a batch of its own. `overhead` is what a row costs beside its padded tokens, in tokens.
     """
     batches: list[list[int]] = []
     longest = 0

@@ -1,5 +1,6 @@
-"""From logits to probabilities that can be taken at their word, and to alarms: one map and one threshold per label, stored as
-calibration.json beside the student. Choosing maps and thresholds belongs to evaluation; only the plain fits live here, for the head needs them.
+"""From logits to calibrated probabilities and to alarms: one map and one threshold per label.
+
+Stored as calibration.json beside the student. evaluation/calibrate.py chooses them.
 """
 
 import math
@@ -12,22 +13,22 @@ from numpy.typing import NDArray
 
 from ckd.errors import ArtifactError
 from ckd.store.artifacts import FolderArtifact
-from ckd.store.files import join, read_bytes
+from ckd.store.files import exists, join
 from ckd.store.jsonfile import read_json, write_json
 from ckd.visits.labels import DISEASES, NUM_LABELS
 
 FILE = "calibration.json"
 FORMAT = 1
 DEFAULT_THRESHOLD = 0.5
-COOLEST, HOTTEST = 0.01, 100.0  # temperatures outside are not believed
-_ITERATIONS, _ENOUGH = 100, 1e-10
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Map:
-    """One label's map. `none`: sigmoid(z). `temperature`: sigmoid(z / temperature). `platt`: sigmoid(slope·z + intercept), slope >= 0.
+    """One label's map from logits z to probabilities.
+
+    `none`: sigmoid(z). `temperature`: sigmoid(z / temperature). `platt`: sigmoid(slope·z + intercept), slope >= 0.
     `isotonic`: linear between the points (logits ascending, probabilities not descending), constant outside them.
     """
 
@@ -71,8 +72,11 @@ class Calibration:
 
     @classmethod
     def load(cls, path: str, model: str | None = None) -> "Calibration":
-        """Read calibration.json, everything checked. Raises ArtifactError when it is missing, damaged, or not of the `model` given (its
-        artifact's identity; None: whosever it is)."""
+        """Read calibration.json and check everything in it.
+
+        Raises ArtifactError when it is missing, damaged, or made for another model than `model`, the identity of a
+        student's artifact (None: any).
+        """
         try:
             content = read_json(path, "delete it and run 'ckd evaluate' again")
             found = _content(content)
@@ -87,11 +91,12 @@ class Calibration:
 
     @classmethod
     def of_student(cls, folder: str) -> "Calibration | None":
-        """The calibration of the student in `folder` (path or URL); None when it has none. Raises ArtifactError when it is damaged or stale."""
+        """The calibration of the student in `folder` (path or URL); None when it has none.
+
+        Raises ArtifactError when it is damaged, or made for another student.
+        """
         path = join(folder, FILE)
-        try:
-            read_bytes(path)
-        except FileNotFoundError:
+        if not exists(path):
             return None
         return cls.load(path, FolderArtifact(folder, {}).identity())
 
@@ -120,87 +125,13 @@ class Calibration:
         return np.stack([one(logits_NL[:, j]) for j, one in enumerate(self.maps)], axis=1)
 
     def flags(self, probabilities_NL: NDArray[Any]) -> Flags:
-        """bool [n, 25]: where a calibrated probability reaches its label's threshold. `labels.names(row)` names a row's alarms."""
+        """Where a calibrated probability reaches its label's threshold, bool [n, 25]. `labels.names` names a row's."""
         return np.asarray(probabilities_NL >= self.thresholds)
 
 
 def sigmoid(z: NDArray[Any]) -> Floats:
     """1 / (1 + exp(-z)) without overflow."""
     return np.asarray(np.exp(-np.logaddexp(0, -np.asarray(z, np.float64))))
-
-
-def fit_platt(logits_N: NDArray[Any], y_N: Flags) -> Map:
-    """Slope and intercept with the least cross-entropy against Platt's targets; `none` without visits.
-
-    Targets (n₊ + 1) / (n₊ + 2) and 1 / (n₋ + 2) keep separable data finite: Platt 1999; Lin, Lin and Weng 2007, "A note on Platt's
-    probabilistic outputs for support vector machines". A slope below 0 would turn the ranking round: then it is 0.
-    """
-    if not len(y_N):
-        return UNCHANGED
-    t_N = platt_targets(y_N)
-    slope, intercept = fit_logistic(logits_N, t_N)
-    if slope <= 0:
-        return Map("platt", slope=0.0, intercept=_log_odds(float(t_N.mean())))
-    return Map("platt", slope=slope, intercept=intercept)
-
-
-def fit_logistic(logits_N: NDArray[Any], targets_N: NDArray[Any]) -> tuple[float, float]:
-    """Slope and intercept of sigmoid(slope·z + intercept) with the least cross-entropy to targets in 0..1 of both classes, by Newton's method.
-
-    Slope 0 where the logits are constant. Without a finite optimum (separable classes) it stops somewhere on the way.
-    """
-    z_N, t_N = np.asarray(logits_N, np.float64), np.asarray(targets_N, np.float64)
-    center, scale, base = float(z_N.mean()), float(z_N.std()), _log_odds(float(t_N.mean()))
-    if not scale > _ENOUGH * max(1.0, abs(center)):
-        return 0.0, base
-    columns_N2 = np.stack([(z_N - center) / scale, np.ones_like(z_N)], axis=1)
-    slope, intercept = _newton(columns_N2, t_N, np.array([0.0, base]))
-    return float(slope / scale), float(intercept - slope * center / scale)
-
-
-def fit_temperature(logits_NL: NDArray[Any], y_NL: Flags) -> Map:
-    """The one temperature, COOLEST to HOTTEST, with the least cross-entropy over all labels (Guo et al. 2017, "On calibration of modern neural
-    networks"), against each label's Platt targets."""
-    z_NL = np.asarray(logits_NL, np.float64)
-    t_NL = np.stack([platt_targets(y_NL[:, j]) for j in range(y_NL.shape[1])], axis=1)
-    if not z_NL.any():
-        return UNCHANGED
-    scale = float(np.sqrt(np.mean(z_NL**2)))
-    (warmth,) = _newton((z_NL / scale).reshape(-1, 1), t_NL.reshape(-1), np.array([scale]))
-    return Map("temperature", temperature=float(1 / np.clip(warmth / scale, 1 / HOTTEST, 1 / COOLEST)))
-
-
-def platt_targets(y_N: Flags) -> Floats:
-    """(n₊ + 1) / (n₊ + 2) for the positives, 1 / (n₋ + 2) for the negatives."""
-    positives = int(y_N.sum())
-    return np.where(y_N, (positives + 1) / (positives + 2), 1 / (len(y_N) - positives + 2))
-
-
-def _newton(x_NC: Floats, t_N: Floats, start_C: Floats) -> Floats:
-    """The weights of the logistic regression of targets t on x; a step that does not lower the loss is halved. The loss is convex."""
-    w_C, loss = start_C, _cross_entropy(x_NC @ start_C, t_N)
-    for _ in range(_ITERATIONS):
-        p_N = sigmoid(x_NC @ w_C)
-        gradient_C = x_NC.T @ (p_N - t_N) / len(t_N)
-        if np.abs(gradient_C).max() < _ENOUGH:
-            break
-        hessian_CC = (x_NC * (p_N * (1 - p_N))[:, None]).T @ x_NC / len(t_N) + 1e-12 * np.eye(len(w_C))
-        step_C = np.linalg.solve(hessian_CC, gradient_C)
-        size = 1.0
-        while (after := _cross_entropy(x_NC @ (w_C - size * step_C), t_N)) > loss and size > _ENOUGH:
-            size /= 2
-        if after > loss:
-            break
-        w_C, loss = w_C - size * step_C, after
-    return w_C
-
-
-def _cross_entropy(z_N: Floats, t_N: Floats) -> float:
-    return float(np.mean(np.logaddexp(0, z_N) - t_N * z_N))
-
-
-def _log_odds(share: float) -> float:
-    return math.log(share / (1 - share))
 
 
 class _WrongError(ValueError):
@@ -220,7 +151,7 @@ def _content(content: Any) -> Calibration:
     if content["threshold_for"] not in ("f1", "sensitivity", "precision"):
         raise _WrongError("threshold_for is not f1, sensitivity or precision")
     if (content["threshold_for"] == "f1") != (target is None):
-        raise _WrongError("threshold_target goes with sensitivity and precision alone")
+        raise _WrongError("threshold_target goes with sensitivity and precision only")
     maps = tuple(_map(row) for row in rows)
     thresholds = np.array([_number(row, "threshold") for row in rows])
     if not ((thresholds >= 0) & (thresholds <= 1)).all():

@@ -1,4 +1,4 @@
-"""A YAML file and dotted `key=value` overrides -> the configuration, and back. Where a key is wrong, its line is named."""
+"""Reads the configuration from a YAML file and dotted `key=value` overrides. An error names the line of a wrong key."""
 
 import difflib
 from collections.abc import Sequence
@@ -22,13 +22,11 @@ def load(path: str | None, overrides: Sequence[str] = ()) -> Config:
         values = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        raise ConfigError(
-            f"{path}:{mark.line + 1 if mark else 1}: not YAML ({getattr(error, 'problem', 'unreadable')}); mend that line"
-        ) from error
+        line, problem = mark.line + 1 if mark else 1, getattr(error, "problem", "unreadable")
+        raise ConfigError(f"{path}:{line}: not YAML ({problem}); mend that line") from error
     if not isinstance(values, dict):
-        raise ConfigError(
-            f"{path}:1: expected sections such as 'data:' and 'teacher:', found a {type(values).__name__}"
-        )
+        found = type(values).__name__
+        raise ConfigError(f"{path}:1: expected sections such as 'data:' and 'teacher:', found a {found}")
     given: dict[tuple[str, ...], str] = {}
     for override in overrides:
         _apply(values, override, given)
@@ -78,23 +76,16 @@ def _apply(values: dict[str, Any], override: str, given: dict[tuple[str, ...], s
 def _describe(error: ValidationError, path: str | None, text: str, given: dict[tuple[str, ...], str]) -> str:
     first = error.errors(include_url=False)[0]
     where_path = tuple(str(part) for part in first["loc"])
-    # An error of a whole section is put down to the override that touched it.
-    origin = next(
-        (
-            f"override '{o}'"
-            for parts, o in given.items()
-            if where_path[: len(parts)] == parts or parts[: len(where_path)] == where_path
-        ),
-        None,
-    )
-    where = origin or f"{path or 'config'}:{_line(text, where_path)}"
+    # An error of a whole section is put down to the first override in that section.
+    touched = (o for parts, o in given.items() if all(a == b for a, b in zip(where_path, parts, strict=False)))
+    override = next(touched, None)
+    where = f"override '{override}'" if override else f"{path or 'config'}:{_line(text, where_path)}"
     key = ".".join(where_path)
     if first["type"] == "extra_forbidden":
         known = _keys(where_path[:-1])
         close = difflib.get_close_matches(where_path[-1], known, n=1)
-        hint = (
-            f"did you mean '{'.'.join([*where_path[:-1], close[0]])}'?" if close else f"known here: {', '.join(known)}"
-        )
+        meant = ".".join([*where_path[:-1], *close])
+        hint = f"did you mean '{meant}'?" if close else f"known here: {', '.join(known)}"
         return f"{where}: unknown key '{key}'; {hint}"
     return f"{where}: {key}: {first['msg'].removeprefix('Value error, ')} (found {first['input']!r})"
 

@@ -30,6 +30,6 @@ class IncompleteError(CkdError):
 
 
 class UnreachableError(CkdError):
-    """Storage or cluster does not answer, or does not let this machine in. Nothing is lost; the same command continues."""
+    """Storage or cluster does not answer or refuses this machine. Nothing is lost; the same command continues."""
 
     exit_code = 3

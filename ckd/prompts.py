@@ -1,5 +1,7 @@
-"""The teacher's prompt: chat template over instruction + newline + input, as token ids. Long visits lose visit text from the end of the
-input, never the template's tail. Which tokenizer is loaded is the engine's business."""
+"""The teacher's prompt as token ids: the chat template around instruction, newline and input.
+
+A visit that is too long loses text from the end of its input, never the template's tail.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +22,8 @@ class Prompter:
         self.tokenizer, self.max_length = tokenizer, max_length
         if not getattr(tokenizer, "chat_template", None):
             raise ConfigError(
-                "teacher.base_model: its tokenizer has no chat template; expected an instruct model such as Qwen/Qwen2.5-7B-Instruct"
+                "teacher.base_model: its tokenizer has no chat template; "
+                "expected an instruct model such as Qwen/Qwen2.5-7B-Instruct"
             )
         _, found, self._tail = self._render(_SENTINEL).rpartition(_SENTINEL)
         if not found:
@@ -48,26 +51,19 @@ class Prompter:
         needed = len(self._encode([body[:instruction_end]])[0])
         if room < needed:
             raise ConfigError(
-                f"teacher.max_length={self.max_length}: template and instruction alone need {needed + len(self._tail_ids)} tokens; "
-                "raise teacher.max_length"
+                f"teacher.max_length={self.max_length}: template and instruction alone need "
+                f"{needed + len(self._tail_ids)} tokens; raise teacher.max_length"
             )
         return self._encode([body])[0][:room] + self._tail_ids
 
     def _render(self, text: str) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
-            )
-        )
+        message = [{"role": "user", "content": text}]
+        return str(self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         # The template already holds every special token; adding them again would double a begin-of-text token.
-        return [
-            list(ids)
-            for ids in self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)[
-                "input_ids"
-            ]
-        ]
+        found = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        return [list(ids) for ids in found["input_ids"]]
 
 
 def content(instruction: str, text: str) -> str:

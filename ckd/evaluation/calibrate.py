@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 
-from ckd.calibration import UNCHANGED, Calibration, Floats, Map, fit_platt, fit_temperature, platt_targets, sigmoid
+from ckd.calibration import UNCHANGED, Calibration, Floats, Map, sigmoid
 from ckd.config import EvaluationConfig
+from ckd.evaluation.fits import fit_platt, fit_temperature, platt_targets
 from ckd.evaluation.scores import Flags, Rows, read_split
 from ckd.evaluation.thresholds import choose_thresholds
 from ckd.visits.cohort import Cohort

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckd.calibration import Calibration, Floats, fit_logistic
+from ckd.calibration import Calibration, Floats
 from ckd.evaluation.calibrate import log_odds
+from ckd.evaluation.fits import fit_logistic
 from ckd.evaluation.metrics import brier, brier_skill, mean
 from ckd.evaluation.scores import Flags
 from ckd.visits.labels import DISEASES

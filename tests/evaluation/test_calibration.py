@@ -10,9 +10,10 @@ from scipy.optimize import minimize, minimize_scalar
 from sklearn.calibration import _SigmoidCalibration
 from sklearn.isotonic import IsotonicRegression
 
-from ckd.calibration import FILE, Calibration, Map, fit_logistic, fit_platt, fit_temperature, platt_targets, sigmoid
+from ckd.calibration import FILE, Calibration, Map, sigmoid
 from ckd.errors import ArtifactError
 from ckd.evaluation.calibrate import fit_isotonic
+from ckd.evaluation.fits import fit_logistic, fit_platt, fit_temperature, platt_targets
 from ckd.store.artifacts import FolderArtifact
 from ckd.visits.labels import DISEASES, NUM_LABELS, names
 
