@@ -5,6 +5,8 @@ One window is tokenised while another is computed. The longest come first: then 
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 
 def windows(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
     """Positions by decreasing text length in groups of at most `size`; every position once, ties in input order."""
@@ -27,3 +29,13 @@ def token_batches(lengths: Sequence[int], budget: int, overhead: int = 0) -> lis
             batches.append([i])
             longest = lengths[i]
     return batches
+
+
+def pad(rows: Sequence[np.ndarray], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids padded on the right to the longest row, and their attention mask, both int64 [R, T]."""
+    ids = np.full((len(rows), max(map(len, rows))), pad_id, np.int64)
+    mask = np.zeros_like(ids)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+        mask[i, : len(row)] = 1
+    return ids, mask

@@ -96,7 +96,8 @@ def _bind(host: str, port: int) -> socket.socket:
 
 def _application(folder: str, engine: str, token: str | None, console: Console) -> Any:
     """The model first: a server that listens is ready."""
-    from ckd.predict.scorer import ModelFolder, Scorer
+    from ckd.predict.modelfolder import ModelFolder
+    from ckd.predict.scorer import Scorer
     from ckd.predict.serving.app import make_app
 
     started = time.monotonic()

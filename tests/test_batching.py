@@ -2,10 +2,11 @@
 
 from itertools import pairwise
 
+import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ckd.batching import token_batches, windows
+from ckd.batching import pad, token_batches, windows
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=80)
 
@@ -33,3 +34,8 @@ def test_windows_hold_every_position_once_by_decreasing_length(lengths, size):
     assert sorted(order) == list(range(len(lengths)))
     assert [lengths[i] for i in order] == sorted(lengths, reverse=True)
     assert all(len(window) <= size for window in windows(lengths, size))
+
+
+def test_pad_keeps_ids_and_marks_them():
+    ids, mask = pad([np.array([5, 6]), np.array([7])], 9)
+    assert ids.tolist() == [[5, 6], [7, 9]] and mask.tolist() == [[1, 1], [1, 0]]

@@ -13,8 +13,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from ckd.batching import token_batches
-from ckd.predict.predictions import TOKEN_BUDGET, predict_logits
-from ckd.predict.scorer import Logits
+from ckd.predict.scorer import TOKEN_BUDGET, Logits, in_batches, torch_forward
 from ckd.prompts import Prompter
 from ckd.visits.labels import INSTRUCTION, NUM_LABELS
 
@@ -90,9 +89,11 @@ class TeacherWay:
 def torch_logits(model: Any, device: str, dtype: torch.dtype) -> Logits:
     """As `ckd` runs a student, but for a compiled model or another dtype (autocast)."""
 
+    logits = in_batches(torch_forward(model, device), 0)
+
     def run(sequences: Sequence[np.ndarray]) -> np.ndarray:
         with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-            return predict_logits(model, torch.device(device), sequences, 0)
+            return logits(sequences)
 
     return run
 

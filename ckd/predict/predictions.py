@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ckd.batching import token_batches
+from ckd.batching import pad, token_batches
 from ckd.config import Config
 from ckd.store.artifacts import Fields, Stage
 from ckd.store.files import join
 from ckd.store.folders import fetched_folder
-from ckd.student.batches import pad
 from ckd.student.fingerprint import finished_student, token_fields
 from ckd.student.tokens import STAGE as TOKENS
 from ckd.student.tokens import ragged

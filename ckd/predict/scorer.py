@@ -1,6 +1,9 @@
-"""Texts -> logits, probabilities, calibrated probabilities, alarms, with a finished student and torch or ONNX Runtime: for predictions,
-export and the server. Tokens are those of training; what a folder must hold belongs to modelfolder, shards of visits to the callers."""
+"""Texts -> logits, probabilities, calibrated probabilities and alarms, with a finished student on torch or ONNX Runtime.
 
+Predictions, export and the server all use it, so that a text has the same figures everywhere.
+"""
+
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,26 +14,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckd.batching import token_batches
+from ckd.batching import pad, token_batches
 from ckd.calibration import sigmoid
 from ckd.errors import ArtifactError, ConfigError
 from ckd.predict.modelfolder import ENGINES, ModelFolder
-from ckd.predict.predictions import TOKEN_BUDGET, predict_logits
-from ckd.student.batches import pad
 from ckd.student.tokens import ragged, tokenize
 from ckd.visits.labels import NUM_LABELS
 
-__all__ = ["ENGINES", "ModelFolder", "Scorer", "Scores", "load_logits"]
-
-Logits = Callable[
-    [Sequence[NDArray[Any]]], NDArray[np.float32]
-]  # token id sequences -> float32 [n, 25], in their order
+Forward = Callable[[NDArray[np.int64], NDArray[np.int64]], Any]  # token ids and attention mask [n, T] -> logits [n, 25]
+Logits = Callable[[Sequence[NDArray[Any]]], NDArray[np.float32]]  # token ids of n texts -> [n, 25], in their order
+TOKEN_BUDGET = 16384  # padded tokens per forward pass
 _PROBE = "The patient-acquired disease is None."
 
 
 @dataclass(frozen=True)
 class Scores:
-    """n texts, L=25 labels. Without a calibration `calibrated` and `flags` are None: thresholds are those of calibrated probabilities."""
+    """The figures of n texts, L=25 labels. Without a calibration `calibrated` and `flags` are None: thresholds need it."""
 
     logits: NDArray[np.float32]  # [n, L]
     probabilities: NDArray[np.float64]  # [n, L] sigmoid of the logits
@@ -41,9 +40,10 @@ class Scores:
 
 
 class Scorer:
-    """A loaded student. `scorer(texts)` gives the Scores in the order of the texts; neighbours do not change a text's figures. One thread at a time.
+    """A loaded student: `scorer(texts)` gives the Scores in the order of the texts. One thread at a time.
 
-    Raises ConfigError when the folder or its weights cannot be used, or the engine's package is not installed; ArtifactError for a damaged folder.
+    A text's figures do not depend on its neighbours. Raises ConfigError when the folder or its weights cannot be used, or the engine's
+    package is not installed; ArtifactError for a damaged folder.
     """
 
     def __init__(self, model: ModelFolder, gpus: float = 0) -> None:
@@ -64,12 +64,12 @@ class Scorer:
         """Score some texts: as many as may be in memory at once. Raises ArtifactError where a logit is not finite."""
         tokens = self._tokens(texts)
         ids, offsets = ragged(tokens["input_ids"])
-        logits = self._logits([ids[a:b].astype(np.int64) for a, b in pairwise(offsets)])
+        logits = self._logits([ids[a:b] for a, b in pairwise(offsets)])
         wrong = int((~np.isfinite(logits)).any(axis=1).sum())
         if wrong:
             raise ArtifactError(
-                f"{self.model.folder}: the model's figures for {wrong:,} of {len(texts):,} texts are not finite (NaN or infinite): "
-                "its weights are no good; train or export it again"
+                f"{self.model.folder}: the model's figures for {wrong:,} of {len(texts):,} texts are not finite "
+                "(NaN or infinite): its weights are no good; train or export it again"
             )
         calibration = self.model.calibration
         calibrated = None if calibration is None else calibration.probabilities(logits)
@@ -85,23 +85,53 @@ class Scorer:
 
 
 def load_logits(local: str, engine: str, gpus: float = 0) -> Logits:
-    """The forward pass of the model in a local folder. Raises ConfigError when it cannot be loaded, or without the engine's package."""
-    return _torch(local, gpus) if engine == "torch" else _onnx(local, engine)
+    """Load the model in a local folder. Raises ConfigError when it cannot be loaded, or without the engine's package.
+
+    int8 computes one text at a time: the scales of its activations are taken over a whole batch, and a text's neighbours must not matter.
+    """
+    forward, pad_id = _torch(local, gpus) if engine == "torch" else _onnx(local, engine)
+    return in_batches(forward, pad_id, 1 if engine == "onnx-int8" else TOKEN_BUDGET)
+
+
+def in_batches(forward: Forward, pad_id: int, budget: int = TOKEN_BUDGET) -> Logits:
+    """Batches of texts of similar length, under `budget` padded tokens each."""
+
+    def logits(texts: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        found = np.empty((len(texts), NUM_LABELS), np.float32)
+        for chosen in token_batches([len(ids) for ids in texts], budget):
+            found[chosen] = forward(*pad([texts[i] for i in chosen], pad_id))
+        return found
+
+    return logits
+
+
+def torch_forward(model: Any, device: Any) -> Forward:
+    """The forward pass of a torch model on its device."""
+    import torch
+
+    @torch.inference_mode()
+    def forward(ids: NDArray[np.int64], mask: NDArray[np.int64]) -> Any:
+        inputs = {"input_ids": torch.from_numpy(ids).to(device), "attention_mask": torch.from_numpy(mask).to(device)}
+        return model(**inputs).logits.float().cpu().numpy()
+
+    return forward
 
 
 def load_tokenizer_of(model: ModelFolder) -> Any:
-    """The tokenizer in a model folder. Raises ConfigError when it cannot be loaded."""
+    """Load the tokenizer in a model folder. Raises ConfigError when it cannot be loaded."""
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(model.local)  # a folder, never a Hub id  # nosec B615
     except Exception as error:  # noqa: BLE001  the tokenizers library raises Exception itself
         raise ConfigError(
-            f"{model.folder}: its tokenizer cannot be loaded ({type(error).__name__}); copy the folder again, or make it again"
+            f"{model.folder}: its tokenizer cannot be loaded ({type(error).__name__}); "
+            "copy the folder again, or make it again"
         ) from None
 
 
-def _torch(local: str, gpus: float) -> Logits:
+def _torch(local: str, gpus: float) -> tuple[Forward, int]:
+    """The forward pass and the padding's token id."""
     from safetensors import SafetensorError
 
     from ckd.student.model import device_of, load_student
@@ -111,14 +141,11 @@ def _torch(local: str, gpus: float) -> Logits:
         model = load_student(local).to(device).eval()
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise _unloadable(local, error) from None
-    pad_id = model.config.pad_token_id or 0
-    return lambda sequences: predict_logits(model, device, sequences, pad_id)
+    return torch_forward(model, device), model.config.pad_token_id or 0
 
 
-def _onnx(local: str, engine: str) -> Logits:
-    """One text at a time with int8: the scales of its activations are taken over a whole batch, and a text's neighbours must not matter."""
-    import json
-
+def _onnx(local: str, engine: str) -> tuple[Forward, int]:
+    """The forward pass and the padding's token id."""
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
@@ -133,17 +160,11 @@ def _onnx(local: str, engine: str) -> Logits:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except unloadable as error:
         raise _unloadable(str(path), error) from None
-    pad_id = json.loads((Path(local) / "config.json").read_bytes()).get("pad_token_id") or 0
-    budget = 1 if engine == "onnx-int8" else TOKEN_BUDGET
 
-    def logits(sequences: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        found = np.empty((len(sequences), NUM_LABELS), np.float32)
-        for chosen in token_batches([len(s) for s in sequences], budget):
-            ids, mask = pad([sequences[i] for i in chosen], pad_id)
-            found[chosen] = session.run(["logits"], {"input_ids": ids, "attention_mask": mask})[0]
-        return found
+    def forward(ids: NDArray[np.int64], mask: NDArray[np.int64]) -> Any:
+        return session.run(["logits"], {"input_ids": ids, "attention_mask": mask})[0]
 
-    return logits
+    return forward, json.loads((Path(local) / "config.json").read_bytes()).get("pad_token_id") or 0
 
 
 def _unloadable(where: str, error: Exception) -> ConfigError:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from ckd.batching import pad
 from ckd.student.examples import Examples
 from ckd.student.order import WINDOW, Order, Row, deal, steps_per_epoch
 from ckd.visits.labels import NUM_LABELS
@@ -90,14 +91,3 @@ def collate(examples: Examples, chosen: list[Row], pad_id: int, weight: float = 
         [np.zeros(0, np.float32) if rows is None else rows[row].astype(np.float32) for rows, row in found]
     )
     return MicroBatch(ids, mask, hard, soft, hard_weight, weight * weights, embedding)
-
-
-def pad(sequences: list[np.ndarray], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids padded on the right and their attention mask, both int64 [R, T]."""
-    longest = max(map(len, sequences))
-    ids = np.full((len(sequences), longest), pad_id, np.int64)
-    mask = np.zeros_like(ids)
-    for i, sequence in enumerate(sequences):
-        ids[i, : len(sequence)] = sequence
-        mask[i, : len(sequence)] = 1
-    return ids, mask

@@ -10,9 +10,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
-from ckd.batching import token_batches
+from ckd.batching import pad, token_batches
 from ckd.config import Config
-from ckd.student.batches import Batches, pad
+from ckd.student.batches import Batches
 from ckd.student.checkpoint import Checkpoints
 from ckd.student.examples import Examples, ShardExamples
 from ckd.student.loss import Loss, micro_batch_loss

@@ -13,7 +13,8 @@ from transformers import AutoModelForSequenceClassification
 
 from ckd.calibration import FILE
 from ckd.errors import ArtifactError, ConfigError
-from ckd.predict.scorer import ENGINES, ModelFolder, Scorer
+from ckd.predict.modelfolder import ENGINES, ModelFolder
+from ckd.predict.scorer import Scorer
 from ckd.store.artifacts import FolderArtifact
 from ckd.visits.labels import NUM_LABELS
 from tests.predict.scored_student import make_student

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ckd.errors import ArtifactError
 from ckd.store.artifacts import Stage
-from ckd.student.batches import Batches, collate, pad
+from ckd.student.batches import Batches, collate
 from ckd.student.examples import Examples, ShardExamples
 from ckd.student.order import Order, deal, steps_per_epoch
 from ckd.visits.labels import NUM_LABELS
@@ -124,11 +124,6 @@ def test_micro_batches_hold_the_rows_padded_on_the_right():
         assert batch.attention_mask[i].sum() == len(ids) and not batch.input_ids[i, len(ids) :].any()
         assert (batch.hard[i] == examples[shard].hard[row]).all()
         assert (batch.soft_logits[i] == examples[shard].soft_logits[row]).all()
-
-
-def test_pad_keeps_ids_and_marks_them():
-    ids, mask = pad([np.array([5, 6]), np.array([7])], 9)
-    assert ids.tolist() == [[5, 6], [7, 9]] and mask.tolist() == [[1, 1], [1, 0]]
 
 
 def test_steps_count_the_short_batch():
