@@ -4,6 +4,7 @@ recorded, the cohort's facts and card. No patient's text and no visit id is read
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ckd.calibration import Calibration
@@ -12,6 +13,7 @@ from ckd.evaluation.calibrate import log_odds
 from ckd.evaluation.claims import HeadlineFacts, headline_facts
 from ckd.evaluation.evaluate import MODELS
 from ckd.evaluation.metrics import Floats, macro_auroc
+from ckd.evaluation.report import curves
 from ckd.evaluation.scores import Rows, read_split
 from ckd.store.artifacts import Fields, FolderArtifact, Stage
 from ckd.store.files import exists, join, read_bytes
@@ -21,6 +23,7 @@ from ckd.visits.labels import DISEASES
 
 METRICS_FILE, EVENTS_FILE, CARD_FILE = "metrics.json", "events.jsonl", "card.json"
 CALIBRATED = "student, calibrated"
+VIEWS = {"new_onset": "New onset", "persistent": "Persistent"}
 STAGES = ("embeddings", "soft_labels", "tokens", "predictions")
 
 
@@ -50,6 +53,18 @@ class Run:
         """What is drawn of the held_out visits: model -> probabilities [n, 25]."""
         found: dict[str, Floats] = {model: self.held_out.scores[stage] for model, stage in MODELS.items()}
         return found if self.calibrated is None else {**found, CALIBRATED: self.calibrated}
+
+    @cached_property
+    def ranked(self) -> dict[int, dict[str, curves.Ranked]]:
+        """Label of the macro average -> model -> its counts at every threshold."""
+        labels = self.held_out.labels
+        return {j: {m: curves.rank(labels[:, j], p[:, j]) for m, p in self.columns.items()} for j in self.chosen}
+
+    @property
+    def blocks(self) -> dict[str, Mapping[str, Any]]:
+        """Every model's block of metrics.json, the baselines last."""
+        held_out = self.metrics["held_out"]
+        return {**{name: block for name, block in held_out.items() if name != "baselines"}, **held_out["baselines"]}
 
     def last_events(self, kind: str, key: str) -> list[dict[str, Any]]:
         """Events of one kind in the order of their `key` (epoch, step); of those that a continued run repeated, the last."""

@@ -1,4 +1,4 @@
-"""A figure of the report, or the reason why it is not there, and the sentence that says how to read it."""
+"""A figure of the report: how it is drawn, the sentence that says how to read it, and the reason where it is not there."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ckd.evaluation.baselines import BASELINES
+from ckd.evaluation.report.content import Run
 from ckd.evaluation.report.svg import inline
 
 MODEL_NAMES = {
@@ -16,18 +17,36 @@ MODEL_NAMES = {
     "oracle_latent": "Ceiling: true probability",
     "oracle_observed": "Ceiling: given the codes",
 }
-Draw = Callable[[Any], Any]  # class Figure -> figure
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """One figure of the page; `svg` or `reason`."""
+    """One figure of a page; `svg` or `reason`."""
 
     name: str
     title: str
     reading: str
-    svg: Markup | None = None
-    reason: str | None = None
+    svg: Markup | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One kind of figure. The page shows it by its name."""
+
+    name: str
+    title: str
+    reading: str  # how to read it
+    draw: Callable[[Run, Any], Any]  # run, matplotlib's class Figure (see svg.style) -> figure
+    missing: Callable[[Run], str | None] = lambda run: None  # why a run does not have it
+    performance: bool = True  # left out where the sample is too small for a claim about performance
+
+    def of(self, run: Run, canvas: Any) -> Drawing:
+        """Draw it with the class `canvas`, unless there is a reason not to."""
+        small = run.headline.too_small if self.performance else None
+        reason = f"This figure is left out: {small}." if small else self.missing(run)
+        svg = None if reason else inline(self.draw(run, canvas), self.name, self.title)
+        return Drawing(self.name, self.title, self.reading, svg, reason)
 
 
 def model_name(name: str) -> str:
@@ -35,8 +54,6 @@ def model_name(name: str) -> str:
     return MODEL_NAMES.get(name, name)
 
 
-def drawing(figure: Any, name: str, title: str, reading: str, reason: str | None, draw: Draw) -> Drawing:
-    """Draw with the class `figure` (see svg.style), unless there is a reason not to."""
-    if reason:
-        return Drawing(name, title, reading, reason=reason)
-    return Drawing(name, title, reading, svg=inline(draw(figure), name, title))
+def without_labels(run: Run) -> str | None:
+    """Why there is no figure per label, if so."""
+    return None if run.chosen else "no label has enough positive and negative held-out visits"

@@ -1,184 +1,101 @@
-"""The figures with one small panel per label: ROC, precision-recall, reliability, decision curves, alerts against sensitivity."""
+"""Figures with one small panel per label: ROC, precision-recall, reliability, decision curves, alerts by sensitivity."""
 
 import math
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ckd.evaluation.report import curves
 from ckd.evaluation.report.content import CALIBRATED, Run
-from ckd.evaluation.report.drawing import Drawing, drawing
+from ckd.evaluation.report.drawing import Figure, without_labels
 from ckd.evaluation.report.svg import ACCENT, MUTED, OTHER, STUDENT, TEACHER
 from ckd.visits.labels import DISEASES
 
 ACROSS = 5
 MARKERS = {"student": "o", "teacher": "s", CALIBRATED: "^"}
-STYLES: dict[str, dict[str, Any]] = {
+STYLES: dict[str, dict[str, Any]] = {  # different without colour too
     "student": {"color": STUDENT},
     "teacher": {"color": TEACHER, "linestyle": (0, (4, 1.5))},
     CALIBRATED: {"color": ACCENT, "linestyle": (0, (1.5, 1))},
-}  # told apart without colour too
+}
 THRESHOLDS = np.linspace(0.01, 0.6, 60)  # beyond it few would act
-Panel = Callable[[Any, str, dict[str, curves.Ranked]], None]  # axes, disease, ranked by model
+_TICKS: dict[str, Any] = {"xlim": (0, 1), "xticks": (0, 0.5, 1), "xticklabels": ("0", ".5", "1")}
+_SQUARE = {**_TICKS, "ylim": (0, 1), "yticks": (0, 0.5, 1), "yticklabels": ("0", ".5", "1")}
 
 
-def label_panels(run: Run, figure: Any, reason: str | None) -> list[Drawing]:
-    """The five figures, or `reason` in their place."""
-    ranked = {
-        j: {m: curves.rank(run.held_out.labels[:, j], p[:, j]) for m, p in run.columns.items()} for j in run.chosen
-    }
-    few = reason or (None if run.chosen else "no label has enough positive and negative held-out visits")
-    square = {
-        "xlim": (0, 1),
-        "ylim": (0, 1),
-        "xticks": (0, 0.5, 1),
-        "yticks": (0, 0.5, 1),
-        "xticklabels": ("0", ".5", "1"),
-        "yticklabels": ("0", ".5", "1"),
-    }
+@dataclass(frozen=True)
+class _Panels:
+    """Draws a panel per label of the macro average."""
 
-    def panels(name: str, title: str, reading: str, panel: Panel, x: str, y: str, **axes: Any) -> Drawing:
-        return drawing(
-            figure, name, title, reading, few, lambda made: _grid(made, run.chosen, ranked, panel, (x, y), axes)
-        )
+    panel: Callable[[Any, Run, int], None]  # axes, run, label
+    x: str  # names of the axes
+    y: str
+    axes: Mapping[str, Any]
 
-    def at_threshold(axes: Any, disease: str, ranks: dict[str, curves.Ranked]) -> None:
-        _alerts(axes, ranks)
-        point = run.metrics["alerts"]["per_label"][disease]
-        if point["sensitivity"] is not None:
-            axes.plot(point["sensitivity"], point["alerts_per_100"], "o", color=STUDENT, markersize=4)
-
-    def calibrated(axes: Any, disease: str, _: dict[str, curves.Ranked]) -> None:
-        j = DISEASES.index(disease)
-        _reliability(axes, {m: (run.held_out.labels[:, j], p[:, j]) for m, p in run.columns.items()})
-
-    return [
-        panels("roc", "ROC curves", ROC_READING, _roc, "false alerts among visits without it", "sensitivity", **square),
-        panels(
-            "precision-recall",
-            "Precision-recall curves",
-            PR_READING,
-            _precision,
-            "sensitivity",
-            "share of alerts that are right",
-            **square,
-        ),
-        panels(
-            "reliability",
-            "Reliability",
-            RELIABILITY_READING,
-            calibrated,
-            "predicted probability",
-            "observed rate",
-            **square,
-        ),
-        panels(
-            "decision",
-            "Decision curves",
-            DECISION_READING,
-            _decision,
-            "probability at which one would act",
-            "net benefit",
-            xlim=(0, 0.6),
-        ),
-        panels(
-            "alerts",
-            "Alerts per 100 visits against sensitivity",
-            ALERTS_READING,
-            at_threshold,
-            "sensitivity",
-            "alerts per 100 visits",
-            xlim=(0, 1),
-            ylim=(0, 100),
-            xticks=(0, 0.5, 1),
-            xticklabels=("0", ".5", "1"),
-            yticks=(0, 50, 100),
-        ),
-    ]
+    def __call__(self, run: Run, canvas: Any) -> Any:
+        rows = math.ceil(len(run.chosen) / ACROSS)
+        height, square = 1.75 * rows + 0.9, "ylim" in self.axes
+        figure = canvas(figsize=(10, height))
+        grid = figure.subplots(rows, ACROSS, sharex=True, sharey=square, squeeze=False, subplot_kw=dict(self.axes))
+        for place, spot in enumerate(grid.flat):
+            if place >= len(run.chosen):
+                spot.set_visible(False)
+                continue
+            j = run.chosen[place]
+            self.panel(spot, run, j)
+            title = "\n".join(textwrap.wrap(DISEASES[j], 28))
+            spot.set_title(title, loc="left", fontsize=7, linespacing=1.15, y=1.0, pad=3)
+            if place + ACROSS >= len(run.chosen):
+                spot.tick_params(labelbottom=True)
+        space = {"hspace": 0.42, "wspace": 0.12 if square else 0.32}
+        figure.subplots_adjust(left=0.065, right=0.99, top=1 - 0.55 / height, bottom=0.5 / height, **space)
+        figure.supxlabel(self.x, fontsize=8, y=0.06 / height)
+        figure.supylabel(self.y, fontsize=8, x=0.005)
+        lines = [spot for spot in grid.flat[0].get_lines() if not spot.get_label().startswith("_")]
+        corner = {"loc": "upper right", "bbox_to_anchor": (0.99, 1.0), "borderaxespad": 0.1}
+        figure.legend(handles=lines, ncols=len(lines), fontsize=8, **corner)
+        return figure
 
 
-ROC_READING = (
-    "The closer a curve comes to the upper left corner, the better it ranks patients; the dotted diagonal is a coin."
-)
-PR_READING = "How many alerts are right (height) when so many of the events are found (width); the dotted line is an alert for everyone."
-RELIABILITY_READING = (
-    "Each point is a tenth of the visits (more where there are few): on the dotted diagonal, what is predicted is what happens. Below it, risks are "
-    "predicted too high."
-)
-DECISION_READING = (
-    "Net benefit counts right alerts minus false ones, weighed by the probability at which one would act. A model is of use where its curve is above "
-    "both dotted lines: alerting everyone (falling) and nobody (zero)."
-)
-ALERTS_READING = "What a share of found events costs in alerts. The dot is the threshold chosen on tuning; the dotted line is alerting at random."
-
-
-def _grid(
-    figure_class: Any,
-    chosen: list[int],
-    ranked: dict[int, dict[str, curves.Ranked]],
-    panel: Panel,
-    names: tuple[str, str],
-    axes: Any,
-) -> Any:
-    rows = math.ceil(len(chosen) / ACROSS)
-    height = 1.75 * rows + 0.9
-    figure = figure_class(figsize=(10, height))
-    grid = figure.subplots(rows, ACROSS, sharex=True, sharey="ylim" in axes, squeeze=False, subplot_kw=axes)
-    for place, spot in enumerate(grid.flat):
-        if place >= len(chosen):
-            spot.set_visible(False)
-            continue
-        disease = DISEASES[chosen[place]]
-        panel(spot, disease, ranked[chosen[place]])
-        spot.set_title("\n".join(textwrap.wrap(disease, 28)), loc="left", fontsize=7, linespacing=1.15, y=1.0, pad=3)
-        if place + ACROSS >= len(chosen):
-            spot.tick_params(labelbottom=True)
-    figure.subplots_adjust(
-        left=0.065,
-        right=0.99,
-        top=1 - 0.55 / height,
-        bottom=0.5 / height,
-        hspace=0.42,
-        wspace=0.12 if "ylim" in axes else 0.32,
-    )
-    figure.supxlabel(names[0], fontsize=8, y=0.06 / height)
-    figure.supylabel(names[1], fontsize=8, x=0.005)
-    lines = [spot for spot in grid.flat[0].get_lines() if not spot.get_label().startswith("_")]
-    figure.legend(
-        handles=lines, loc="upper right", ncols=len(lines), fontsize=8, borderaxespad=0.1, bbox_to_anchor=(0.99, 1.0)
-    )
-    return figure
-
-
-def _uncalibrated(ranks: dict[str, curves.Ranked]) -> dict[str, curves.Ranked]:
-    """Without the calibrated student, who ranks as the student does."""
-    return {model: ranked for model, ranked in ranks.items() if model != CALIBRATED}
-
-
-def _roc(axes: Any, disease: str, ranks: dict[str, curves.Ranked]) -> None:
+def _roc(axes: Any, run: Run, j: int) -> None:
     axes.plot([0, 1], [0, 1], color=OTHER, linestyle=":", linewidth=1)
-    for model, ranked in _uncalibrated(ranks).items():
-        axes.plot(*curves.roc(ranked), label=model, **STYLES[model])
+    _lines(axes, run, j, curves.roc)
 
 
-def _precision(axes: Any, disease: str, ranks: dict[str, curves.Ranked]) -> None:
-    rate = ranks["student"].events / ranks["student"].visits
+def _precision(axes: Any, run: Run, j: int) -> None:
+    student = run.ranked[j]["student"]
+    rate = student.events / student.visits
     axes.plot([0, 1], [rate, rate], color=OTHER, linestyle=":", linewidth=1)
-    for model, ranked in _uncalibrated(ranks).items():
-        axes.plot(*curves.precision_recall(ranked), label=model, **STYLES[model])
+    _lines(axes, run, j, curves.precision_recall)
 
 
-def _reliability(axes: Any, columns: dict[str, tuple[Any, Any]]) -> None:
+def _alerts(axes: Any, run: Run, j: int) -> None:
+    axes.plot([0, 1], [0, 100], color=OTHER, linestyle=":", linewidth=1)
+    _lines(axes, run, j, curves.alerts_for_sensitivity)
+    point = run.metrics["alerts"]["per_label"][DISEASES[j]]
+    if point["sensitivity"] is not None:
+        axes.plot(point["sensitivity"], point["alerts_per_100"], "o", color=STUDENT, markersize=4)
+
+
+def _lines(axes: Any, run: Run, j: int, curve: Callable[[curves.Ranked], curves.Points]) -> None:
+    """A curve per model but the calibrated student, who ranks as the student does."""
+    for model, ranked in run.ranked[j].items():
+        if model != CALIBRATED:
+            axes.plot(*curve(ranked), label=model, **STYLES[model])
+
+
+def _reliability(axes: Any, run: Run, j: int) -> None:
     axes.plot([0, 1], [0, 1], color=OTHER, linestyle=":", linewidth=1)
-    for model, (y, p) in columns.items():
-        axes.plot(
-            *curves.reliability(y, p), label=model, marker=MARKERS[model], markersize=2.5, linewidth=1, **STYLES[model]
-        )
+    for model, p in run.columns.items():
+        points = curves.reliability(run.held_out.labels[:, j], p[:, j])
+        axes.plot(*points, label=model, marker=MARKERS[model], markersize=2.5, linewidth=1, **STYLES[model])
 
 
-def _decision(axes: Any, disease: str, ranks: dict[str, curves.Ranked]) -> None:
+def _decision(axes: Any, run: Run, j: int) -> None:
+    ranks = run.ranked[j]
     everyone = curves.net_benefit_of_all(ranks["student"], THRESHOLDS)
     shown = {model: curves.net_benefit(ranked, THRESHOLDS) for model, ranked in ranks.items()}
     top = max(everyone[0], *(values.max() for values in shown.values()))
@@ -190,7 +107,45 @@ def _decision(axes: Any, disease: str, ranks: dict[str, curves.Ranked]) -> None:
     axes.locator_params(axis="both", nbins=3)
 
 
-def _alerts(axes: Any, ranks: dict[str, curves.Ranked]) -> None:
-    axes.plot([0, 1], [0, 100], color=OTHER, linestyle=":", linewidth=1)
-    for model, ranked in _uncalibrated(ranks).items():
-        axes.plot(*curves.alerts_for_sensitivity(ranked), label=model, **STYLES[model])
+FIGURES = (
+    Figure(
+        "roc",
+        "ROC curves",
+        "The closer a curve comes to the upper left corner, the better it ranks patients; the dotted diagonal is a "
+        "coin.",
+        _Panels(_roc, "false alerts among visits without it", "sensitivity", _SQUARE),
+        without_labels,
+    ),
+    Figure(
+        "precision-recall",
+        "Precision-recall curves",
+        "How many alerts are right (height) when so many of the events are found (width); the dotted line is an alert "
+        "for everyone.",
+        _Panels(_precision, "sensitivity", "share of alerts that are right", _SQUARE),
+        without_labels,
+    ),
+    Figure(
+        "reliability",
+        "Reliability",
+        "Each point is a tenth of the visits (more where there are few): on the dotted diagonal, what is predicted is "
+        "what happens. Below it, risks are predicted too high.",
+        _Panels(_reliability, "predicted probability", "observed rate", _SQUARE),
+        without_labels,
+    ),
+    Figure(
+        "decision",
+        "Decision curves",
+        "Net benefit counts right alerts minus false ones, weighed by the probability at which one would act. A model "
+        "is of use where its curve is above both dotted lines: alerting everyone (falling) and nobody (zero).",
+        _Panels(_decision, "probability at which one would act", "net benefit", {"xlim": (0, 0.6)}),
+        without_labels,
+    ),
+    Figure(
+        "alerts",
+        "Alerts per 100 visits against sensitivity",
+        "What a share of found events costs in alerts. The dot is the threshold chosen on tuning; the dotted line is "
+        "alerting at random.",
+        _Panels(_alerts, "sensitivity", "alerts per 100 visits", {**_TICKS, "ylim": (0, 100), "yticks": (0, 50, 100)}),
+        without_labels,
+    ),
+)

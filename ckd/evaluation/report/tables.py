@@ -6,13 +6,12 @@ from typing import Any
 
 from ckd.evaluation.claims import MIN_EVENTS
 from ckd.evaluation.metrics import MIN_COUNT, SHOWN
-from ckd.evaluation.report.content import Run
+from ckd.evaluation.report.content import VIEWS, Run
 from ckd.evaluation.report.drawing import model_name
 from ckd.evaluation.small_cells import MIN_CELL
 from ckd.visits.labels import DISEASES
 
 NOTHING = "–"
-VIEWS = {"new_onset": "New onset", "persistent": "Persistent"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def figure(value: float | None, bounds: Sequence[float] | None = None, digits: i
 def models(run: Run) -> Table:
     """Macro figures of every model; after AUROC the same inside new onset and persistent."""
     rows = []
-    for name, block in _blocks(run).items():
+    for name, block in run.blocks.items():
         figures = [_macro(block, metric) for metric in SHOWN]
         figures[1:1] = [_macro(block.get(view), "auroc") for view in VIEWS]
         rows.append([word(model_name(name)), *figures])
@@ -216,11 +215,6 @@ def subgroups_by_label(run: Run) -> list[Table]:
 def plain(name: str, caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """A table of words that does not sort."""
     return Table(name, caption, columns, [[Cell(text, number=False) for text in row] for row in rows])
-
-
-def _blocks(run: Run) -> dict[str, Mapping[str, Any]]:
-    held_out = run.metrics["held_out"]
-    return {**{name: block for name, block in held_out.items() if name != "baselines"}, **held_out["baselines"]}
 
 
 def _macro(block: Mapping[str, Any] | None, metric: str) -> Cell:
