@@ -1,7 +1,6 @@
-"""What a teacher pass cost: one account per shard, told by its worker; their sum per worker and over workers; the rates, shares and prices made
-of it. The counts come from the engine (work.py), the ceiling from matrix_rate.py; showing them is the job's business.
+"""What a teacher pass cost: an account per shard, their sum per worker, and the rates, shares and prices made of it.
 
-What has no value here is None: a share of nothing, a rate without time, a price without a price. Never 0.
+A figure without a value is None, never 0: a share of nothing, a rate without time, a cost without a price.
 """
 
 import time
@@ -35,7 +34,9 @@ class Account:
 
     @property
     def wall_s(self) -> float:
-        """Seconds from the first shard's start to the last one's end: gaps between shards included, the model's load not."""
+        """Seconds from the first shard's start to the last one's end, with gaps between shards, without the model's
+        load.
+        """
         return self.ended - self.started
 
     def __add__(self, other: "Account") -> "Account":
@@ -62,18 +63,19 @@ class Account:
 
 
 class Meter:
-    """A worker's meter: made once after the load, which measures the device; read at the end of every shard."""
+    """A worker's meter: made once after the model's load, read at the end of every shard."""
 
     def __init__(self, engine: Engine, config: TeacherConfig) -> None:
+        """Measure the matrix rate of the device, which takes about half a second."""
         from ckd.teacher.matrix_rate import matrix_rate
 
         self.load, self.worker = engine.load, uuid.uuid4().hex
         self.rate = matrix_rate("cuda" if config.gpus_per_worker > 0 else "cpu", config.dtype)
 
     def read(self, started: float, visits: int, tokens: int, work: Work) -> dict[str, Any]:
-        """The account, as JSON values, of a shard that began at time.monotonic() `started` and ends now.
+        """The account, as JSON values, of a shard that started at time.monotonic() `started` and ends now.
 
-        What the device did for a shard that failed is in the next one's `work`: it has to be paid. Its visits and tokens are in none.
+        The work for a shard that failed is in the next one's, since it is paid for; its visits and tokens are in none.
         """
         return asdict(Account(self.worker, self.load, self.rate, started, time.monotonic(), 1, visits, tokens, work))
 
@@ -87,32 +89,30 @@ def per_worker(accounts: Iterable[Account]) -> list[Account]:
 
 
 def figures(accounts: Iterable[Account], config: TeacherConfig, seconds: float, before: int = 0) -> dict[str, Any]:
-    """The figures of a job of at least one account, and of nothing that an earlier one did: `before` shards were there when it started.
+    """The figures of one job, of at least one account. `before` is how many shards an earlier one had done.
 
-    `seconds` is the driver's wall time for all of it, the start of the workers and their loads included.
-
-    visits_per_s, tokens_per_s: done / seconds, what the user waited for.
-    …_per_worker: done / Σ wall of the workers, loads not counted; what one more worker adds, and what a long pass tends to.
-    padding_share: padding / tokens pushed through the model.
-    prefix_share: tokens not computed thanks to the shared prefix / all tokens of the prompts.
-    flop_utilisation: Σ FLOPs of the tokens pushed through, padding included (work.forward_flops) / Σ wall × measured matrix rate × GPUs.
-    idle_share: 1 - busy / Σ wall of the workers; not below 0, although device and host count with two clocks.
-    peak_bytes: the most on any worker's device; None where there is none (a CPU).
-    cost: of this job's workers, loads included. cost_per_million visits: without the loads, which a long pass pays once. price_per_hour is the
-    currency per GPU-hour: a worker with gpus_per_worker=0.5 costs half of it, and one without a GPU (0) is itself what costs that much. What a
-    machine costs before its worker starts and after its last shard is in neither.
-
-    Only shards whose result reached the driver count: what a machine did that was lost is in no figure.
+    `seconds` is the driver's wall time for all of it, the start of the workers and their loads included. Only shards
+    whose result reached the driver count: what a lost machine did is in no figure.
     """
     workers = per_worker(accounts)
-    work = sum((w.work for w in workers), Work())
-    visits, tokens, wall_s = (
-        sum(w.visits for w in workers),
-        sum(w.tokens for w in workers),
-        sum(w.wall_s for w in workers),
-    )
-    load_s = sum(w.load.seconds for w in workers)
-    price = config.price_per_hour * (config.gpus_per_worker or 1) / HOUR or None
+    return {
+        **_speed(workers, seconds, before),
+        **_device(workers, config),
+        "load_seconds": max(w.load.seconds for w in workers),
+        **{
+            name: ", ".join(sorted({value for w in workers if (value := getattr(w.load, name))})) or None
+            for name in ("engine", "device", "revision", "adapter", "note")
+        },
+        **_cost(workers, config),
+    }
+
+
+def _speed(workers: list[Account], seconds: float, before: int) -> dict[str, Any]:
+    """…_per_s: done / seconds, what the user waited for.
+
+    …_per_worker: done / Σ wall of the workers, without loads: what one more worker adds, and a long pass tends to.
+    """
+    visits, tokens, wall_s = sum(w.visits for w in workers), sum(w.tokens for w in workers), _wall_s(workers)
     return {
         "shards": sum(w.shards for w in workers),
         "shards_before": before,
@@ -124,46 +124,65 @@ def figures(accounts: Iterable[Account], config: TeacherConfig, seconds: float, 
         "tokens_per_s": _ratio(tokens, seconds),
         "visits_per_s_per_worker": _ratio(visits, wall_s),
         "tokens_per_s_per_worker": _ratio(tokens, wall_s),
+    }
+
+
+def _device(workers: list[Account], config: TeacherConfig) -> dict[str, Any]:
+    """padding_share: padding / tokens pushed through the model.
+
+    prefix_share: tokens not computed thanks to the shared prefix / all tokens of the prompts.
+    flop_utilisation: Σ FLOPs of the computed tokens (work.forward_flops) / Σ wall × measured matrix rate × GPUs.
+    idle_share: 1 - busy / Σ wall of the workers; not below 0, although device and host count with two clocks.
+    peak_bytes: the most on any worker's device; None where there is none (a CPU).
+    """
+    work, wall_s = sum((w.work for w in workers), Work()), _wall_s(workers)
+    measured, devices = all(w.matrix_rate for w in workers), max(1.0, config.gpus_per_worker)
+    possible = sum(w.wall_s * (w.matrix_rate or 0) * devices for w in workers)
+    return {
         "computed_tokens": work.computed,
         "padding_share": _ratio(work.padding, work.computed),
         "prefix_share": _ratio(work.prefix_saved, work.tokens),
         "flops": work.flops or None,
-        "matrix_flops_per_s": _ratio(sum(w.matrix_rate or 0 for w in workers), len(workers))
-        if _measured(workers)
-        else None,
-        "flop_utilisation": _utilisation(workers, max(1.0, config.gpus_per_worker)),
+        "matrix_flops_per_s": sum(w.matrix_rate or 0 for w in workers) / len(workers) if measured else None,
+        "flop_utilisation": _ratio(work.flops, possible) if work.flops and measured else None,
         "idle_share": max(0.0, 1 - work.busy_s / wall_s) if work.busy_s and wall_s > 0 else None,
         "peak_bytes": work.peak_bytes or None,
         "ooms": work.ooms,
-        "load_seconds": max(w.load.seconds for w in workers),
-        **{
-            name: _all(getattr(w.load, name) for w in workers)
-            for name in ("engine", "device", "revision", "adapter", "note")
-        },
+    }
+
+
+def _cost(workers: list[Account], config: TeacherConfig) -> dict[str, Any]:
+    """cost: of this job's workers with their loads. cost_per_million visits: without loads, which a long pass pays
+    once.
+
+    price_per_hour is the price of a GPU-hour: a worker with gpus_per_worker=0.5 costs half of it, one without a GPU (0)
+    all of it. What a machine costs before its worker starts and after its last shard is in neither.
+    """
+    visits, wall_s = sum(w.visits for w in workers), _wall_s(workers)
+    price = config.price_per_hour * (config.gpus_per_worker or 1) / HOUR or None
+    return {
         "price_per_hour": config.price_per_hour or None,
         "gpus_per_worker": config.gpus_per_worker,
-        "cost": price * (wall_s + load_s) if price else None,
+        "cost": price * (wall_s + sum(w.load.seconds for w in workers)) if price else None,
         "cost_per_million": price * wall_s / visits * MILLION if price and visits else None,
     }
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:
     """The figures for a person, at most four lines."""
-    resumed = (
-        f" in the shards done now ({found['shards']}, not the {found['shards_before']} of before)"
-        if found["shards_before"]
-        else ""
-    )
+    before = found["shards_before"]
+    resumed = f" in the shards done now ({found['shards']}, not the {before} of before)" if before else ""
     note = f"; {found['note']}" if found["note"] else ""
     said = [
-        f"{_plain(found['visits'])} visits{resumed} in {found['seconds']:,.1f} s: {_number(found['visits_per_s'])} visits/s, "
-        f"{_plain(found['tokens_per_s'])} tokens/s; {_number(found['visits_per_s_per_worker'])} visits/s per worker once loaded "
-        f"(workers: {found['workers']})",
-        f"{found['engine']} on {found['device']}: {_share(found['flop_utilisation'])} of its measured matrix rate"
-        f" ({_number(found['matrix_flops_per_s'], 1e12, ' TFLOP/s')}), idle {_share(found['idle_share'])}, padding {_share(found['padding_share'])}, "
-        f"shared prefix {_share(found['prefix_share'])} of the tokens{note}",
-        f"model loaded in {found['load_seconds']:,.1f} s (revision {_short(found['revision'])}, adapter {_short(found['adapter'])}), "
-        f"peak device memory {_number(found['peak_bytes'], GIB, ' GiB')}, batches halved for memory: {found['ooms']}",
+        f"{_plain(found['visits'])} visits{resumed} in {found['seconds']:,.1f} s: "
+        f"{_number(found['visits_per_s'])} visits/s, {_plain(found['tokens_per_s'])} tokens/s; "
+        f"{_number(found['visits_per_s_per_worker'])} visits/s per worker once loaded (workers: {found['workers']})",
+        f"{found['engine']} on {found['device']}: {_share(found['flop_utilisation'])} of its measured matrix rate "
+        f"({_number(found['matrix_flops_per_s'], 1e12, ' TFLOP/s')}), idle {_share(found['idle_share'])}, "
+        f"padding {_share(found['padding_share'])}, shared prefix {_share(found['prefix_share'])} of the tokens{note}",
+        f"model loaded in {found['load_seconds']:,.1f} s (revision {_short(found['revision'])}, "
+        f"adapter {_short(found['adapter'])}), peak device memory {_number(found['peak_bytes'], GIB, ' GiB')}, "
+        f"batches halved for memory: {found['ooms']}",
     ]
     if found["cost"] is not None:
         said.append(
@@ -173,24 +192,12 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def _measured(workers: list[Account]) -> bool:
-    return all(w.matrix_rate for w in workers)
-
-
-def _utilisation(workers: list[Account], devices: float) -> float | None:
-    flops, possible = (
-        sum(w.work.flops for w in workers),
-        sum(w.wall_s * (w.matrix_rate or 0) * devices for w in workers),
-    )
-    return _ratio(flops, possible) if flops and _measured(workers) else None
+def _wall_s(workers: list[Account]) -> float:
+    return sum(w.wall_s for w in workers)
 
 
 def _ratio(part: float, whole: float) -> float | None:
     return part / whole if whole > 0 else None
-
-
-def _all(values: Iterable[str | None]) -> str | None:
-    return ", ".join(sorted({value for value in values if value})) or None
 
 
 def _plain(value: float | None) -> str:
