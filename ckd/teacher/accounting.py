@@ -6,7 +6,7 @@ A figure without a value is None, never 0: a share of nothing, a rate without ti
 import time
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ckd.config import TeacherConfig
@@ -34,19 +34,15 @@ class Account:
 
     @property
     def wall_s(self) -> float:
-        """Seconds from the first shard's start to the last one's end, with gaps between shards, without the model's
-        load.
-        """
+        """Seconds from the first shard's start to the last one's end, gaps between shards included."""
         return self.ended - self.started
 
     def __add__(self, other: "Account") -> "Account":
         """Both accounts of one worker as one; raises ValueError when they are of two."""
         if self.worker != other.worker:
             raise ValueError(f"accounts of two workers, {self.worker} and {other.worker}, have no common clock")
-        return Account(
-            worker=self.worker,
-            load=self.load,
-            matrix_rate=self.matrix_rate,
+        return replace(
+            self,
             started=min(self.started, other.started),
             ended=max(self.ended, other.ended),
             shards=self.shards + other.shards,
@@ -152,11 +148,11 @@ def _device(workers: list[Account], config: TeacherConfig) -> dict[str, Any]:
 
 
 def _cost(workers: list[Account], config: TeacherConfig) -> dict[str, Any]:
-    """cost: of this job's workers with their loads. cost_per_million visits: without loads, which a long pass pays
-    once.
+    """cost: of this job's workers, their loads included. cost_per_million visits: without loads.
 
-    price_per_hour is the price of a GPU-hour: a worker with gpus_per_worker=0.5 costs half of it, one without a GPU (0)
-    all of it. What a machine costs before its worker starts and after its last shard is in neither.
+    A long pass pays the loads once. price_per_hour is the price of a GPU-hour: a worker with gpus_per_worker=0.5 costs
+    half of it, one without a GPU (0) all of it. What a machine costs before its worker starts and after its last shard
+    is in neither.
     """
     visits, wall_s = sum(w.visits for w in workers), _wall_s(workers)
     price = config.price_per_hour * (config.gpus_per_worker or 1) / HOUR or None

@@ -1,6 +1,6 @@
-"""Causal attention behind a prefix, without a mask: what lets padded batches use the flash kernels. Registered with transformers by name.
+"""Causal attention behind a prefix, without a mask, so that padded batches can use the flash kernels.
 
-Only for right-padded batches of causal models: no real token sees the padding behind it, so nothing has to be masked.
+Only for right-padded batches of causal models: no real token sees the padding behind it. Transformers knows it by name.
 """
 
 from typing import Any
@@ -15,7 +15,10 @@ CAUSAL = "ckd_causal"  # transformers makes no mask for an implementation that i
 
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
-    """[B, T, heads, D] for queries [B, heads, T, D] and keys and values [B, groups, P + T, D]: query t sees positions 0 … P + t."""
+    """[B, T, heads, D] for queries [B, heads, T, D] and keys and values [B, groups, P + T, D].
+
+    Query t sees positions 0 … P + t.
+    """
     groups = query.shape[1] // key.shape[1]
     # Flash reads each key once for its group of heads; every other kernel wants the keys repeated.
     grouped = groups > 1 and can_use_flash_attention(SDPAParams(query, key, value, None, 0.0, False, True))
@@ -26,7 +29,8 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: f
     return states.transpose(1, 2).contiguous()
 
 
-# To torch.compile one opaque operation: the choice of a kernel cannot be traced, and a break in each layer would undo the compilation.
+# To torch.compile one opaque operation: the choice of a kernel cannot be traced, and a break in each layer would undo
+# the compilation.
 _compiled = torch.library.custom_op("ckd::causal_attention", attend, mutates_args=())
 
 

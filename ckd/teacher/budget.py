@@ -1,8 +1,8 @@
-"""How many padded tokens a batch may have: found by trying on a GPU and remembered per device and model, a fixed number on a CPU.
+"""How many padded tokens a batch may have: found by trying on a GPU and remembered there, a fixed number on a CPU.
 
-Remembered in <user cache>/token_budgets/<key>.json, one small file per device name, model revision, dtype, max_length and what else decides.
-It is a hint: a file that is missing, unreadable or of other facts is probed anew, and a batch that does not fit all the same is halved by the
-engine. Always max_length × a power of two, so that equal machines batch equally.
+Remembered in <user cache>/token_budgets/<key>.json, one file per device, model and what else decides. It is only a
+hint: without a readable file of the same facts it is found anew, and the engine halves a batch that still does not fit.
+It is always max_length × a power of two, so that equal machines batch equally.
 """
 
 import json
@@ -17,10 +17,10 @@ from ckd.store.files import digest, read_bytes, write_bytes
 from ckd.store.folders import cache_folder
 from ckd.store.jsonfile import json_bytes
 
-CPU_BUDGET = 1024  # one or two visits: a layer's activations stay in the cache (benchmarks/teacher/speed.py: a fifth faster than 4096)
-MOST = (
-    1 << 17
-)  # a 7B model's layers are compute-bound from a few thousand tokens on; more only waits longer for its first result
+# One or two visits: a layer's activations stay in the cache (benchmarks/teacher/speed.py: a fifth faster than 4096).
+CPU_BUDGET = 1024
+# A 7B model's layers are compute-bound from a few thousand tokens on; more only waits longer for its first result.
+MOST = 1 << 17
 SHARE = 0.8  # of the device's memory that the probe may fill: the rest is for fragmentation and for longer prefixes
 
 
@@ -39,8 +39,8 @@ def automatic_budget(facts: Fields, longest: int, filled_by: Callable[[int], flo
 def find_budget(longest: int, filled_by: Callable[[int], float]) -> int:
     """Double from one prompt of `longest` tokens until memory is short; the last that was well within SHARE.
 
-    `filled_by(tokens)` runs such a batch and tells the share of memory in use at its peak, or raises torch.OutOfMemoryError.
-    Raises ConfigError when a single prompt does not fit.
+    `filled_by(tokens)` runs such a batch and returns the share of memory in use at its peak, or raises
+    torch.OutOfMemoryError. Raises ConfigError when a single prompt does not fit.
     """
     fitting, budget = 0, longest
     while budget <= max(MOST, longest):
@@ -59,10 +59,9 @@ def find_budget(longest: int, filled_by: Callable[[int], float]) -> int:
 
 
 def one_prompt_too_many(tokens: int) -> ConfigError:
-    """What to do when the device cannot hold one prompt."""
-    return ConfigError(
-        f"teacher.max_length: one prompt of {tokens} tokens does not fit in the GPU's memory; lower it or use a larger GPU"
-    )
+    """The error for a device that cannot hold one prompt."""
+    why = f"one prompt of {tokens} tokens does not fit in the GPU's memory"
+    return ConfigError(f"teacher.max_length: {why}; lower it or use a larger GPU")
 
 
 def _remembered(path: str, facts: Fields) -> int:

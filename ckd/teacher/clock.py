@@ -1,4 +1,4 @@
-"""How long a device worked, without ever waiting for it: CUDA events around each forward pass, the wall clock on a CPU."""
+"""Measures how long a device worked without waiting for it: CUDA events, or the wall clock on a CPU."""
 
 import time
 from collections.abc import Iterator
@@ -8,16 +8,17 @@ import torch
 
 
 class DeviceClock:
-    """Adds up the seconds between the first and last operation of each block, as the device saw them."""
+    """Adds up the seconds between the first and last operation of each block, on the device's own clock."""
 
     def __init__(self, device: torch.device) -> None:
+        """Use CUDA events when `device` is a GPU."""
         self._cuda = device.type == "cuda"
         self._seconds = 0.0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Count what is started inside. A block that raises is not counted."""
+        """Count the block; one that raises is not counted."""
         if not self._cuda:
             started = time.perf_counter()
             yield

@@ -1,4 +1,4 @@
-"""Loads a causal language model's decoder for reading: base model and LoRA adapter through transformers and PEFT, without lm_head, frozen."""
+"""Loads the decoder of a causal language model, frozen, without lm_head, with its LoRA adapter."""
 
 from typing import Any
 
@@ -15,10 +15,13 @@ from ckd.teacher.work import Geometry
 
 
 def load_decoder(config: TeacherConfig, folder: str, device: torch.device) -> tuple[Any, Any]:
-    """Tokenizer, and the decoder in eval mode on its device(s); `folder` is where teacher.base_model lies here. Raises ConfigError."""
+    """Tokenizer, and the decoder in eval mode on its device(s). Raises ConfigError.
+
+    `folder` is where teacher.base_model lies on this machine.
+    """
     tokenizer, model = _load(config, folder, device)
     causal = _with_adapter(model, config) if config.adapter else model
-    # Without lm_head; an adapter that is not merged lives inside the layers, so it stays active.
+    # Without lm_head; an adapter that is not merged is inside the layers, so it stays active.
     decoder = causal.base_model.eval().requires_grad_(False)
     return tokenizer, decoder if _spread(config, device) else decoder.to(device)
 
@@ -36,19 +39,17 @@ def geometry(decoder: Any) -> Geometry:
 
 
 def outline(config: TeacherConfig, folder: str) -> tuple[Any, Geometry, int]:
-    """Tokenizer, geometry and width of the embeddings without reading weights: `folder` may hold none. Raises ConfigError."""
+    """Tokenizer, geometry and width of the embeddings, without reading weights. Raises ConfigError."""
     commit = revision("teacher.base_model", folder)
     try:
-        tokenizer, settings = (
-            AutoTokenizer.from_pretrained(folder, revision=commit),
-            AutoConfig.from_pretrained(folder, revision=commit),
-        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, revision=commit)
+        settings = AutoConfig.from_pretrained(folder, revision=commit)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(settings)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"teacher.base_model={config.base_model}: no configuration and tokenizer of a causal language model ({type(error).__name__}); "
-            "give a folder, a URL or a Hub id of one"
+            f"teacher.base_model={config.base_model}: no configuration and tokenizer of a causal language model "
+            f"({type(error).__name__}); give a folder, a URL or a Hub id of one"
         ) from error
     return tokenizer, geometry(model.base_model), int(settings.get_text_config().hidden_size)
 
@@ -78,13 +79,17 @@ def _load(config: TeacherConfig, folder: str, device: torch.device) -> tuple[Any
 
 
 def _with_adapter(model: Any, config: TeacherConfig) -> Any:
-    """The causal model with the adapter active. Raises ConfigError when not every adapter tensor found its place (PEFT only warns)."""
+    """The causal model with the adapter active. Raises ConfigError when an adapter tensor found no place.
+
+    PEFT only warns.
+    """
     adapter = config.adapter
     try:
         wrapped = PeftModel.from_pretrained(model, adapter, is_trainable=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"teacher.adapter={adapter}: cannot be loaded ({type(error).__name__}); expected a LoRA adapter tuned on teacher.base_model"
+            f"teacher.adapter={adapter}: cannot be loaded ({type(error).__name__}); "
+            "expected a LoRA adapter tuned on teacher.base_model"
         ) from error
     stored, loaded = load_peft_weights(adapter, device="cpu"), get_peft_model_state_dict(wrapped)
     lost = [
@@ -94,6 +99,7 @@ def _with_adapter(model: Any, config: TeacherConfig) -> Any:
     ]
     if lost or not stored:
         raise ConfigError(
-            f"teacher.adapter={adapter}: {len(lost)} of its {len(stored)} tensors do not fit teacher.base_model; name the base model it was tuned on"
+            f"teacher.adapter={adapter}: {len(lost)} of its {len(stored)} tensors do not fit teacher.base_model; "
+            "name the base model it was tuned on"
         )
     return wrapped.merge_and_unload() if config.merge_adapter else wrapped.get_base_model()

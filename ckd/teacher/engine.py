@@ -1,4 +1,4 @@
-"""What an engine is: token ids in, one embedding per prompt out. `engines.py` chooses one; each engine_* module runs one library."""
+"""What an engine is: token ids in, one embedding per prompt out. Each engine_* module runs one library."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,10 +32,10 @@ class Engine(Protocol):
     load: Load
 
     def encode(self, prompts: Sequence[Sequence[int]]) -> "np.ndarray":
-        """float32 [n, hidden]: the last layer's state after the final norm at each prompt's last token, in the given order.
+        """float32 [n, hidden], in the given order: the last layer's state after the final norm at each last token.
 
-        The values of one prompt do not depend on which others are in the call, within the dtype's tolerance; the same call
-        gives the same bytes whatever was encoded before.
+        The values of one prompt do not depend on which others are in the call, within the dtype's tolerance; the same
+        call gives the same bytes whatever was encoded before.
         """
         ...
 

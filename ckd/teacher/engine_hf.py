@@ -1,4 +1,4 @@
-"""The transformers engine: computes the shared prefix once, then length-sorted batches under a token budget. Runs on CPU and CUDA."""
+"""The transformers engine: the shared prefix once, then length-sorted batches under a token budget; CPU and CUDA."""
 
 import time
 from collections import deque
@@ -22,15 +22,17 @@ from ckd.teacher.engine import Load
 from ckd.teacher.prefix import MIN_PREFIX, can_share_prefix, prefix_cache, shared_prefix
 from ckd.teacher.work import Work, forward_flops
 
-# A prefix position costs a row only its keys and values in front of the row's own, one layer at a time; a computed token
-# costs a wide MLP. In Qwen2.5-7B 2 kB (14 kB where a kernel wants the keys repeated for every head) against about 130 kB.
+# A prefix position costs a row only its keys and values in front of the row's own, one layer at a time; a computed
+# token costs a wide MLP. In Qwen2.5-7B 2 kB (14 kB where a kernel wants the keys repeated for every head) against about
+# 130 kB.
 PREFIX_POSITIONS_PER_TOKEN = 8
 
 
 class TransformersEngine:
     """`Engine` on transformers and PEFT. The adapter stays unmerged unless asked: merging in bf16 can lose a weak one.
 
-    With a model of another kind (sliding windows, recurrent layers, …) every prompt is computed whole; `load.note` then says so.
+    With a model of another kind (sliding windows, recurrent layers, …) every prompt is computed whole; `load.note` then
+    says so.
     """
 
     def __init__(self, config: TeacherConfig, gpus: float) -> None:
@@ -61,7 +63,10 @@ class TransformersEngine:
         self.take_work()
 
     def encode(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
-        """See Engine.encode. A batch that the device's memory cannot hold is halved; raises ConfigError when one prompt is too much."""
+        """See Engine.encode. Raises ConfigError when the device's memory cannot hold one prompt.
+
+        A batch that it cannot hold is halved.
+        """
         vectors = np.empty((len(prompts), self.hidden), np.float32)
         if not prompts:
             return vectors
@@ -98,7 +103,10 @@ class TransformersEngine:
     def _batches(
         self, prompts: Sequence[Sequence[int]], skip: int, cache: Any
     ) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """(positions, float32 [B, H] on the device) for prompts without their first `skip` tokens; never waits for the device."""
+        """(positions, float32 [B, H] on the device) for prompts without their first `skip` tokens.
+
+        Nothing here waits for the device.
+        """
         lengths, overhead = [len(p) - skip for p in prompts], skip // PREFIX_POSITIONS_PER_TOKEN
         todo = deque(token_batches(lengths, self.budget, overhead))
         while todo:
@@ -159,9 +167,10 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _agrees(self) -> bool:
-        """Whether this model gives the plain forward's states with a shared prefix and without masks; tried on two prompts.
+        """Whether a shared prefix without masks gives this model's plain states; tried on two prompts.
 
-        Switches the model's attention over when it does: config and class names cannot promise that a model is an ordinary one.
+        Switches the model's attention over when it does: config and class names cannot promise that a model is an
+        ordinary one.
         """
         vocabulary = self.model.config.get_text_config().vocab_size
         prompts = np.random.default_rng(0).integers(0, vocabulary, (2, 2 * MIN_PREFIX))

@@ -1,9 +1,9 @@
-"""The vLLM engine: its pooling runner, LAST pooling, no normalisation, the LoRA adapter by request, prefix cache on, token ids in. Needs
-`pip install '.[vllm]'`. For models larger than one GPU it is the way to tensor parallelism; batching is vLLM's own business.
+"""The vLLM engine: its pooling runner with LAST pooling, no normalisation, prefix cache on.
 
-It schedules inside this process: batches are then a function of the call, so that a shard done again gets the same bytes, and no process is
-left holding the GPU when this one is killed. Prefill steps are long enough that scheduling beside them gains little (vLLM itself turns off
-asynchronous scheduling for pooling). Only tensor parallelism starts processes, vLLM's workers, which end with this one.
+Needs `pip install '.[vllm]'`. vLLM batches by itself, and can share one model among GPUs (tensor parallelism). It
+schedules inside this process: the same call then makes the same batches, so that a shard done again gets the same
+bytes, and no process is left holding the GPU when this one is killed. Only tensor parallelism starts processes, which
+end with this one.
 """
 
 import os
@@ -30,9 +30,10 @@ _ONLY_TRANSFORMERS = {"merge_adapter": False, "compile": False, "device_map": ""
 
 
 class VllmEngine:
-    """`Engine` on vLLM. Raises ConfigError when vLLM cannot be had here, cannot load the model, or would leave out any of the adapter."""
+    """`Engine` on vLLM."""
 
     def __init__(self, config: TeacherConfig, gpus: float) -> None:
+        """Raises ConfigError when vLLM is not here, cannot load the model, or would leave out a part of the adapter."""
         started = time.monotonic()
         _refuse(config, gpus)
         folder = _folder(config.base_model)
@@ -48,19 +49,14 @@ class VllmEngine:
         self.hidden = int(text.hidden_size)
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         weights = weights_outside_embeddings([*base.items(), *adapter.items()])
-        self._geometry, self._work = (
-            Geometry(weights, int(text.num_hidden_layers), int(text.num_attention_heads * head)),
-            Work(),
-        )
+        self._geometry = Geometry(weights, int(text.num_hidden_layers), int(text.num_attention_heads * head))
+        self._work = Work()
         if config.adapter:
             self._require_adapter_works(config.adapter)
+        named = model_fields("teacher.base_model", local_folder("teacher.base_model", config.base_model))
         self.load = Load(
             seconds=time.monotonic() - started,
-            revision=str(
-                model_fields("teacher.base_model", local_folder("teacher.base_model", config.base_model))[
-                    "teacher.base_model"
-                ]
-            ),
+            revision=str(named["teacher.base_model"]),
             adapter=adapter_hash("teacher.adapter", config.adapter) if config.adapter else None,
             engine=config.engine,
             device=str(vllm.platforms.current_platform.get_device_name()) if gpus > 0 else "cpu",
@@ -85,12 +81,18 @@ class VllmEngine:
         return vectors
 
     def take_work(self) -> Work:
-        """See Engine.take_work. With tensor_parallel > 1 the memory lies in vLLM's own processes and peak_bytes is 0: unknown."""
+        """See Engine.take_work.
+
+        With tensor_parallel > 1 peak_bytes is 0, unknown: the memory is in vLLM's own processes.
+        """
         work, self._work = self._work, Work()
         return work
 
     def _pool(self, prompts: Sequence[Sequence[int]], lora: Any) -> tuple[np.ndarray, list[int]]:
-        """float32 [n, hidden] and each prompt's tokens that were in the cache. The cache of earlier calls is dropped: see Engine.encode."""
+        """float32 [n, hidden], and how many tokens of each prompt were in the cache.
+
+        The cache of earlier calls is dropped first: see Engine.encode.
+        """
         vectors = np.empty((len(prompts), self.hidden), np.float32)
         if not prompts:
             return vectors, []
@@ -102,7 +104,7 @@ class VllmEngine:
         return vectors, [int(output.num_cached_tokens or 0) for output in outputs]
 
     def _require_adapter_works(self, adapter: str) -> None:
-        """A prompt without patient gives another embedding with the adapter than without, by more than it varies by itself."""
+        """Raises ConfigError unless the adapter changes an empty visit's embedding by more than a second run does."""
         probe = self.prompter.encode([INSTRUCTION], [""])[0]
         (bare,), (_, again) = self._pool(probe, None)[0], self._pool(probe * 2, None)[0]
         try:
@@ -113,8 +115,8 @@ class VllmEngine:
             ) from error
         if not np.abs(tuned - bare).max() > np.abs(again - bare).max():
             raise ConfigError(
-                f"teacher.adapter={adapter}: vLLM's embeddings are the same with and without it; expected an adapter that changes them; "
-                "check that it was trained, or set teacher.engine=transformers"
+                f"teacher.adapter={adapter}: vLLM's embeddings are the same with and without it; "
+                "expected an adapter that changes them; check that it was trained, or set teacher.engine=transformers"
             )
 
 
@@ -123,20 +125,23 @@ def _refuse(config: TeacherConfig, gpus: float) -> None:
     for key, unset in _ONLY_TRANSFORMERS.items():
         if getattr(config, key) != unset:
             raise ConfigError(
-                f"teacher.{key}={getattr(config, key)}: for teacher.engine=transformers only; leave it out with teacher.engine=vllm"
+                f"teacher.{key}={getattr(config, key)}: for teacher.engine=transformers only; "
+                "leave it out with teacher.engine=vllm"
             )
     if max(config.tensor_parallel, gpus) > 1 and gpus != config.tensor_parallel:
         raise ConfigError(
-            f"teacher.tensor_parallel={config.tensor_parallel}: teacher.gpus_per_worker is {gpus:g}; set both to the GPUs that share one model"
+            f"teacher.tensor_parallel={config.tensor_parallel}: teacher.gpus_per_worker is {gpus:g}; "
+            "set both to the GPUs that share one model"
         )
     if config.adapter and config.dtype == "float32" and gpus > 0:
         raise ConfigError(
-            "teacher.dtype=float32: vLLM's LoRA kernels on GPUs take bfloat16 or float16; set one, or teacher.engine=transformers"
+            "teacher.dtype=float32: vLLM's LoRA kernels on GPUs take bfloat16 or float16; "
+            "set one, or teacher.engine=transformers"
         )
 
 
 def _lora_options(name: str, adapter: Shapes, base: Shapes) -> dict[str, Any]:
-    """What vLLM is told of an adapter that it will apply as PEFT does; any other is refused."""
+    """vLLM's options for an adapter that it applies as PEFT does. Raises ConfigError for any other."""
     rank = plain_lora_rank(name)
     require_fit(name, adapter, base)
     if rank > _RANKS[-1]:
@@ -147,11 +152,12 @@ def _lora_options(name: str, adapter: Shapes, base: Shapes) -> dict[str, Any]:
 
 
 def _library(gpus: float) -> Any:
-    """The vllm package, imported quietly, with a build that computes where it is asked to."""
-    os.environ |= {
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    }  # nothing is sent anywhere; the engine lives in here
+    """The vllm package, imported quietly.
+
+    Raises ConfigError when it is not here or computes on another kind of device.
+    """
+    # Nothing is sent anywhere; the engine runs in this process.
+    os.environ |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     for name, value in {
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_LOGGING_STREAM": "ext://sys.stderr",
@@ -165,19 +171,20 @@ def _library(gpus: float) -> Any:
         import vllm.platforms
     except ImportError as error:
         raise ConfigError(
-            f"teacher.engine=vllm: it cannot be imported ({_line(error)}); pip install '.[vllm]' or set teacher.engine=transformers"
+            f"teacher.engine=vllm: it cannot be imported ({_line(error)}); "
+            "pip install '.[vllm]' or set teacher.engine=transformers"
         ) from error
     wanted, found = "cuda" if gpus > 0 else "cpu", vllm.platforms.current_platform.device_type
     if found != wanted:
         raise ConfigError(
-            f"teacher.gpus_per_worker={gpus:g}: needs a vLLM that computes on {wanted}, this one has {found or 'no device'}; "
-            "set teacher.engine=transformers, or gpus_per_worker to what this machine has"
+            f"teacher.gpus_per_worker={gpus:g}: needs a vLLM that computes on {wanted}, this one has "
+            f"{found or 'no device'}; set teacher.engine=transformers, or gpus_per_worker to what this machine has"
         )
     return vllm
 
 
 def _folder(name: str) -> str:
-    """Where the model's files lie on this machine, fetched first if need be: vLLM, the tokenizer and the checks all read the same ones."""
+    """The model's folder on this machine, fetched if need be: vLLM, tokenizer and checks read the same files."""
     from huggingface_hub import snapshot_download
 
     folder = local_folder("teacher.base_model", name)
@@ -202,9 +209,8 @@ def _load(vllm: Any, folder: str, config: TeacherConfig, gpus: float, options: d
     elif gpus < 1:
         options["gpu_memory_utilization"] = 0.9 * gpus  # others hold the rest of this GPU
     if config.tensor_parallel > 1:
-        options["distributed_executor_backend"] = (
-            "mp"  # inside a Ray actor vLLM would ask Ray for the GPUs that this actor already holds
-        )
+        # Inside a Ray actor vLLM would ask Ray for the GPUs that this actor already holds.
+        options["distributed_executor_backend"] = "mp"
     try:
         return vllm.LLM(
             folder,

@@ -1,4 +1,4 @@
-"""Loads the engine that `teacher.engine` names. Only then is its library imported, so that no engine needs another's."""
+"""Loads the engine that `teacher.engine` names, and only its library."""
 
 from ckd.config import TeacherConfig
 from ckd.teacher.engine import Engine

@@ -1,7 +1,7 @@
 """Fits the K fold heads and the final one together: one streaming pass over the stored embeddings per epoch.
 
-All are one matrix [K+1, 25, hidden] on standardised embeddings. Head k's loss is masked to the rows outside fold k, and each
-head keeps its own best epoch and stops by itself, so no label of a subject reaches the head of its own fold.
+All are one matrix [K+1, 25, hidden] on standardised embeddings. Head k's loss is masked to the rows outside fold k, and
+each head keeps its own best epoch and stops by itself, so no label of a subject reaches the head of its own fold.
 """
 
 from collections.abc import Callable, Iterator
@@ -92,7 +92,10 @@ def _mask(folds: Folds, groups: np.ndarray) -> np.ndarray:
 
 
 def _optimism(heads: Heads, read: EmbeddingReader) -> dict[str, Any]:
-    """Mean log-losses of out-of-fold train and tuning, and their gap: what the adapter remembers of its training labels."""
+    """Mean log-losses of out-of-fold train and tuning, and their gap.
+
+    The gap is what the adapter remembers of its training labels.
+    """
     sums, visits = {"train": 0.0, "tuning": 0.0}, 0
     for x, y, groups in _stream(read, "train"):
         sums["train"] += log_loss(heads.logits(x, heads.folds.assign(groups)), y)
@@ -134,7 +137,10 @@ class _Fit:
         self.finished = False
 
     def shard(self, x: np.ndarray, y: np.ndarray, groups: np.ndarray, order: np.random.Generator, done: float) -> None:
-        """One pass over a shard's rows in random order; `done` is the share of finished epochs (the step size falls linearly)."""
+        """One pass over a shard's rows in random order.
+
+        `done` is the share of the epochs that are finished; the step size falls linearly with it.
+        """
         inputs, labels = self._standardise(x), torch.from_numpy(y).to(self.device)
         mask = torch.from_numpy(_mask(self.folds, groups)).to(self.device)
         for group in self.adam.param_groups:

@@ -1,4 +1,4 @@
-"""How fast this device multiplies matrices, measured here and now. What a model reaches of it is accounting's business."""
+"""Measures how fast this device multiplies matrices; accounting compares a model's FLOP/s with it."""
 
 import time
 from itertools import pairwise
@@ -12,12 +12,13 @@ TRIALS = 3  # per size on the way up
 
 
 def matrix_rate(device: str, dtype: str) -> float | None:
-    """FLOP/s of a square matrix product in `dtype` ("bfloat16", …) on "cuda" or "cpu", with the threads and settings of this process.
+    """FLOP/s of a square matrix product in `dtype` ("bfloat16", …) on "cuda" or "cpu", with this process's settings.
 
-    2·n³ over the median time of a product of two normal n × n matrices, n the largest of SIZES for which some fit into SECONDS; None where not even
-    the smallest fits into memory. It is a ceiling for the forward pass of a model (nearly all matrix products) on the very device, clocks, library
-    and neighbours of the run, where a data sheet's figure is one that no program reaches. It says nothing about memory bandwidth, and half a second
-    does not heat a GPU: in a long run the clock may fall, and the rate with it. While another process computes on the device it measures less.
+    2·n³ over the median time of a product of two normal n × n matrices, n the largest of SIZES of which some fit into
+    SECONDS; None where not even the smallest fits into memory. It is a ceiling for a model's forward pass (nearly all
+    matrix products) on this device, where no program reaches the figure of a data sheet. It says nothing about memory
+    bandwidth. Half a second does not heat a GPU: in a long run its clock may fall. Other processes on the device lower
+    it.
     """
     rate, seconds, left = None, [0.0], SECONDS
     for size in SIZES:

@@ -1,5 +1,4 @@
-"""The shared prefix of one call's prompts: found from the tokens, its keys and values computed once, reused by every batch. Which models can
-do that is decided here; batches and pooling belong to the engine."""
+"""The shared prefix of one call's prompts: its keys and values are computed once and reused by every batch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +11,10 @@ MIN_PREFIX = 16  # shorter ones save less than their own forward pass and the lo
 
 
 def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
-    """How many leading tokens all prompts share; at most all but one of the shortest, and 0 below MIN_PREFIX or for a single prompt."""
+    """How many leading tokens all prompts share, at most all but one of the shortest.
+
+    0 below MIN_PREFIX or for a single prompt.
+    """
     if len(prompts) < 2:
         return 0
     # Sorted, everything lies between the first and the last: what these two share, all share.
@@ -23,7 +25,7 @@ def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
 
 
 class _PrefixLayer(DynamicLayer):  # type: ignore[misc]
-    """One layer's keys and values [1, heads, prefix, D] in front of any batch's own. It stores nothing of the batch, so it never needs a crop."""
+    """One layer's keys and values [1, heads, prefix, D] in front of any batch's own, of which it stores nothing."""
 
     def __init__(self, filled: DynamicLayer) -> None:
         super().__init__()
@@ -38,21 +40,20 @@ class _PrefixLayer(DynamicLayer):  # type: ignore[misc]
 
 
 def prefix_cache(model: Any, ids: torch.Tensor) -> Cache:
-    """The keys and values of token ids [1, P] as a cache that any batch can use, any number of times, and that does not change."""
+    """The keys and values of token ids [1, P] as a cache that does not change, for any number of batches."""
     filled = DynamicCache(config=model.config)
     model(input_ids=ids, past_key_values=filled, use_cache=True)
     return Cache(layers=[_PrefixLayer(layer) for layer in filled.layers])
 
 
 def can_share_prefix(model: Any) -> bool:
-    """Whether every layer is plain causal attention over all earlier tokens, whose keys do not depend on what comes later.
+    """Whether every layer is plain causal attention, whose keys do not depend on later tokens.
 
-    Sliding windows, recurrent layers, bidirectional attention and rotations that change with the batch's longest text are not.
+    Sliding windows, recurrent layers, bidirectional attention and rotations that change with the batch's longest text
+    are not.
     """
     config = model.config.get_text_config(decoder=True)
     rotation = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
-    functional = getattr(
-        model, "_supports_attention_backend", False
-    )  # attends through AttentionInterface, as attention.py needs it
+    functional = getattr(model, "_supports_attention_backend", False)  # as attention.py needs it
     return plain and functional and getattr(config, "is_causal", True) and rotation not in ("dynamic", "longrope")

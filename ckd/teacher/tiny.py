@@ -1,7 +1,7 @@
-"""A small Qwen2-shaped teacher made locally, for the demo and the tests: byte-level BPE tokenizer with Qwen's chat template, a base model,
-and a real LoRA adapter tuned on labels. Which texts it learns from is the caller's business; so is using it.
+"""Makes a small Qwen2-shaped teacher for the demo and the tests: tokenizer, base model, LoRA adapter.
 
-It stands in for a 7B model in shape only. The base reads text (next token), the adapter learns the labels through a throw-away head.
+It stands in for a 7B model in shape only. The base learns to read (next token), the adapter learns the labels through a
+head that is thrown away.
 """
 
 import re
@@ -39,7 +39,10 @@ _POSITIONS = 512  # next-token losses per batch: the vocabulary is the dearest p
 
 @dataclass(frozen=True)
 class TeacherSize:
-    """Geometry and training of the tiny teacher; zero steps leave that part as initialised (LoRA: small random, not zero)."""
+    """Geometry and training of the tiny teacher.
+
+    Zero steps leave that part as initialised (LoRA: small random, not zero).
+    """
 
     hidden: int = 128
     layers: int = 2
@@ -59,7 +62,7 @@ UNTRAINED = TeacherSize(hidden=32, vocabulary=600, phrases=100, rank=4, base_ste
 def make_teacher(
     folder: str, inputs: Sequence[str], labels: np.ndarray, seed: int, size: TeacherSize = TeacherSize()
 ) -> FolderArtifact:
-    """Write `<folder>/base` and `<folder>/adapter` unless they are there; `labels` [visits, 25] is what the adapter learns from `inputs`.
+    """Write `<folder>/base` and `<folder>/adapter` unless they are there; the adapter learns `labels` [visits, 25].
 
     Raises ArtifactError when the folder holds a teacher made otherwise.
     """
@@ -103,7 +106,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _tokenizer(inputs: Sequence[str], size: TeacherSize) -> Any:
-    """Qwen's own pre-tokenizer with a small vocabulary of byte pairs; the phrases seen most often become whole tokens of their own."""
+    """Qwen's own pre-tokenizer with a small vocabulary of byte pairs; the most frequent phrases become whole tokens."""
     empty = Qwen2Tokenizer(eos_token=_SPECIAL[2], model_max_length=32768)
     tokenizer = empty.train_new_from_iterator([*inputs, INSTRUCTION, _SYSTEM], size.vocabulary)
     counted = Counter(
@@ -149,7 +152,7 @@ def _with_adapter(model: Any, size: TeacherSize, base: str) -> Any:
 
 
 class _Prompts:
-    """The training prompts, dealt out in batches of like length, shuffled anew each pass."""
+    """The training prompts in batches of like length, shuffled anew each pass."""
 
     def __init__(self, tokenizer: Any, inputs: Sequence[str], labels: np.ndarray, batch: int, seed: int) -> None:
         self.ids, _ = Prompter(tokenizer, _MAX_LENGTH).encode([INSTRUCTION] * len(inputs), inputs)
