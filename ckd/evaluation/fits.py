@@ -16,7 +16,8 @@ def fit_platt(logits_N: NDArray[Any], y_N: Flags) -> Map:
     """Slope and intercept with the least cross-entropy against Platt's targets; `none` without visits.
 
     Targets (n₊ + 1) / (n₊ + 2) and 1 / (n₋ + 2) keep separable data finite: Platt 1999; Lin, Lin and Weng 2007,
-    "A note on Platt's probabilistic outputs for support vector machines". A slope below 0 would reverse the ranking: then it is 0.
+    "A note on Platt's probabilistic outputs for support vector machines". A slope below 0 would reverse the ranking:
+    then it is 0.
     """
     if not len(y_N):
         return UNCHANGED

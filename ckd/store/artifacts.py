@@ -1,5 +1,4 @@
-"""Artifacts: parts and folder artifacts, their fingerprints, atomic commit, what is missing; and, for everyone, the files and folders that
-they are made of (filesystems, files, folders). Local paths, s3:// and gs://. What the values mean belongs to the stages.
+"""The parts and folders that stages make, each committed whole and with its fingerprint.
 
 "Done" has one truth: the part (or artifact.json) is there and its fingerprint matches.
 """
@@ -53,19 +52,19 @@ AnyUnit = TypeVar("AnyUnit", bound=Unit)
 
 
 def require_equal(where: str, found: Fields, wanted: Fields) -> None:
-    """Raise MismatchError naming the first field in which a stored fingerprint differs from this configuration's."""
+    """Raise MismatchError naming the first field in which a stored fingerprint differs from what is wanted."""
     folder = where.rpartition("/")[0] if where.endswith(".parquet") else where
     for name in sorted({*found, *wanted}):
         if found.get(name) != wanted.get(name):
             raise MismatchError(
-                f"{where}: made with {name}={found.get(name)!r}, this run has {name}={wanted.get(name)!r}; "
-                f"restore it, give another run.artifacts (unset: another run.name), or delete {folder} to make that stage anew"
+                f"{where}: made with {name}={found.get(name)!r}, this run has {name}={wanted.get(name)!r}; restore it, "
+                f"give another run.artifacts (unset: another run.name), or delete {folder} to make that stage again"
             )
 
 
 @dataclass(frozen=True)
 class Footer:
-    """What a part says of itself. No time, host or attempt is inside."""
+    """What a part holds about itself. No time, host or attempt is inside."""
 
     stage: str
     index: int
@@ -87,7 +86,7 @@ class Stage:
         return join(self.folder, f"part-{index:05d}.parquet")
 
     def write(self, index: int, table: "pa.Table", *, rows: int, input_hash: str) -> None:
-        """Commit a part whole. Raises ArtifactError when it does not hold exactly `rows` rows. Safe to run twice."""
+        """Commit a part whole. Raises ArtifactError unless it has exactly `rows` rows. Safe to run twice."""
         import pyarrow.parquet as pq
 
         if table.num_rows != rows:
@@ -100,7 +99,7 @@ class Stage:
         write_file(self.path(index), lambda stream: pq.write_table(table, stream, compression="zstd"))
 
     def footer(self, index: int) -> Footer | None:
-        """What part `index` says of itself; None when it is not there. Raises ArtifactError when it is damaged."""
+        """The footer of part `index`; None when it is not there. Raises ArtifactError when it is damaged."""
         return read_footer(self.path(index))
 
     def is_done(self, index: int, *, rows: int, input_hash: str) -> bool:
@@ -115,9 +114,9 @@ class Stage:
     def missing(
         self, shards: Iterable[AnyUnit], hash_of: Callable[[AnyUnit], str] = attrgetter("text_hash")
     ) -> list[AnyUnit]:
-        """The shards whose part is not there. Raises ArtifactError when a part was made otherwise or from another shard.
+        """The shards whose part is not there. Raises ArtifactError when one was made otherwise, or from another shard.
 
-        `hash_of` gives the input_hash that the part of a shard was written with.
+        `hash_of` gives the input_hash with which the part of a shard was written. Costs one read of a footer per shard.
         """
         return [s for s in shards if not self.is_done(s.index, rows=s.rows, input_hash=hash_of(s))]
 
@@ -142,11 +141,10 @@ class Stage:
         try:
             return read_table(self.path(index), None if columns is None else list(columns))
         except (OSError, pa.ArrowException) as error:
-            if getattr(error, "errno", None) not in {None, errno.ENOENT}:  # the machine's trouble, not the file's
+            if getattr(error, "errno", None) not in {None, errno.ENOENT}:  # the machine's fault, not the file's
                 raise
-            raise ArtifactError(
-                f"{self.path(index)}: {_reason(error)}; delete it and run the same command again"
-            ) from error
+            where = self.path(index)
+            raise ArtifactError(f"{where}: {_reason(error)}; delete it and run the same command again") from error
 
     def indices(self) -> list[int]:
         """The parts that are there. Parts are listed, never counted."""
@@ -186,29 +184,22 @@ class FolderArtifact:
     fields: Fields
 
     def commit(self, files: Iterable[str], extra: Mapping[str, Any] | None = None) -> None:
-        """Write artifact.json over files that are already there: their sizes, SHA-256, the fingerprint and `extra` facts.
+        """Write artifact.json for files that are there: their sizes, SHA-256, the fingerprint and `extra` facts.
 
-        A mapping of names tells what size_and_hash found when they were written; then nothing is read back.
+        A mapping from names to what size_and_hash found when they were written saves reading them back.
         """
-        listed = (
-            files
-            if isinstance(files, Mapping)
-            else {name: size_and_hash(join(self.folder, name)) for name in sorted(files)}
-        )
-        write_bytes(join(self.folder, ARTIFACT_FILE), self._footer(listed, extra))
+        if not isinstance(files, Mapping):
+            files = {name: size_and_hash(join(self.folder, name)) for name in sorted(files)}
+        write_bytes(join(self.folder, ARTIFACT_FILE), self._footer(files, extra))
 
     def commit_from(self, local: str, extra: Mapping[str, Any] | None = None) -> None:
-        """Copy every file below the local folder `local` here, artifact.json last; the way for a folder at a URL that a library has to write.
+        """Copy every file below the local folder `local` here, artifact.json last: for files that a library writes.
 
-        Each file appears whole; sizes and SHA-256 are those of the local files, so nothing is read back. An older artifact.json goes first.
+        Each file appears whole; nothing is read back. An older artifact.json is removed first.
         """
-        root = Path(local)
-        names = sorted(
-            str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and path != root / ARTIFACT_FILE
-        )
-        (root / ARTIFACT_FILE).write_bytes(
-            self._footer({name: size_and_hash(join(local, name)) for name in names}, extra)
-        )
+        footer = Path(local) / ARTIFACT_FILE
+        names = sorted(str(p.relative_to(local)) for p in Path(local).rglob("*") if p.is_file() and p != footer)
+        footer.write_bytes(self._footer({name: size_and_hash(join(local, name)) for name in names}, extra))
         upload_folder(local, self.folder)
 
     def _footer(self, files: Mapping[str, Any], extra: Mapping[str, Any] | None) -> bytes:
@@ -233,24 +224,22 @@ class FolderArtifact:
 
     def verify(self) -> None:
         """Raise ArtifactError when a listed file is missing or its size or SHA-256 differs."""
-        content = self.load()
-        if content is None:
-            raise ArtifactError(f"{self.folder}: not finished ({ARTIFACT_FILE} is missing); run the same command again")
-        for name, recorded in content["files"].items():
+        again = "run the same command again"
+        for name, recorded in self._finished(again)["files"].items():
             path = inner(self.folder, name)
             if not exists(path) or size_and_hash(path) != recorded:
-                raise ArtifactError(
-                    f"{path}: missing or changed since it was written; delete that folder and run the same command again"
-                )
+                raise ArtifactError(f"{path}: missing or changed since it was written; delete that folder and {again}")
 
     def identity(self) -> str:
-        """A short hash of what the folder holds: the fingerprint field of whatever is made from it."""
+        """A short hash of what the folder holds: a fingerprint field of what is made from it."""
+        content = self._finished("run the stage that makes it first")
+        return digest({"fields": content["fields"], "files": content["files"]})
+
+    def _finished(self, remedy: str) -> dict[str, Any]:
         content = self.load()
         if content is None:
-            raise ArtifactError(
-                f"{self.folder}: not finished ({ARTIFACT_FILE} is missing); run the stage that makes it first"
-            )
-        return digest({"fields": content["fields"], "files": content["files"]})
+            raise ArtifactError(f"{self.folder}: not finished ({ARTIFACT_FILE} is missing); {remedy}")
+        return content
 
 
 def _reason(error: Exception) -> str:

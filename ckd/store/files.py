@@ -1,5 +1,4 @@
-"""Single files at a path or URL: read, written whole or not at all, listed, deleted, hashed. Folders as a whole belong to folders, what an
-artifact is to store."""
+"""Single files at a path or URL: read, written whole or not at all, listed, deleted, hashed."""
 
 import hashlib
 import io
@@ -17,6 +16,7 @@ from ckd.store.filesystems import is_local, patiently, reaching, resolve
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from pyarrow import fs
 
 
 BLOCK = 8 << 20  # bytes per request when a file is read from its beginning to its end
@@ -33,12 +33,11 @@ def join(root: str, *names: str) -> str:
 
 
 def inner(root: str, name: str) -> str:
-    """`root` joined with a relative name that was read from a file or a listing. Raises ArtifactError when it would lead out of `root`."""
+    """`root` joined with a relative name from a file or a listing. Raises ArtifactError when it leads out of `root`."""
     parts = name.split("/")
     if not name or "\\" in name or "\0" in name or any(part in {"", ".", ".."} for part in parts):
-        raise ArtifactError(
-            f"{root}: it lists a file {name!r}, which is no plain relative name; delete that folder and make it again"
-        )
+        why = f"it lists a file {name!r}, which is no plain relative name"
+        raise ArtifactError(f"{root}: {why}; delete that folder and make it again")
     return join(root, *parts)
 
 
@@ -48,10 +47,8 @@ def write_file(path: str, write: Callable[[Any], None]) -> None:
     Raises UnreachableError when an object store does not take it; then nothing is visible there.
     """
     if not is_local(path):
-        with (
-            tempfile.TemporaryFile() as buffer
-        ):  # collected first: an upload commits what it has when an exception closes it
-            write(buffer)
+        with tempfile.TemporaryFile() as buffer:
+            write(buffer)  # all of it first: an upload commits what it has when an exception closes it
             buffer.flush()
             upload(buffer, path)
         return
@@ -75,12 +72,9 @@ def upload(source: IO[bytes], url: str) -> None:
     size = os.fstat(source.fileno()).st_size
     content = mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
     with reaching(url):
-        stream = filesystem.open_output_stream(
-            inside, compression=None
-        )  # by default a name in .gz would be compressed once more
-        stream.write(
-            content
-        )  # in one call, not piece by piece: whatever ends the stream between two pieces would commit the first
+        # Without compression=None a name in .gz would be compressed once more.
+        stream = filesystem.open_output_stream(inside, compression=None)
+        stream.write(content)  # in one call: what ends the stream between two pieces would commit the first
         stream.close()
 
 
@@ -90,7 +84,8 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"{folder}: cannot be made ({type(error).__name__}); give run.results, run.artifacts and run.public_files a writable place"
+            f"{folder}: cannot be made ({type(error).__name__}); "
+            "give run.results, run.artifacts and run.public_files a writable place"
         ) from None
 
 
@@ -106,7 +101,10 @@ def read_bytes(path: str) -> bytes:
 
 
 def open_file(path: str) -> Any:
-    """A file to read and seek in, unbuffered: at a URL every read is one request. Raises FileNotFoundError, UnreachableError."""
+    """A file to read and seek in, unbuffered: at a URL every read is one request.
+
+    Raises FileNotFoundError, UnreachableError.
+    """
     filesystem, inside = resolve(path)
     file = patiently(path, lambda: filesystem.open_input_file(inside))
     return file if is_local(path) else _Remote(path, file)
@@ -151,7 +149,7 @@ class _Remote(io.RawIOBase):
 
 
 def read_table(path: str, columns: list[str] | None = None) -> "pa.Table":
-    """A Parquet file; raises FileNotFoundError, UnreachableError, pyarrow's errors when it is damaged."""
+    """The table in a Parquet file. Raises FileNotFoundError, UnreachableError, pyarrow's errors for a damaged file."""
     import pyarrow.parquet as pq
 
     filesystem, inside = resolve(path)
@@ -175,18 +173,20 @@ def file_size(path: str) -> int | None:
     return size
 
 
-def list_files(folder: str, suffix: str = "") -> list[str]:
-    """Names of the files directly in a folder, sorted; empty when there is no folder. Temp files are not listed."""
+def listing(folder: str, *, recursive: bool = False) -> "list[fs.FileInfo]":
+    """Files and folders in a folder or below a URL, by path; empty when there is no folder."""
     from pyarrow import fs
 
     filesystem, inside = resolve(folder)
     with reaching(folder):
-        infos = filesystem.get_file_info(fs.FileSelector(inside, allow_not_found=True))
-    return sorted(
-        i.base_name
-        for i in infos
-        if i.type == fs.FileType.File and i.base_name.endswith(suffix) and not i.base_name.startswith(".")
-    )
+        found = filesystem.get_file_info(fs.FileSelector(inside, allow_not_found=True, recursive=recursive))
+    return sorted(found, key=lambda info: info.path)
+
+
+def list_files(folder: str, suffix: str = "") -> list[str]:
+    """Names of the files directly in a folder, sorted; empty when there is no folder. Temp files are not listed."""
+    names = [info.base_name for info in listing(folder) if info.is_file]
+    return [name for name in names if name.endswith(suffix) and not name.startswith(".")]
 
 
 def delete(path: str) -> None:

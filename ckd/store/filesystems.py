@@ -1,5 +1,4 @@
-"""Which file system a path or URL means, how patiently it is asked, and what to say when it does not answer. Reading and writing belong to
-files."""
+"""The file system of a path or URL, how patiently it is asked, and the error when it does not answer."""
 
 import os
 import re
@@ -24,7 +23,8 @@ T = TypeVar("T")
 _GCS_PATIENCE = timedelta(seconds=30)  # with the pauses that follow it about a minute
 _URL = re.compile(r"(\w[\w+.-]*)://([^/]*)(/.*)?", re.DOTALL)
 _FAILURE = re.compile(
-    r"AWS Error (?P<aws>\w+)(?: during \w+ operation)?(?P<why>:[^\n]*)?|(?:google::cloud::Status|Status)\((?P<gcs>\w+)|(?P<curl>[Cc]url\w* error)"
+    r"AWS Error (?P<aws>\w+)(?: during \w+ operation)?(?P<why>:[^\n]*)?"
+    r"|(?:google::cloud::Status|Status)\((?P<gcs>\w+)|(?P<curl>[Cc]url\w* error)"
 )
 
 
@@ -34,9 +34,10 @@ def is_local(path: str) -> bool:
 
 
 def resolve(path: str) -> tuple["fs.FileSystem", str]:
-    """The file system of a path or URL, and the path inside it. Keys of objects are taken as they stand, nothing in them is decoded.
+    """The file system of a path or URL, and the path inside it. Nothing in an object's key is decoded.
 
-    Raises ConfigError for a URL that no file system here understands, UnreachableError where finding the bucket takes an answer and none comes.
+    Raises ConfigError for a URL that no file system understands, UnreachableError when the bucket's region is not
+    answered.
     """
     from pyarrow import fs
 
@@ -47,7 +48,8 @@ def resolve(path: str) -> tuple["fs.FileSystem", str]:
     if scheme in {"s3", "gs", "gcs"}:
         if not host or re.search(r"[@:?#]", host):
             raise ConfigError(
-                f"{scheme}://…: expected {scheme}://bucket/folder; credentials, region and endpoint belong in the environment"
+                f"{scheme}://…: expected {scheme}://bucket/folder; "
+                "credentials, region and endpoint belong in the environment"
             )
         inside = path.partition("://")[2].rstrip("/")
         return (_s3(host) if scheme == "s3" else _gcs(os.environ.get("STORAGE_EMULATOR_HOST", ""))), inside
@@ -63,9 +65,10 @@ def resolve(path: str) -> tuple["fs.FileSystem", str]:
 
 @contextmanager
 def reaching(path: str) -> Iterator[None]:
-    """Around every request: a storage service's failure (network, credentials, 5xx that outlasts its retries) becomes UnreachableError.
+    """Around every request: turns a storage service's failure into UnreachableError.
 
-    A missing file stays FileNotFoundError, damaged content whatever its reader raises.
+    Failures are network, credentials, and a 5xx that outlasts the retries. A missing file stays FileNotFoundError, and
+    for damaged content the reader's error stays.
     """
     try:
         yield
@@ -76,14 +79,15 @@ def reaching(path: str) -> Iterator[None]:
         if reason is None:
             raise
         raise UnreachableError(
-            f"{path}: the storage does not answer or refuses ({reason}); check the network, the URL and this machine's credentials, then run the "
-            "same command again: what is finished is kept"
+            f"{path}: the storage does not answer or refuses ({reason}); check the network, the URL and this machine's "
+            "credentials, then run the same command again: what is finished is kept"
         ) from None
 
 
 def patiently(path: str, read: Callable[[], T]) -> T:
-    """What `read` returns; asked again where pyarrow does not: a service's error message that is longer than the bytes that were asked for
-    hides from it that the request may be sent again.
+    """What `read` returns, which is called again where pyarrow does not ask again.
+
+    A service's error message that is longer than the requested bytes hides from pyarrow that it may send them again.
     """
     with reaching(path):
         for attempt in range(_attempts() - 1):
@@ -97,7 +101,7 @@ def patiently(path: str, read: Callable[[], T]) -> T:
 
 
 def _failure(error: OSError) -> str | None:
-    """The service's own name for what failed; None for an error that is no service's."""
+    """The service's own name for what failed; None for an error that does not come from a service."""
     if isinstance(error, ConnectionError | TimeoutError):
         return type(error).__name__
     found = _FAILURE.search(str(error))
@@ -129,7 +133,7 @@ def _region(bucket: str) -> str:
 
 @lru_cache(maxsize=64)
 def _s3_filesystem(endpoint: str, region: str, attempts: int) -> Any:
-    """One per process: its connections are kept and shared. Small files go in one PutObject (`allow_delayed_open`)."""
+    """One per process: it keeps and shares its connections. Small files go in one PutObject (`allow_delayed_open`)."""
     from pyarrow import fs
 
     scheme, _, host = endpoint.rpartition("://")
@@ -139,7 +143,7 @@ def _s3_filesystem(endpoint: str, region: str, attempts: int) -> Any:
         endpoint_override=host or None,
         connect_timeout=CONNECT_SECONDS,
         request_timeout=SILENT_SECONDS,
-        # pyarrow's other strategy never gives back what a retry takes from its quota: after some 50 retries in a process it makes none any more.
+        # pyarrow's other strategy has a quota that retries use up: after some 50 in a process it makes none any more.
         retry_strategy=fs.AwsDefaultS3RetryStrategy(max_attempts=attempts - 1),
         allow_delayed_open=True,
     )

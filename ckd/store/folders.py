@@ -1,5 +1,7 @@
-"""Folders between this machine and a URL, for libraries that need real files: copied up footer last, copied down checked and kept in the
-cache. What the files mean belongs to the callers."""
+"""Folders between this machine and a URL, for libraries that need real files.
+
+They are copied up with their footer last, copied down checked, and kept in this machine's cache.
+"""
 
 import fcntl
 import json
@@ -16,6 +18,7 @@ from ckd.store.files import (
     digest,
     inner,
     join,
+    listing,
     make_folder,
     open_file,
     read_bytes,
@@ -35,10 +38,10 @@ def cache_folder() -> Path:
 
 
 def upload_folder(local: str, url: str) -> None:
-    """Copy every file below the folder `local` to the same name below `url` (a path will do too), each whole, artifact.json last.
+    """Copy every file below the folder `local` to its name below `url` (or a path), each whole, artifact.json last.
 
-    An artifact.json that stands there already goes first, so that a kill leaves nothing that looks whole. Without one in `local` nothing is
-    removed: several ranks may copy their files into one folder. Links are followed. Raises UnreachableError.
+    An artifact.json that is there already is removed first: a kill leaves nothing that looks whole. Without one in
+    `local` nothing is removed, so several ranks may copy into one folder. Links are followed. Raises UnreachableError.
     """
     root = Path(local)
     names = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
@@ -51,11 +54,11 @@ def upload_folder(local: str, url: str) -> None:
 
 
 def fetched_folder(url: str, wanted: Callable[[str], bool] = lambda name: True) -> str:
-    """A local folder with the files below `url`; a local path is returned as it is.
+    """A local folder with the files below `url`, copied once per machine; a local path is returned as it is.
 
-    The copy lies in cache_folder() under a hash of the content that artifact.json states (without one: of URL, names, sizes and times), so that
-    a changed folder is another copy, and is made once per machine: others wait for the one that copies. Only names (relative to `url`) that
-    are `wanted` are copied. Raises ArtifactError when nothing is there, or a file is missing or not the one that artifact.json lists.
+    The copy lies in cache_folder() under a hash of the content that artifact.json lists (without one: of URL, names,
+    sizes and times), so a changed folder is another copy. Only names (relative to `url`) that are `wanted` are copied.
+    Raises ArtifactError when nothing is there, or a file is missing or not the one that artifact.json lists.
     """
     if is_local(url):
         return url
@@ -79,9 +82,9 @@ def fetched_folder(url: str, wanted: Callable[[str], bool] = lambda name: True) 
 
 
 def made_once(target: Path, make: Callable[[Path], None]) -> None:
-    """Have the file or folder `target` on this machine's disk: the first process that asks makes it, the others wait.
+    """Make the file or folder `target` on this machine's disk unless it is there: one process makes it, others wait.
 
-    `make` is given another name, which becomes the target's when it returns: what a kill leaves is never taken for whole.
+    `make` gets another name, which becomes the target's when it returns: what a kill leaves is never taken for whole.
     """
     make_folder(target.parent)
     with target.with_suffix(".lock").open("w") as lock:
@@ -122,16 +125,11 @@ def copy_down(url: str, files: "Facts", folder: Path) -> None:
 
 def list_folders(folder: str) -> list[str]:
     """Names of the folders directly in a folder or below a URL, sorted; empty when there is none."""
-    from pyarrow import fs
-
-    filesystem, inside = resolve(folder)
-    with reaching(folder):
-        infos = filesystem.get_file_info(fs.FileSelector(inside, allow_not_found=True))
-    return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
+    return [info.base_name for info in listing(folder) if not info.is_file]
 
 
 def delete_folder(folder: str) -> None:
-    """Remove a folder with all that is in it, if it is there; its artifact.json first, so that a kill leaves nothing that looks whole."""
+    """Remove a folder, if it is there; its artifact.json first, so that a kill leaves nothing that looks whole."""
     from pyarrow import fs
 
     delete(join(folder, ARTIFACT_FILE))
@@ -158,16 +156,9 @@ def _stated(url: str, footer: bytes) -> Facts:
 
 
 def _listed(url: str) -> Facts:
-    from pyarrow import fs
-
-    filesystem, inside = resolve(url)
-    with reaching(url):
-        infos = filesystem.get_file_info(fs.FileSelector(inside, allow_not_found=True, recursive=True))
-    return {
-        info.path[len(inside) :].lstrip("/"): {"size": info.size, "mtime": info.mtime_ns}
-        for info in infos
-        if info.type == fs.FileType.File
-    }
+    start = len(resolve(url)[1])
+    files = [info for info in listing(url, recursive=True) if info.is_file]
+    return {info.path[start:].lstrip("/"): {"size": info.size, "mtime": info.mtime_ns} for info in files}
 
 
 def _remove(path: Path) -> None:

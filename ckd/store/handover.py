@@ -1,5 +1,4 @@
-"""A folder that is made for others (an exported model, MEDS tables): it appears whole, and never over files that this project did not write.
-What is in it belongs to those who make it."""
+"""A folder for others (an exported model, MEDS tables): it appears whole and never replaces files of somebody else."""
 
 import shutil
 from collections.abc import Mapping
@@ -16,7 +15,10 @@ FORMAT = "format"  # the field of artifact.json that says what kind of folder it
 
 
 def standing(folder: str, kind: str) -> dict[str, Any] | None:
-    """artifact.json of a folder of that kind; None where nothing is yet. Raises ConfigError when something else is there."""
+    """artifact.json of a folder of that kind; None where nothing is yet.
+
+    Raises ConfigError when something else is there.
+    """
     try:
         content = FolderArtifact(folder, {}).load()
         if content is not None and content["fields"][FORMAT] == kind:
@@ -33,9 +35,9 @@ def standing(folder: str, kind: str) -> dict[str, Any] | None:
 
 
 def publish(local: str, folder: str, fields: Fields, extra: Mapping[str, Any]) -> None:
-    """Put the files below the local folder `local` at `folder` (path or URL), with an artifact.json; what stood there is replaced as a whole.
+    """Put the files below the local folder `local` at `folder` (path or URL), in place of what is there.
 
-    A path is prepared beside its place and renamed. At a URL the files are copied one by one, artifact.json last.
+    At a path they are prepared beside it and renamed. At a URL they are copied one by one, artifact.json last.
     """
     if not is_local(folder):
         FolderArtifact(folder, fields).commit_from(local, extra)

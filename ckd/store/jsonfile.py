@@ -1,4 +1,4 @@
-"""JSON files, strict in both directions: no NaN, no key twice. An error quotes nothing of the text, which may be a patient's."""
+"""JSON files, strict in both directions: no NaN, no key twice. No error quotes the text, which may be a patient's."""
 
 import json
 from typing import Any, NoReturn
@@ -24,7 +24,7 @@ def parse_json(text: bytes) -> Any:
 
 
 def read_json(path: str, remedy: str) -> Any:
-    """The value of a JSON file. Raises FileNotFoundError, and ArtifactError that ends with the `remedy` when it is not JSON."""
+    """The value of a JSON file. Raises FileNotFoundError, and ArtifactError ending with the `remedy` when not JSON."""
     try:
         return parse_json(read_bytes(path))
     except JsonError as error:
@@ -32,10 +32,9 @@ def read_json(path: str, remedy: str) -> Any:
 
 
 def json_bytes(value: object, *, sort_keys: bool = False, ensure_ascii: bool = True) -> bytes:
-    """The text of a JSON file of ours: indented by one, a newline at its end. Raises ValueError for NaN and Infinity."""
-    return (
-        json.dumps(value, indent=1, allow_nan=False, sort_keys=sort_keys, ensure_ascii=ensure_ascii) + "\n"
-    ).encode()
+    """The text of a JSON file of ours: indented by one, newline at the end. Raises ValueError for NaN and Infinity."""
+    text = json.dumps(value, indent=1, allow_nan=False, sort_keys=sort_keys, ensure_ascii=ensure_ascii)
+    return (text + "\n").encode()
 
 
 def write_json(path: str, value: object, *, ensure_ascii: bool = True) -> None:

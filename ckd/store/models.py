@@ -1,5 +1,7 @@
-"""Which weights and tokenizer a folder, an object-store URL or a Hub id stands for: fingerprint fields found without loading a model or
-torch. A model on an object store is copied once per machine, into <user cache>/models."""
+"""The weights and tokenizer behind a folder, a URL or a Hub id: their fingerprint fields, found without loading them.
+
+A model at a URL is copied once per machine, into <user cache>/models.
+"""
 
 import hashlib
 import json
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ckd.errors import ConfigError
 from ckd.store.artifacts import Fields
-from ckd.store.files import digest, exists, inner, join, read_bytes
+from ckd.store.files import digest, exists, inner, join, listing, read_bytes
 from ckd.store.filesystems import is_local, reaching, resolve
 from ckd.store.folders import cache_folder, copy_down, fetched_folder, made_once
 
@@ -23,17 +25,14 @@ if TYPE_CHECKING:
 _TOKENIZER = ("tokenizer", "special_tokens", "vocab", "merges", "added_tokens", "chat_template", "spiece")
 _WEIGHTS = (".safetensors", ".bin")
 _WHOLE = 64 << 20  # files up to this size are hashed whole
-_SAMPLES, _BLOCK = (
-    256,
-    64 << 10,
-)  # of larger ones: size and evenly spaced blocks, so that 15 GB of weights cost a fraction of a second
+_SAMPLES, _BLOCK = 256, 64 << 10  # of larger ones, evenly spaced blocks: 15 GB of weights cost a fraction of a second
 
 
 def model_fields(key: str, name: str) -> Fields:
-    """`{<key>, <key> tokenizer}`: content hashes of a folder, local or at a URL, or the commit of a Hub id. `key` is the config key.
+    """`{<key>, <key> tokenizer}`, `key` being the config key: hashes of a folder's content, or the commit of a Hub id.
 
-    A folder and its copy on an object store have the same hashes. Of a URL the same few blocks are read as of a folder (16 MB of a large
-    file), or its local copy when this machine has one. Raises ConfigError when `name` is none of these.
+    A folder and its copy at a URL have the same hashes. At a URL the same few blocks are read (16 MB of a large file),
+    or this machine's copy where there is one. Raises ConfigError when `name` is none of these.
     """
     if not _is_folder(name):
         commit = hub_commit(key, name)
@@ -49,10 +48,10 @@ def model_fields(key: str, name: str) -> Fields:
 
 
 def local_folder(key: str, name: str) -> str:
-    """What the model libraries can load: `name`, or for a URL the folder of its copy on this machine, made first when there is none.
+    """What the model libraries can load: `name`, or for a URL this machine's copy, made when there is none.
 
-    The copy's name is a hash of the URL and its listing (names, sizes, times), so that a changed model is another copy. Workers of one machine
-    wait for the one that copies. Raises ConfigError when no model lies at the URL.
+    The copy's name is a hash of the URL and its listing (names, sizes, times), so a changed model is another copy.
+    Raises ConfigError when no model lies at the URL.
     """
     if is_local(name):
         return name
@@ -64,7 +63,7 @@ def local_folder(key: str, name: str) -> str:
 
 @contextmanager
 def without_weights(key: str, name: str) -> Iterator[str]:
-    """Where the libraries find a model's configuration and tokenizer: `name`, or for a URL a folder with its other files that is gone afterwards.
+    """Where the libraries find a model's configuration and tokenizer: `name`, or for a URL a temporary folder.
 
     Raises ConfigError when no model lies there.
     """
@@ -84,7 +83,7 @@ def revision(key: str, name: str) -> str | None:
 
 
 def known_positions(name: str) -> int | None:
-    """The most tokens that the config.json of a folder, local or at a URL, allows; None where it does not say, and for a Hub id."""
+    """The most tokens that the config.json of a folder or URL allows; None where it does not say, and for a Hub id."""
     try:
         settings = json.loads(read_bytes(join(name, "config.json")))
     except (OSError, ValueError):
@@ -94,11 +93,10 @@ def known_positions(name: str) -> int | None:
 
 
 def adapter_hash(key: str, name: str) -> str:
-    """Content hash of a LoRA adapter folder, local or at a URL. Raises ConfigError when it holds no adapter_config.json."""
+    """Content hash of a LoRA folder, local or at a URL. Raises ConfigError when it holds no adapter_config.json."""
     if not exists(join(name, "adapter_config.json")):
-        raise ConfigError(
-            f"{key}={name}: no adapter_config.json there; expected a LoRA folder as PEFT or LLaMA-Factory write it"
-        )
+        expected = "expected a LoRA folder as PEFT or LLaMA-Factory write it"
+        raise ConfigError(f"{key}={name}: no adapter_config.json there; {expected}")
     return folder_hash(name, lambda f: f.startswith("adapter_"))
 
 
@@ -130,12 +128,7 @@ def _is_folder(name: str) -> bool:
 
 def _files(folder: str) -> "list[fs.FileInfo]":
     """The files directly in a folder or at a URL, by name."""
-    from pyarrow import fs
-
-    filesystem, inside = resolve(folder)
-    with reaching(folder):
-        infos = filesystem.get_file_info(fs.FileSelector(inside.rstrip("/"), allow_not_found=True))
-    return sorted((i for i in infos if i.type == fs.FileType.File), key=lambda i: i.base_name)
+    return [info for info in listing(folder) if info.is_file]
 
 
 def _require_model(key: str, name: str) -> "list[fs.FileInfo]":
@@ -143,9 +136,8 @@ def _require_model(key: str, name: str) -> "list[fs.FileInfo]":
     try:
         files = _files(name)
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{key}={name}: cannot be listed ({type(error).__name__}); check the URL and this machine's access to it"
-        ) from None
+        why = f"cannot be listed ({type(error).__name__})"
+        raise ConfigError(f"{key}={name}: {why}; check the URL and this machine's access to it") from None
     if not any(file.base_name == "config.json" for file in files):
         raise ConfigError(f"{key}={name}: no config.json there; expected a model folder as save_pretrained writes it")
     return files
@@ -157,7 +149,10 @@ def _copy_of(name: str, files: "list[fs.FileInfo]") -> Path:
 
 
 def hub_commit(key: str, name: str) -> str:
-    """The commit of a Hub id: from the local cache when it is there (so runs do not move under the user), else asked of the Hub."""
+    """The commit of a Hub id: the one in the local cache, so that a run does not change by itself, else the Hub's.
+
+    Raises ConfigError when the Hub does not answer.
+    """
     from huggingface_hub import constants, model_info
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -167,9 +162,8 @@ def hub_commit(key: str, name: str) -> str:
         import httpx
 
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
-        raise ConfigError(
-            f"{key}={name}: no such folder; expected a model folder or a Hub id such as Qwen/Qwen2.5-7B-Instruct"
-        )
+        expected = "expected a model folder or a Hub id such as Qwen/Qwen2.5-7B-Instruct"
+        raise ConfigError(f"{key}={name}: no such folder; {expected}")
     ref = Path(constants.HF_HUB_CACHE) / ("models--" + name.replace("/", "--")) / "refs" / "main"
     if ref.is_file():
         return ref.read_text(encoding="utf-8").strip()
@@ -177,6 +171,6 @@ def hub_commit(key: str, name: str) -> str:
         return str(model_info(name, timeout=10).sha)
     except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
         raise ConfigError(
-            f"{key}={name}: no such folder, not in the local Hub cache, and the Hub did not answer ({type(error).__name__}); "
-            "give a folder or fetch it first"
+            f"{key}={name}: no such folder, not in the local Hub cache, and the Hub did not answer "
+            f"({type(error).__name__}); give a folder or fetch it first"
         ) from None
