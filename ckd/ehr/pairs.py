@@ -63,18 +63,7 @@ REASONS: dict[str, str] = {
 }
 _OUT_OF_ORDER = (NO_SUBJECT, NEWBORN, NO_START, BAD_START)
 _ORDER = ("subject_id", "start", "visit_id")
-_COLUMNS = [
-    "place",
-    "visit_id",
-    "subject_id",
-    "stay_id",
-    "role",
-    "reason",
-    "next_id",
-    "start",
-    "end",
-    "prediction_time",
-]
+_ADMISSION = ("place", "visit_id", "subject_id", "stay_id")
 
 
 @dataclass(frozen=True)
@@ -113,7 +102,8 @@ def chain(visits: pl.DataFrame, rules: Rules) -> pl.DataFrame:
     rows = rows.with_columns(reason=pl.coalesce("own", merged, "verdict"))
     kept, is_last = pl.col("reason").is_null(), pl.col("next_id").is_null()
     role = pl.when(~kept).then(pl.lit("excluded")).when(is_last).then(pl.lit("last")).otherwise(pl.lit("pair"))
-    return rows.with_columns(pl.when(kept).then(pl.col("next_id", "prediction_time")), role=role).select(_COLUMNS)
+    rows = rows.with_columns(pl.when(kept).then(pl.col("next_id", "prediction_time")), role=role)
+    return rows.select(*_ADMISSION, "role", "reason", "next_id", "start", "end", "prediction_time")
 
 
 def _own_reason(rules: Rules) -> pl.Expr:

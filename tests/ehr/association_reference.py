@@ -1,12 +1,44 @@
-"""The treatment association in plain Python, one visit and one subject at a time: slow, and written from the definitions alone.
+"""The treatment association in plain Python, one visit and one subject at a time, and random cohorts for it.
 
 A visit is (subject, fold, current bits, next bits, set of drugs)."""
 
+import random
 from collections import Counter, defaultdict
 from fractions import Fraction
 from math import sqrt
 
+import polars as pl
+from hypothesis import strategies as st
+
+from ckd.ehr.association import statistics
 from ckd.visits.labels import DISEASES
+
+FOLDS = 3
+NAMES = ("Zinc", "aspirin", "Äther", "b", "a, c")
+USED = (0, 7, 24)  # diseases of the random cohorts
+bits = st.sets(st.sampled_from(USED), min_size=0).map(lambda chosen: sum(1 << k for k in chosen))
+some_visits = st.tuples(st.integers(0, 8), bits, bits, st.frozensets(st.sampled_from(NAMES)))
+cohorts = st.lists(some_visits, max_size=40).map(
+    lambda rows: [(s, s % FOLDS, now, after, drugs) for s, now, after, drugs in rows]
+)
+
+
+def frames(visits, first_key=0, subject=pl.UInt64):
+    """The two inputs of `statistics`; the visits' keys start at first_key."""
+    keys = range(first_key, first_key + len(visits))
+    columns = {
+        "visit": list(keys),
+        **{name: [visit[i] for visit in visits] for i, name in enumerate(("subject", "fold", "current", "next"))},
+    }
+    schema = {"visit": pl.UInt32, "subject": pl.UInt64, "fold": pl.UInt8, "current": pl.UInt32, "next": pl.UInt32}
+    rows = [(key, drug) for key, visit in zip(keys, visits, strict=True) for drug in visit[4]]
+    random.Random(len(rows)).shuffle(rows)
+    drugs = pl.DataFrame(rows, schema={"visit": pl.UInt32, "drug": pl.String}, orient="row")
+    return pl.DataFrame(columns, schema=schema).with_columns(pl.col("subject").cast(subject)), drugs
+
+
+def made(visits):
+    return statistics(*frames(visits))
 
 
 def present(visits, disease):
@@ -35,7 +67,7 @@ def arms(visits, disease, drug):
 
 
 def cells(visits, disease, drug):
-    """Patients with a visit: with the drug and absent next, with and present, without and absent, without and present."""
+    """Patients with a visit: with the drug and absent next, with and present, without and absent, without, present."""
     found = [set(), set(), set(), set()]
     for subject, absent, drugs in present(visits, disease):
         found[(0 if drug in drugs else 2) + (0 if absent else 1)].add(subject)
@@ -142,7 +174,7 @@ def supported_by_hand(visits, m):
 
 
 def difference_by_hand(counts):
-    """(difference of the rates, its clustered standard error) of [a1, n1, a0, n0] per subject; None where it is undefined."""
+    """(difference of the rates, its clustered standard error) of [a1, n1, a0, n0] per subject; None where undefined."""
     a1, n1, a0, n0 = (sum(column) for column in zip(*counts, strict=True))
     if not n0:
         return None, None

@@ -1,4 +1,4 @@
-"""The next-visit rules in plain Python, one subject and one admission at a time: slow, and written from the rules alone."""
+"""The next-visit rules in plain Python, one subject and one admission at a time: slow, written only from the rules."""
 
 from collections import defaultdict
 from datetime import timedelta
@@ -9,18 +9,18 @@ OUT_OF_ORDER = {"no subject_id", "newborn", "no admission time", "unparseable ad
 
 def chain_by_hand(admissions, delay_days, newborns):
     """{visit_id: the COLUMNS of chain} for dicts with the columns that chain reads."""
-    told = {}
+    found = {}
     subjects = defaultdict(list)
     for admission in admissions:
         reason = own_reason(admission, newborns)
         if reason:
-            told[admission["visit_id"]] = excluded(reason)
+            found[admission["visit_id"]] = excluded(reason)
         if reason not in OUT_OF_ORDER:
             subjects[admission["subject_id"]].append((admission, reason))
     for kept in subjects.values():
         kept.sort(key=lambda item: (item[0]["start"], item[0]["visit_id"]))
-        told.update(one_subject(kept, timedelta(days=delay_days)))
-    return told
+        found.update(one_subject(kept, timedelta(days=delay_days)))
+    return found
 
 
 def one_subject(kept, delay):
@@ -33,39 +33,39 @@ def one_subject(kept, delay):
             mine[0].append(admission)
         else:
             places.append([admission])
-    told = {}
+    found = {}
     for i, stay in enumerate(places):
         if stay:
-            told.update(one_stay(stay, places[i + 1 :], delay))
-    return told
+            found.update(one_stay(stay, places[i + 1 :], delay))
+    return found
 
 
 def one_stay(stay, later, delay):
     first = stay[0]
     facts = {"stay_id": first["visit_id"], "start": first["start"], "end": max(a["end"] for a in stay)}
-    told = {a["visit_id"]: excluded("merged into an earlier stay", **facts) for a in stay[1:]}
+    found = {a["visit_id"]: excluded("merged into an earlier stay", **facts) for a in stay[1:]}
     time = facts["end"] + delay
     if any(a["died"] for a in stay):
-        told[first["visit_id"]] = excluded("ended in death", **facts)
+        found[first["visit_id"]] = excluded("ended in death", **facts)
     elif not any(a["coded"] for a in stay):
-        told[first["visit_id"]] = excluded("no diagnosis codes", **facts)
+        found[first["visit_id"]] = excluded("no diagnosis codes", **facts)
     elif not later:
-        told[first["visit_id"]] = {**facts, "role": "last", "reason": None, "next_id": None, "prediction_time": time}
+        found[first["visit_id"]] = {**facts, "role": "last", "reason": None, "next_id": None, "prediction_time": time}
     elif later[0] is None:
-        told[first["visit_id"]] = excluded("next admission cannot be used", **facts)
+        found[first["visit_id"]] = excluded("next admission cannot be used", **facts)
     elif not any(a["coded"] for a in later[0]):
-        told[first["visit_id"]] = excluded("next admission has no diagnosis codes", **facts)
+        found[first["visit_id"]] = excluded("next admission has no diagnosis codes", **facts)
     elif not time < later[0][0]["start"]:
-        told[first["visit_id"]] = excluded("next admission before the codes are complete", **facts)
+        found[first["visit_id"]] = excluded("next admission before the codes are complete", **facts)
     else:
-        told[first["visit_id"]] = {
+        found[first["visit_id"]] = {
             **facts,
             "role": "pair",
             "reason": None,
             "next_id": later[0][0]["visit_id"],
             "prediction_time": time,
         }
-    return told
+    return found
 
 
 def own_reason(admission, newborns):

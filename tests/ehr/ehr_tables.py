@@ -1,19 +1,21 @@
 """Small MIMIC-III, MIMIC-IV, generic and MEDS folders from plain Python rows, for tests only.
 
-Every row is a dict by the source's own lower-case column names; columns that are left out stay empty. A table that is not given is
-written with its header only; `without=("prescriptions",)` leaves a file out."""
+Every row is a dict by the source's own lower-case column names; columns that are left out stay empty. A table that is
+not given is written with its header only; `without=("prescriptions",)` leaves a file out."""
 
 import csv
 import gzip
 import io
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 MIMIC3 = {
-    "admissions": "row_id subject_id hadm_id admittime dischtime deathtime admission_type admission_location discharge_location insurance language "
-    "religion marital_status ethnicity edregtime edouttime diagnosis hospital_expire_flag has_chartevents_data",
+    "admissions": "row_id subject_id hadm_id admittime dischtime deathtime admission_type admission_location "
+    "discharge_location insurance language religion marital_status ethnicity edregtime edouttime diagnosis "
+    "hospital_expire_flag has_chartevents_data",
     "patients": "row_id subject_id gender dob dod dod_hosp dod_ssn expire_flag",
     "diagnoses_icd": "row_id subject_id hadm_id seq_num icd9_code",
     "prescriptions": "row_id subject_id hadm_id icustay_id startdate enddate drug_type drug drug_name_poe route",
@@ -24,8 +26,9 @@ MIMIC3_TITLES = {
     "d_icd_procedures": "row_id icd9_code short_title long_title",
 }
 MIMIC4 = {
-    "admissions": "subject_id hadm_id admittime dischtime deathtime admission_type admit_provider_id admission_location discharge_location insurance "
-    "language marital_status race edregtime edouttime hospital_expire_flag",
+    "admissions": "subject_id hadm_id admittime dischtime deathtime admission_type admit_provider_id "
+    "admission_location discharge_location insurance language marital_status race edregtime edouttime "
+    "hospital_expire_flag",
     "patients": "subject_id gender anchor_age anchor_year anchor_year_group dod",
     "diagnoses_icd": "subject_id hadm_id seq_num icd_code icd_version",
     "prescriptions": "subject_id hadm_id pharmacy_id starttime stoptime drug_type drug route",
@@ -64,7 +67,7 @@ def write_mimic3(folder, tables, *, gz=False, upper=True, without=(), columns=No
 
 
 def write_mimic4(folder, tables, *, gz=True, upper=False, without=(), columns=None, hosp=True):
-    """hosp/admissions.csv.gz … (hosp=False: beside each other in the folder itself). Returns the folder that `ckd ingest mimic4` takes."""
+    """hosp/admissions.csv.gz … (hosp=False: in the folder itself). Returns the folder for `ckd ingest mimic4`."""
     _write_csv_tables(
         Path(folder) / "hosp" if hosp else Path(folder), MIMIC4, MIMIC4_TITLES, tables, gz, upper, without, columns
     )
@@ -72,7 +75,7 @@ def write_mimic4(folder, tables, *, gz=True, upper=False, without=(), columns=No
 
 
 def write_tables(folder, tables, *, suffix=".csv", without=(), columns=None):
-    """The generic tables as .csv, .csv.gz or .parquet; Parquet keeps the Python types of the cells. Returns the folder."""
+    """The generic tables as .csv, .csv.gz or .parquet, which keeps the cells' Python types. Returns the folder."""
     folder = Path(folder)
     if suffix != ".parquet":
         return _write_csv_tables(folder, TABLES, {}, tables, suffix.endswith(".gz"), False, without, columns)
@@ -88,8 +91,9 @@ def write_tables(folder, tables, *, suffix=".csv", without=(), columns=None):
 
 
 def write_meds(folder, events, *, shards=1, columns=None, codes=()):
-    """data/train/0.parquet … of MEDS `events` ({"subject_id", "time": datetime|None, "code", "hadm_id", …}), subjects in shards; `codes` are
-    (code, description) rows of metadata/codes.parquet. Returns the folder."""
+    """data/train/0.parquet … of MEDS `events` ({"subject_id", "time": datetime|None, "code", "hadm_id", …}).
+
+    Whole subjects in shards; `codes` are (code, description) rows of metadata/codes.parquet. Returns the folder."""
     folder = Path(folder)
     (folder / "data" / "train").mkdir(parents=True, exist_ok=True)
     schema = pa.schema([(name, kind) for name, kind in MEDS_COLUMNS.items() if columns is None or name in columns])
@@ -107,6 +111,19 @@ def write_meds(folder, events, *, shards=1, columns=None, codes=()):
             folder / "metadata" / "codes.parquet",
         )
     return folder
+
+
+def with_prescriptions(folder, lines, name="prescriptions.csv", pack=None, **options):
+    """A MIMIC-III folder whose prescriptions are these lines (bytes) after a header of ten columns."""
+    write_mimic3(folder, small_mimic3(), upper=False, without=("prescriptions",), **options)
+    header = b"row_id,subject_id,hadm_id,icustay_id,startdate,enddate,drug_type,drug,drug_name_poe,route\n"
+    data = header + b"".join(lines)
+    (folder / name).write_bytes(pack(data) if pack else data)
+    return folder
+
+
+def prescription(number, drug=b"Zebra", route=b"PO"):
+    return b"%d,1,11,,2150-01-01 00:00:00,,MAIN,%s,,%s\n" % (number, drug, route)
 
 
 def small_mimic3():
@@ -189,6 +206,51 @@ def as_tables(tables):
         {**key(row), "start": row["startdate"], "drug": row["drug"]} for row in tables.get("prescriptions", [])
     ]
     return {"visits": visits, **coded, "medications": medications}
+
+
+def as_generic(tables):
+    """The generic tables' rows, which state death and birth as flags."""
+    made = as_tables(tables)
+    for row, visit in zip(tables["admissions"], made["visits"], strict=True):
+        visit |= {
+            "died": int(bool(row["hospital_expire_flag"] or row.get("deathtime"))),
+            "newborn": int(row["admission_type"] == "NEWBORN"),
+        }
+    return made
+
+
+def as_meds(tables):
+    """The rows as MEDS events, in the order of the tables."""
+    at = lambda text: datetime.fromisoformat(text) if text else None  # noqa: E731
+    birth = [(row["subject_id"], None, row["dob"], "MEDS_BIRTH", {}) for row in tables["patients"]]
+    sex = [(row["subject_id"], None, None, f"GENDER//{row['gender']}", {}) for row in tables["patients"]]
+    events = birth + sex
+    for row in tables["admissions"]:
+        visit, died = (row["subject_id"], row["hadm_id"]), "DIED" if row["hospital_expire_flag"] == "1" else "HOME"
+        who = {"insurance": row["insurance"], "race": row["ethnicity"]}
+        events.append((*visit, row["admittime"], f"HOSPITAL_ADMISSION//{row['admission_type']}//CLINIC", who))
+        events.append((*visit, row["dischtime"], f"HOSPITAL_DISCHARGE//{died}", {}))
+    ends = {row["hadm_id"]: row["dischtime"] for row in tables["admissions"]}
+    for name, kind in (("diagnoses_icd", "DIAGNOSIS"), ("procedures_icd", "PROCEDURE")):
+        events += [
+            (r["subject_id"], r["hadm_id"], ends[r["hadm_id"]], f"{kind}//ICD//9//{r['icd9_code']}", {})
+            for r in tables[name]
+        ]
+    events += [
+        (r["subject_id"], r["hadm_id"], r["startdate"], f"MEDICATION//START//{r['drug']}", {})
+        for r in tables["prescriptions"]
+    ]
+    columns = ("subject_id", "hadm_id", "time", "code")
+    rows = [{**dict(zip(columns, event[:4], strict=True)), **event[4]} for event in events]
+    return [
+        {
+            **r,
+            "subject_id": int(r["subject_id"]),
+            "hadm_id": int(r["hadm_id"]) if r["hadm_id"] else None,
+            "time": at(r["time"]),
+        }
+        for r in rows
+    ]
 
 
 def csv_bytes(columns, rows, *, upper=False):

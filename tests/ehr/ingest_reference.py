@@ -1,5 +1,5 @@
-"""The whole ingest of MIMIC-III-shaped tables in plain Python: csv, dicts and loops, written from docs/ingest.md. Also small random folders of
-such tables with every kind of damage that is counted, and how the tests run the command."""
+"""The whole ingest of MIMIC-III-shaped tables in plain Python: csv, dicts and loops, written from docs/ingest.md.
+Also small random folders of such tables with every damage that is counted, and how the tests run the command."""
 
 import csv
 import gzip
@@ -21,22 +21,8 @@ from tests.ehr.ehr_reference import chain_by_hand
 from tests.ehr.ehr_tables import admission
 
 # Codes of some labels, of none, without a title, and one that no table knows.
-DIAGNOSES = (
-    "5849",
-    "0389",
-    "4280",
-    "42731",
-    "4019",
-    "25000",
-    "41401",
-    "486",
-    "51881",
-    "2724",
-    "V5861",
-    "E8497",
-    "7455",
-    "99999",
-)
+DIAGNOSES = ("5849", "0389", "4280", "42731", "4019", "25000", "41401", "486", "51881", "2724", "V5861")
+DIAGNOSES += ("E8497", "7455", "99999")
 PROCEDURES = ("3995", "9671", "3893", "0066", "9999")
 DRUGS = (
     "Furosemide",
@@ -70,7 +56,7 @@ def rows_of(out):
 
 
 def cohort_files(out):
-    """Name and bytes of all that a finished cohort holds; what a kill in the middle of a write left has a hidden name and counts for nothing."""
+    """Name and bytes of all that a finished cohort holds, without what a kill in the middle of a write left."""
     return {
         path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("[!.]*")) if path.is_file()
     }
@@ -94,27 +80,35 @@ def cohort_by_hand(
     stays = {row["hadm_id"]: row for row in tables["admissions"]}
     used = {name: usable(tables[name], stays) for name in ("diagnoses_icd", "procedures_icd", "prescriptions")}
     judged = chain_by_hand([judgeable(row, used["diagnoses_icd"]) for row in stays.values()], delay, newborns)
-    stay_of = {visit: told["stay_id"] for visit, told in judged.items() if told["stay_id"]}
-    kept = {visit: told for visit, told in judged.items() if told["role"] != "excluded"}
+    stay_of = {visit: verdict["stay_id"] for visit, verdict in judged.items() if verdict["stay_id"]}
+    kept = {visit: verdict for visit, verdict in judged.items() if verdict["role"] != "excluded"}
     bits = {visit: mask(used["diagnoses_icd"], visit, stay_of) for visit in set(stay_of.values())}
     split_of = splits_by_hand(stays, kept, seed, tuning, held_out)
     rows = {}
-    for visit, told in kept.items():
+    for visit, verdict in kept.items():
         subject = stays[visit]["subject_id"]
         rows[visit] = {
             "visit_id": visit,
             "subject_id": subject,
             "split": split_of[subject],
-            "prediction_time": told["prediction_time"].strftime("%Y-%m-%dT%H:%M:%S"),
+            "prediction_time": verdict["prediction_time"].strftime("%Y-%m-%dT%H:%M:%S"),
             "current_labels": flags(bits[visit]),
-            "labels": flags(bits[told["next_id"]]) if told["role"] == "pair" else None,
-            **person(stays[visit], tables["patients"], told["start"]),
+            "labels": flags(bits[verdict["next_id"]]) if verdict["role"] == "pair" else None,
+            **person(stays[visit], tables["patients"], verdict["start"]),
         }
-    drugs = {visit: drug_names(used["prescriptions"], visit, stay_of, told["start"]) for visit, told in kept.items()}
+    drugs = {
+        visit: drug_names(used["prescriptions"], visit, stay_of, verdict["start"]) for visit, verdict in kept.items()
+    }
     train = [
-        (stays[v]["subject_id"], fold_of(stays[v]["subject_id"], folds), bits[v], bits[told["next_id"]], set(drugs[v]))
-        for v, told in kept.items()
-        if told["role"] == "pair" and rows[v]["split"] == "train"
+        (
+            stays[v]["subject_id"],
+            fold_of(stays[v]["subject_id"], folds),
+            bits[v],
+            bits[verdict["next_id"]],
+            set(drugs[v]),
+        )
+        for v, verdict in kept.items()
+        if verdict["role"] == "pair" and rows[v]["split"] == "train"
     ]
     clauses = {None: table_by_hand(train, method, m, top)} | {
         fold: table_by_hand([visit for visit in train if visit[1] != fold], method, m, top) for fold in range(folds)
@@ -187,7 +181,7 @@ def flags(bits):
 
 
 def code_names(rows, kind, visit, stay_of, stays):
-    """Titles, those of an earlier admission of the stay first, then by sequence number (without one: last), then in file order."""
+    """Titles: an earlier admission's first, then by sequence number (without one: last), then in file order."""
     mine = [row for row in rows if stay_of.get(row["hadm_id"]) == visit]
     mine.sort(key=lambda row: (time(stays[row["hadm_id"]]["admittime"]), row["hadm_id"], whole(row["seq_num"])))
     return list(dict.fromkeys(title for row in mine if (title := MEANINGS[kind, row["icd9_code"]]["title"])))
@@ -209,7 +203,7 @@ def fold_of(subject, folds):
 
 def splits_by_hand(stays, kept, seed, tuning, held_out):
     place = {stays[visit]["subject_id"]: point(group_key(stays[visit]["subject_id"], ""), seed) for visit in kept}
-    labeled = {stays[visit]["subject_id"] for visit, told in kept.items() if told["role"] == "pair"}
+    labeled = {stays[visit]["subject_id"] for visit, verdict in kept.items() if verdict["role"] == "pair"}
     ends = edges(
         [place[subject] for subject in labeled],
         {"train": 1 - tuning - held_out, "tuning": tuning, "held_out": held_out},
@@ -229,7 +223,7 @@ def person(stay, patients, start):
 
 
 def random_tables(seed, subjects=12):
-    """MIMIC-III rows of a few subjects with many visits, overlaps, deaths, wrong times, and rows that belong nowhere."""
+    """MIMIC-III rows of a few subjects with many visits, overlaps, deaths, wrong times, and rows of no admission."""
     rng = random.Random(seed)
     tables = defaultdict(list)
     for subject in rng.sample(range(1, 10_000), subjects):

@@ -1,5 +1,5 @@
-"""Next-visit rows from the open MIMIC-III demo, for tests only: they show that the pipeline runs on real codes and dates, nothing about
-performance. Labels come from a handful of three-digit ICD-9 categories; the real mapping is ingest's business."""
+"""Next-visit rows from the open MIMIC-III demo, for tests only: they show that the pipeline runs on real codes and
+dates, nothing about performance. Labels come from a few three-digit ICD-9 categories, not from the real mapping."""
 
 import csv
 import gzip

@@ -1,4 +1,4 @@
-"""`ckd ingest` as a whole: against plain Python, on synthetic tables with known labels, killed and continued, on Ray, and into `ckd run`."""
+"""`ckd ingest` as a whole: against plain Python, on known labels, killed and continued, on Ray, into `ckd run`."""
 
 import json
 import os
@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from datetime import datetime
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ from ckd.visits.prepare import prepare
 from ckd.visits.visit import from_table
 from jobs.cli import main
 from tests.ehr.ehr_reference import chain_by_hand
-from tests.ehr.ehr_tables import as_mimic4, as_tables, write_meds, write_mimic3, write_mimic4, write_tables
+from tests.ehr.ehr_tables import as_generic, as_meds, as_mimic4, write_meds, write_mimic3, write_mimic4, write_tables
 from tests.ehr.ingest_reference import cohort_by_hand, cohort_files, ingest, judgeable, random_tables, read_tables
 from tests.ehr.mimic_rows import open_data
 from tests.student.student_cohort import make_base
@@ -83,51 +82,6 @@ def test_the_same_patients_in_other_tables_give_the_same_rows(tmp_path, seed):
         }
 
 
-def as_generic(tables):
-    """The generic tables' rows, which state death and birth as flags."""
-    made = as_tables(tables)
-    for row, visit in zip(tables["admissions"], made["visits"], strict=True):
-        visit |= {
-            "died": int(bool(row["hospital_expire_flag"] or row.get("deathtime"))),
-            "newborn": int(row["admission_type"] == "NEWBORN"),
-        }
-    return made
-
-
-def as_meds(tables):
-    """The rows as MEDS events, in the order of the tables."""
-    at = lambda text: datetime.fromisoformat(text) if text else None  # noqa: E731
-    birth = [(row["subject_id"], None, row["dob"], "MEDS_BIRTH", {}) for row in tables["patients"]]
-    sex = [(row["subject_id"], None, None, f"GENDER//{row['gender']}", {}) for row in tables["patients"]]
-    events = birth + sex
-    for row in tables["admissions"]:
-        visit, died = (row["subject_id"], row["hadm_id"]), "DIED" if row["hospital_expire_flag"] == "1" else "HOME"
-        who = {"insurance": row["insurance"], "race": row["ethnicity"]}
-        events.append((*visit, row["admittime"], f"HOSPITAL_ADMISSION//{row['admission_type']}//CLINIC", who))
-        events.append((*visit, row["dischtime"], f"HOSPITAL_DISCHARGE//{died}", {}))
-    ends = {row["hadm_id"]: row["dischtime"] for row in tables["admissions"]}
-    for name, kind in (("diagnoses_icd", "DIAGNOSIS"), ("procedures_icd", "PROCEDURE")):
-        events += [
-            (r["subject_id"], r["hadm_id"], ends[r["hadm_id"]], f"{kind}//ICD//9//{r['icd9_code']}", {})
-            for r in tables[name]
-        ]
-    events += [
-        (r["subject_id"], r["hadm_id"], r["startdate"], f"MEDICATION//START//{r['drug']}", {})
-        for r in tables["prescriptions"]
-    ]
-    columns = ("subject_id", "hadm_id", "time", "code")
-    rows = [{**dict(zip(columns, event[:4], strict=True)), **event[4]} for event in events]
-    return [
-        {
-            **r,
-            "subject_id": int(r["subject_id"]),
-            "hadm_id": int(r["hadm_id"]) if r["hadm_id"] else None,
-            "time": at(r["time"]),
-        }
-        for r in rows
-    ]
-
-
 def test_the_same_patients_as_meds_events_give_the_same_rows(tmp_path, synthetic, undisturbed):
     folder = write_meds(tmp_path / "meds", as_meds(read_tables(synthetic)), shards=3)
     assert ingest(folder, tmp_path / "out", *PARTS, kind="meds") == undisturbed[0]
@@ -154,7 +108,7 @@ def test_labels_are_the_generator_s_recorded_ones_of_the_next_and_of_the_current
     for row, flags in zip(tables["admissions"], encounters.recorded[:, :NUM_LABELS], strict=True):
         stay = judged[row["hadm_id"]]["stay_id"]
         recorded[stay] = recorded.get(stay, np.zeros(NUM_LABELS, bool)) | flags
-    roles = Counter(told["role"] for told in judged.values())
+    roles = Counter(verdict["role"] for verdict in judged.values())
     assert roles["pair"] > 150 and roles["pair"] + roles["last"] == len(rows)
     for visit, row in rows.items():
         assert row["current_labels"] == recorded[visit].tolist()
@@ -309,9 +263,10 @@ def test_the_open_demo_runs_from_its_tables_to_metrics(tmp_path, teacher_folder,
     assert main(["export", "jsonl", str(out), "--out", str(data)]) == 0
     assert "WARNING: credentialed data" in capsys.readouterr().out
     words = [
-        *f"data.train={out} data.tuning= run.name=t run.results={tmp_path}/results run.public_files={tmp_path}/public".split(),
-        *f"teacher.base_model={teacher_folder}/base teacher.adapter={teacher_folder}/adapter teacher.dtype=float32 seed=7".split(),
-        *f"teacher.max_length=512 student.base_model={make_base(tmp_path / 'bert')} student.max_length=64 student.epochs=1".split(),
+        *f"data.train={out} data.tuning= run.name=t run.results={tmp_path}/results".split(),
+        *f"run.public_files={tmp_path}/public teacher.base_model={teacher_folder}/base".split(),
+        *f"teacher.adapter={teacher_folder}/adapter teacher.dtype=float32 teacher.max_length=512 seed=7".split(),
+        *f"student.base_model={make_base(tmp_path / 'bert')} student.max_length=64 student.epochs=1".split(),
         *("head.epochs=2", "head.folds=2"),
     ]
     assert main(["run", *words]) == 0

@@ -1,4 +1,4 @@
-"""No outcome reaches an input: other patients' held_out outcomes reach nothing, a patient's own next labels reach none of its texts."""
+"""No outcome reaches an input: other patients' held_out outcomes no text, a patient's next labels none of its own."""
 
 import csv
 import gzip
@@ -68,12 +68,14 @@ def with_other_codes(tables, target, visits, seed=0):
 
 
 def last_stays(tables):
-    """{subject: admissions of the stay that its last pair predicts}: changing their codes changes labels, and the input of that stay alone."""
+    """{subject: admissions of the stay that its last pair predicts}: their codes are labels, and that stay's input."""
     found, rows = {}, read_tables(tables)
     judged = chain_by_hand([judgeable(row, rows["diagnoses_icd"]) for row in rows["admissions"]], 3, False)
     subject_of = {row["hadm_id"]: row["subject_id"] for row in rows["admissions"]}
     for visit in sorted((v for v in judged if judged[v]["role"] == "pair"), key=lambda v: judged[v]["start"]):
-        found[subject_of[visit]] = {v for v, told in judged.items() if told["stay_id"] == judged[visit]["next_id"]}
+        found[subject_of[visit]] = {
+            v for v, verdict in judged.items() if verdict["stay_id"] == judged[visit]["next_id"]
+        }
     return found
 
 
@@ -160,7 +162,7 @@ _PUBLIC = re.compile(
 
 
 def clause_of(row):
-    """{disease: drugs as they stand} of a row's text, which must be the public sentence."""
+    """{disease: drugs as they are} of a row's text, which must be the public sentence."""
     return dict(re.findall(_CLAUSE, _PUBLIC.fullmatch(row["input"])[4]))
 
 

@@ -48,7 +48,7 @@ def run(rows, rules=DEFAULT):
     return chain(pl.DataFrame(rows, schema=SCHEMA).with_row_index("place"), rules).drop("place")
 
 
-def told(rows, rules=DEFAULT):
+def verdicts(rows, rules=DEFAULT):
     return {row["visit_id"]: (row["reason"] or row["next_id"] or row["role"]) for row in run(rows, rules).to_dicts()}
 
 
@@ -126,40 +126,40 @@ def test_what_befalls_the_last_stay_reaches_only_the_one_before_and_only_as_miss
 
 def test_an_admission_inside_an_earlier_longer_one_does_not_end_the_stay():
     rows = [admission("a", 0, 20), admission("b", 2, 3), admission("c", 19, 25, died=None), admission("d", 40, 41)]
-    assert told(rows) == {"a": "d", "b": pairs.MERGED, "c": pairs.MERGED, "d": "last"}
+    assert verdicts(rows) == {"a": "d", "b": pairs.MERGED, "c": pairs.MERGED, "d": "last"}
     stay = run(rows).row(0, named=True)
     assert (stay["end"], stay["prediction_time"]) == (rows[2]["end"], rows[2]["end"] + 3 * DAY)
 
 
 def test_a_transfer_on_the_day_of_discharge_is_one_stay_and_the_next_morning_is_not():
-    assert told([admission("a", 0, 1), admission("b", 1.4, 2)])["b"] == pairs.MERGED
-    assert told([admission("a", 0, 1), admission("b", 1.6, 2)]) == {"a": pairs.NEXT_TOO_SOON, "b": "last"}
+    assert verdicts([admission("a", 0, 1), admission("b", 1.4, 2)])["b"] == pairs.MERGED
+    assert verdicts([admission("a", 0, 1), admission("b", 1.6, 2)]) == {"a": pairs.NEXT_TOO_SOON, "b": "last"}
 
 
 def test_a_merged_stay_has_died_or_has_codes_if_any_part_has():
     rows = [admission("a", 0, 1), admission("b", 9, 10, coded=False), admission("c", 10, 11, died=True)]
-    assert told(rows) == {"a": "b", "b": pairs.DIED, "c": pairs.MERGED}
+    assert verdicts(rows) == {"a": "b", "b": pairs.DIED, "c": pairs.MERGED}
 
 
 def test_an_admission_of_unknown_end_keeps_its_place_and_one_of_unknown_start_does_not():
     known = [admission("a", 0, 1), admission("c", 30, 31)]
-    assert told([*known, admission("b", 9, None)]) == {"a": pairs.NEXT_UNUSABLE, "b": pairs.NO_END, "c": "last"}
-    assert told([*known, admission("b", 9, None, end_bad=True)])["b"] == pairs.BAD_END
-    assert told([*known, admission("b", 9, 8)])["b"] == pairs.END_FIRST
-    assert told([*known, admission(None, 9, 10)]) == {"a": pairs.NEXT_UNUSABLE, None: pairs.NO_VISIT, "c": "last"}
-    assert told([*known, admission("b", None, 10)]) == {"a": "c", "b": pairs.NO_START, "c": "last"}
-    assert told([*known, admission("b", None, 10, start_bad=True)])["b"] == pairs.BAD_START
+    assert verdicts([*known, admission("b", 9, None)]) == {"a": pairs.NEXT_UNUSABLE, "b": pairs.NO_END, "c": "last"}
+    assert verdicts([*known, admission("b", 9, None, end_bad=True)])["b"] == pairs.BAD_END
+    assert verdicts([*known, admission("b", 9, 8)])["b"] == pairs.END_FIRST
+    assert verdicts([*known, admission(None, 9, 10)]) == {"a": pairs.NEXT_UNUSABLE, None: pairs.NO_VISIT, "c": "last"}
+    assert verdicts([*known, admission("b", None, 10)]) == {"a": "c", "b": pairs.NO_START, "c": "last"}
+    assert verdicts([*known, admission("b", None, 10, start_bad=True)])["b"] == pairs.BAD_START
 
 
 def test_the_codes_must_be_complete_before_the_next_stay_begins_not_just_when_it_begins():
     rows = [admission("a", 0, 1), admission("b", 4, 5)]
-    assert told(rows)["a"] == pairs.NEXT_TOO_SOON
-    assert told(rows, Rules(coding_delay_days=2.99, newborns=False))["a"] == "b"
+    assert verdicts(rows)["a"] == pairs.NEXT_TOO_SOON
+    assert verdicts(rows, Rules(coding_delay_days=2.99, newborns=False))["a"] == "b"
 
 
 def test_equal_times_are_ordered_by_visit_id_as_text():
     rows = [admission(name, 0, 1) for name in ("9", "10")]
-    assert told(rows) == {"10": "last", "9": pairs.MERGED}
+    assert verdicts(rows) == {"10": "last", "9": pairs.MERGED}
 
 
 def _times(name):

@@ -268,7 +268,8 @@ def test_a_file_system_s_root_is_no_place_for_the_files(tmp_path):
 
 
 def test_the_teacher_sees_what_llama_factory_trains_it_on():
-    # Alpaca format: prompt and query joined by a newline; the chat template around it is the tokenizer's own, the same as `template: qwen`.
+    # Alpaca format: prompt and query joined by a newline; the chat template around it is the tokenizer's own, the same
+    # as `template: qwen`.
     visit = _visits(5)[0]
     assert content(visit.instruction, visit.input) == "\n".join([visit.instruction, visit.input])
 

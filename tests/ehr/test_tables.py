@@ -1,49 +1,32 @@
+"""What is read from tables: the canonical columns, the same from every layout and way of writing them."""
+
 import gzip
 from datetime import datetime
 
 import polars as pl
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from ckd.ehr.canonical import SCHEMAS, TABLE_NAMES
-from ckd.ehr.csvfile import CsvFile
 from ckd.ehr.kinds import open_source
 from ckd.ehr.partition import partition
-from ckd.errors import CkdError, ConfigError, DataError
-from tests.ehr.ehr_tables import as_mimic4, as_tables, small_mimic3, write_mimic3, write_mimic4, write_tables
+from ckd.errors import ConfigError
+from tests.ehr.ehr_tables import (
+    as_mimic4,
+    as_tables,
+    prescription,
+    small_mimic3,
+    with_prescriptions,
+    write_mimic3,
+    write_mimic4,
+    write_tables,
+)
 from tests.ehr.mimic_rows import open_data
 
 at = datetime.fromisoformat
-MARKER = "Zebra"  # stands in the cells of the damaged rows and must reach no error
 
 
 def frames(source):
     return {table: source.scan(table).drop("place").collect() for table in TABLE_NAMES}
-
-
-def refused(kind, folder, tmp_path, split_column=""):
-    """The text of the error from opening and partitioning a folder."""
-    with pytest.raises(CkdError) as caught:
-        partition(open_source(kind, str(folder), split_column), str(tmp_path / "work"), 2)
-    text = str(caught.value)
-    assert MARKER not in text
-    assert "\n" not in text
-    assert not (tmp_path / "work" / "artifact.json").exists()
-    return text
-
-
-def with_prescriptions(folder, lines, name="prescriptions.csv", pack=None, **options):
-    """A MIMIC-III folder whose prescriptions are these lines (bytes) after a header of ten columns."""
-    write_mimic3(folder, small_mimic3(), upper=False, without=("prescriptions",), **options)
-    header = b"row_id,subject_id,hadm_id,icustay_id,startdate,enddate,drug_type,drug,drug_name_poe,route\n"
-    data = header + b"".join(lines)
-    (folder / name).write_bytes(pack(data) if pack else data)
-    return folder
-
-
-def good(number, drug=b"Zebra", route=b"PO"):
-    return b"%d,1,11,,2150-01-01 00:00:00,,MAIN,%s,,%s\n" % (number, drug, route)
 
 
 def test_every_table_has_the_columns_and_types_of_the_contract(tmp_path):
@@ -145,7 +128,7 @@ def test_windows_line_ends_a_byte_order_mark_and_blank_lines_are_read(tmp_path):
 
 
 def test_a_place_leads_to_the_line_even_behind_cells_with_line_ends(tmp_path):
-    lines = [good(1), b'2,1,11,,,,MAIN,"two\nlines, quoted",,PO\n', good(3)]
+    lines = [prescription(1), b'2,1,11,,,,MAIN,"two\nlines, quoted",,PO\n', prescription(3)]
     for name, pack in (("prescriptions.csv", None), ("PRESCRIPTIONS.CSV.GZ", gzip.compress)):
         folder = with_prescriptions(tmp_path / name, lines, name, pack)
         source = open_source("mimic3", str(folder))
@@ -228,8 +211,6 @@ def test_a_generic_table_may_be_a_folder_of_parts(tmp_path):
     assert visits["visit_id"].to_list() == ["99", "11", "12", "21"]
     where = [source.locate("visits", place).removeprefix(str(tmp_path)) for place in visits["place"]]
     assert where == ["/visits/a.csv:2", "/visits/b.parquet:1", "/visits/b.parquet:2", "/visits/b.parquet:3"]
-    (tmp_path / "visits" / "a.csv.gz").write_bytes(b"")
-    assert "more than one file 'a'" in refused("tables", tmp_path, tmp_path)
 
 
 def test_the_own_titles_of_a_data_set_are_read(tmp_path):
@@ -297,158 +278,3 @@ def test_the_open_demos_have_the_stated_numbers_of_admissions():
         assert (visits.height, visits["subject_id"].n_unique()) == (admissions, subjects)
         assert visits.select("start", "end", "died").null_count().row(0) == (0, 0, 0)
         assert not visits["start_bad"].any()
-
-
-# Bad input
-
-
-@pytest.mark.parametrize("kind", ["mimic3", "mimic4", "tables", "meds"])
-def test_a_folder_that_is_not_there_or_empty_is_refused(tmp_path, kind):
-    assert "no such folder" in refused(kind, tmp_path / "nothing", tmp_path)
-    (tmp_path / "empty").mkdir()
-    assert refused(kind, tmp_path / "empty", tmp_path).startswith(f"{tmp_path / 'empty'}: no ")
-
-
-def test_an_unknown_kind_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="expected one of mimic3, mimic4, tables, meds"):
-        open_source("mimic5", str(tmp_path))
-
-
-def test_a_missing_table_is_refused_with_what_is_there(tmp_path):
-    text = refused("mimic3", write_mimic3(tmp_path / "a", small_mimic3(), without=("prescriptions",)), tmp_path)
-    assert (
-        "no table 'prescriptions' (there: ADMISSIONS.csv, DIAGNOSES_ICD.csv, PATIENTS.csv, PROCEDURES_ICD.csv)" in text
-    )
-
-
-def test_a_missing_column_is_refused_with_those_found(tmp_path):
-    folder = write_mimic3(tmp_path / "a", small_mimic3(), columns={"diagnoses_icd": "subject_id hadm_id seq_num"})
-    assert (
-        f"{folder / 'DIAGNOSES_ICD.csv'}: no column 'icd9_code' among subject_id, hadm_id, seq_num; it is needed"
-        in refused("mimic3", folder, tmp_path)
-    )
-
-
-def test_the_same_table_twice_is_refused(tmp_path):
-    folder = write_mimic3(tmp_path / "a", small_mimic3())
-    write_mimic3(folder, small_mimic3(), gz=True, without=("admissions", "patients", "prescriptions", "procedures_icd"))
-    assert "DIAGNOSES_ICD.csv and DIAGNOSES_ICD.csv.gz are there" in refused("mimic3", folder, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("data", "said"),
-    [
-        (b"", ":1: the file is empty"),
-        (b"<!DOCTYPE html>\n<html>Zebra</html>\n", ":1: an HTML or XML page"),
-        (b"subject_id,hadm_id,drug,DRUG,startdate\n", ":1: column 'drug' is there twice"),
-        (b"1,11,2150-01-01 00:00:00,Zebra\n", ":1: no header"),
-        (b"subject_id;hadm_id;startdate;drug\n", "separated by commas"),
-        ("subject_id,Zebra\n".encode("utf-16"), ":1: UTF-16"),
-        (b"\x1f\x8bZebra", "the gzip file"),
-        (b"PAR1Zebra", ": no column 'hadm_id' in its first line"),
-    ],
-)
-def test_a_file_that_is_no_table_is_refused(tmp_path, data, said):
-    folder = write_mimic3(tmp_path / "a", small_mimic3(), upper=False, without=("prescriptions",))
-    (folder / "prescriptions.csv").write_bytes(data)
-    text = refused("mimic3", folder, tmp_path)
-    assert str(folder / "prescriptions.csv") in text
-    assert said in text
-    assert "zebra" not in text
-
-
-@pytest.mark.parametrize(
-    ("damaged", "line", "said"),
-    [
-        ([good(1), b"2,1,11,,2150-01-01 00:00:00,,MAIN,Zebra\n", good(3)], 3, "8 cells, the header has 10"),
-        ([good(1), b"2,1,11\n"], 3, "3 cells, the header has 10"),
-        ([good(1), b"2,1,11,,2150-01-01 00:00:00,,MAIN,Zebra,,PO,more\n", good(3)], 3, "11 cells, the header has 10"),
-        ([good(1), b"2,1,11,,2150-01-01 00:00:00,,MAIN,Zebra, human,,PO\n"], 3, "11 cells, the header has 10"),
-        (
-            [good(1)[:-3] + b"\n", b"2,1,11,,2150-01-01 00:00:00,,MAIN,Zebra, human,PO,\n"],
-            3,
-            "11 cells, the header has 10",
-        ),
-        ([good(1, b'"x"'), b"2,1,11,,2150-01-01 00:00:00,,MAIN,Zebra, human,PO,\n"], 3, "11 cells, the header has 10"),
-        ([good(1)[:-1] + b",,,,\n"], 2, "14 cells, the header has 10"),
-        ([good(1), good(2, b'"Zebra'), good(3)], 3, "a quote"),
-        ([good(1), good(2, b'Zebra 5"'), good(3)], 3, "a quote"),
-        ([good(1), good(2, b'"Zebra'), good(3), good(4), good(5, b'"Zebra'), good(6)], 3, "a quote"),
-        ([good(1), good(2), good(3, b"Z\xe9bra"), good(4)], 4, "not UTF-8; convert it: iconv"),
-    ],
-)
-@pytest.mark.parametrize("pack", [None, gzip.compress])
-def test_damaged_lines_are_refused_with_their_place(tmp_path, damaged, line, said, pack):
-    name = "prescriptions.csv.gz" if pack else "prescriptions.csv"
-    folder = with_prescriptions(tmp_path / "a", damaged, name, pack)
-    text = refused("mimic3", folder, tmp_path)
-    assert text.startswith(f"{folder / name}:{line}: ")
-    assert said.replace("convert it: iconv", "convert it: gunzip, then iconv" if pack else "convert it: iconv") in text
-
-
-@pytest.mark.parametrize("lost", [4, 8, 2000])
-def test_a_truncated_gzip_file_is_refused(tmp_path, lost):
-    lines = [good(n, b"%x" % (n * 2654435761 % 2**32)) for n in range(2000)]
-    folder = with_prescriptions(tmp_path / "a", lines, "prescriptions.csv.gz", lambda data: gzip.compress(data)[:-lost])
-    text = refused("mimic3", folder, tmp_path)
-    assert "ends too early" in text
-    assert text.startswith(f"{folder / 'prescriptions.csv.gz'}:")
-
-
-def test_a_gzip_file_with_a_wrong_checksum_is_refused(tmp_path):
-    folder = with_prescriptions(
-        tmp_path / "a", [good(1)], "prescriptions.csv.gz", lambda data: gzip.compress(data)[:-8] + b"\0\0\0\0\0\0\0\0"
-    )
-    assert "the gzip file is damaged" in refused("mimic3", folder, tmp_path)
-
-
-def test_parquet_that_is_none_or_cut_off_is_refused(tmp_path):
-    folder = write_tables(tmp_path / "a", as_tables(small_mimic3()), suffix=".parquet")
-    whole = (folder / "visits.parquet").read_bytes()
-    (folder / "visits.parquet").write_bytes(b"visit_id,Zebra\n")
-    assert "visits.parquet: not a Parquet file" in refused("tables", folder, tmp_path)
-    (folder / "visits.parquet").write_bytes(whole[:4] + bytes(200) + whole[204:])
-    assert "visits.parquet: damaged Parquet" in refused("tables", folder, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("table", "column", "value", "said"),
-    [
-        ("diagnoses", "code", 5849, "column 'code' is Int64, expected text (a number has lost its leading zeros)"),
-        ("visits", "visit_id", 1.5, "column 'visit_id' is Float64, expected text or whole numbers"),
-        ("visits", "start", 20500101, "column 'start' is Int64, expected a timestamp, a date or text"),
-        ("visits", "died", 0.5, "column 'died' is Float64, expected true or false"),
-        ("diagnoses", "version", 9.0, "column 'version' is Float64, expected text or whole numbers"),
-    ],
-)
-def test_parquet_columns_of_a_wrong_type_are_refused(tmp_path, table, column, value, said):
-    rows = as_tables(small_mimic3())
-    rows[table] = [{**row, column: value} for row in rows[table]]
-    text = refused("tables", write_tables(tmp_path / "a", rows, suffix=".parquet"), tmp_path)
-    assert said in text
-
-
-@given(
-    rows=st.lists(st.lists(st.text(alphabet='ab,"\n é', max_size=5), min_size=3, max_size=3), max_size=8),
-    wrong=st.none() | st.tuples(st.integers(0, 7), st.sampled_from([1, 2, 4, 5])),
-)
-@example(rows=[["", "", ""]], wrong=(0, 2))
-@example(rows=[["a\na", "b", ""]], wrong=None)
-def test_a_line_with_the_wrong_number_of_cells_is_found_and_no_other(tmp_path_factory, rows, wrong):
-    def quoted(cell):
-        return '"' + cell.replace('"', '""') + '"' if set(cell) & set(',"\n') else cell
-
-    path = tmp_path_factory.mktemp("lines") / "x.csv"
-    cells = [list(row) for row in rows]
-    if wrong is not None and wrong[0] < len(cells):
-        cells[wrong[0]] = (cells[wrong[0]] + ["x", "x"])[: wrong[1]]
-    lines = [",".join(map(quoted, row)) for row in [["a", "b", "c"], *cells]]
-    path.write_text("\n".join(lines) + "\n", newline="")
-    damaged = next((k for k, row in enumerate(cells) if len(row) != 3 and lines[k + 1]), None)
-    if damaged is None:
-        CsvFile.open(path).check_lines()
-        return
-    with pytest.raises(DataError) as caught:
-        CsvFile.open(path).check_lines()
-    line = 1 + sum(text.count("\n") + 1 for text in lines[: damaged + 1])
-    assert str(caught.value).startswith(f"{path}:{line}: {len(cells[damaged])} cells, the header has 3")
