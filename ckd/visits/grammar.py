@@ -1,5 +1,4 @@
-"""The public input sentence: diseases, medication, operations, treatment clause. Writes it and reads its treatment clause back; what goes
-into the clause is decided where cohorts are built."""
+"""Writes the public input sentence (diseases, medication, operations, treatment clause) and reads its clause back."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,8 @@ DISEASE = "The patient-acquired disease is "
 MEDICATION = "The patient had used the following medication: "
 OPERATION = "The surgical operation performed by the patient: "
 TREATMENT = "The medications that maybe have therapeutic effect on "
-INPUT = f"{DISEASE}{{}}. {MEDICATION}{{}}. {OPERATION}{{}}. {{}}."  # the three lists and the clause, each NO_DISEASE where empty
+# The three lists and the clause, each NO_DISEASE where empty.
+INPUT = f"{DISEASE}{{}}. {MEDICATION}{{}}. {OPERATION}{{}}. {{}}."
 BETWEEN_NAMES = ", "
 BETWEEN_TREATMENTS = "; "
 
@@ -21,10 +21,9 @@ _NO_CLAUSE = re.compile(re.escape(OPERATION.strip()) + r".*\.\s*" + NO_DISEASE +
 def render_input(
     diseases: Sequence[str], drugs: Sequence[str], operations: Sequence[str], treatments: Mapping[str, Sequence[str]]
 ) -> str:
-    """One visit's `input`. `treatments` maps a disease to the drugs associated with it; whatever is empty reads "None"."""
-    return INPUT.format(
-        _listed(diseases), _listed(drugs), _listed(operations), treatment_clause(treatments) or NO_DISEASE
-    )
+    """One visit's `input`. `treatments` maps a disease to the drugs associated with it; what is empty reads "None"."""
+    clause = treatment_clause(treatments) or NO_DISEASE
+    return INPUT.format(_listed(diseases), _listed(drugs), _listed(operations), clause)
 
 
 def treatment_clause(treatments: Mapping[str, Sequence[str]]) -> str:
@@ -35,9 +34,9 @@ def treatment_clause(treatments: Mapping[str, Sequence[str]]) -> str:
 
 
 def diseases_in_treatment_clause(text: str) -> tuple[bool, ...] | None:
-    """The labels that an `input`'s treatment clause names, as 25 booleans; other diseases in it are passed over.
+    """The labels that an `input`'s treatment clause names, as 25 booleans; other diseases in it do not count.
 
-    A clause "None." names none. Returns None for a text that has no such clause, where the present labels are unknown.
+    The clause "None." names none. None for a text without such a clause: its present labels are unknown.
     """
     if TREATMENT in text:
         return encode(_TREATED.findall(text))

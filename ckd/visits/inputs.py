@@ -1,12 +1,11 @@
-"""The rows of one input, public JSONL or Parquet, each as a Visit or as a BadRow with file:line and a reason that quotes nothing of the
-row. Which rows are duplicates, what they are named and which split they get belongs to prepare."""
+"""Reads the rows of one input, public JSONL or Parquet, each as a Visit or as a BadRow with file:line and a reason."""
 
 import gzip
 import hashlib
 import io
 import random
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from ckd.errors import DataError
 from ckd.store.files import BLOCK, digest, join, list_files, open_file
 from ckd.store.filesystems import reaching, resolve
 from ckd.visits.labels import INSTRUCTION
-from ckd.visits.rows import MAX_LINE, RowError, parse_line, read_flags, to_visit
+from ckd.visits.rows import MAX_LINE, RowError, parse_line, parse_row
 from ckd.visits.visit import SUBGROUP_FIELDS, Source, Visit
 
 if TYPE_CHECKING:
@@ -25,21 +24,13 @@ JSONL_SUFFIXES = (".json", ".jsonl", ".gz")
 PARQUET_SUFFIX = ".parquet"
 _REQUIRED_COLUMNS = ("instruction", "input", "labels")
 _REQUIRED_TO_PREDICT = ("input",)
-_COLUMNS = (
-    *_REQUIRED_COLUMNS,
-    "visit_id",
-    "subject_id",
-    "split",
-    "current_labels",
-    "prediction_time",
-    *SUBGROUP_FIELDS,
-)
+_OPTIONAL = ("visit_id", "subject_id", "split", "current_labels", "prediction_time", *SUBGROUP_FIELDS)
 _EXPECTED = "expected JSONL (.json, .jsonl, .gz), a .parquet file, or a folder of .parquet parts"
 
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that cannot be used: where it stands (file:line, or part:row of Parquet) and why. Never holds the row's text."""
+    """A row that cannot be used: its place (file:line, or part:row of Parquet) and why. Holds no text of the row."""
 
     location: str
     reason: str
@@ -47,7 +38,7 @@ class BadRow:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Rows drawn from an input of `rows` rows: `drawn` of them, those of these that can be used."""
+    """A sample of an input of `rows` rows: `drawn` of them, of which `visits` can be used."""
 
     rows: int
     drawn: int
@@ -57,7 +48,7 @@ class Sample:
 class Input:
     """One input file or folder. Raises DataError when it is missing, of an unsupported kind, or an empty folder.
 
-    Rows that are there to be predicted (`to_learn` false) need nothing but `input`.
+    Rows for prediction (`to_learn` false) need only `input`.
     """
 
     def __init__(self, path: str, source: Source, *, to_learn: bool = True) -> None:
@@ -66,44 +57,34 @@ class Input:
         self._starts: list[int] = []  # rows before each part read so far
 
     def rows(self) -> Iterator[Visit | BadRow]:
-        """Every row in order. Blank lines are no rows. `visit_id` is "" where the row has none.
+        """Every row in order. Blank lines are not rows. `visit_id` is "" where the row has none.
 
         Raises DataError when the file is empty, a JSON array, not Parquet inside, lacks a column, or breaks off.
         """
-        empty = True
+        rows = 0
         with _readable(self.path):
-            for row in self._parquet_rows() if self.parts[0].endswith(PARQUET_SUFFIX) else self._jsonl_rows():
-                empty = False
+            for row in self._parquet_rows() if self._is_parquet else self._jsonl_rows():
+                rows += 1
                 yield row
-        if empty:
-            raise DataError(
-                f"{self.path}: holds no rows; expected at least one visit, check the path or leave the key out"
-            )
+        self._require(rows)
 
     def sample(self, size: int, seed: int) -> "Sample":
-        """At most `size` rows drawn from all with equal chances, and the number of all. JSONL is read to its end, of Parquet the row groups that
-        are hit. Raises DataError as `rows` does.
+        """At most `size` rows, all with equal chances, and the number of all rows. Raises DataError as `rows` does.
+
+        Costs reading JSONL to its end, and of Parquet the row groups from which rows are drawn.
         """
         rng = random.Random(seed)
         with _readable(self.path):
-            drawn, rows = (
-                _drawn_parquet(self.parts, size, rng)
-                if self.parts[0].endswith(PARQUET_SUFFIX)
-                else _drawn_lines(self.path, size, rng)
+            found: tuple[list[Any], int] = (
+                _drawn_parquet(self.parts, size, rng) if self._is_parquet else _drawn_lines(self.path, size, rng)
             )
-        if not rows:
-            raise DataError(
-                f"{self.path}: holds no rows; expected at least one visit, check the path or leave the key out"
-            )
+        drawn, rows = found
+        self._require(rows)
+        parse: Callable[[Any, Source, int], Visit] = parse_row if self._is_parquet else parse_line
         visits = []
         for line, row in drawn:
             with suppress(RowError):
-                if isinstance(row, bytes):
-                    visits.append(parse_line(row, self.source, line))
-                else:
-                    visits.append(
-                        to_visit(row, read_flags(row, "labels"), read_flags(row, "current_labels"), self.source, line)
-                    )
+                visits.append(parse(row, self.source, line))
         return Sample(rows, len(drawn), tuple(visits))
 
     def locate(self, line: int) -> str:
@@ -122,15 +103,23 @@ class Input:
             hashes.append(sha.hexdigest())
         return digest(hashes)
 
+    @property
+    def _is_parquet(self) -> bool:
+        return self.parts[0].endswith(PARQUET_SUFFIX)
+
+    def _require(self, rows: int) -> None:
+        if not rows:
+            why = "holds no rows; expected at least one visit"
+            raise DataError(f"{self.path}: {why}, check the path or leave the key out")
+
     def _jsonl_rows(self) -> Iterator[Visit | BadRow]:
         first = True
         for line, data in enumerate(_lines(self.path), start=1):
             if len(data) < MAX_LINE and not data.strip():
                 continue
             if first and data.lstrip(b"\xef\xbb\xbf \t")[:1] == b"[":
-                raise DataError(
-                    f"{self.path}:{line}: a JSON array; expected one object per line (JSONL), for example from: jq -c '.[]'"
-                )
+                expected = "expected one object per line (JSONL), for example from: jq -c '.[]'"
+                raise DataError(f"{self.path}:{line}: a JSON array; {expected}")
             first = False
             try:
                 yield parse_line(data, self.source, line, to_learn=self.to_learn)
@@ -146,7 +135,7 @@ class Input:
                 line += 1
                 row.setdefault("instruction", INSTRUCTION)
                 try:
-                    yield to_visit(row, read_flags(row, "labels"), read_flags(row, "current_labels"), self.source, line)
+                    yield parse_row(row, self.source, line)
                 except RowError as error:
                     yield BadRow(self.locate(line), str(error))
 
@@ -178,14 +167,14 @@ def _lines(path: str) -> Iterator[bytes]:
         stream: Any = gzip.GzipFile(fileobj=buffered) if path.endswith(".gz") else buffered
         while data := stream.readline(MAX_LINE):
             yield data
-            while len(data) == MAX_LINE and not data.endswith(b"\n"):  # pass over the rest of an over-long line
+            while len(data) == MAX_LINE and not data.endswith(b"\n"):  # the rest of a line that is too long
                 data = stream.readline(MAX_LINE)
 
 
 def _parquet(
     path: str, row_groups: Sequence[int] | None = None, required: Sequence[str] = _REQUIRED_COLUMNS
 ) -> Iterator[dict[str, Any]]:
-    """Rows of one Parquet file; text columns as bytes, so that text that is not UTF-8 costs its row and not the file."""
+    """Rows of one Parquet file, with texts as bytes: text that is not UTF-8 costs its row and not the file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -194,12 +183,10 @@ def _parquet(
         names = file.schema_arrow.names
         missing = [name for name in required if name not in names]
         if missing:
-            raise DataError(
-                f"{path}: no column {', '.join(missing)}; expected {', '.join(required)} (labels null: unlabeled)"
-            )
-        for batch in file.iter_batches(
-            1024, row_groups=row_groups, columns=[name for name in _COLUMNS if name in names]
-        ):
+            expected = f"expected {', '.join(required)} (labels null: unlabeled)"
+            raise DataError(f"{path}: no column {', '.join(missing)}; {expected}")
+        wanted = [name for name in (*_REQUIRED_COLUMNS, *_OPTIONAL) if name in names]
+        for batch in file.iter_batches(1024, row_groups=row_groups, columns=wanted):
             columns = [_plain(column) for column in batch.columns]
             yield from pa.RecordBatch.from_arrays(columns, names=batch.schema.names).to_pylist()
 
@@ -258,6 +245,5 @@ def _readable(path: str) -> Iterator[None]:
         with reaching(path):
             yield
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
-        raise DataError(
-            f"{path}: cannot be read to its end ({type(error).__name__}); check that it is whole and is what its name says"
-        ) from None
+        why = f"cannot be read to its end ({type(error).__name__})"
+        raise DataError(f"{path}: {why}; check that it is whole and is what its name says") from None

@@ -1,5 +1,4 @@
-"""Input rows -> visits with an identity: names the nameless, quarantines what cannot be used, counts everything. Splits and the stored
-stage belong to prepare."""
+"""Gives every input row an identity: names those without one, quarantines what cannot be used, counts everything."""
 
 import json
 from collections import Counter
@@ -14,7 +13,7 @@ from ckd.visits.inputs import BadRow, Input
 from ckd.visits.splits import HashSet
 from ckd.visits.visit import Source, Visit, hash64
 
-NOT_NEXT_VISIT = 0.5  # echo rate above which the target looks like the current visit's labels, not the next one's
+NOT_NEXT_VISIT = 0.5  # echo rate above which targets look like the current visit's labels, not the next one's
 
 
 @dataclass
@@ -43,48 +42,42 @@ class Counts:
     @property
     def grouped_by(self) -> str:
         """What keeps visits together in a split: subject, input (no subject_id anywhere), or both."""
-        return (
-            {0: "subject", self.kept: "input"}.get(self.without_subject, "subject, without one input")
-            if self.kept
-            else "subject"
-        )
+        if not self.without_subject:
+            return "subject"
+        return "input" if self.without_subject == self.kept else "subject, without one input"
 
     def lines(self) -> list[str]:
-        """What a person must be told of the rows, without any of their text."""
+        """What a person has to know about the rows, without any of their text."""
         lines = [f"read {self.read:,} = kept {self.kept:,} + quarantined {self.quarantined:,}"]
         lines += [
             f"quarantined {count:,}: {reason} (first: {self.first[reason]})"
             for reason, count in self.reasons.most_common()
         ]
         if self.without_subject:
-            lines.append(
-                f"{self.without_subject:,} of {self.kept:,} visits have no subject_id: splitting by visit: patients may leak"
-            )
+            found = f"{self.without_subject:,} of {self.kept:,} visits have no subject_id"
+            lines.append(f"{found}: splitting by visit: patients may leak")
         if self.unlabeled:
             lines.append(f"{self.unlabeled:,} visits are unlabeled")
         if self.echo_rate is None:
             lines.append("echo rate: unknown, no current_labels and no treatment clause")
             return lines
-        lines.append(
-            f"echo rate: the target equals the current visit's labels in {self.echo_rate:.1%} of {self.current_known:,} visits"
-        )
+        share = f"{self.echo_rate:.1%} of {self.current_known:,} visits"
+        lines.append(f"echo rate: the target equals the current visit's labels in {share}")
         if self.echo_rate > NOT_NEXT_VISIT:
-            lines.append(
-                "warning: more than half of the targets repeat the current visit: this is not next-visit prediction"
-            )
+            told = "more than half of the targets repeat the current visit"
+            lines.append(f"warning: {told}: this is not next-visit prediction")
         return lines
 
     def require_at_most(self, max_bad_rows: int, listed_in: str = "") -> None:
         """Raise DataError when more rows than `data.max_bad_rows` are quarantined."""
         if self.quarantined <= max_bad_rows:
             return
-        reasons = ", ".join(
-            f"{count:,} × {reason} (first: {self.first[reason]})" for reason, count in self.reasons.most_common()
-        )
+        counted = self.reasons.most_common()
+        reasons = ", ".join(f"{count:,} × {reason} (first: {self.first[reason]})" for reason, count in counted)
         where = f"; all are listed in {listed_in}" if listed_in else ""
         raise DataError(
-            f"{self.quarantined:,} of {self.read:,} rows cannot be used, data.max_bad_rows allows {max_bad_rows:,}: {reasons}{where}; "
-            f"mend these rows or raise data.max_bad_rows"
+            f"{self.quarantined:,} of {self.read:,} rows cannot be used, data.max_bad_rows allows {max_bad_rows:,}: "
+            f"{reasons}{where}; mend these rows or raise data.max_bad_rows"
         )
 
 
@@ -121,7 +114,7 @@ class Intake:
             self._quarantine.write(json.dumps({"location": row.location, "reason": row.reason}).encode() + b"\n")
 
     def _derive(self, visit: Visit) -> str:
-        """A hash of the row's content and its ordinal among identical rows: the same wherever the row stands."""
+        """A hash of the row's content and of its number among identical rows: the same wherever the row stands."""
         content = hash64(visit.subject_id, visit.instruction, visit.input, visit.labels)
 
         def name(ordinal: int) -> str:
@@ -130,7 +123,7 @@ class Intake:
         def taken(ordinal: int) -> bool:
             return _id_key(name(ordinal)) in self._ids
 
-        # Ordinals are taken without gaps: double until one is free, then halve the gap. n identical rows cost n log n, no table.
+        # Numbers are taken without gaps: double until one is free, then halve the gap. n identical rows cost n log n.
         below, free = -1, 0
         while taken(free):
             below, free = free, 2 * free + 1
@@ -146,16 +139,16 @@ class Intake:
         if visit.labels is None:
             counts.unlabeled += 1
             return
-        current = (
-            visit.current_labels if visit.current_labels is not None else diseases_in_treatment_clause(visit.input)
-        )
+        current = visit.current_labels
+        if current is None:
+            current = diseases_in_treatment_clause(visit.input)
         if current is not None:
             counts.current_known += 1
             counts.echoes += current == visit.labels
 
 
 def configured_inputs(data: DataConfig) -> list[Input]:
-    """data.train, data.tuning, data.held_out as far as they are given, in that order. Raises DataError when one is missing."""
+    """data.train, data.tuning and data.held_out, those that are given. Raises DataError when one is missing."""
     given: list[tuple[Source, str]] = [("train", data.train), ("tuning", data.tuning), ("held_out", data.held_out)]
     return [Input(path, source) for source, path in given if path]
 

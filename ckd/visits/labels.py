@@ -1,11 +1,11 @@
-"""The 25 diseases in their fixed order, their CCS ids, and the public `output` sentence. Every label column follows this order."""
+"""The 25 diseases in their fixed order, which every label column has; their CCS ids; the public `output` sentence."""
 
 from collections.abc import Iterable, Sequence
 
 OUTPUT_PREFIX = "Disease that the patient may acquire: "
 NO_DISEASE = "None"
 
-# Names as in the public CKD_EHR files; ids are single-level CCS categories (HCUP), the phenotypes of the MIMIC-III benchmark.
+# Names as in the public CKD_EHR files; single-level CCS categories (HCUP), the phenotypes of the MIMIC-III benchmark.
 CCS_IDS: dict[str, int] = {
     "Acute and unspecified renal failure": 157,
     "Acute cerebrovascular disease": 109,
@@ -35,18 +35,17 @@ CCS_IDS: dict[str, int] = {
 }
 DISEASES: tuple[str, ...] = tuple(CCS_IDS)
 NUM_LABELS = len(DISEASES)
-INSTRUCTION = "Determine that the patient has one or more of the following diseases at the next visit: " + ", ".join(
-    DISEASES
-)
+_QUESTION = "Determine that the patient has one or more of the following diseases at the next visit: "
+INSTRUCTION = _QUESTION + ", ".join(DISEASES)
 _INDEX = {name: i for i, name in enumerate(DISEASES)}
 
 
 class NoDiseaseNamedError(ValueError):
-    """An `output` ends where the names should follow: cut off, or never filled in. The empty set is written "None"."""
+    """An `output` ends where names should follow: cut off, or not filled in. The empty set is written "None"."""
 
 
 class UnknownDiseaseError(ValueError):
-    """An `output` names something that is none of the 25 diseases. Carries its position, never its text."""
+    """An `output` names something that is none of the 25 diseases. Holds its position, never its text."""
 
     def __init__(self, position: int) -> None:
         super().__init__(f"disease number {position + 1} of the output is none of the 25 labels")
@@ -54,9 +53,10 @@ class UnknownDiseaseError(ValueError):
 
 
 def parse_output(output: str) -> tuple[bool, ...]:
-    """Read the public `output` sentence into 25 booleans; "None", and nothing else, is the empty set.
+    """Read the public `output` sentence into 25 booleans; only "None" is the empty set.
 
-    Raises UnknownDiseaseError for a name that is none of the 25, or for "None" beside a disease; NoDiseaseNamedError when no name follows.
+    Raises UnknownDiseaseError for a name that is none of the 25, also for "None" beside a disease; NoDiseaseNamedError
+    when no name follows.
     """
     names = [name.strip() for name in output.strip().removeprefix(OUTPUT_PREFIX.strip()).split(",")]
     names = [name for name in names if name]

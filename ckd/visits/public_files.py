@@ -1,5 +1,7 @@
-"""The public CKD_EHR file formats (hands_name_*.json, teacher_classification_head.pt, heads_results*, test_metrics.txt): the only place
-that knows them. What the numbers mean belongs to the stages."""
+"""Writes the files of the public CKD_EHR code; no other module knows their formats.
+
+They are hands_name_*.json, teacher_classification_head.pt, heads_results* and test_metrics.txt.
+"""
 
 import io
 import json
@@ -45,19 +47,14 @@ def soft_label_file(root: str, split: str) -> str:
 
 
 def clean_file(root: str, split: str) -> str:
-    """The JSONL of the kept rows, written where quarantined rows would break the public alignment by position."""
+    """The JSONL of the kept rows, for runs where the public alignment by position would break (rows quarantined)."""
     return join(root, "data", f"name_{split}_kept.json")
 
 
 def write_soft_labels(path: str, rows: Iterable[Sequence[float]]) -> int:
-    """Stream 25 probabilities per visit as the public JSON array of {disease: probability}; returns the number of rows."""
-    return _write_lines(
-        path,
-        (json.dumps(dict(zip(DISEASES, map(float, row), strict=True)), indent=4) for row in rows),
-        "[\n",
-        ",\n",
-        "\n]",
-    )
+    """Stream 25 probabilities per visit as the public JSON array of {disease: probability}; returns how many visits."""
+    lines = (json.dumps(dict(zip(DISEASES, map(float, row), strict=True)), indent=4) for row in rows)
+    return _write_lines(path, lines, "[\n", ",\n", "\n]")
 
 
 def visit_file(folder: str, split: Split) -> str:
@@ -66,22 +63,19 @@ def visit_file(folder: str, split: Split) -> str:
 
 
 def adapter_file(folder: str) -> str:
-    """`name_train_adapter.json`: the train visits that the adapter alone is tuned on (not a file of the public code)."""
+    """`name_train_adapter.json`: the train visits on which only the adapter is tuned (not in the public code)."""
     return join(folder, "name_train_adapter.json")
 
 
 def visit_line(visit: Visit, fields: Sequence[str]) -> bytes:
-    """One labelled visit as a line of public JSONL, that inputs reads back; `fields` name what it holds beside instruction, input, output.
+    """One labelled visit as a line of public JSONL, which inputs.py reads back.
 
-    A field that the visit lacks is null. A line that names its split keeps it, whichever file it gets into.
+    `fields` name what it holds beside instruction, input and output; what the visit lacks is null. A line that names
+    its split keeps it, whichever file it gets into.
     """
     if visit.labels is None:
         raise ValueError("an unlabelled visit has no output")
-    row: dict[str, Any] = {
-        "instruction": visit.instruction,
-        "input": visit.input,
-        "output": render_output(visit.labels),
-    }
+    row = _public(visit.instruction, visit.input, visit.labels)
     for name in fields:
         row[name] = visit.subgroups.get(name) if name in SUBGROUP_FIELDS else getattr(visit, name)
     if row.get("current_labels") is not None:
@@ -91,14 +85,12 @@ def visit_line(visit: Visit, fields: Sequence[str]) -> bytes:
 
 def write_rows(path: str, rows: Iterable[Mapping[str, Any]]) -> int:
     """Stream visits (instruction, input, labels) as the public JSONL; returns the number of rows."""
-    lines = (
-        json.dumps(
-            {"instruction": r["instruction"], "input": r["input"], "output": render_output(r["labels"])},
-            ensure_ascii=False,
-        )
-        for r in rows
-    )
-    return _write_lines(path, lines, "", "\n", "\n")
+    public = (_public(row["instruction"], row["input"], row["labels"]) for row in rows)
+    return _write_lines(path, (json.dumps(row, ensure_ascii=False) for row in public), "", "\n", "\n")
+
+
+def _public(instruction: str, text: str, labels: Sequence[bool]) -> dict[str, Any]:
+    return {"instruction": instruction, "input": text, "output": render_output(labels)}
 
 
 def _write_lines(path: str, lines: Iterable[str], start: str, between: str, end: str) -> int:
@@ -117,7 +109,7 @@ def _write_lines(path: str, lines: Iterable[str], start: str, between: str, end:
 
 
 def heads_folder(results: str, hard_weight: float) -> str:
-    """Where the public code keeps a student and its test results; it calls the weight of the hard loss alpha."""
+    """Where the public code puts a student and its test results; it calls the weight of the hard loss alpha."""
     return join(results, f"heads_results{hard_weight:g}")
 
 
@@ -129,7 +121,10 @@ def student_file(results: str, hard_weight: float) -> str:
 def write_test_results(
     results: str, hard_weight: float, predicted: "torch.Tensor", hard: "torch.Tensor", soft: "torch.Tensor"
 ) -> str:
-    """Write `heads_results<hard_weight>/test_results.pt`: all_preds, all_labels_hard, all_labels_soft, each [visits, 25]; returns its path."""
+    """Write `heads_results<hard_weight>/test_results.pt` and return its path.
+
+    It holds all_preds, all_labels_hard and all_labels_soft, each [visits, 25].
+    """
     path = join(heads_folder(results, hard_weight), "test_results.pt")
     write_tensors(path, {"all_preds": predicted, "all_labels_hard": hard, "all_labels_soft": soft})
     return path
@@ -138,12 +133,13 @@ def write_test_results(
 def append_test_metrics(
     results: str, hard_weight: float, flag: str = "", *, f1: float, accuracy: float, aupr: float, auc: float
 ) -> str:
-    """Append one line to `test_metrics.txt` as the public code does; returns its path. A line that is there already is not repeated.
+    """Append one line to `test_metrics.txt` as the public code does, and return its path. No line is repeated.
 
     `flag` ends the line where its figures need a warning.
     """
     path = join(results, "test_metrics.txt")
-    line = f"alpha：{hard_weight:g}，Test F1: {f1:.4f}, Accuracy: {accuracy:.4f}, AUPR: {aupr:.4f}, AUC: {auc:.4f}{f', {flag}' if flag else ''}"
+    figures = f"Test F1: {f1:.4f}, Accuracy: {accuracy:.4f}, AUPR: {aupr:.4f}, AUC: {auc:.4f}"
+    line = f"alpha：{hard_weight:g}，{figures}{f', {flag}' if flag else ''}"
     lines = read_bytes(path).decode().splitlines() if exists(path) else []
     if line not in lines:
         write_bytes(path, ("\n".join([*lines, line]) + "\n").encode())

@@ -1,4 +1,4 @@
-"""One row's fields -> Visit, or the rule that it breaks, in words that quote nothing of the row. Files, parts and lines belong to sources."""
+"""Turns one row's fields into a Visit, or says which rule it breaks, in words that quote nothing of the row."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,19 +24,24 @@ class RowError(ValueError):
 
 
 def parse_line(data: bytes, source: Source, line: int, *, to_learn: bool = True) -> Visit:
-    """One line of public JSONL: instruction, input, output; visit_id, subject_id, split, current_labels (a list of disease names),
-    prediction_time and subgroup fields where given. `"output": null` means unlabeled. Raises RowError, whatever the bytes are.
+    """The visit in one line of public JSONL. Raises RowError, whatever the bytes are.
 
-    Rows that are there to be predicted (`to_learn` false) may lack instruction and output.
+    Fields: instruction, input, output (null: unlabeled); where given, visit_id, subject_id, split, current_labels (a
+    list of disease names), prediction_time and subgroups. Rows for prediction (`to_learn` false) may lack instruction
+    and output.
     """
     row = _json_object(data)
     if not to_learn:
         row = {"instruction": INSTRUCTION, "output": None, **row}
-    return to_visit(row, _output(row), _disease_list(row), source, line)
+    return _visit(row, _output(row), _disease_list(row), source, line)
 
 
-def to_visit(row: Mapping[str, Any], labels: Labels | None, current: Labels | None, source: Source, line: int) -> Visit:
-    """A visit from its fields, text as str or UTF-8 bytes; `visit_id` is "" where the row has none. Raises RowError."""
+def parse_row(row: Mapping[str, Any], source: Source, line: int) -> Visit:
+    """The visit in one row of Parquet, with texts as str or UTF-8 bytes. Raises RowError."""
+    return _visit(row, _flags(row, "labels"), _flags(row, "current_labels"), source, line)
+
+
+def _visit(row: Mapping[str, Any], labels: Labels | None, current: Labels | None, source: Source, line: int) -> Visit:
     text = _text(row, "input")
     if not text.strip():
         raise RowError("field 'input' is empty")
@@ -136,8 +141,7 @@ def _disease_list(row: Mapping[str, Any]) -> Labels | None:
         raise RowError("field 'current_labels' names a disease that is none of the 25 labels") from None
 
 
-def read_flags(row: Mapping[str, Any], name: str) -> Labels | None:
-    """A column of 25 booleans; null is unknown. Raises RowError."""
+def _flags(row: Mapping[str, Any], name: str) -> Labels | None:
     value = row.get(name)
     if value is None:
         return None

@@ -1,5 +1,7 @@
-"""Which split a visit belongs to, so that no subject (without one: no identical input) is in two; which train subjects are the adapter's
-alone; the set of 64-bit hashes that such bookkeeping rests on. Reading rows belongs to sources, counting and refusing empty splits to prepare."""
+"""Decides the split of every visit, so that no subject (without subject_id: no identical input) is in two splits.
+
+Also which train subjects are for the adapter only, and the set of 64-bit hashes that all this needs.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
@@ -11,15 +13,11 @@ from ckd.errors import DataError
 from ckd.visits.visit import SPLITS, Split, Visit, hash64
 
 HALVES: Mapping[Split, float] = {"tuning": 0.5, "held_out": 0.5}
-PUBLIC_SHARES: Mapping[Split, float] = {
-    "train": 0.72,
-    "tuning": 0.08,
-    "held_out": 0.20,
-}  # 20 % test, then 10 % of the rest
+PUBLIC_SHARES: Mapping[Split, float] = {"train": 0.72, "tuning": 0.08, "held_out": 0.20}  # 20 % test, 10 % of the rest
 
 
 def choose(group: int, seed: int, shares: Mapping[Split, float]) -> Split:
-    """The split of a group (Visit.group) by seeded hash: `shares` are fractions that add up to 1. Order and other groups do not matter."""
+    """The split of a group (Visit.group) by seeded hash, whatever the order and the other groups. `shares` sum to 1."""
     place, edge = point(group, seed), 0.0
     for split, share in shares.items():
         edge += share
@@ -29,14 +27,14 @@ def choose(group: int, seed: int, shares: Mapping[Split, float]) -> Split:
 
 
 def point(group: int, seed: int) -> float:
-    """Where a group stands between 0 and 1: what `choose` compares with the shares."""
+    """The place of a group between 0 and 1, which `choose` compares with the shares."""
     return hash64("split", seed, group) / 2**64
 
 
 def of_adapter(groups: Iterable[int], share: float) -> NDArray[np.bool_]:
-    """Which of the train groups (Visit.group) [n] are the adapter's: about `share` of them, by hash of the group alone.
+    """Which of the train groups (Visit.group) [n] are the adapter's: about `share` of them, by hash of the group only.
 
-    Neither a seed nor the other subjects matter, so that `ckd export` and the run that uses the adapter cannot disagree.
+    Neither a seed nor other subjects matter, so `ckd export` and the run that uses the adapter always agree.
     """
     if not share:
         return np.zeros(len(list(groups)), bool)
@@ -44,10 +42,11 @@ def of_adapter(groups: Iterable[int], share: float) -> NDArray[np.bool_]:
 
 
 def edges(labeled: Sequence[float], shares: Mapping[Split, float]) -> dict[Split, float]:
-    """The point at which each split ends: the running sum of the shares, moved by rank only as far as no split stays without a labelled group.
+    """The point at which each split ends: the running sum of the shares, moved where a split would be empty.
 
-    `labeled` holds the points of the groups with a labelled visit, in any order. With as many groups as splits each gets one; with more,
-    train keeps two, which cross-fitting needs; with fewer nothing is moved. Adding groups moves no edge once every split has one.
+    Empty means without a group that has a labelled visit; `labeled` holds the points of those groups, in any order.
+    With as many groups as splits each split gets one; with more, train gets two, which cross-fitting needs; with fewer
+    nothing is moved. Once every split has a group, more groups move no edge.
     """
     ranked, splits = np.sort(np.asarray(labeled, float)), list(shares)
     ends = np.cumsum(list(shares.values()))[:-1]
@@ -63,7 +62,7 @@ def edges(labeled: Sequence[float], shares: Mapping[Split, float]) -> dict[Split
 
 
 class HashSet:
-    """A set of unsigned 64-bit hashes at about 8 bytes each: a sorted array, and a small set of new ones that is merged in as it fills."""
+    """A set of unsigned 64-bit hashes at about 8 bytes each: a sorted array, and a small set of new ones."""
 
     def __init__(self, smallest_merge: int = 1 << 16) -> None:
         self._sorted = np.empty(0, np.uint64)
@@ -81,11 +80,11 @@ class HashSet:
         return place < len(self._sorted) and bool(self._sorted[place] == wanted)
 
     def add(self, value: int) -> bool:
-        """Put a hash in; returns whether it was new."""
+        """Add a hash; returns whether it was new."""
         if value in self:
             return False
         self._pending.add(value)
-        # A Python int in a set costs some 80 bytes: pending stays below 1/64 of the whole, about 1 byte per hash.
+        # A Python int in a set costs about 80 bytes; below 1/64 of the whole that is about 1 byte per hash.
         if len(self._pending) >= max(self._smallest_merge, len(self._sorted) // 64):
             new = np.fromiter(self._pending, np.uint64, len(self._pending))
             self._sorted = np.concatenate([self._sorted, np.sort(new)])
@@ -95,10 +94,10 @@ class HashSet:
 
 
 class Splitter:
-    """Gives visits their split as they stream by in the order train, tuning, held_out; every group keeps the first it was given.
+    """Gives visits their split as they come in the order train, tuning, held_out; a group keeps the first it gets.
 
-    mode "files": a row's own split wins, else its file decides (data.tuning is halved by `choose` with `halve_tuning`). mode "public":
-    72/8/20 over everything, whatever rows and files say. Memory: 8 bytes per group ("files"), none ("public").
+    mode "files": a row's own split wins, else its file decides (with `halve_tuning`, `choose` halves data.tuning).
+    mode "public": 72/8/20 over everything, whatever rows and files say. Memory: 8 bytes per group ("files") or none.
     """
 
     def __init__(self, mode: Literal["files", "public"], seed: int, *, halve_tuning: bool) -> None:
@@ -126,11 +125,12 @@ class Splitter:
         return known
 
     def check(self) -> None:
-        """Raise DataError when rows of one group carried different splits."""
+        """Raise DataError when rows of one group had different splits."""
         if self.contradictions:
             raise DataError(
-                f"{self.first_contradiction}: the first of {self.contradictions:,} visits whose 'split' differs from that of earlier visits of the "
-                f"same subject (without subject_id: of the same input); expected one split per subject: mend the split column, or leave it out"
+                f"{self.first_contradiction}: the first of {self.contradictions:,} visits whose 'split' differs from "
+                "that of earlier visits of the same subject (without subject_id: of the same input); expected one split "
+                "per subject: mend the split column, or leave it out"
             )
 
     def _by_file(self, visit: Visit, group: int) -> Split:

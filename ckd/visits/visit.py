@@ -1,4 +1,4 @@
-"""The visit: its record, its Parquet schema, the group that must stay in one split. Reading and splitting live in sources, splits, prepare."""
+"""The visit: its record, its Parquet schema, and the group that must stay in one split."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -20,7 +20,7 @@ SUBGROUP_FIELDS = ("age", "sex", "ethnicity", "insurance", "admission_type")
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One visit as every stage sees it. `labels` and `current_labels` are 25 booleans in label order; None means unknown."""
+    """One visit. `labels` (of the next visit) and `current_labels` are 25 booleans in label order; None is unknown."""
 
     visit_id: str
     instruction: str
@@ -46,7 +46,7 @@ def group_key(subject_id: str | None, text: str) -> int:
 
 
 def hash64(*parts: object) -> int:
-    """A stable unsigned 64-bit hash (BLAKE2b) of the parts' text; equal in every process and on every machine."""
+    """An unsigned 64-bit hash (BLAKE2b) of the parts' text, the same in every process and on every machine."""
     digest = hashlib.blake2b("\x1f".join(str(part) for part in parts).encode("utf-8", "surrogatepass"), digest_size=8)
     return int.from_bytes(digest.digest(), "big")
 
@@ -111,11 +111,11 @@ def from_table(table: "pa.Table") -> Iterator[Visit]:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One row of the plan: part `index` of stage `visits`. All its visits share one split and are all labelled or all not."""
+    """One row of the plan: part `index` of stage `visits`. Its visits share a split and are all labelled or all not."""
 
     index: int
     rows: int
     split: Split
     labeled: bool
-    text_hash: str  # visit_ids, instructions and inputs in order: all that the teacher sees
+    text_hash: str  # visit_ids, instructions and inputs in order: all that the teacher reads
     content_hash: str  # every column in order
