@@ -1,5 +1,8 @@
-"""Visits that are there to be predicted: one input -> shards below an output folder. No split is chosen and no label is needed; what cannot be
-read is quarantined and counted as in prepare. The shards' texts are a working copy: `forget` removes it, the counts stay."""
+"""The visits of any input as shards below an output folder, to be predicted. They need no split and no label.
+
+What cannot be read is quarantined and counted as in prepare. The shards' texts are a working copy: `forget` removes it,
+the counts stay.
+"""
 
 import shutil
 import tempfile
@@ -20,7 +23,9 @@ ARRIVALS_VERSION = 1  # raise it when the same input gives other rows, ids or sh
 
 
 def receive(root: str, source: Input, data: DataConfig) -> Cohort:
-    """The shards of an input, opened when they are listed below `root` already, else made. Memory: 8 bytes per visit and a few shards.
+    """Open the shards of an input, or make them unless they are below `root` already.
+
+    Memory: 8 bytes per visit and a few shards.
 
     Raises DataError when more than data.max_bad_rows rows cannot be used, MismatchError when other input lies there.
     """
@@ -40,7 +45,10 @@ def restore(root: str, source: Input, data: DataConfig, cohort: Cohort) -> None:
 
 
 def store(root: str, source: Input, data: DataConfig, fields: Fields) -> None:
-    """Read the input and write its shards, then the list of them. Raises MismatchError, ArtifactError rather than write over others' parts."""
+    """Read the input and write its shards, then the list of them.
+
+    Raises MismatchError, ArtifactError rather than write over others' parts.
+    """
     stage = Stage(root, STAGE, fields)
     for index in stage.indices():
         footer = stage.footer(index)
@@ -61,7 +69,7 @@ def forget(root: str, cohort: Cohort) -> None:
 
 
 def counted(cohort: Cohort) -> Counts:
-    """What was read when the shards were made."""
+    """Count what was read when the shards were made."""
     found = cohort.facts["counts"]
     return Counts(**{**found, "reasons": Counter(found["reasons"])})
 

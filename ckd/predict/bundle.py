@@ -1,5 +1,7 @@
-"""The folder that is handed over: a finished student as transformers, ONNX Runtime and the Hub load it, with its calibration and its card.
-Training wrote the student (export), the card's words are evaluation's, publishing is handover's."""
+"""The folder that is handed over: a finished student as transformers, ONNX Runtime and the Hub load it.
+
+Its calibration and its card lie beside it.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -26,7 +28,7 @@ _TRAINING = "student."  # fields of the student's own artifact.json that go with
 
 
 def bundle_fields(model: ModelFolder, *, onnx: bool, card: Mapping[str, Any]) -> Fields:
-    """The fingerprint of an exported folder: the student, its calibration, whether ONNX files are there, and the figures on its card."""
+    """The fingerprint of an exported folder: student, calibration, whether with ONNX files, and the card's figures."""
     own = FolderArtifact(model.folder, {}).load() or {}
     kept = {name: value for name, value in own["fields"].items() if name.startswith(_TRAINING)}
     return {
@@ -40,7 +42,10 @@ def bundle_fields(model: ModelFolder, *, onnx: bool, card: Mapping[str, Any]) ->
 
 
 def is_done(folder: str, fields: Fields) -> bool:
-    """Whether this very export stands there. Raises ConfigError when the folder holds something else, or another student."""
+    """Whether this very export stands there.
+
+    Raises ConfigError when the folder holds something else, or another student.
+    """
     there = standing(folder, KIND)
     if there is None:
         return False
@@ -55,8 +60,8 @@ def is_done(folder: str, fields: Fields) -> bool:
 def build(model: ModelFolder, folder: str, *, onnx: bool) -> float | None:
     """Write weights, configuration, tokenizer and calibration, with `onnx` both ONNX files, into the local `folder`.
 
-    The tokenizer cuts at the length that the student was trained with, by itself. Returns the largest gap between model.onnx and torch.
-    Raises ArtifactError when they do not agree.
+    The tokenizer cuts at the student's length by itself. Returns the largest gap between model.onnx and torch. Raises
+    ArtifactError when they do not agree.
     """
     from ckd.student.model import load_student
 
@@ -92,7 +97,7 @@ def _scorer(model: ModelFolder, folder: str, engine: str) -> Scorer:
 
 
 def _cut_at(path: Path, max_length: int) -> None:
-    """Let tokenizer.json cut long texts for whoever reads it without transformers."""
+    """Make tokenizer.json cut long texts for programs without transformers."""
     if not path.exists():  # a tokenizer without a Rust twin
         return
     content = json.loads(path.read_text(encoding="utf-8"))

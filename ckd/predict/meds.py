@@ -1,5 +1,4 @@
-"""Predictions as tables for meds-evaluation: one Parquet file per label with subject_id, prediction_time, boolean_value,
-predicted_boolean_value and predicted_boolean_probability. Making predictions is scored's business."""
+"""Predictions as tables for meds-evaluation: one Parquet file per label, whose columns are SCHEMA's."""
 
 import re
 import tempfile
@@ -41,8 +40,9 @@ def table_name(disease: str) -> str:
 def write_tables(folder: str, stage: Stage, shards: Sequence[Shard]) -> dict[str, Any] | None:
     """Write one table per label from the parts of `shards`, a part at a time; None when they are there already.
 
-    Returns `visits` (rows of each table) and `left_out` (reason -> visits): MEDS wants an integer subject and a time. The probability is the
-    calibrated one where there is one. Raises DataError when no visit is left, ConfigError when the folder holds something else.
+    Returns `visits` (rows of each table) and `left_out` (reason -> visits): MEDS wants an integer subject and a time.
+    The probability is the calibrated one where there is one. Raises DataError when no visit is left, ConfigError when
+    the folder holds something else.
     """
     fields: Fields = {
         FORMAT: KIND,
@@ -68,7 +68,8 @@ def write_tables(folder: str, stage: Stage, shards: Sequence[Shard]) -> dict[str
                         writer.write_table(_table(part.take(usable), subjects, times, j))
         if not visits:
             raise DataError(
-                f"{folder}: nothing to write: {'; '.join(_told(left_out))}. MEDS tables need an integer subject_id and a prediction_time"
+                f"{folder}: nothing to write: {'; '.join(_listed(left_out))}. "
+                "MEDS tables need an integer subject_id and a prediction_time"
             )
         facts = {"visits": visits, "left_out": dict(left_out)}
         publish(local, folder, fields, {"tables": {d: table_name(d) for d in DISEASES}, **facts})
@@ -115,7 +116,7 @@ def _integer(text: str | None) -> int | None:
 
 
 def _time(text: str | None) -> datetime | None:
-    """A time as MEDS has it, without a zone; one with a zone is moved to UTC."""
+    """Read a time as MEDS has it, without a zone; one with a zone is moved to UTC."""
     try:
         found = datetime.fromisoformat(text) if text else None
     except ValueError:
@@ -123,5 +124,5 @@ def _time(text: str | None) -> datetime | None:
     return found.astimezone(UTC).replace(tzinfo=None) if found is not None and found.tzinfo else found
 
 
-def _told(left_out: Counter[str]) -> list[str]:
+def _listed(left_out: Counter[str]) -> list[str]:
     return [f"{visits:,} visits {reason}" for reason, visits in left_out.most_common()]

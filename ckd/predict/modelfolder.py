@@ -1,5 +1,7 @@
-"""What a folder with a finished student says of itself: which student, how its texts become tokens, its calibration. Checked, and answered
-without torch; loading the weights belongs to scoring. `results/<run>/student` and what `ckd export model` writes are both such folders."""
+"""What a folder with a finished student says of itself: which student, how its texts become tokens, its calibration.
+
+It is checked here without torch. `results/<run>/student` and what `ckd export model` writes are both such folders.
+"""
 
 import json
 from dataclasses import dataclass
@@ -15,17 +17,20 @@ from ckd.store.filesystems import is_local
 from ckd.store.folders import ARTIFACT_FILE, fetched_folder
 from ckd.visits.labels import DISEASES, NUM_LABELS
 
-ENGINES = {
+ENGINES = {  # engine -> how the names of its weights end
     "torch": ".safetensors",
     "onnx": "model.onnx",
     "onnx-int8": "model.int8.onnx",
-}  # engine -> how the names of its weights end
+}
 EXPORTED = "exported student"  # field of an exported folder: the identity of the student that it holds
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A checked folder. `local` is where its files are on this machine, `student` the identity of the student inside, whoever copied it."""
+    """A checked folder.
+
+    `local` is where its files are on this machine, `student` the identity of the student inside, whoever copied it.
+    """
 
     folder: str
     local: str
@@ -38,10 +43,12 @@ class ModelFolder:
 
     @classmethod
     def open(cls, folder: str, engine: str = "torch") -> "ModelFolder":
-        """Open a folder, local or at a URL, for one engine. Reads the files that it needs once, to compare their SHA-256.
+        """Open a folder, local or at a URL, for one engine.
 
-        Raises ConfigError when it is no such folder, lacks the engine's file or names other labels; ArtifactError when a file is not the one
-        that was written.
+        Reads the files that it needs once, to compare their SHA-256.
+
+        Raises ConfigError when it is no such folder, lacks the engine's file or names other labels; ArtifactError when
+        a file is not the one that was written.
         """
         content = _content(folder)
         max_length = int(content["fields"]["student.max_length"])
@@ -64,11 +71,12 @@ class ModelFolder:
 
     @property
     def notes(self) -> list[str]:
-        """What a person must be told of this model before they read its figures."""
+        """What a person must know of this model before they read its figures."""
         if self.calibration is not None:
             return []
+        missing = join(self.folder, CALIBRATION_FILE)
         return [
-            f"{join(self.folder, CALIBRATION_FILE)} is missing: no calibrated probabilities and no names at thresholds ('ckd evaluate' writes it)"
+            f"{missing} is missing: no calibrated probabilities and no names at thresholds ('ckd evaluate' writes it)"
         ]
 
 
@@ -76,7 +84,8 @@ def _content(folder: str) -> dict[str, Any]:
     content = FolderArtifact(folder, {}).load()
     if content is None or "student.max_length" not in content.get("fields", {}):
         raise ConfigError(
-            f"{folder}: no trained student ({ARTIFACT_FILE} of one); expected results/<run>/student or a folder of 'ckd export model'"
+            f"{folder}: no trained student ({ARTIFACT_FILE} of one); "
+            "expected results/<run>/student or a folder of 'ckd export model'"
         )
     long_text = content["fields"].get("student.long_text", "head")
     if long_text != "head":  # head_tail or windows, which students could be trained with at one time
@@ -96,7 +105,8 @@ def _files(folder: str, engine: str, content: dict[str, Any]) -> tuple[str, str]
     weights = {name: facts["sha256"] for name, facts in wanted.items() if name.endswith(ENGINES[engine])}
     if not weights:
         raise ConfigError(
-            f"{folder}: no {ENGINES[engine].lstrip('.')} file for engine '{engine}'; make the folder with 'ckd export model --onnx'"
+            f"{folder}: no {ENGINES[engine].lstrip('.')} file for engine '{engine}'; "
+            "make the folder with 'ckd export model --onnx'"
         )
     if engine != "torch" and find_spec("onnxruntime") is None:
         raise ConfigError(f"engine '{engine}' needs ONNX Runtime; install it with: pip install 'ckd-ehr[onnx]'")
@@ -122,12 +132,11 @@ def _require_labels(folder: str, local: str) -> None:
             f"{path}: has no id2label of a classifier; copy the folder again, or make it again"
         ) from None
     if names != list(DISEASES):
-        wrong = next(
-            (i for i, (a, b) in enumerate(zip(names, DISEASES, strict=False)) if a != b), min(len(names), NUM_LABELS)
-        )
+        pairs = zip(names, DISEASES, strict=False)
+        wrong = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(names), NUM_LABELS))
         raise ConfigError(
-            f"{path}: id2label holds {len(names)} labels and differs from the {NUM_LABELS} diseases at number {wrong}; expected those of "
-            "ckd/visits/labels.py in their order: a student of this project"
+            f"{path}: id2label holds {len(names)} labels and differs from the {NUM_LABELS} diseases at number {wrong}; "
+            "expected those of ckd/visits/labels.py in their order: a student of this project"
         )
 
 

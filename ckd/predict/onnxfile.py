@@ -1,5 +1,4 @@
-"""The student as ONNX: model.onnx (float32) and model.int8.onnx (weights in 8 bits, dynamic quantisation), and the proof that the first says
-what torch says. Running them belongs to scoring, the folder to bundle."""
+"""The student as ONNX, float32 and with weights in 8 bits, and the proof that the first agrees with torch."""
 
 import logging
 import warnings
@@ -28,8 +27,10 @@ def require_packages() -> None:
 
 
 def write_onnx(model: Any, folder: str) -> None:
-    """Write both files of a loaded torch student into the local `folder`; inputs input_ids and attention_mask int64 [batch, sequence], output
-    logits float32 [batch, 25]."""
+    """Write both files of a loaded torch student into the local `folder`; the second is quantised dynamically.
+
+    Inputs input_ids and attention_mask int64 [batch, sequence], output logits float32 [batch, 25].
+    """
     import torch
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -60,7 +61,7 @@ def write_onnx(model: Any, folder: str) -> None:
 
 
 def require_parity(folder: str, vocabulary: int, max_length: int) -> float:
-    """The largest difference of a probability between model.onnx and torch, over batch sizes and lengths up to `max_length`.
+    """Find the largest difference of a probability between model.onnx and torch, for texts of up to max_length tokens.
 
     Raises ArtifactError when it is above TOLERANCE (or NaN).
     """
@@ -76,15 +77,15 @@ def require_parity(folder: str, vocabulary: int, max_length: int) -> float:
         worst = max(worst, float(gaps.max()))  # NaN stays
         if not worst <= TOLERANCE or not np.isfinite(gaps).all():
             raise ArtifactError(
-                f"{ENGINES['onnx']}: differs from torch by {float(gaps.max()):.1e} in a probability, {TOLERANCE:.0e} is allowed; nothing was "
-                "written: export without --onnx, and report this base model"
+                f"{ENGINES['onnx']}: differs from torch by {float(gaps.max()):.1e} in a probability, "
+                f"{TOLERANCE:.0e} is allowed; nothing was written: export without --onnx, and report this base model"
             )
     return worst
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's notes, which a user can do nothing about."""
+    """Silence the exporter's notes, which a user can do nothing about."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "root", "")]
     before = [logger.level for logger in loggers]
     with warnings.catch_warnings():

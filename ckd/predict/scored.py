@@ -1,5 +1,4 @@
-"""Predictions of any visits: one part per shard with ids, probabilities, calibrated probabilities and the names at thresholds. Which visits
-is arrivals' business, what a text is worth scoring's."""
+"""Predictions of any visits, one part per shard: ids, probabilities, calibrated ones, and the names at thresholds."""
 
 import time
 from collections.abc import Sequence
@@ -54,7 +53,7 @@ class ScoreWorker:
 
 
 def score_all(scorer: Scorer, texts: Sequence[str]) -> Scores:
-    """The scores of many texts, in their order; WINDOW texts of similar length at a time."""
+    """Score many texts, WINDOW of similar length at a time; the scores are in the order of the texts."""
     order: list[int] = []
     found: list[Scores] = []
     for chosen in windows([len(text) for text in texts], WINDOW):
@@ -78,7 +77,10 @@ def score_all(scorer: Scorer, texts: Sequence[str]) -> Scores:
 
 
 def predictions(visits: pa.Table, scores: Scores) -> pa.Table:
-    """visit_id, subject_id, prediction_time, labels, probabilities, calibrated and names; the last two null without a calibration."""
+    """visit_id, subject_id, prediction_time, labels, probabilities, calibrated and names.
+
+    The last two are null without a calibration.
+    """
     rows = len(visits)
     alarms = [None] * rows if scores.flags is None else [names(row) for row in scores.flags]
     columns = {

@@ -1,4 +1,4 @@
-"""Texts -> logits, probabilities, calibrated probabilities and alarms, with a finished student on torch or ONNX Runtime.
+"""Texts -> logits, probabilities, calibrated probabilities and alarms, with a finished student.
 
 Predictions, export and the server all use it, so that a text has the same figures everywhere.
 """
@@ -29,7 +29,7 @@ _PROBE = "The patient-acquired disease is None."
 
 @dataclass(frozen=True)
 class Scores:
-    """The figures of n texts, L=25 labels. Without a calibration `calibrated` and `flags` are None: thresholds need it."""
+    """The figures of n texts, L=25 labels. Without a calibration `calibrated` and `flags` are None."""
 
     logits: NDArray[np.float32]  # [n, L]
     probabilities: NDArray[np.float64]  # [n, L] sigmoid of the logits
@@ -42,8 +42,8 @@ class Scores:
 class Scorer:
     """A loaded student: `scorer(texts)` gives the Scores in the order of the texts. One thread at a time.
 
-    A text's figures do not depend on its neighbours. Raises ConfigError when the folder or its weights cannot be used, or the engine's
-    package is not installed; ArtifactError for a damaged folder.
+    A text's figures do not depend on its neighbours. Raises ConfigError when the folder or its weights cannot be used,
+    or the engine's package is not installed; ArtifactError for a damaged folder.
     """
 
     def __init__(self, model: ModelFolder, gpus: float = 0) -> None:
@@ -87,7 +87,8 @@ class Scorer:
 def load_logits(local: str, engine: str, gpus: float = 0) -> Logits:
     """Load the model in a local folder. Raises ConfigError when it cannot be loaded, or without the engine's package.
 
-    int8 computes one text at a time: the scales of its activations are taken over a whole batch, and a text's neighbours must not matter.
+    int8 computes one text at a time: the scales of its activations are taken over a whole batch, and a text's
+    neighbours must not matter.
     """
     forward, pad_id = _torch(local, gpus) if engine == "torch" else _onnx(local, engine)
     return in_batches(forward, pad_id, 1 if engine == "onnx-int8" else TOKEN_BUDGET)

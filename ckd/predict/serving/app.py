@@ -1,5 +1,4 @@
-"""The HTTP application of `ckd serve`: its routes and its page. The model is behind batcher, the outside before guard. Where a server listens and
-how it ends is decided in jobs."""
+"""The HTTP application of `ckd serve`: its routes and its page."""
 
 import asyncio
 import json
@@ -19,7 +18,7 @@ from ckd import __version__
 from ckd.predict.serving.batcher import Batcher, BusyError, ModelFailedError
 from ckd.predict.serving.gauges import Gauges
 from ckd.predict.serving.guard import DEFAULTS, Guard, Limits
-from ckd.predict.serving.schema import ErrorResponse, PredictRequest, PredictResponse, told
+from ckd.predict.serving.schema import ErrorResponse, PredictRequest, PredictResponse, refusal
 from ckd.store.jsonfile import JsonError, parse_json
 from ckd.visits.labels import DISEASES, names
 
@@ -49,7 +48,7 @@ def make_app(
     token: str | None = None,
     limits: Limits = DEFAULTS,
 ) -> Guard:
-    """The whole server as an ASGI application around a scorer and what tells its answers from another model's.
+    """The whole server as an ASGI application around a scorer. `identity` says in every answer which model gave it.
 
     Its lifespan's end answers what is in the queue and ends the model thread.
     """
@@ -65,7 +64,8 @@ def make_app(
     app = FastAPI(
         title="CKD-EHR student",
         version=__version__,
-        description="Probabilities of 25 diseases at the next visit, from a visit's text: an association, given that the patient returns.",
+        description="Probabilities of 25 diseases at the next visit, from a visit's text: "
+        "an association, given that the patient returns.",
         docs_url=None,  # these pages load scripts from another host
         redoc_url=None,
         lifespan=lifespan,
@@ -159,7 +159,7 @@ class _StrictRoute(APIRoute):
 async def _not_valid(_: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
-    return JSONResponse(told(error), 422)
+    return JSONResponse(refusal(error), 422)
 
 
 async def _refused(_: Request, error: Exception) -> Response:
@@ -187,5 +187,9 @@ def _page(schema: dict[str, Any]) -> str:
             parts.append("</ul>")
     for name, shape in schema.get("components", {}).get("schemas", {}).items():
         parts.append(f"<h3>{escape(name)}</h3><pre>{escape(json.dumps(shape, indent=1))}</pre>")
-    style = "body{font:16px/1.5 system-ui;max-width:50rem;margin:2rem auto;padding:0 1rem;color-scheme:light dark}pre{overflow:auto}"
-    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>CKD-EHR</title><style>{style}</style>{"".join(parts)}</html>'
+    style = (
+        "body{font:16px/1.5 system-ui;max-width:50rem;margin:2rem auto;padding:0 1rem;color-scheme:light dark}"
+        "pre{overflow:auto}"
+    )
+    head = f'<meta charset="utf-8"><title>CKD-EHR</title><style>{style}</style>'
+    return f'<!doctype html><html lang="en">{head}{"".join(parts)}</html>'

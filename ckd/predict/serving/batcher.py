@@ -1,5 +1,4 @@
-"""Requests that arrive together go through the model together: one bounded queue, one model thread. The requests are app's business, what a
-text is worth scoring's."""
+"""Requests that arrive together go through the model together: one bounded queue, one model thread."""
 
 import logging
 import queue
@@ -16,9 +15,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 WINDOW_S = 0.005  # how long the first request of a batch waits for company
 BATCH_TEXTS = 64  # texts after which a batch waits no longer
-BATCH_CHARACTERS = (
-    65_536  # about one forward pass of ckd.predict.predictions.TOKEN_BUDGET tokens, at four characters each
-)
+BATCH_CHARACTERS = 65_536  # about one forward pass of the scorer's TOKEN_BUDGET, at four characters a token
 
 
 class BusyError(Exception):
@@ -26,7 +23,10 @@ class BusyError(Exception):
 
 
 class ModelFailedError(Exception):
-    """The model raised on this request's texts. It names the error's type and place; the message, which may quote a text, is left behind."""
+    """The model raised on this request's texts.
+
+    It names the error's type and place; the message, which may quote a text, is left behind.
+    """
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,10 @@ class Job:
 
 
 class Batcher:
-    """Calls `score(texts) -> one answer per text, in order` from a thread of its own; `observe(texts in a batch)` after each call.
+    """Calls `score(texts)`, one answer per text in order, in a thread of its own, then `observe(texts of the batch)`.
 
-    A request's texts stay in one batch. A request that makes `score` raise fails alone: its neighbours are scored again without it.
+    A request's texts stay in one batch. A request that makes `score` raise fails alone: its neighbours are scored again
+    without it.
     """
 
     def __init__(
@@ -57,7 +58,10 @@ class Batcher:
         self._thread.start()
 
     def submit(self, texts: Sequence[str]) -> "Future[list[Any]]":
-        """A future of one answer per text, or of ModelFailedError; cancelling it before its batch begins saves the work. Raises BusyError."""
+        """Queue some texts: a future of one answer per text, or of ModelFailedError. Raises BusyError.
+
+        Cancelling it before its batch starts saves the work.
+        """
         job = Job(texts, Future())
         with self._lock:
             if not self._open or self.waiting + len(texts) > self.most_waiting:
@@ -109,7 +113,7 @@ class Batcher:
             answers = self.score(texts)
             if len(answers) != len(texts):
                 raise RuntimeError("the model gave another number of answers than it got texts")
-        except Exception as error:  # noqa: BLE001 - whatever a model raises is one request's failure, never the thread's end
+        except Exception as error:  # noqa: BLE001 - whatever a model raises fails one request, and never ends the thread
             if len(jobs) == 1:
                 log.error("%s", without_message(error))
                 jobs[0].answers.set_exception(ModelFailedError(without_message(error)))

@@ -1,4 +1,4 @@
-"""What `/metrics` shows of a server: counts, seconds and sizes, nothing of a visit. When they change is app's and guard's."""
+"""What `/metrics` shows of a server: counts, seconds and sizes, nothing of a visit."""
 
 from collections.abc import Callable
 
@@ -38,7 +38,7 @@ class Gauges:
         self._batch.observe(visits)
 
     def watch_queue(self, waiting: Callable[[], int]) -> None:
-        """Where the queue's length is read when somebody asks."""
+        """Set where the queue's length is read when the page is made."""
         self._queue.set_function(waiting)
 
     def page(self) -> bytes:

@@ -1,5 +1,4 @@
-"""What stands before the application, whatever the request: the token, the Host header, the body's size and time, the last resort for a crash.
-ASGI alone; what a body means is schema's."""
+"""What stands before the application, whatever the request: token, Host header, size and time of the body, crashes."""
 
 import asyncio
 import hmac
@@ -50,7 +49,10 @@ class RefusedError(Exception):
 
 
 class Guard:
-    """An ASGI application around another. `token` None means: loopback only, so that requests must name a loopback host (DNS rebinding)."""
+    """An ASGI application around another.
+
+    `token` None means: loopback only, so requests must name a loopback host (DNS rebinding).
+    """
 
     def __init__(self, app: Any, gauges: Gauges, limits: Limits, token: str | None) -> None:
         self.app, self.gauges, self.limits = app, gauges, limits
@@ -109,7 +111,8 @@ class Guard:
             if name not in _LOOPBACK_NAMES:
                 raise RefusedError(
                     421,
-                    "without a token this server answers to localhost and 127.0.0.1 only; give it a token to use another name",
+                    "without a token this server answers to localhost and 127.0.0.1 only; "
+                    "give it a token to use another name",
                 )
         elif not hmac.compare_digest(headers.get(b"authorization", b""), self.expected):
             raise RefusedError(401, "expected the header 'Authorization: Bearer TOKEN'", {"WWW-Authenticate": "Bearer"})

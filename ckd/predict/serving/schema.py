@@ -1,4 +1,4 @@
-"""What a request may say, what an answer says, and how a bad request is told so without quoting it. Routes belong to app, bytes to guard."""
+"""What a request may say, what an answer says, and how a bad request is refused without quoting it."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -11,17 +11,8 @@ MAX_VISITS = 256  # per request
 MAX_CHARACTERS = 100_000  # per visit: many times what a student reads
 _TOLD = 20  # errors of one request that are listed
 _SAFE = {  # pydantic's messages that name rules and no value
-    *(
-        "missing",
-        "string_type",
-        "string_too_long",
-        "string_too_short",
-        "string_unicode",
-        "list_type",
-        "too_long",
-        "too_short",
-    ),
-    *("model_attributes_type", "extra_forbidden", "blank", "body"),
+    *("missing", "string_type", "string_too_long", "string_too_short", "string_unicode", "list_type", "too_long"),
+    *("too_short", "model_attributes_type", "extra_forbidden", "blank", "body"),
 }
 
 
@@ -81,13 +72,14 @@ class ErrorResponse(BaseModel):
     details: list[dict[str, str]] = Field([], description="where and what, at most 20; never a value of the request")
 
 
-def told(error: RequestValidationError) -> dict[str, Any]:
-    """The body of a 422: places and rules. Keys that this schema does not know are not repeated either: they may hold text."""
+def refusal(error: RequestValidationError) -> dict[str, Any]:
+    """The body of a 422: places and rules, but no unknown keys, which may hold text."""
     errors: Sequence[dict[str, Any]] = error.errors()
     details = [{"where": _where(one["loc"]), "what": _what(one)} for one in errors[:_TOLD]]
     more = f", {_TOLD} of {len(errors)} listed" if len(errors) > _TOLD else ""
+    expected = '{"visits": [{"visit_id": "…", "input": "…"}]}'
     return {
-        "error": f'not a valid request{more}; expected {{"visits": [{{"visit_id": "…", "input": "…"}}]}} as application/json',
+        "error": f"not a valid request{more}; expected {expected} as application/json",
         "details": details,
     }
 
