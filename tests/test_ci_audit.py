@@ -1,4 +1,4 @@
-""".ci/audit says what pip-audit's registry did not answer about; a known vulnerability fails it. pip-audit is a module of our own here."""
+""".ci/audit says what pip-audit's registry did not answer about; a known vulnerability fails it. pip-audit is faked."""
 
 import json
 import os

@@ -12,8 +12,10 @@ DOC = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 def rendered():
     lines = [
         "# Configuration",
-        "One YAML file, `--config jobs/default.yaml`, and dotted overrides on every command: `ckd run --config … teacher.workers=0..8`.",
-        "Unknown keys are refused. `ckd run --dry-run …` prints the resolved configuration and the plan. This page is made from `ckd/config.py`.",
+        "One YAML file, `--config jobs/default.yaml`, and dotted overrides on every command: "
+        "`ckd run --config … teacher.workers=0..8`.",
+        "Unknown keys are refused. `ckd run --dry-run …` prints the resolved configuration and the plan. "
+        "This page is made from `ckd/config.py`.",
     ]
     for name, field in Config.model_fields.items():
         section = field.annotation

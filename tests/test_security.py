@@ -44,7 +44,7 @@ def seen_by_git():
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """A copy of this checkout in which a user has worked: visits, weights, results, environments and a token lie about."""
+    """A copy of this checkout in which a user has worked: with visits, weights, results, environments and a token."""
     root = tmp_path_factory.mktemp("checkout")
     for name in [*seen_by_git(), *STAY_AT_HOME]:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def checkout(tmp_path_factory):
 
 
 def package(root, target, *, gitignore):
-    """Names in the zip that Ray makes of a working_dir, as `ckd submit` and `ray job submit --working-dir .` both do."""
+    """Names in the zip that Ray makes of a working_dir, for `ckd submit` and `ray job submit --working-dir .`."""
     from ray._private.runtime_env.packaging import create_package
 
     create_package(str(root), target, include_gitignore=gitignore)  # without Ray's own .git,.venv,venv
@@ -172,7 +172,7 @@ def unsafe(source):
 
 
 def test_nothing_that_is_read_can_bring_code_along():
-    """The one exception, DeepSpeed's own checkpoints that this run wrote below its artifacts, is read inside DeepSpeed and transformers."""
+    """The one exception, DeepSpeed's checkpoints that this run wrote, is read inside DeepSpeed and transformers."""
     found = {
         str(path.relative_to(CHECKOUT)): unsafe(path.read_text())
         for folder in CODE

@@ -1,4 +1,4 @@
-"""A real S3 server (moto's, a process of its own on loopback), and in front of it a proxy that fails as networks and services do."""
+"""A real S3 server (moto, its own process on loopback), and before it a proxy that fails as networks and services do."""
 
 import http.client
 import socket
@@ -50,8 +50,11 @@ def _running(command, port):
 
 
 class Proxy(ThreadingHTTPServer):
-    """Hands requests on to the server. `fault(number, method, path)` names what to do instead: a status (500), "cut" (half of the request's
-    body is read, then the connection is reset), "cut answer" (the same to the answer), or seconds to wait before all goes on."""
+    """Hands requests on to the server, unless `fault(number, method, path)` names something else to do.
+
+    A status (500); "cut": half of the request's body is read, then the connection is reset; "cut answer": the same to
+    the answer; or seconds to wait first.
+    """
 
     daemon_threads = True
     request_queue_size = 64

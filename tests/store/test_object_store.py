@@ -1,4 +1,4 @@
-"""Everything of a run at s3://, on a real S3 server that fails now and then: inputs, models, artifacts, results, public files, cohorts."""
+"""Everything of a run at s3://, on a real S3 server that fails now and then: inputs, models, artifacts, results."""
 
 import io
 import json
@@ -56,16 +56,11 @@ def configured(inputs, root):
         None,
         [
             *(f"data.{split}={inputs}/{split}.json" for split in ("train", "tuning", "held_out")),
-            *(
-                f"run.name=t run.artifacts={root}/artifacts run.results={root}/results run.public_files={root}/public".split()
-            ),
-            *(
-                f"teacher.base_model={inputs}/base teacher.adapter={inputs}/adapter teacher.dtype=float32 data.shard_rows=32".split()
-            ),
-            *(
-                f"student.base_model={inputs}/bert student.max_length=64 student.epochs=1 student.learning_rate=1e-2".split()
-            ),
-            *("head.epochs=2", "head.folds=2"),
+            *("run.name=t", f"run.artifacts={root}/artifacts", f"run.results={root}/results"),
+            *(f"run.public_files={root}/public", "data.shard_rows=32", "teacher.dtype=float32"),
+            *(f"teacher.base_model={inputs}/base", f"teacher.adapter={inputs}/adapter"),
+            *(f"student.base_model={inputs}/bert", "student.max_length=64", "student.epochs=1"),
+            *("student.learning_rate=1e-2", "head.epochs=2", "head.folds=2"),
         ],
     )
 

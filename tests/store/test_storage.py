@@ -1,4 +1,4 @@
-"""Storage at s3:// through a proxy that fails: what is written is whole or not there, what can be had is had, what cannot is one line, exit 3."""
+"""Storage at s3:// through a proxy that fails: what is written is whole or not there; a failure is one line, exit 3."""
 
 import json
 import os
@@ -93,7 +93,7 @@ def test_a_failing_request_is_sent_again_and_parts_come_out_equal(root, gate, fa
 
 
 def test_a_few_bytes_are_asked_for_again_too(root, gate):
-    """The error's text is longer than what was asked for, from which pyarrow concludes that the request failed for good."""
+    """The error's text is longer than what was asked for; so pyarrow takes the request for lost."""
     write_bytes(join(root, "tiny"), b"abc")
     gate.fault = first(1, 500, "GET")
     assert read_bytes(join(root, "tiny")) == b"abc"
@@ -256,7 +256,7 @@ def test_a_run_whose_storage_is_not_there_ends_in_one_line_with_exit_3(tmp_path,
 
 
 def test_google_cloud_storage_is_read_and_written_too(tmp_path, monkeypatch):
-    """Against an emulator, which stalls when less than all of a large object is read; the real service has not been tried."""
+    """With an emulator, which stalls when less than all of a large object is read; the real service was not tried."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(filesystems, "_GCS_PATIENCE", timedelta(seconds=1))
     filesystems._gcs.cache_clear()

@@ -10,45 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckd.config import Config
 from ckd.errors import ArtifactError, DataError
 from ckd.visits.labels import DISEASES
-from ckd.visits.prepare import FEW_TUNING, MANY_GROUPS, _Placed, _require_both, prepare, quarantine_file
-from ckd.visits.visit import Visit
+from ckd.visits.prepare import quarantine_file
 from testbed.rows import MARKER, row, rows, write_jsonl
-
-
-class Case:
-    """A run in a temporary folder: its files, its configuration, what was said."""
-
-    def __init__(self, folder: Path, **found: list[dict]) -> None:
-        self.folder, self.files = (
-            folder,
-            {name: write_jsonl(folder / f"{name}.json", given) for name, given in found.items()},
-        )
-        self.said: list[str] = []
-
-    def config(self, seed=42, **data) -> Config:
-        data = {"shard_rows": 7, **self.files, **data}
-        return Config.model_validate({"run": {"artifacts": str(self.folder / "artifacts")}, "data": data, "seed": seed})
-
-    def prepare(self, **changes):
-        self.said = []
-        return prepare(self.config(**changes), self.said.append)
-
-    def heard(self, words: str) -> bool:
-        return any(words in line for line in self.said)
-
-
-def stored(cohort):
-    return [visit for shard in cohort.shards for visit in cohort.read(shard).to_pylist()]
-
-
-def splits_of(cohort, key):
-    found = {}
-    for visit in stored(cohort):
-        found.setdefault(visit[key], set()).add(visit["split"])
-    return found
+from tests.visits.case import Case, splits_of, stored
 
 
 def test_files_decide_and_every_row_is_stored_once(tmp_path):
@@ -138,91 +104,6 @@ def test_unlabeled_visits_have_shards_of_their_own(tmp_path):
     assert cohort.count("train") == 10 and cohort.count("train", labeled=False) == 5
     for shard in cohort.shards:
         assert all((labels is not None) == shard.labeled for labels in cohort.read(shard)["labels"].to_pylist())
-
-
-@pytest.mark.parametrize(
-    ("found", "says"),
-    [
-        ({"train": rows(0, 4, output=None), "held_out": rows(4, 8)}, "no labelled train visit"),
-        ({"train": rows(0, 4)}, "no labelled held_out visit; give data.held_out"),
-        ({"train": rows(0, 4), "held_out": rows(0, 4)}, "4 visits were moved"),
-        ({"train": rows(0, 4), "tuning": rows(0, 4)}, "4 visits were moved .* give data.held_out, or a 'split' column"),
-        (
-            {"train": rows(0, 2), "held_out": rows(4, 8)},
-            "one subject .* expected at least 2, .* give visits of more patients",
-        ),
-        ({"train": [row(1), row(1)], "held_out": rows(4, 8)}, "one input"),
-        ({"train": [*rows(0, 2), *rows(2, 4, output=None)], "held_out": rows(4, 8)}, "one subject"),
-        ({}, "data.train is empty"),
-    ],
-)
-def test_an_empty_train_or_held_out_is_refused_with_the_remedy(tmp_path, found, says):
-    with pytest.raises(DataError, match=says) as caught:
-        Case(tmp_path, **found).prepare()
-    assert caught.value.exit_code == 2 and not list(tmp_path.rglob("artifact.json"))
-
-
-@pytest.mark.parametrize(
-    ("found", "split", "says"),
-    [
-        (
-            {"train": rows(0, 8), "tuning": rows(10, 12)},
-            "files",
-            "held_out visit: so halving data.tuning with seed={seed} divides the labelled subjects (without subject_id: inputs), 1 in number",
-        ),
-        (
-            {"train": rows(0, 8)},
-            "public",
-            "held_out visit: so data.split=public with seed={seed} divides the labelled subjects (without subject_id: inputs), 4 in number",
-        ),
-        (
-            {"train": rows(0, 4)},
-            "public",
-            "one subject only: so data.split=public with seed={seed} divides the labelled subjects (without subject_id: inputs), 2 in number",
-        ),
-    ],
-)
-def test_a_split_that_the_seed_left_empty_is_named_with_a_remedy_that_is_none_of_what_was_given(
-    tmp_path, found, split, says
-):
-    refused = []
-    for seed in range(12):
-        (tmp_path / str(seed)).mkdir()
-        try:
-            Case(tmp_path / str(seed), **found).prepare(split=split, seed=seed)
-        except DataError as error:
-            refused.append((seed, str(error)))
-    named = [message for seed, message in refused if says.format(seed=seed) in message]
-    assert named and all(
-        "give visits of more patients, another seed, or data.held_out" in message for _, message in refused
-    )
-    assert not any("data.tuning alone" in message or "or data.split=public" in message for _, message in refused)
-
-
-def test_groups_are_remembered_up_to_a_bound(tmp_path):
-    placed = _Placed()
-    for n in range(3 * MANY_GROUPS):
-        placed.add("train", Visit(str(n), "say", f"text {n}", (False,) * len(DISEASES)), seeded=True)
-    assert len(placed.train_groups) == 2 and len(placed.seeded_groups) == MANY_GROUPS
-    with pytest.raises(DataError, match=f"{MANY_GROUPS} or more in number"):
-        _require_both(placed, 0, Case(tmp_path).config(split="public"))
-
-
-@pytest.mark.parametrize(
-    ("tuning", "fact", "says"),
-    [
-        ([], "empty", "no labelled tuning visit"),
-        ([row(n, (DISEASES[0],), subject_id=f"t{n}") for n in range(60)], "one_class", "one class only"),
-        (rows(20, 30), "ok", f"fewer than {FEW_TUNING}"),
-        (rows(20, 20 + FEW_TUNING), "ok", ""),
-    ],
-)
-def test_a_tuning_split_that_cannot_choose_is_said_aloud_and_kept_as_a_fact(tmp_path, tuning, fact, says):
-    files = {"train": rows(0, 10), "held_out": rows(100, 104), **({"tuning": tuning} if tuning else {})}
-    case = Case(tmp_path, **files)
-    cohort = case.prepare()
-    assert cohort.facts["tuning"] == fact and cohort.facts["tuning_visits"] == len(tuning)
-    assert case.heard(says) if says else not case.heard("fewer than")
 
 
 BAD = [{"input": MARKER}, row(9, input=MARKER, split=MARKER), row(9, input=f"{MARKER} 2", output=MARKER)]
