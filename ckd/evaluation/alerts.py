@@ -1,4 +1,4 @@
-"""What the student's alerts are worth at the thresholds that tuning chose: the block `alerts` of metrics.json. Choosing belongs to thresholds."""
+"""Measures the student's alerts at the thresholds that tuning chose: the block `alerts` of metrics.json."""
 
 from typing import Any
 
@@ -10,7 +10,10 @@ from ckd.visits.labels import DISEASES
 
 
 def alerts(labels: Flags, alarms: Flags, thresholds: NDArray[np.float64], chosen: list[int]) -> dict[str, Any]:
-    """Per label of `chosen` sensitivity, specificity, ppv and alerts_per_100 visits; labels and alarms are [n, 25], thresholds [25]."""
+    """Sensitivity, specificity, ppv and alerts_per_100 visits of each label of `chosen`.
+
+    labels and alarms are [n, 25], thresholds [25].
+    """
     per_label = {
         DISEASES[j]: {"threshold": float(thresholds[j]), **at_threshold(labels[:, j], alarms[:, j])} for j in chosen
     }
@@ -18,7 +21,10 @@ def alerts(labels: Flags, alarms: Flags, thresholds: NDArray[np.float64], chosen
 
 
 def at_threshold(y: Flags, alarm: Flags) -> dict[str, float | None]:
-    """The figures of one column of alerts; y, alarm are [n], n > 0. Sensitivity, specificity and ppv are None without an event, non-event, alert."""
+    """The figures of one column of alerts; y, alarm are [n], n > 0.
+
+    Sensitivity, specificity and ppv are None without an event, a non-event, an alert.
+    """
     hits = int(np.sum(alarm & y))
     return {
         "sensitivity": _share(hits, int(y.sum())),

@@ -1,4 +1,4 @@
-"""What a student has to beat: BASELINES, one row each. Fitted on train, tuned on tuning; held_out gives features only."""
+"""Fits what a student has to beat: BASELINES, one row each. Train fits, tuning tunes; held_out gives features only."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,8 +1,7 @@
-"""The patient-cluster bootstrap: every figure of a model's block under the same draws of whole groups (patients), and percentile intervals.
+"""The patient-cluster bootstrap: every figure in draws of whole groups (patients), and percentile intervals.
 
-A draw takes as many groups as there are, with replacement, and counts each: a visit weighs as often as its group was drawn, so nothing is
-copied. Draw r depends on the seed and r alone, so all models, labels and views see the same draws, and their differences are paired.
-What is compared with what belongs to comparisons.
+A draw takes as many groups as there are, with replacement. A visit weighs as often as its group was drawn: no copies.
+Draw r depends only on the seed and r: all models, labels and views get the same draws, so differences are paired.
 """
 
 import os
@@ -41,13 +40,13 @@ class Draws:
 
     @property
     def reason(self) -> str | None:
-        """Why there are no intervals; None when there are."""
+        """Why there are no intervals; None where there are some."""
         kind = "patients" if self.subjects else "distinct inputs"
         return f"{self.groups} {kind}, fewer than {MIN_GROUPS}" if self.groups < MIN_GROUPS else None
 
     @property
     def note(self) -> str | None:
-        """What an interval's reader must know; None when there is nothing."""
+        """What a reader of the intervals must know, if anything."""
         return (
             None
             if self.subjects
@@ -75,7 +74,7 @@ class Draws:
 
 
 def make_draws(rows: Rows, resamples: int, seed: int) -> Draws:
-    """Draws of the groups of these visits."""
+    """The draws of the groups of these visits."""
     names, members = np.unique(rows.groups, return_inverse=True)
     return Draws(members, len(names), resamples, seed, rows.has_subjects)
 
@@ -86,7 +85,7 @@ def resample(
     """METRICS in every draw [resamples, 25 labels and micro, metrics] over the true `cells`; NaN where undefined.
 
     labels, p, cells, alarms (at the thresholds) are [n, 25]; train_prevalence [25].
-    Blocks of draws are shared out among the threads that the process has cores.
+    As many threads as the process has cores share the blocks of draws.
     """
     p = p.astype(np.float64)
     sums = _sums(draws, Cells(labels, p, alarms, np.broadcast_to(train_prevalence, p.shape)), cells)
@@ -126,7 +125,7 @@ def macro(figures: NDArray[np.float64], chosen: Sequence[int]) -> NDArray[np.flo
 
 
 def interval(values: NDArray[np.float64]) -> Bounds:
-    """The percentile interval of a figure in every draw [resamples]; None where over 5 % of the draws leave it undefined.
+    """The percentile interval of a figure's draws [resamples]; None where over 5 % of them are undefined.
 
     Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
     """
@@ -140,8 +139,8 @@ def interval(values: NDArray[np.float64]) -> Bounds:
 def with_intervals(block: dict[str, Any], figures: NDArray[np.float64] | None, chosen: Sequence[int]) -> dict[str, Any]:
     """A block of metrics (macro, micro, per_label) with `intervals` {metric: [low, high] or null} beside its figures.
 
-    A label outside `chosen` (too few visits for the macro average) gets no interval, nor does a figure that is null;
-    without draws (None) nothing does.
+    A label outside `chosen` (too few visits for the macro average) has no interval, nor has a figure that is null.
+    Without draws (None) there is none.
     """
     known = {DISEASES[j] for j in chosen}
     per_label = {}

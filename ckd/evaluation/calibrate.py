@@ -1,6 +1,7 @@
-"""Which map makes each label's logits probabilities: shared temperature, Platt or isotonic, chosen by cross-validated log-loss inside tuning,
-whole groups (patients) per fold. Sees tuning only. Maps themselves are ckd.calibration's, thresholds thresholds', what it all is worth on
-held_out reliability's.
+"""Chooses and fits each label's map from logits to probabilities: shared temperature, Platt or isotonic.
+
+The kind with the least cross-validated log-loss inside tuning is taken; a fold holds whole groups (patients).
+Reads tuning only.
 """
 
 from collections.abc import Mapping
@@ -19,16 +20,15 @@ from ckd.visits.cohort import Cohort
 from ckd.visits.labels import NUM_LABELS
 
 FOLDS = 5
-NEEDED = {
-    "temperature": 0,
-    "platt": 20,
-    "isotonic": 100,
-}  # tuning visits of the label's rarer class that a kind needs; the simplest kind first
+NEEDED = {"temperature": 0, "platt": 20, "isotonic": 100}  # tuning visits of a label's rarer class; simplest first
 _SMALLEST = 2.0**-25  # half a float32 step below 1: a probability that was rounded to 0 or 1
 
 
 def calibrate_student(root: str, wanted: EvaluationConfig, seed: int) -> Calibration:
-    """The student's maps and thresholds from the tuning visits below an artifacts root. Raises ArtifactError when predictions are missing."""
+    """The student's maps and thresholds from the tuning visits below an artifacts root.
+
+    Raises ArtifactError when predictions are missing.
+    """
     tuning = read_split(Cohort.open(root), "tuning", ["predictions"])
     return calibrate(tuning, tuning.scores["predictions"], wanted, seed)
 
@@ -36,8 +36,8 @@ def calibrate_student(root: str, wanted: EvaluationConfig, seed: int) -> Calibra
 def calibrate(tuning: Rows, p_NL: NDArray[Any], wanted: EvaluationConfig, seed: int) -> Calibration:
     """Maps and thresholds of a model from its tuning probabilities [n, 25].
 
-    Thresholds are chosen on cross-fitted calibrated probabilities: each visit's map was fitted without its group. With fewer than two groups
-    nothing can be fitted: the maps are `none`, the thresholds see the probabilities as they are.
+    Thresholds are chosen on cross-fitted calibrated probabilities: each visit's map was fitted without its group.
+    With fewer than two groups nothing can be fitted: the maps are `none`, and thresholds use the given probabilities.
     """
     z_NL = log_odds(p_NL)
     fold_N = group_folds(tuning.groups, seed)
@@ -53,21 +53,30 @@ def calibrate(tuning: Rows, p_NL: NDArray[Any], wanted: EvaluationConfig, seed: 
 
 
 def log_odds(p: NDArray[Any]) -> Floats:
-    """The logits of probabilities, finite: 0 and 1 count as half a float32 step inside. A float32 probability gives its logit back within
-    3e-8 / (1 - p), which moves no calibrated probability by more than the slope times that rounding."""
+    """The logits of probabilities, finite: 0 and 1 count as half a float32 step inside.
+
+    A float32 probability gives its logit back within 3e-8 / (1 - p). That moves no calibrated probability by more than
+    the slope times this rounding.
+    """
     inside = np.clip(np.asarray(p, np.float64), _SMALLEST, 1 - _SMALLEST)
     return np.asarray(np.log(inside) - np.log1p(-inside))
 
 
 def group_folds(groups_N: NDArray[np.uint64], seed: int) -> NDArray[np.int64]:
-    """int64 [n] below FOLDS: a seeded fold per group, group counts equal to one; the order of rows plays no part."""
+    """A seeded fold of each row's group, int64 [n] below FOLDS; folds differ by one group at most.
+
+    The order of rows plays no part.
+    """
     keys, position_N = np.unique(groups_N, return_inverse=True)
     fold = np.random.default_rng([seed, len(keys)]).permutation(len(keys)) % FOLDS
     return np.asarray(fold[position_N], np.int64)
 
 
 def cross_fitted(z_NL: Floats, y_NL: Flags, fold_N: NDArray[np.int64]) -> dict[str, Floats]:
-    """Kind -> calibrated probabilities [n, 25] of every visit from maps fitted on the other folds; NaN where a label has too few visits for it."""
+    """Kind -> calibrated probabilities [n, 25] of every visit from maps fitted on the other folds.
+
+    NaN where a label has too few visits for the kind.
+    """
     out = {kind: np.full(z_NL.shape, np.nan) for kind in NEEDED}
     enough = {kind: np.flatnonzero(_rarer(y_NL) >= needed) for kind, needed in NEEDED.items()}
     for fold in range(int(fold_N.max()) + 1):
@@ -96,8 +105,10 @@ def fit(z_NL: Floats, y_NL: Flags, kinds: list[str]) -> tuple[Map, ...]:
 
 
 def fit_isotonic(z_N: NDArray[Any], y_N: Flags) -> Map:
-    """The rising points with the least squared error (pool adjacent violators: Zadrozny and Elkan 2002), kept between Platt's targets so that
-    no visit is certain."""
+    """The rising points with the least squared error (pool adjacent violators: Zadrozny and Elkan 2002).
+
+    They stay between Platt's targets, so that no visit is certain.
+    """
     targets = platt_targets(y_N)
     model = IsotonicRegression(y_min=float(targets.min()), y_max=float(targets.max()), out_of_bounds="clip").fit(
         z_N, y_N.astype(np.float64)

@@ -1,22 +1,26 @@
-"""What a reader may take away from a run: headline_facts(), INTENDED_USE, LIMITS. The one home of these sentences, for the report and for the
-model card of an exported student. Every figure is that of metrics.json; nothing is computed here."""
+"""What a reader may conclude from a run: headline_facts(), INTENDED_USE, LIMITS.
+
+Report and model card print these sentences, so they say the same. Every figure is that of metrics.json.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 MIN_PATIENTS = 100  # held_out patients below which the headline is no claim about performance
-MIN_EVENTS = 100  # positive visits below which a label's figures are marked: Collins, Ogundimu, Altman, Statistics in Medicine 35 (2016) 214-226
+# A label with fewer positive visits is marked: Collins, Ogundimu, Altman, Statistics in Medicine 35 (2016) 214-226.
+MIN_EVENTS = 100
 
 CONDITION = "given that the patient returns"
 INTENDED_USE = (
-    "Research on next-visit prediction: for a patient who will be admitted again, how likely is each of 25 groups of diagnoses (CCS categories) "
-    "to be coded at that next visit, from the codes and drugs of the present one.",
+    "Research on next-visit prediction: for a patient who will be admitted again, how likely is each of 25 groups of "
+    "diagnoses (CCS categories) to be coded at that next visit, from the codes and drugs of the present one.",
     "Comparing models, data and training recipes on the same held-out patients.",
 )
 NOT_INTENDED = (
     "Decisions about the care of a single patient. It is no medical device and no clinician has tested it in use.",
-    "Choosing or stopping a treatment. What the text says of drugs is an association, confounded by why a drug was given; it is not efficacy.",
+    "Choosing or stopping a treatment. What the text says of drugs is an association, confounded by why a drug was "
+    "given; it is not efficacy.",
     "Another hospital, code system, language or time, before it was validated there.",
 )
 LIMITS = (
@@ -30,9 +34,9 @@ LIMITS = (
 
 @dataclass(frozen=True)
 class HeadlineFacts:
-    """What stands at the top of the report and of the model card."""
+    """The top of the report and of the model card."""
 
-    sentence: str  # the headline; a refusal to claim anything where the sample is too small
+    sentence: str  # the headline; where the sample is too small, that it shows nothing
     too_small: str | None  # why this sample shows nothing about performance; None when it is large enough
     cautions: tuple[str, ...]  # what else a reader must know before any figure
     rows: tuple[tuple[str, float | None], ...]  # name, value: the student's figures; empty when too_small
@@ -73,13 +77,14 @@ def _cautions(metrics: Mapping[str, Any]) -> list[str]:
     found = []
     if metrics["ceilings"]:
         found.append(
-            "The patients of this run are invented (their true probabilities are known). It shows that the machinery works, and nothing about real "
-            "patients."
+            "The patients of this run are invented (their true probabilities are known). It shows that the machinery "
+            "works, and nothing about real patients."
         )
     if metrics["teacher_saw_held_out"]:
         found.append("The teacher's adapter may have been tuned on held-out visits: the figures may be too good.")
     if metrics["counts"]["group"] != "subject":
         found.append(
-            "Visits without a patient id: the same patient may be in training and in held-out, so the figures may be too good."
+            "Visits without a patient id: the same patient may be in training and in held-out, so the figures may be "
+            "too good."
         )
     return found

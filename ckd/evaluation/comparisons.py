@@ -1,4 +1,4 @@
-"""One model against others under the same draws: paired differences, bootstrap p-values, Holm's correction over labels. Computes no draw."""
+"""Compares one model with others in the same draws: paired differences, bootstrap p-values, Holm's correction."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,8 +10,8 @@ from ckd.evaluation.bootstrap import interval, macro
 from ckd.evaluation.metrics import METRICS
 from ckd.visits.labels import DISEASES
 
-Figures = NDArray[np.float64]  # [resamples, 26, 7], see bootstrap.resample
-ALPHA = 0.05  # a label is called better or worse below it
+Figures = NDArray[np.float64]  # [resamples, 26, metrics], see bootstrap.resample
+ALPHA = 0.05  # below it a label is called better or worse
 _AUROC = list(METRICS).index("auroc")
 
 
@@ -20,8 +20,8 @@ def compare(
 ) -> dict[str, Any]:
     """`model` minus every other model that has figures: {other: {macro: {metric: …}, per_label: {disease: …}}}.
 
-    Each entry has difference, interval, p; per_label compares AUROC over the labels `chosen` and has p_holm too, corrected over these labels
-    for this pair of models. `figures` is empty when there are no draws: then intervals and p are None.
+    Each entry has difference, interval, p. per_label compares AUROC over the labels `chosen`; it has p_holm too,
+    corrected over these labels for this pair of models. Without draws `figures` is empty, and intervals and p are None.
     """
     return {
         name: _pair(blocks[model], block, figures.get(model), figures.get(name), chosen)
@@ -33,8 +33,8 @@ def compare(
 def holm(p: Sequence[float | None]) -> list[float | None]:
     """Holm's step-down adjusted p-values, in the given order; None (not tested) stays None and does not count.
 
-    Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6 (1979): with m tests, the k-th smallest
-    becomes the largest of (m - i + 1) · p_(i) over i <= k, at most 1.
+    Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6 (1979): with m
+    tests, the k-th smallest becomes the largest of (m - i + 1) · p_(i) over i <= k, at most 1.
     """
     adjusted: list[float | None] = [None] * len(p)
     tested = sorted((value, place) for place, value in enumerate(p) if value is not None)
@@ -46,10 +46,10 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
 
 
 def p_value(differences: NDArray[np.float64]) -> float:
-    """Two-sided p of "no difference" from its values in the draws [resamples] (NaN: left out): twice the smaller tail on the wrong side of 0.
+    """Two-sided p of "no difference" from its values in the draws [resamples] (NaN: left out): twice the smaller tail.
 
-    (1 + draws) / (1 + resamples) per tail as in Davison and Hinkley, Bootstrap Methods and their Application (1997), 4.2: never 0, and
-    below .05 just when the percentile interval leaves 0 out (but for the added 1).
+    A tail is (1 + draws) / (1 + resamples), as in Davison and Hinkley, Bootstrap Methods and their Application (1997),
+    4.2. So p is never 0, and below .05 just when the percentile interval leaves 0 out (but for the added 1).
     """
     known = differences[~np.isnan(differences)]
     tail = min(int((known <= 0).sum()), int((known >= 0).sum()))
@@ -59,26 +59,24 @@ def p_value(differences: NDArray[np.float64]) -> float:
 def lines(comparisons: Mapping[str, Any], intervals: Mapping[str, Any]) -> list[str]:
     """The student's comparisons for a terminal, and where their intervals come from."""
     width = max(len(f"student - {name}") for name in comparisons)
-    shown = [
-        f"{''.ljust(width)}  {'macro AUROC'.ljust(24)}  {'macro AUPRC'.ljust(24)}  AUROC by label, Holm's p < {ALPHA}"
-    ]
+    headings = [METRICS[metric].heading.ljust(24) for metric in ("auroc", "auprc")]
+    shown = ["  ".join(["".ljust(width), *headings, f"AUROC by label, Holm's p < {ALPHA}"])]
     for name, row in comparisons.items():
-        clear = [
-            entry["difference"]
-            for entry in row["per_label"].values()
-            if entry["p_holm"] is not None and entry["p_holm"] < ALPHA
-        ]
-        verdict = (
-            f"{sum(d > 0 for d in clear)} better, {sum(d < 0 for d in clear)} worse of {len(row['per_label'])}"
-            if intervals["reason"] is None
-            else "-"
-        )
+        better, worse = decided(row)
+        verdict = "-" if intervals["reason"] else f"{better} better, {worse} worse of {len(row['per_label'])}"
         cells = [_cell(row["macro"][metric]).ljust(24) for metric in ("auroc", "auprc")]
         shown.append("  ".join([f"student - {name}".ljust(width), *cells, verdict]))
     if intervals["reason"] is not None:
         return [*shown, f"no intervals: {intervals['reason']}"]
-    basis = f"95 % intervals: {intervals['resamples']:,} paired bootstrap draws of {intervals['groups']:,} {intervals['group']}s"
+    groups = f"{intervals['groups']:,} {intervals['group']}s"
+    basis = f"95 % intervals: {intervals['resamples']:,} paired bootstrap draws of {groups}"
     return [*shown, basis if intervals["note"] is None else f"{basis}; {intervals['note']}"]
+
+
+def decided(pair: Mapping[str, Any]) -> tuple[int, int]:
+    """How many labels of a compared pair are better and worse at Holm's p < ALPHA."""
+    rows = [row for row in pair["per_label"].values() if row["p_holm"] is not None and row["p_holm"] < ALPHA]
+    return sum(row["difference"] > 0 for row in rows), sum(row["difference"] < 0 for row in rows)
 
 
 def _cell(entry: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The one comparison that a reader takes away: the student against the strongest baseline, chosen on tuning. Its interval comes from comparisons."""
+"""Makes the headline: the student against the strongest baseline, which is chosen on tuning."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,9 +21,10 @@ def headline(
     draws: Draws,
     labels: int,
 ) -> dict[str, Any]:
-    """Macro AUROC of the student and of the strongest baseline over `labels` labels, from their blocks, their difference and its interval.
+    """Macro AUROC of the student and of the strongest baseline over `labels` labels, their difference and its interval.
 
-    `against_persistence` is the same comparison with persistence (None when that is not computable).
+    `student` and `baselines` are blocks of metrics.json. `against_persistence` is the same comparison with persistence
+    (None when that is not computable).
     """
     strongest, tuning_auroc, how = strongest_baseline(fitted, tuning)
     against = {
@@ -47,7 +48,8 @@ def headline(
 def strongest_baseline(fitted: Mapping[str, Result], tuning: Rows) -> tuple[str, dict[str, float | None], str]:
     """The computable baseline with the largest tuning macro AUROC, all their values, and how it was chosen.
 
-    Labels: those with MIN_COUNT positive and negative tuning visits, else those with both classes. Sees no held_out label.
+    Labels: those with MIN_COUNT positive and negative tuning visits, else those with both classes.
+    Uses no held_out label.
     """
     computed = _computed(fitted)
     enough = macro_labels(tuning.labels)
@@ -59,11 +61,8 @@ def strongest_baseline(fitted: Mapping[str, Result], tuning: Rows) -> tuple[str,
         return name, values, "no label has both classes on tuning: taken without a comparison"
     count = MIN_COUNT if enough else 1
     how = f"tuning macro AUROC over {len(chosen)} labels with at least {count} positive and negative tuning visits"
-    return (
-        max(reversed(ranked), key=lambda name: ranked[name]),
-        values,
-        how,
-    )  # of equals the later, richer one: persistence ranks like copy_forward
+    # Of equals the later, richer one: persistence ranks like copy_forward.
+    return max(reversed(ranked), key=lambda name: ranked[name]), values, how
 
 
 def compared(
@@ -106,8 +105,8 @@ def sentence(name: str, compared: Mapping[str, Any], labels: int) -> str:
     clear = interval and (interval[0] > 0 or interval[1] < 0)
     doubt = "" if clear else "; this sample does not decide between them"
     return (
-        f"The student (macro AUROC {compared['student']:.3f}, {labels} labels) {verb} {name} ({compared['baseline']:.3f}), "
-        f"the strongest baseline on tuning: {difference:+.3f} ({bounds}){doubt}."
+        f"The student (macro AUROC {compared['student']:.3f}, {labels} labels) {verb} {name} "
+        f"({compared['baseline']:.3f}), the strongest baseline on tuning: {difference:+.3f} ({bounds}){doubt}."
     )
 
 

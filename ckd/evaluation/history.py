@@ -1,8 +1,8 @@
-"""What is known of a patient when a visit is scored, as features: the labels of this and of earlier visits, age, sex, number of earlier visits.
+"""Features of a patient's history: the labels of this and of earlier visits, age, sex, number of earlier visits.
 
-No `labels` column is read. A visit's own recorded diseases are its current_labels (or those that its treatment clause names); they are known at its
-prediction_time. The label of an earlier visit is the current_labels of the one after it, so it comes in by that visit, not by its label.
-Only visits of the same subject and split with an earlier prediction_time count. Fitting belongs to baselines.
+No `labels` column is read. A visit's own diseases are its current_labels (or those that its treatment clause names);
+they are known at its prediction_time. The label of an earlier visit is the current_labels of the one after it, and
+comes in by that one. Only visits of the same subject and split with an earlier prediction_time count.
 """
 
 import re
@@ -34,7 +34,10 @@ class History:
     sex: NDArray[np.str_]  # [n] upper-case first letter; "" where unknown
 
     def features(self) -> NDArray[np.float64]:
-        """[n, 80]: current, last, ever; log(1 + earlier visits); decades of age and whether it is known; woman, man (neither: unknown)."""
+        """[n, 80]: current, last, ever; log(1 + earlier visits); decades of age, whether it is known; woman, man.
+
+        Neither woman nor man: unknown.
+        """
         known = ~np.isnan(self.age)
         age = np.where(known, self.age, 0) / 10
         numbers = np.stack([np.log1p(self.earlier), age, known, self.sex == "F", self.sex == "M"], axis=1)
@@ -44,7 +47,8 @@ class History:
 def read_history(cohort: Cohort, split: Split) -> History:
     """The history of a split's labelled visits; unlabelled visits of the split count as earlier ones too.
 
-    Raises NotComputableError when a visit has no subject_id, readable prediction_time or current labels, or no visit has an age and sex.
+    Raises NotComputableError when a visit has no subject_id, readable prediction_time or current labels, or when no
+    visit has an age, or none a sex.
     """
     subjects: list[str] = []
     times: list[float] = []
@@ -75,9 +79,10 @@ def read_history(cohort: Cohort, split: Split) -> History:
 
 
 def before(subjects: Sequence[str], times: Sequence[float], current: Flags) -> tuple[Flags, Flags, NDArray[np.int64]]:
-    """For visits in any order: what the subject's latest earlier visits, and all of them, recorded ([n, 25] each), and their number [n].
+    """What the subject's last earlier visit, and all earlier ones, recorded ([n, 25] each), and their number [n].
 
-    Visits at the same time are not earlier than each other; together they are "the visit before" of the next one.
+    Rows are in any order. Visits at the same time are not earlier than each other; together they are "the visit before"
+    of the next one.
     """
     n = len(subjects)
     last, ever, earlier = np.zeros_like(current), np.zeros_like(current), np.zeros(n, dtype=np.int64)

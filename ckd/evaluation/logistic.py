@@ -1,4 +1,4 @@
-"""25 one-vs-rest logistic regressions with one C chosen by tuning log-loss. What the features are belongs to the baselines."""
+"""Fits 25 one-vs-rest logistic regressions with one C, chosen by tuning log-loss."""
 
 import warnings
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class OneVsRest:
 
 
 def fit(x: Features, y: Flags, x_tuning: Features, y_tuning: Flags, grid: Sequence[float]) -> OneVsRest:
-    """Fit x [n, features] to y [n, 25] for every C of the ascending grid; keep the C with the least mean tuning log-loss.
+    """Fit x [n, features] to y [n, 25] for every C of the ascending grid; keep the C with the least tuning log-loss.
 
     A label with one class in train gets a constant probability (positives + ½) / (n + 1).
     """
@@ -59,15 +59,11 @@ def _fit_path(x: Features, y: Flags, grid: Sequence[float]) -> list[OneVsRest]:
         if positives in (0, n):
             bias[:, j] = np.log((positives + 0.5) / (n - positives + 0.5))
             continue
-        model = LogisticRegression(
-            warm_start=True, max_iter=MAX_ITERATIONS, tol=1e-3
-        )  # each C starts from the one before
+        model = LogisticRegression(warm_start=True, max_iter=MAX_ITERATIONS, tol=1e-3)  # each C starts from the last
         for i, c in enumerate(grid):
             model.set_params(C=c)
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", ConvergenceWarning
-                )  # a baseline a hair from its optimum is still that baseline
+                warnings.simplefilter("ignore", ConvergenceWarning)  # near its optimum it is still that baseline
                 model.fit(x, y[:, j])
             weight[i, j], bias[i, j] = model.coef_[0], model.intercept_[0]
     return [OneVsRest(weight[i], bias[i], float(c), tuned=True) for i, c in enumerate(grid)]

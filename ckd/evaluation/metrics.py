@@ -65,7 +65,7 @@ def brier(y: Flags, p: Floats) -> float | None:
 
 
 def brier_skill(y: Flags, p: Floats, rate: Floats) -> float | None:
-    """1 - Brier / Brier of always predicting the train prevalence; None without visits, or when that one is never wrong."""
+    """1 - Brier / Brier of always predicting the train prevalence; None without visits, or if that one has no error."""
     error, reference = brier(y, p), brier(y, rate)
     return 1 - error / reference if error is not None and reference else None
 
@@ -127,7 +127,7 @@ def figures(cells: Cells) -> Figures:
 def score(
     labels: Flags, p: Floats, cells: Flags, alarms: Flags, train_prevalence: Floats, chosen: Sequence[int]
 ) -> Figures:
-    """Per label, macro (mean over the labels `chosen` beforehand) and micro (all 25 labels pooled) over the true `cells`.
+    """Figures of the true `cells`: per label, macro (mean over the labels `chosen`) and micro (all labels pooled).
 
     labels, p, cells, alarms are [n, 25]; train_prevalence [25].
     """

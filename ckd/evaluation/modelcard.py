@@ -1,5 +1,7 @@
-"""The model card: README.md of an exported student, for people and for the Hub. Every figure is that of metrics.json, every claim that of
-claims; nothing is computed here, and no path or text of this machine gets in."""
+"""Writes the model card: README.md of an exported student, for people and for the Hub.
+
+Figures are those of metrics.json, claims those of claims.py; no path or text of this machine gets in.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,15 +18,15 @@ Row = Sequence[str]
 
 @dataclass(frozen=True)
 class Facts:
-    """What the card says beside the figures. `base_model` is a Hub id or ""; `engines` are the rows of the ONNX table, empty without ONNX."""
+    """What the card says beside the figures."""
 
     student: str
-    base_model: str
+    base_model: str  # a Hub id, or ""
     max_length: int
     calibrated: bool
     data_license: str
     credentialed: bool
-    engines: Mapping[str, Mapping[str, Any]]
+    engines: Mapping[str, Mapping[str, Any]]  # the rows of the ONNX table, empty without ONNX
     compared: str  # on which visits the engines were compared
 
 
@@ -67,13 +69,12 @@ def _figures(metrics: Mapping[str, Any]) -> str:
     if small:
         return f"No figures: {small}."
     counts, student = metrics["counts"], metrics["held_out"]["student"]
-    thresholds, chosen = (
-        metrics["thresholds"]["student"]["values"],
-        {row["disease"] for row in metrics["labels_in_macro"]},
-    )
+    thresholds = metrics["thresholds"]["student"]["values"]
+    chosen = {row["disease"] for row in metrics["labels_in_macro"]}
     basis = (
-        f"{counts['held_out']['visits']:,} visits of {counts['held_out']['groups']:,} patients ({counts['group']}); macro average over "
-        f"{counts['labels_in_macro']} labels with at least {MIN_COUNT} positive and negative visits. Brackets: 95 % interval, patients drawn anew. "
+        f"{counts['held_out']['visits']:,} visits of {counts['held_out']['groups']:,} patients ({counts['group']}); "
+        f"macro average over {counts['labels_in_macro']} labels with at least {MIN_COUNT} positive and negative "
+        "visits. Brackets: 95 % interval, patients drawn anew. "
         f"A star: fewer than {MIN_EVENTS} positive visits. Other labels: too few visits, not shown."
     )
     models = {"student": student, "teacher": metrics["held_out"]["teacher"], **metrics["held_out"]["baselines"]}
@@ -102,8 +103,9 @@ def _calibration(metrics: Mapping[str, Any], facts: Facts) -> str:
     if not facts.calibrated:
         return "There is no calibration.json: the probabilities are the model's own, and no thresholds go with them."
     told = (
-        "`calibration.json` holds one map from logit to probability and one threshold per label, fitted on tuning patients alone. What "
-        "`AutoModelForSequenceClassification` and `pipeline` give is uncalibrated; apply the maps to read a figure as a risk: `ckd predict` does."
+        "`calibration.json` holds one map from logit to probability and one threshold per label, fitted on tuning "
+        "patients alone. What `AutoModelForSequenceClassification` and `pipeline` give is uncalibrated; apply the maps "
+        "to read a figure as a risk: `ckd predict` does."
     )
     block = metrics.get("calibration", {}).get("student")
     if not block or headline_facts(metrics).too_small:
@@ -126,10 +128,12 @@ def _usage(facts: Facts) -> str:
         "The text is the `input` of a visit as CKD-EHR writes it; other wording is outside of what was tested.",
         "```python",
         "from transformers import pipeline",
-        'classify = pipeline("text-classification", model="PATH", top_k=None, truncation=True, function_to_apply="sigmoid")',
+        'classify = pipeline("text-classification", model="PATH", top_k=None, truncation=True, '
+        'function_to_apply="sigmoid")',
         'classify("The patient-acquired disease is …")  # 25 names with probabilities',
         "```",
-        f"It reads {facts.max_length} tokens at a time. `truncation=True` cuts longer visits at their end, as in training.",
+        f"It reads {facts.max_length} tokens at a time. "
+        "`truncation=True` cuts longer visits at their end, as in training.",
     ]
     return "\n".join(lines)
 
@@ -148,10 +152,11 @@ def _engines(facts: Facts) -> str:
         for name, row in facts.engines.items()
     ]
     head = ("file", "size", "largest gap of a probability to torch", "macro AUROC", "loss against torch")
-    told = "Inputs `input_ids` and `attention_mask`, int64 [batch, sequence]; output `logits`, float32 [batch, 25]. `tokenizer.json` cuts and needs"
     return (
-        f"{told} no padding for one text.\nint8: its activations are scaled per batch, so score one text at a time where neighbours must not matter."
-        f"\n\nCompared on {facts.compared}:\n\n{_table(head, rows)}"
+        "Inputs `input_ids` and `attention_mask`, int64 [batch, sequence]; output `logits`, float32 [batch, 25]. "
+        "`tokenizer.json` cuts and needs no padding for one text.\nint8: its activations are scaled per batch, so "
+        "score one text at a time where neighbours must not matter.\n\n"
+        f"Compared on {facts.compared}:\n\n{_table(head, rows)}"
     )
 
 
@@ -159,7 +164,8 @@ def _data(metrics: Mapping[str, Any], facts: Facts) -> str:
     counts = metrics["counts"]
     visits = parts_text({split: counts[split]["visits"] for split in SPLITS})
     lines = [
-        f"Trained on {visits['train']} visits, chosen and calibrated on {visits['tuning']}; split by {counts['group']}.",
+        f"Trained on {visits['train']} visits, chosen and calibrated on {visits['tuning']}; "
+        f"split by {counts['group']}.",
         f"License of the data: {facts.data_license or 'not stated to this folder; ask whoever trained it'}.",
     ]
     if facts.credentialed:

@@ -1,5 +1,7 @@
-"""The public research code's four test figures, from 0/1 predictions at probability > 0.5. AUC and AUPR of 0/1 predictions understate a
-ranking: they stand here for comparison with published numbers only; metrics has the real ones."""
+"""The public research code's four test figures, from 0/1 predictions at probability > 0.5.
+
+They are for comparison with published numbers only: AUC and AUPR of 0/1 predictions understate a ranking.
+"""
 
 import numpy as np
 
@@ -10,7 +12,10 @@ CUT = 0.5
 
 
 def public_code_metrics(labels: Flags, p: Floats) -> dict[str, float | None]:
-    """F1 (macro over the 25 labels, empty ones count 0), accuracy (share of equal cells), AUPR and AUC (cells pooled); inputs [n, 25]."""
+    """F1 (macro over 25 labels, empty ones count 0), accuracy (share of equal cells), AUPR and AUC (cells pooled).
+
+    Inputs are [n, 25].
+    """
     predicted = p > CUT
     pooled = predicted.ravel().astype(np.float64)
     return {

@@ -1,7 +1,8 @@
-"""AUROC and average precision of one column of scores under many row weightings at once. Which rows a draw takes belongs to bootstrap.
+"""AUROC and average precision of one column of scores under many row weightings at once.
 
-Both figures change only at the scores that a positive has (the steps). So the rows are sorted once; a step needs the weight of its positives and
-of the negatives since the step before, for all draws one product of a sparse matrix (which group's rows lie in the step) with the groups' counts.
+Both change only at the scores that a positive has (the steps), so the rows are sorted once. A step needs the weight of
+its positives and of the negatives since the step before. For all draws that is one product of a sparse matrix (which
+group's rows are in the step) with the groups' counts.
 """
 
 from collections.abc import Iterator
@@ -36,14 +37,12 @@ class Ranking:
     def __init__(self, y: Flags, p: Floats, groups: Groups, count: int) -> None:
         order = np.argsort(-p, kind="stable")
         y, p, groups = y[order], p[order], groups[order].astype(np.int32)
-        rank = (
-            np.cumsum(np.append(False, p[1:] != p[:-1])) if len(p) else np.zeros(0, dtype=np.intp)
-        )  # equal scores, equal rank
+        # Equal scores have equal rank.
+        rank = np.cumsum(np.append(False, p[1:] != p[:-1])) if len(p) else np.zeros(0, dtype=np.intp)
         self.count = count
         self.type: Any = np.float32 if len(y) <= _EXACT_ROWS else np.float64
-        self.of_class: Floats = np.stack([np.bincount(groups[side], minlength=count) for side in (y, ~y)]).astype(
-            self.type
-        )  # [2, groups]
+        of_class = np.stack([np.bincount(groups[side], minlength=count) for side in (y, ~y)])
+        self.of_class: Floats = of_class.astype(self.type)  # [2, groups]
         ranks, starts = np.unique(rank[y], return_index=True)
         step = np.searchsorted(ranks, rank[~y])  # of each negative; len(ranks): below every positive
         ahead = step < len(ranks)
@@ -60,9 +59,9 @@ class Ranking:
         self._steps[draws] = list(self._cut(max(1, _STEPS_AT_ONCE // draws)))
 
     def figures(self, counts: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """AUROC [B] (ties count half) and average precision [B] with every row weighted by its group's count; counts are whole [groups, B].
+        """AUROC [B] (ties count half) and average precision [B] with every row weighted by its group's count.
 
-        NaN where a weighting leaves one class (AUROC) or no positive (average precision).
+        Counts are whole numbers [groups, B]. NaN where a weighting leaves one class (AUROC) or no positive (precision).
         """
         if counts.shape[1] not in self._steps:
             self.prepare(counts.shape[1])
@@ -106,9 +105,8 @@ class Ranking:
 
 def _running(weights: Floats, before: NDArray[np.float64]) -> NDArray[np.float64]:
     """Sums of weights [steps, B] down to each step, `before` [B] added."""
-    sums = np.asarray(
-        np.cumsum(weights.astype(np.float64, copy=False), axis=0)
-    )  # converting on the way costs three times as much
+    # Converting within cumsum costs three times as much.
+    sums = np.asarray(np.cumsum(weights.astype(np.float64, copy=False), axis=0))
     sums += before
     return sums
 

@@ -1,5 +1,7 @@
-"""Whether probabilities can be taken at their word on held_out: logistic recalibration, Brier skill, expected calibration error, and on
-synthetic cohorts the distance to the true probability. Undefined is None. Fitting maps belongs to calibrate."""
+"""Measures on held_out whether probabilities are the rates that happen: recalibration, Brier skill, calibration error.
+
+On synthetic cohorts the distance to the true probability too. Undefined is None.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -28,9 +30,10 @@ def reliability(
     chosen: Sequence[int],
     truth_NL: NDArray[Any] | None,
 ) -> Figures:
-    """`raw` and `calibrated` (None without a calibration) figures of held_out probabilities [n, 25], and how many labels have each kind of map.
+    """`raw` and `calibrated` figures of held_out probabilities [n, 25], and how many labels have each kind of map.
 
-    `chosen` are the labels of the macro average; `truth_NL` the true probabilities where somebody knows them.
+    `calibrated` is None without a calibration. `chosen` are the labels of the macro average; `truth_NL` the true
+    probabilities where they are known.
     """
 
     def block(p: NDArray[Any]) -> Figures:
@@ -80,9 +83,9 @@ def figures(y_N: Flags, p_N: Floats, constant_N: Floats, truth_N: NDArray[Any] |
 
 
 def recalibration(y_N: Flags, p_N: Floats) -> tuple[float | None, float | None]:
-    """Slope and intercept of the logistic regression of labels on log-odds (Cox 1958): 1 and 0 when probabilities are calibrated.
+    """Slope and intercept of the logistic regression of labels on log-odds (Cox 1958): 1 and 0 for a calibrated model.
 
-    None with one class, with constant probabilities, and where a threshold parts the classes (then there is no finite slope).
+    None with one class, with constant probabilities, and where a threshold separates the classes (no finite slope).
     """
     if not len(y_N) or y_N.all() or not y_N.any() or p_N.min() == p_N.max():
         return None, None
@@ -92,7 +95,10 @@ def recalibration(y_N: Flags, p_N: Floats) -> tuple[float | None, float | None]:
 
 
 def expected_calibration_error(y_N: Flags, p_N: Floats) -> float | None:
-    """Mean over visits of |mean p - mean y| of their bin; BINS bins of equal mass by p, equal ones always in one bin. None without visits."""
+    """Mean over visits of |mean p - mean y| of their bin; None without visits.
+
+    BINS bins of equally many visits by p; visits with equal p are always in one bin.
+    """
     if not len(y_N):
         return None
     below_N = np.searchsorted(np.sort(p_N), p_N, side="left")  # the same for equal probabilities

@@ -1,4 +1,4 @@
-"""The labels and probabilities of one split as arrays, joined by visit_id over the shards. What they are worth belongs to metrics."""
+"""Reads the labels and probabilities of a split as arrays, joined by visit_id over the shards."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -88,7 +88,10 @@ def align(visit_ids: "pa.Array", table: "pa.Table", where: str, column: str = "p
 
 
 def current_labels(cohort: Cohort, shard: Shard, table: "pa.Table") -> tuple[Flags, Flags, Flags]:
-    """The labels of a shard's visits themselves [n, 25], from the column or else the treatment clause, and where each said so ([n] twice)."""
+    """The current visits' labels of a shard [n, 25], which rows have them from the column, and which from the clause.
+
+    A row without the column's has those that its input's treatment clause names.
+    """
     column = table["current_labels"]
     known = np.asarray(column.is_valid())
     current = np.zeros((len(table), NUM_LABELS), dtype=bool)

@@ -1,4 +1,4 @@
-"""Small cells: which counts of few visits must not be told, and what else is left out so that a total does not tell them after all."""
+"""Decides which counts of few visits are not shown, and what else is left out so that no total shows them either."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,10 +11,11 @@ WITHHELD = "withheld"
 
 
 def shown(*cells: Sequence[int]) -> list[bool]:
-    """Which parts of a known total may be told; `cells` are one or more counts per part (events, non-events), each with a known total.
+    """Which parts of a known total may be shown.
 
-    A part goes when one of its counts is under MIN_CELL. So that the totals do not tell the rest, the smallest other parts go too until at least
-    two are left out and together they have MIN_CELL of every count.
+    `cells` are one or more counts per part (events, non-events), each with a known total. A part is left out when one
+    of its counts is under MIN_CELL. The totals would then give it away, so the smallest other parts are left out too,
+    until there are at least two and together they have MIN_CELL of every count.
     """
     table = np.asarray(cells, dtype=np.int64).reshape(len(cells), -1)
     told: NDArray[np.bool_] = np.all(table >= MIN_CELL, axis=0, keepdims=True)[0]
@@ -25,10 +26,10 @@ def shown(*cells: Sequence[int]) -> list[bool]:
 
 
 def pooled(sizes: Mapping[str, int], most: int) -> dict[str, str]:
-    """Group -> the row that it is shown in, itself or OTHER. `sizes`: the smaller of a group's visits and patients.
+    """Group -> the row that shows it, itself or OTHER. `sizes`: the smaller of a group's visits and patients.
 
-    Groups under MIN_CELL, and the smallest beyond the `most` largest, are pooled; so are further ones, the smallest first, until the pool has
-    MIN_CELL. So no row is small, and none tells another by subtraction.
+    Groups under MIN_CELL and those beyond the `most` largest are pooled; so are further ones, the smallest first, until
+    the pool has MIN_CELL. So no row is small, and none follows from the others by subtraction.
     """
     ordered = sorted(sizes, key=lambda group: (sizes[group], group))
     pool = {group for place, group in enumerate(ordered) if sizes[group] < MIN_CELL or place < len(ordered) - most}
@@ -45,19 +46,24 @@ def count_text(value: int) -> str:
 
 
 def small(value: int) -> bool:
-    """Whether a count must not be told."""
+    """Whether a count must not be shown."""
     return 0 < value < MIN_CELL
 
 
 def total_tells(parts: Mapping[str, int]) -> bool:
-    """Whether the total of these parts would tell a small one although parts_text withholds it: there is no other to withhold beside it."""
+    """Whether the total of these parts would give away a small one that parts_text withholds.
+
+    It does where no other part can be withheld beside it.
+    """
     counted = [value for value in parts.values() if value]
     return any(map(small, counted)) and (len(counted) < 2 or sum(counted) < MIN_CELL)
 
 
 def parts_text(parts: Mapping[str, int]) -> dict[str, str]:
-    """Counts whose total is told elsewhere (unless total_tells), for a reader: small ones, and what would tell them, are withheld. 0 says that
-    nothing is there."""
+    """Counts for a reader who knows their total: small ones, and what would give them away, are withheld.
+
+    0 is shown: nothing is there. Where total_tells, the total must be withheld as well.
+    """
     counted = {name: value for name, value in parts.items() if value}
     told = dict(zip(counted, shown(list(counted.values())), strict=True))
     return {

@@ -1,10 +1,11 @@
-"""The student inside groups of held_out visits: calibration-in-the-large, and sensitivity at the thresholds that tuning chose. Groups and labels
-with small cells are left out here already, so that metrics.json holds none. Drawing it is the report's business.
+"""Measures the student inside groups of held_out visits: predicted minus observed, and its alerts.
 
-Pooled rows count every (visit, label) pair of the labels in the macro average.
+Groups and labels with small cells are left out here already, so that metrics.json holds none. Pooled rows count every
+(visit, label) pair of the labels in the macro average.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,59 +20,64 @@ from ckd.visits.visit import SUBGROUP_FIELDS, Split
 
 UNKNOWN = "unknown"
 MOST_GROUPS = 12  # rows of one field; the rest is pooled
-AGE_BANDS = (
-    (0, "0–17"),
-    (18, "18–44"),
-    (45, "45–64"),
-    (65, "65–79"),
-    (80, "80–89"),
-    (90, "90+"),
-)  # from this age on, in years
-FIGURES = ("observed", "predicted", "predicted_minus_observed", "sensitivity", "alerts_per_100")
-_SUMS = 5  # pairs, events, predicted events, alerts, alerts that are events
+# From which age on, in years.
+AGE_BANDS = ((0, "0–17"), (18, "18–44"), (45, "45–64"), (65, "65–79"), (80, "80–89"), (90, "90+"))
 _DRAWS_AT_ONCE = 100
+
+
+class Sums(NamedTuple):
+    """Sums over (visit, label) pairs: numbers, or arrays of one shape."""
+
+    pairs: Any
+    events: Any
+    predicted: Any
+    alerts: Any
+    hits: Any  # alerts that are events
+
+
+FIGURES: dict[str, Callable[[Sums], Any]] = {  # rates per pair, alerts per 100 pairs
+    "observed": lambda s: s.events / s.pairs,
+    "predicted": lambda s: s.predicted / s.pairs,
+    "predicted_minus_observed": lambda s: (s.predicted - s.events) / s.pairs,
+    "sensitivity": lambda s: s.hits / s.events,
+    "alerts_per_100": lambda s: 100 * s.alerts / s.pairs,
+}
 
 
 def subgroups(
     cohort: Cohort, held_out: Rows, p: Floats, alarms: Flags, chosen: list[int], draws: Draws
 ) -> dict[str, Any]:
-    """The block `subgroups` of metrics.json.
+    """The block `subgroups` of metrics.json: per field of SUBGROUP_FIELDS its groups, or the reason why it has none.
 
-    p: probabilities [n, 25]; alarms [n, 25]: what they are worth at the thresholds. Per field of SUBGROUP_FIELDS its groups, or the reason why
-    it has none.
+    p are calibrated probabilities and alarms the alerts at the thresholds, both [n, 25].
     """
-    sums = _sums(held_out.labels, p.astype(np.float64), alarms)
-    fields = {}
-    for field, names in read_fields(cohort, "held_out").items():
-        fields[field] = _field(names, held_out, sums, chosen, draws)
+    labels, p = held_out.labels, p.astype(np.float64)
+    sums = np.stack(Sums(np.ones_like(p), labels, p, alarms, alarms & labels), axis=-1).astype(np.float64)  # [n, 25, 5]
+    fields = {
+        field: _field(names, held_out, sums, chosen, draws) for field, names in read_fields(cohort, "held_out").items()
+    }
     return {"model": "student", "min_cell": MIN_CELL, "labels": [DISEASES[j] for j in chosen], "fields": fields}
 
 
 def read_fields(cohort: Cohort, split: Split) -> dict[str, NDArray[np.object_]]:
-    """The group of every labelled visit of a split per field [n], ages as bands, in the order of `scores.read_split`."""
+    """The group of every labelled visit of a split per field [n], ages as bands, in the order of read_split."""
     tables = [cohort.read(shard, list(SUBGROUP_FIELDS)) for shard in cohort.select(split)]
     found = {}
     for field in SUBGROUP_FIELDS:
         raw = [value for table in tables for value in table.column(field).to_pylist()]
-        found[field] = np.array(
-            [age_band(v) if field == "age" else (v or "").strip() or UNKNOWN for v in raw], dtype=object
-        )
+        names = [age_band(value) if field == "age" else (value or "").strip() or UNKNOWN for value in raw]
+        found[field] = np.array(names, dtype=object)
     return found
 
 
 def age_band(age: str | None) -> str:
-    """The band of an age in years as a cohort writes it ("90", "90+" and more are 90 and more); UNKNOWN when it is none."""
+    """The band of an age in years, such as "90" or "90+"; UNKNOWN when it is no number."""
     try:
         years = float((age or "").strip().removesuffix("+"))
     except ValueError:
         return UNKNOWN
     bands = [name for start, name in AGE_BANDS if years >= start]
     return bands[-1] if bands else UNKNOWN  # NaN is above nothing
-
-
-def _sums(labels: Flags, p: Floats, alarms: Flags) -> NDArray[np.float64]:
-    """What the figures are made of per visit and label: [n, 25, 5]."""
-    return np.stack([np.ones_like(p), labels, p, alarms, alarms & labels], axis=-1).astype(np.float64)
 
 
 def _field(
@@ -88,36 +94,22 @@ def _field(
     events, others = pairs[..., 1], pairs[..., 0] - pairs[..., 1]
     pooled_shown = shown(events.sum(1).tolist(), others.sum(1).tolist())
     label_shown = [shown(events[:, k].tolist(), others[:, k].tolist()) for k in range(len(chosen))]
-    return {
-        "reason": None,
-        "groups": [
-            {
-                "group": group,
-                "visits": int(where.sum()),
-                **(
-                    {**_figures(pairs[i].sum(0)), "intervals": _intervals(where, sums[:, chosen].sum(1), draws)}
-                    if pooled_shown[i]
-                    else _hidden()
-                ),
-                "per_label": {
-                    DISEASES[j]: _figures(pairs[i, k]) if label_shown[k][i] else None for k, j in enumerate(chosen)
-                },
-            }
-            for i, (group, where) in enumerate(rows.items())
-        ],
-    }
+    groups = []
+    for i, (group, where) in enumerate(rows.items()):
+        found: dict[str, Any] = {**dict.fromkeys(FIGURES), "intervals": dict.fromkeys(FIGURES)}
+        if pooled_shown[i]:
+            found = {**_figures(pairs[i].sum(0)), "intervals": _intervals(where, sums[:, chosen].sum(1), draws)}
+        per_label = {DISEASES[j]: _figures(pairs[i, k]) if label_shown[k][i] else None for k, j in enumerate(chosen)}
+        groups.append({"group": group, "visits": int(where.sum()), **found, "per_label": per_label})
+    return {"reason": None, "groups": groups}
 
 
 def _none(reason: str) -> dict[str, Any]:
     return {"reason": reason, "groups": []}
 
 
-def _hidden() -> dict[str, Any]:
-    return {**dict.fromkeys(FIGURES), "intervals": dict.fromkeys(FIGURES)}
-
-
 def _rows(names: NDArray[np.object_], held_out: Rows) -> dict[str, Flags]:
-    """Row -> which visits it holds; in order, what is pooled and what is unknown last."""
+    """Row -> which visits it holds; in order, with the unknown and then the pooled last."""
     visits = {str(group): names == group for group in sorted(set(names))}
     sizes = {group: min(int(where.sum()), len(np.unique(held_out.groups[where]))) for group, where in visits.items()}
     row_of = pooled(sizes, MOST_GROUPS)
@@ -126,22 +118,20 @@ def _rows(names: NDArray[np.object_], held_out: Rows) -> dict[str, Flags]:
 
 
 def _figures(sums: NDArray[np.float64]) -> dict[str, float | None]:
-    """FIGURES of sums [5]: rates per (visit, label) pair, alerts per 100 of them; sensitivity is None without an event."""
-    pairs, events, predicted, alerts, hits = (float(value) for value in sums)
-    return {
-        "observed": events / pairs,
-        "predicted": predicted / pairs,
-        "predicted_minus_observed": (predicted - events) / pairs,
-        "sensitivity": hits / events if events else None,
-        "alerts_per_100": 100 * alerts / pairs,
-    }
+    """FIGURES of sums [5]; sensitivity is None without an event."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = {name: float(figure(Sums(*sums))) for name, figure in FIGURES.items()}
+    return {name: None if np.isnan(value) else value for name, value in found.items()}
 
 
 def _intervals(where: Flags, sums: NDArray[np.float64], draws: Draws) -> dict[str, list[float] | None]:
-    """Percentile intervals of FIGURES over the visits `where` [n]; None under MIN_GROUPS patients. sums [n, 5] are over the labels."""
+    """Percentile intervals of FIGURES over the visits `where` [n]; None under MIN_GROUPS patients.
+
+    sums [n, 5] are over the labels.
+    """
     if draws.reason or len(np.unique(draws.members[where])) < MIN_GROUPS:
         return dict.fromkeys(FIGURES)
-    of_patient = np.zeros((draws.groups, _SUMS))
+    of_patient = np.zeros((draws.groups, len(Sums._fields)))
     np.add.at(of_patient, draws.members[where], sums[where])
     drawn = [
         _drawn(of_patient, draws.counts(start, min(start + _DRAWS_AT_ONCE, draws.resamples)))
@@ -153,8 +143,6 @@ def _intervals(where: Flags, sums: NDArray[np.float64], draws: Draws) -> dict[st
 
 def _drawn(of_patient: NDArray[np.float64], counts: NDArray[np.float32]) -> NDArray[np.float64]:
     """FIGURES in every draw [5, B], NaN where undefined."""
-    pairs, events, predicted, alerts, hits = of_patient.T @ counts.astype(np.float64)
+    sums = Sums(*(of_patient.T @ counts.astype(np.float64)))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.stack(
-            [events / pairs, predicted / pairs, (predicted - events) / pairs, hits / events, 100 * alerts / pairs]
-        )
+        return np.stack([figure(sums) for figure in FIGURES.values()])

@@ -1,6 +1,7 @@
-"""The text baseline: TF-IDF of the visit's words into 25 logistic regressions. Which visits belong to which split is the cohort's business."""
+"""Fits the text baseline: TF-IDF of the visit's words into 25 logistic regressions."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,13 @@ _WORD = r"(?u)\b\w+\b"
 Texts = Iterable[list[str]]  # shard by shard
 
 
+@dataclass(frozen=True)
 class TfidfModel:
     """Words of the input, sublinear TF-IDF, one L2 logistic regression per label."""
 
-    def __init__(self, vectorizer: TfidfVectorizer, regression: OneVsRest, trained_on: int) -> None:
-        self.vectorizer, self.regression, self.trained_on = vectorizer, regression, trained_on
+    vectorizer: TfidfVectorizer
+    regression: OneVsRest
+    trained_on: int  # visits
 
     def predict(self, texts: Texts) -> Scores:
         """Probabilities [n, 25], a shard of texts at a time."""
@@ -32,9 +35,10 @@ class TfidfModel:
 def fit_tfidf(
     train: Texts, labels: Flags, tuning: Texts, tuning_labels: Flags, seed: int, max_train: int = MAX_TRAIN
 ) -> TfidfModel:
-    """Fit on at most `max_train` training visits drawn with the seed; C by tuning log-loss. Raises NotComputableError.
+    """Fit on at most `max_train` training visits drawn with the seed; C by tuning log-loss.
 
-    labels [n, 25] and tuning_labels [m, 25] follow the order of the texts. Texts are streamed; only their word counts are kept.
+    labels [n, 25] and tuning_labels [m, 25] are in the order of the texts. Texts are streamed; only their word counts
+    stay in memory. Raises NotComputableError without a word.
     """
     chosen = sample(len(labels), max_train, seed)
     frequent = 2 if len(chosen) >= 100 else 1  # a word of one visit cannot be learned from
@@ -43,9 +47,7 @@ def fit_tfidf(
     )
     try:
         x = vectorizer.fit_transform(_take(train, chosen))
-    except (
-        ValueError
-    ) as error:  # scikit-learn's answer to an empty vocabulary; its other ValueErrors need other arguments
+    except ValueError as error:  # an empty vocabulary; scikit-learn's other ValueErrors need other arguments
         raise NotComputableError("the training texts hold no word") from error
     x_tuning = _transform(vectorizer, tuning)
     return TfidfModel(vectorizer, fit(x, labels[chosen], x_tuning, tuning_labels, GRID), len(chosen))

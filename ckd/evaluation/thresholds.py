@@ -1,5 +1,7 @@
-"""The probability at which each label raises an alarm, from tuning visits: the largest F1, or a given sensitivity or precision. Never looks
-at held_out. Which probabilities (cross-fitted, calibrated) is calibrate's business."""
+"""Chooses the probability at which each label raises an alarm: the largest F1, or a given sensitivity or precision.
+
+Uses tuning visits only.
+"""
 
 from dataclasses import dataclass
 
@@ -22,21 +24,26 @@ class Thresholds:
 
 
 def best_threshold(y: Flags, p: Floats) -> float:
-    """The score among p [n] at which alarms (p >= threshold) have the largest F1; of equals the highest. Needs a positive in y [n]."""
+    """The score among p [n] at which alarms (p >= threshold) have the largest F1; of equals the highest.
+
+    Needs a positive in y [n].
+    """
     scores, hits, alarms = _candidates(y, p)
     f1 = 2 * hits / (alarms + hits[-1])
     return float(scores[np.argmax(f1)])
 
 
 def sensitivity_threshold(y: Flags, p: Floats, target: float) -> float:
-    """The highest score at which at least the share `target` of the positives raises an alarm. Needs a positive in y."""
+    """The highest score at which at least the share `target` of positives raises an alarm. Needs a positive in y."""
     scores, hits, _ = _candidates(y, p)
     return float(scores[np.argmax(hits / hits[-1] >= target)])  # the lowest score finds them all
 
 
 def precision_threshold(y: Flags, p: Floats, target: float) -> float | None:
-    """Of the scores at which at least the share `target` of the alarms is right, the one that finds most positives (of equals the highest);
-    None when there is no such score."""
+    """The score that finds most positives of those at which at least the share `target` of the alarms is right.
+
+    Of equals the highest; None when there is no such score.
+    """
     scores, hits, alarms = _candidates(y, p)
     reached = hits / alarms >= target
     return float(scores[np.argmax(np.where(reached, hits, -1))]) if reached.any() else None
@@ -70,7 +77,7 @@ def _one(y: Flags, p: Floats, wanted: EvaluationConfig) -> float | None:
 
 
 def _candidates(y: Flags, p: Floats) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
-    """The scores that occur, from the highest; at each the hits and the alarms (a threshold takes all visits that tie with it)."""
+    """The scores that occur, from the highest; at each the hits and the alarms, with all visits that tie."""
     order = np.argsort(-p, kind="stable")
     scores, hits = p[order], np.cumsum(y[order])
     ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))

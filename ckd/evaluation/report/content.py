@@ -1,5 +1,7 @@
-"""What a report is made of, read from a run's artifacts: metrics.json, the held_out labels and probabilities, events.jsonl, what head and student
-recorded, the cohort's facts and card. No patient's text and no visit id is read. What it looks like belongs to page, tables and figures."""
+"""Reads what a report needs: metrics.json, held_out labels and probabilities, events, the cohort's facts and card.
+
+No patient's text is read, and no visit id is shown.
+"""
 
 import json
 from collections.abc import Mapping
@@ -29,7 +31,7 @@ STAGES = ("embeddings", "soft_labels", "tokens", "predictions")
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that the report of one run tells."""
+    """Everything that the report of one run shows."""
 
     name: str
     metrics: Mapping[str, Any]
@@ -50,7 +52,7 @@ class Run:
 
     @property
     def columns(self) -> dict[str, Floats]:
-        """What is drawn of the held_out visits: model -> probabilities [n, 25]."""
+        """Model -> probabilities of the held_out visits [n, 25], for curves."""
         found: dict[str, Floats] = {model: self.held_out.scores[stage] for model, stage in MODELS.items()}
         return found if self.calibrated is None else {**found, CALIBRATED: self.calibrated}
 
@@ -67,15 +69,18 @@ class Run:
         return {**{name: block for name, block in held_out.items() if name != "baselines"}, **held_out["baselines"]}
 
     def last_events(self, kind: str, key: str) -> list[dict[str, Any]]:
-        """Events of one kind in the order of their `key` (epoch, step); of those that a continued run repeated, the last."""
+        """Events of one kind in the order of their `key` (epoch, step).
+
+        A continued run repeats some; the last one counts.
+        """
         found = {event[key]: event for event in self.events if event["event"] == kind and key in event}
         return [found[value] for value in sorted(found)]
 
 
 def gather(folder: str, root: str, *, name: str, cohort_folder: str, config: str) -> Run:
-    """The run whose results lie in `folder` and whose stages below `root`; `cohort_folder` may hold a card.json.
+    """The run with its results in `folder` and its stages below `root`; `cohort_folder` may hold a card.json.
 
-    Raises ArtifactError where metrics.json is missing, of another version, or of other predictions than those that are there.
+    Raises ArtifactError where metrics.json is missing, of another version, or of other predictions than the stored.
     """
     metrics, where = _metrics(folder), join(folder, METRICS_FILE)
     cohort = Cohort.open(root)
@@ -125,19 +130,17 @@ def _metrics(folder: str) -> dict[str, Any]:
 
 
 def _require_same(run: Run, where: str) -> None:
-    """The curves are drawn from the predictions that are there: they must be those that metrics.json tells of."""
+    """Refuse other predictions than those of metrics.json: the curves are drawn from the stored ones."""
     for model, stage in MODELS.items():
-        told, found = (
-            run.metrics["held_out"][model]["macro"]["auroc"],
-            macro_auroc(run.held_out.labels, run.held_out.scores[stage], run.chosen),
-        )
-        same = told is None if found is None else told is not None and abs(told - found) < 1e-9
+        written = run.metrics["held_out"][model]["macro"]["auroc"]
+        found = macro_auroc(run.held_out.labels, run.held_out.scores[stage], run.chosen)
+        same = written is None if found is None else written is not None and abs(written - found) < 1e-9
         if not same or run.metrics["counts"]["held_out"]["visits"] != len(run.held_out):
             raise ArtifactError(f"{where}: tells of other {stage} than those that are there; run 'ckd evaluate' again")
 
 
 def _events(path: str) -> list[dict[str, Any]]:
-    """The events; a line that a kill cut off is none."""
+    """The events; a line that a kill cut off is left out."""
     found = []
     for line in read_bytes(path).splitlines() if exists(path) else []:
         try:

@@ -1,5 +1,4 @@
-"""The points of the report's curves for one label: ROC, precision-recall, alerts against sensitivity, reliability, net benefit. Drawing them is
-figures' business; every figure that stands as a number in the report is one of metrics.json."""
+"""Computes the points of a label's curves: ROC, precision-recall, alerts by sensitivity, reliability, net benefit."""
 
 from typing import NamedTuple
 
@@ -9,7 +8,7 @@ from numpy.typing import NDArray
 from ckd.evaluation.metrics import Floats
 from ckd.evaluation.scores import Flags
 
-MOST_POINTS = 120  # of one curve: more are not seen at the size of a panel
+MOST_POINTS = 120  # of one curve: more cannot be seen at the size of a panel
 MOST_BINS = 10
 BIN_VISITS = 30  # in every bin of a reliability curve
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]  # x, y
@@ -52,7 +51,10 @@ def alerts_for_sensitivity(ranked: Ranked) -> Points:
 
 
 def reliability(y: Flags, p: Floats) -> Points:
-    """Mean predicted and observed rate in bins of equally many visits, at least BIN_VISITS each; empty when there are too few for two bins."""
+    """Mean predicted and observed rate in bins of equally many visits, at least BIN_VISITS each.
+
+    Empty when the visits are too few for two bins.
+    """
     bins = min(MOST_BINS, len(y) // BIN_VISITS)
     if bins < 2:
         return np.zeros(0), np.zeros(0)
@@ -80,9 +82,8 @@ def _thinned(x: NDArray[np.float64], y: NDArray[np.float64]) -> Points:
     """At most MOST_POINTS of the points, spread over the curve's length; the first and last always."""
     if len(x) <= MOST_POINTS:
         return x, y
-    way = np.append(
-        0.0, np.cumsum(np.abs(np.diff(x)) / max(np.ptp(x), 1e-12) + np.abs(np.diff(y)) / max(np.ptp(y), 1e-12))
-    )
+    steps = np.abs(np.diff(x)) / max(np.ptp(x), 1e-12) + np.abs(np.diff(y)) / max(np.ptp(y), 1e-12)
+    way = np.append(0.0, np.cumsum(steps))
     chosen = np.unique(np.searchsorted(way, np.linspace(0, way[-1], MOST_POINTS - 1)))
     chosen = np.unique(np.append(chosen, [0, len(x) - 1]))
     return x[chosen], y[chosen]

@@ -1,4 +1,4 @@
-"""A figure of the report: how it is drawn, the sentence that says how to read it, and the reason where it is not there."""
+"""A figure of the report: how it is drawn, how to read it, and the reason where it is missing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

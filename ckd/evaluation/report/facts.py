@@ -1,12 +1,16 @@
-"""What the report says besides performance, as tables and lines: who is in the cohort and who is not, training, speed and cost, fingerprints.
-Counts of few visits are not told, nor anything that would tell them."""
+"""Makes the report's tables besides performance: who is in the cohort and who is not, speed and cost, fingerprints.
+
+Counts of few visits are not shown, nor anything that would give them away.
+"""
 
 import re
 from collections.abc import Iterator, Mapping
 from statistics import median
 from typing import Any
 
+from ckd.evaluation.baselines import BASELINES
 from ckd.evaluation.report.content import Run
+from ckd.evaluation.report.drawing import model_name
 from ckd.evaluation.report.tables import NOTHING, Table, plain
 from ckd.evaluation.small_cells import MIN_CELL, WITHHELD, count_text, parts_text, small, total_tells
 from ckd.visits.visit import SPLITS
@@ -21,7 +25,7 @@ _STAGES = {
 
 
 def without_small_counts(line: str) -> str:
-    """A warning of metrics.json in which no count of visits or patients under MIN_CELL stands."""
+    """A warning of metrics.json without its counts of visits or patients under MIN_CELL."""
     while (found := _SMALL_COUNT.sub(f"<{MIN_CELL}", line)) != line:
         line = found
     return line
@@ -37,12 +41,8 @@ def splits(run: Run) -> Table:
         "held_out": "every figure of this report",
     }
     unit = "Patients" if counts["group"] == "subject" else "Different inputs"
-    return plain(
-        "splits",
-        "Labelled visits",
-        ("Split", "Visits", unit, "Used for"),
-        [(s, visits[s], groups[s], uses[s]) for s in SPLITS],
-    )
+    rows = [(split, visits[split], groups[split], uses[split]) for split in SPLITS]
+    return plain("splits", "Labelled visits", ("Split", "Visits", unit, "Used for"), rows)
 
 
 def visits(run: Run) -> Table:
@@ -68,8 +68,10 @@ def visits(run: Run) -> Table:
 
 
 def admissions(run: Run, card: Mapping[str, Any]) -> Table:
-    """What became of every admission: pairs, last visits, excluded with the reason. The pairs and last visits are the input's rows, so the sum of
-    what was excluded is known."""
+    """What became of every admission: pairs, last visits, excluded with the reason.
+
+    The pairs and last visits are the input's rows, so a reader can compute the sum of what was excluded.
+    """
     found = card["admissions"]
     excluded = {f"excluded: {reason}": entry["rows"] for reason, entry in found["excluded"].items()}
     rows = [
@@ -82,13 +84,16 @@ def admissions(run: Run, card: Mapping[str, Any]) -> Table:
 
 
 def _kept_tells(run: Run) -> bool:
-    """Whether the visits that were kept, less those of the splits or those without a next visit, would tell a small count of the others."""
+    """Whether the number of kept visits would give away a small count.
+
+    Less the labelled visits it is the number without a next visit, and the other way round.
+    """
     labelled = sum(run.metrics["counts"][split]["visits"] for split in SPLITS)
     return small(run.facts.get("unlabeled", 0)) or small(labelled)
 
 
 def returners(card: Mapping[str, Any]) -> Table:
-    """Patients who return beside those who do not: what "given that the patient returns" leaves out."""
+    """Patients who return beside those who do not, whom "given that the patient returns" leaves out."""
     groups = [_group(card["returners"][side]) for side in ("return", "do_not_return")]
     names = {
         "mean_age": "mean age (years)",
@@ -101,42 +106,47 @@ def returners(card: Mapping[str, Any]) -> Table:
         (text, *(_number(group.get(key), 100 if key == "women" else 1) for group in groups))
         for key, text in names.items()
     ]
-    return plain(
-        "returners", "Visits with and without a next one", ("", "Patient returns", "Patient does not return"), rows
-    )
+    columns = ("", "Patient returns", "Patient does not return")
+    return plain("returners", "Visits with and without a next one", columns, rows)
 
 
 def _group(group: Mapping[str, Any]) -> dict[str, Any]:
-    """What may be told of a group: nothing of a few visits, and no share that tells few women or few men."""
+    """What may be shown of a group: nothing of a few visits, and no share that gives away few women or few men."""
+    if group["visits"] < MIN_CELL:
+        return {}
     women = round((group.get("women") or 0) * group["visits"])
     few = small(women) or small(group["visits"] - women)
-    return (
-        {key: value for key, value in group.items() if key != "women" or not few} if group["visits"] >= MIN_CELL else {}
-    )
+    return {key: value for key, value in group.items() if key != "women" or not few}
+
+
+def baseline_notes(run: Run) -> Table:
+    """What each baseline says, and why one was not computed."""
+    rows = []
+    for name, block in run.metrics["held_out"]["baselines"].items():
+        meaning = BASELINES[name].meaning if name in BASELINES else ""
+        missing = f" Not computed: {without_small_counts(block['reason'])}." if block.get("reason") else ""
+        rows.append((model_name(name), meaning + missing))
+    return plain("baseline-notes", "What the baselines are", ("Baseline", "What it says"), rows)
 
 
 def speed(run: Run) -> Table:
-    """Visits, seconds and rate per stage, summed over the commands that continued this run. A stage's visits are sums of splits: where a split is
-    small, they and the rates are withheld."""
+    """Visits, seconds and rate per stage, summed over the commands that continued this run.
+
+    A stage's visits are sums of splits: where a split is small, they and the rates are withheld.
+    """
     few = _kept_tells(run) or any(small(run.metrics["counts"][split]["visits"]) for split in SPLITS)
     rows = []
     for kind, text in _STAGES.items():
         done = [event for event in run.events if event["event"] == kind and event.get("visits")]
-        seconds, count = sum(event["seconds"] for event in done), sum(event["visits"] for event in done)
+        seconds, read = sum(event["seconds"] for event in done), sum(event["visits"] for event in done)
         if done:
-            rate = f"{count / seconds:,.1f}" if seconds else NOTHING
-            rows.append((text, WITHHELD if few else f"{count:,}", f"{seconds:,.1f}", WITHHELD if few else rate))
+            rate = f"{read / seconds:,.1f}" if seconds else NOTHING
+            rows.append((text, WITHHELD if few else f"{read:,}", f"{seconds:,.1f}", WITHHELD if few else rate))
     steps = run.last_events("student_step", "step")
     if steps:
         spent, middle = sum(step["step_seconds"] for step in steps), median(step["visits_per_s"] for step in steps)
-        rows.append(
-            (
-                "Student trains (steps told)",
-                f"{len(steps):,} step{'s' if len(steps) > 1 else ''}",
-                f"{spent:,.1f}",
-                f"{middle:,.1f}",
-            )
-        )
+        count = f"{len(steps):,} step{'s' if len(steps) > 1 else ''}"
+        rows.append(("Student trains (steps told)", count, f"{spent:,.1f}", f"{middle:,.1f}"))
     return plain("speed", "Speed", ("Stage", "Visits", "Seconds", "Visits per second"), rows)
 
 

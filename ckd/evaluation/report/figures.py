@@ -1,4 +1,4 @@
-"""All figures of the report. A new one is a row of FIGURES in the module that draws it, and its place in the template."""
+"""Draws all figures of the report. A new one is a row of FIGURES where it is drawn, and its place in the template."""
 
 from ckd.evaluation.report import dots, panels, training
 from ckd.evaluation.report.content import Run
@@ -7,6 +7,6 @@ from ckd.evaluation.report.svg import style
 
 
 def draw_all(run: Run) -> dict[str, Drawing]:
-    """Every figure by name. Where the sample is too small for a claim about performance, its figures are that reason."""
+    """Every figure by name. Where the sample is too small for a claim about performance, most are only that reason."""
     with style() as canvas:
         return {one.name: one.of(run, canvas) for one in (*dots.FIGURES, *panels.FIGURES, *training.FIGURES)}

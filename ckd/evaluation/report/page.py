@@ -1,4 +1,7 @@
-"""The report's page: one HTML file that loads nothing. Autoescape is on; the only markup let through is the page's own figures, style and script."""
+"""Renders the report's page: one HTML file that loads nothing.
+
+Autoescape is on; only the page's own figures, style and script are markup.
+"""
 
 import base64
 import hashlib
@@ -8,7 +11,6 @@ from typing import Any
 
 from ckd import __version__
 from ckd.evaluation import claims
-from ckd.evaluation.baselines import BASELINES
 from ckd.evaluation.report import facts, tables
 from ckd.evaluation.report.content import Run
 from ckd.evaluation.report.drawing import model_name
@@ -62,7 +64,7 @@ def render(run: Run) -> str:
 
 
 def script_hash(script: str) -> str:
-    """What the Content-Security-Policy says of the one script that may run."""
+    """The Content-Security-Policy's source of the one script that may run."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
@@ -79,29 +81,19 @@ def _tables(run: Run) -> dict[str, Any]:
         "alerts": tables.alerts(run),
         "calibration": tables.calibration(run),
         "comparisons": tables.comparisons(run),
-        "baseline_notes": tables.plain(
-            "baseline-notes", "What the baselines are", ("Baseline", "What it says"), _baselines(run)
-        ),
+        "baseline_notes": facts.baseline_notes(run),
         "strongest": _strongest(run),
         "distillation": list(_distillation(run)),
         "subgroups": tables.subgroups(run),
         "by_label": tables.subgroups_by_label(run),
         "without_groups": [
-            f"{name.replace('_', ' ').capitalize()}: {field['reason']}."
-            for name, field in fields.items()
-            if field["reason"]
+            f"{tables.field_title(name)}: {field['reason']}." for name, field in fields.items() if field["reason"]
         ],
         "speed": facts.speed(run),
         "cost": facts.cost(run),
         "fingerprints": list(facts.fingerprints(run)),
         "intervals": _intervals(run),
     }
-
-
-def _baselines(run: Run) -> Iterator[tuple[str, str]]:
-    for name, block in run.metrics["held_out"]["baselines"].items():
-        missing = f" Not computed: {facts.without_small_counts(block['reason'])}." if block.get("reason") else ""
-        yield model_name(name), (BASELINES[name].meaning if name in BASELINES else "") + missing
 
 
 def _sentence(run: Run) -> str:
@@ -112,20 +104,24 @@ def _sentence(run: Run) -> str:
 
 def _strongest(run: Run) -> str:
     headline = run.metrics["headline"]
-    return f"The strongest baseline was chosen without held-out visits: {model_name(headline['strongest_baseline'])} ({headline['chosen_by']})."
+    name = model_name(headline["strongest_baseline"])
+    return f"The strongest baseline was chosen without held-out visits: {name} ({headline['chosen_by']})."
 
 
 def _distillation(run: Run) -> Iterator[str]:
-    """Sentences on what distilling kept."""
+    """Sentences on what distilling kept; none of a small sample."""
+    if run.headline.too_small:
+        return
     optimism = run.metrics["adapter_optimism"]
-    if optimism is not None and not run.headline.too_small:
+    if optimism is not None:
         yield (
-            f"The adapter's optimism is {optimism:+.4f}: tuning minus out-of-fold training log-loss of the teacher. Above 0, the adapter remembers "
-            "something of the labels it was tuned on."
+            f"The adapter's optimism is {optimism:+.4f}: tuning minus out-of-fold training log-loss of the teacher. "
+            "Above 0, the adapter remembers something of the labels it was tuned on."
         )
     for name, ceiling in run.metrics["ceilings"].items():
-        if ceiling["share_of_gain"] is not None and not run.headline.too_small:
-            yield f"The student reaches {ceiling['share_of_gain']:.0%} of the AUROC gain over a coin that “{model_name(name)}” has."
+        if ceiling["share_of_gain"] is not None:
+            gain = f"{ceiling['share_of_gain']:.0%} of the AUROC gain over a coin"
+            yield f"The student reaches {gain} that “{model_name(name)}” has."
 
 
 def _intervals(run: Run) -> str:

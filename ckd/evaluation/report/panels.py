@@ -1,4 +1,4 @@
-"""Figures with one small panel per label: ROC, precision-recall, reliability, decision curves, alerts by sensitivity."""
+"""Figures of one small panel per label: ROC, precision-recall, reliability, decision curves, alerts by sensitivity."""
 
 import math
 import textwrap

@@ -1,4 +1,4 @@
-"""A matplotlib figure as SVG that stands inside the page: colours are the page's variables, text is text, equal figures are equal bytes."""
+"""Turns a matplotlib figure into SVG for the page: in the page's colours, text as text, equal figures as equal bytes."""
 
 import io
 import re
@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-# What is drawn in these colours takes the page's variables of the same names, so one figure serves light, dark and print.
+# The page replaces these colours by its variables of the same names, so one figure serves light, dark and print.
 INK, MUTED, GRID, STUDENT, TEACHER, OTHER, ACCENT = (f"#10010{k}" for k in range(7))
 _VARIABLES = dict(
     zip(
@@ -20,14 +20,13 @@ _VARIABLES = dict(
 _COLOUR = re.compile("|".join(_VARIABLES))
 _FAMILY = re.compile(r"font-family: [^;\"]*")
 _ID = re.compile(r'(\bid="|url\(#|href="#)')
-_LEFT_OUT = re.compile(
-    r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", re.DOTALL
-)  # a <style> here would be the whole page's
+# A <style> here would be the whole page's.
+_LEFT_OUT = re.compile(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", re.DOTALL)
 
 
 @contextmanager
 def style() -> Iterator[Any]:
-    """The report's style: yields the class of a figure, of which no state outside it is kept."""
+    """The report's style: yields matplotlib's class Figure, which keeps no state outside of itself."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -64,7 +63,10 @@ def style() -> Iterator[Any]:
 
 
 def inline(figure: Any, name: str, title: str) -> Markup:
-    """The figure as an <svg> element; `name` makes its ids its own, `title` is what a screen reader says. Call it within `style()`."""
+    """The figure as an <svg> element; call it within `style()`.
+
+    `name` makes its ids different from other figures', `title` is what a screen reader says.
+    """
     stream = io.StringIO()
     figure.savefig(
         stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}, transparent=True
@@ -77,7 +79,7 @@ def inline(figure: Any, name: str, title: str) -> Markup:
     rest = _FAMILY.sub("font-family: var(--font)", rest)
     rest = _COLOUR.sub(lambda found: f"var(--{_VARIABLES[found[0]]})", rest)
     width, height = (view[1] if view else "0 0 1 1").split()[2:]
-    # The page makes this markup itself: names and titles are escaped, the rest is matplotlib's, which escapes text.
+    # This markup is safe: names and titles are escaped here, and matplotlib escapes the text that it draws.
     return Markup(  # nosec B704
         f'<svg id="{escape(name)}" role="img" aria-label="{escape(title)}" viewBox="0 0 {width} {height}">{rest}'
     )

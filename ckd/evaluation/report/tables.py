@@ -1,11 +1,15 @@
-"""The figures of metrics.json as tables for a reader: cells of text and of what they sort by. Computes nothing; counts of few visits are not told."""
+"""Makes the report's tables of performance from metrics.json: cells of text and of what they sort by.
+
+Computes nothing; counts of few visits are not shown.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ckd.evaluation.claims import MIN_EVENTS
-from ckd.evaluation.metrics import MIN_COUNT, SHOWN
+from ckd.evaluation.comparisons import decided
+from ckd.evaluation.metrics import METRICS, MIN_COUNT, SHOWN
 from ckd.evaluation.report.content import VIEWS, Run
 from ckd.evaluation.report.drawing import model_name
 from ckd.evaluation.small_cells import MIN_CELL
@@ -16,7 +20,7 @@ NOTHING = "–"
 
 @dataclass(frozen=True)
 class Cell:
-    """What is shown, what stands smaller behind it, and what the column sorts by ("": always last)."""
+    """The text, a smaller text behind it, and the value that the column sorts by ("": always last)."""
 
     text: str
     small: str = ""
@@ -26,7 +30,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a name of its own, its columns, and its rows; the first cell of a row names it."""
+    """A table with its id in the page, its columns and rows; the first cell of a row names it."""
 
     name: str
     caption: str
@@ -71,20 +75,20 @@ def labels(run: Run) -> Table:
         *(f"AUROC, {name.lower()}" for name in VIEWS.values()),
         "AUROC of the teacher",
     )
-    told = set() if run.headline.too_small else {DISEASES[j] for j in run.chosen}
+    counted = set() if run.headline.too_small else {DISEASES[j] for j in run.chosen}
     enough = run.metrics["counts"]["held_out"]["groups"] >= MIN_CELL
     rows = []
     for disease in DISEASES:
         row = student["per_label"][disease]
         figures = [Cell(NOTHING)] * (len(columns) - 2)
-        if disease in told:
+        if disease in counted:
             figures = [_with_interval(row, metric) for metric in shown]
             figures += [_view(student[view], run.metrics[f"labels_in_macro_{view}"], disease) for view in VIEWS]
             figures.append(figure(teacher["per_label"][disease]["auroc"]))
         rows.append([word(disease), _positives(row["positives"]) if enough else Cell(NOTHING), *figures])
     caption = (
-        f"The student per disease. {NOTHING}: fewer than {MIN_COUNT} positive or negative visits, or too small a sample. "
-        f"†: fewer than {MIN_EVENTS} positive visits, read with care."
+        f"The student per disease. {NOTHING}: fewer than {MIN_COUNT} positive or negative visits, or too small a "
+        f"sample. †: fewer than {MIN_EVENTS} positive visits, read with care."
     )
     return Table("labels-table", caption, columns, rows, sortable=True)
 
@@ -95,51 +99,35 @@ def _positives(count: int) -> Cell:
 
 
 def alerts(run: Run) -> Table:
-    """What the student's alerts are worth at the thresholds from tuning."""
+    """The student's alerts at the thresholds from tuning."""
+    student = run.metrics["held_out"]["student"]["per_label"]
     rows = []
     for disease, row in {} if run.headline.too_small else run.metrics["alerts"]["per_label"].items():
         shares = [figure(row[name], digits=2) for name in ("threshold", "sensitivity", "specificity", "ppv")]
-        rows.append(
-            [
-                word(disease),
-                *shares,
-                figure(row["alerts_per_100"], digits=1),
-                _with_interval(run.metrics["held_out"]["student"]["per_label"][disease], "f1", 2),
-            ]
-        )
+        rate = figure(row["alerts_per_100"], digits=1)
+        rows.append([word(disease), *shares, rate, _with_interval(student[disease], "f1", 2)])
     columns = (
-        "Disease",
-        "Threshold",
-        "Sensitivity",
-        "Specificity",
-        "Alerts that are right",
-        "Alerts per 100 visits",
-        "F1",
+        *("Disease", "Threshold", "Sensitivity", "Specificity", "Alerts that are right", "Alerts per 100 visits"),
+        METRICS["f1"].title,
     )
-    return Table(
-        "alerts-table", "The student's alerts at the thresholds that tuning chose.", columns, rows, sortable=True
-    )
+    caption = "The student's alerts at the thresholds that tuning chose."
+    return Table("alerts-table", caption, columns, rows, sortable=True)
 
 
 def calibration(run: Run) -> Table:
-    """How far probabilities can be taken at their word, as they come and calibrated on tuning; means over the labels of the macro average."""
+    """Calibration of each model as it is and calibrated on tuning; means over the labels of the macro average."""
     rows = []
     for name, block in run.metrics["calibration"].items():
         for kind in ("raw", "calibrated"):
             if block[kind] is not None:
                 macro = block[kind]["macro"]
                 cells = [figure(macro[key], digits=2) for key in ("slope", "intercept")]
-                rows.append(
-                    [
-                        word(f"{model_name(name)}, {kind}"),
-                        *cells,
-                        *(figure(macro[key]) for key in ("in_the_large", "ece", "brier_skill")),
-                    ]
-                )
+                cells += [figure(macro[key]) for key in ("in_the_large", "ece", "brier_skill")]
+                rows.append([word(f"{model_name(name)}, {kind}"), *cells])
     columns = ("Probabilities", "Slope", "Intercept", "Predicted minus observed", "Calibration error", "Brier skill")
     caption = (
-        "Calibrated: slope 1, intercept 0, nothing predicted too high or low, error 0. Raw: as the model gives them; calibrated: with the map that "
-        "tuning visits chose, which also the alerts use."
+        "Calibrated: slope 1, intercept 0, nothing predicted too high or low, error 0. Raw: as the model gives them; "
+        "calibrated: with the map that tuning visits chose, which also the alerts use."
     )
     return Table("calibration-table", caption, columns, rows)
 
@@ -148,19 +136,12 @@ def comparisons(run: Run) -> Table:
     """Student minus every other model, paired over the same draws of patients."""
     rows = []
     for name, pair in run.metrics["comparisons"]["student"].items():
-        entry = pair["macro"]["auroc"]
-        decided = [row for row in pair["per_label"].values() if row["p_holm"] is not None and row["p_holm"] < 0.05]
-        above = sum(row["difference"] > 0 for row in decided)
-        verdict = (
-            Cell(f"{above} / {len(decided) - above}", sort=str(above)) if entry["p"] is not None else Cell(NOTHING)
-        )
-        p = "<0.001" if entry["p"] is not None and entry["p"] < 0.001 else None
-        cells = [
-            figure(entry["difference"], entry["interval"], sign=True),
-            Cell(p, sort="0") if p else figure(entry["p"]),
-            verdict,
-        ]
-        rows.append([word(model_name(name)), *cells])
+        entry, (better, worse) = pair["macro"]["auroc"], decided(pair)
+        known, tiny = entry["p"] is not None, entry["p"] is not None and entry["p"] < 0.001
+        difference = figure(entry["difference"], entry["interval"], sign=True)
+        p = Cell("<0.001", sort="0") if tiny else figure(entry["p"])
+        verdict = Cell(f"{better} / {worse}", sort=str(better)) if known else Cell(NOTHING)
+        rows.append([word(model_name(name)), difference, p, verdict])
     columns = ("Student minus", "Macro AUROC", "p", "Diseases better / worse")
     caption = (
         "Paired differences. The last column counts diseases whose difference holds after Holm's correction (p < .05)."
@@ -170,29 +151,23 @@ def comparisons(run: Run) -> Table:
 
 def subgroups(run: Run) -> list[Table]:
     """One table per field that has groups."""
+    columns = (
+        *("Group", "Visits", "Observed per 100", "Predicted per 100", "Predicted minus observed"),
+        *("Sensitivity", "Alerts per 100"),
+    )
     tables = []
     for field, block in run.metrics["subgroups"]["fields"].items():
         rows = []
         for group in block["groups"]:
+            visits = Cell(f"{group['visits']:,}", sort=str(group["visits"]))
             rates = [figure(_times_100(group[name]), digits=1) for name in ("observed", "predicted")]
             bounds = group["intervals"]["predicted_minus_observed"]
-            gap = figure(
-                _times_100(group["predicted_minus_observed"]), bounds and [100 * b for b in bounds], 1, sign=True
-            )
-            visits = Cell(f"{group['visits']:,}", sort=str(group["visits"]))
+            bounds = bounds and [100 * bound for bound in bounds]
+            gap = figure(_times_100(group["predicted_minus_observed"]), bounds, 1, sign=True)
             found = figure(group["sensitivity"], group["intervals"]["sensitivity"], 2)
             rows.append([word(group["group"]), visits, *rates, gap, found, figure(group["alerts_per_100"], digits=1)])
-        columns = (
-            "Group",
-            "Visits",
-            "Observed per 100",
-            "Predicted per 100",
-            "Predicted minus observed",
-            "Sensitivity",
-            "Alerts per 100",
-        )
         if rows:
-            tables.append(Table(f"subgroups-{field}", field.replace("_", " ").capitalize(), columns, rows))
+            tables.append(Table(f"subgroups-{field}", field_title(field), columns, rows))
     return tables
 
 
@@ -205,11 +180,15 @@ def subgroups_by_label(run: Run) -> list[Table]:
                 [word(disease), *(_gap(group["per_label"][disease]) for group in block["groups"])]
                 for disease in run.metrics["subgroups"]["labels"]
             ]
-            title = f"{field.replace('_', ' ').capitalize()}: predicted minus observed per 100 visits, in brackets the sensitivity"
-            tables.append(
-                Table(f"by-label-{field}", title, ("Disease", *(group["group"] for group in block["groups"])), rows)
-            )
+            title = f"{field_title(field)}: predicted minus observed per 100 visits, in brackets the sensitivity"
+            columns = ("Disease", *(group["group"] for group in block["groups"]))
+            tables.append(Table(f"by-label-{field}", title, columns, rows))
     return tables
+
+
+def field_title(name: str) -> str:
+    """A reader's name of a subgroup field."""
+    return name.replace("_", " ").capitalize()
 
 
 def plain(name: str, caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
