@@ -1,4 +1,4 @@
-"""A run that is trained, predicted, evaluated and calibrated, as small as it goes, for what is made from a finished one."""
+"""A run that is trained, predicted, evaluated and calibrated, as small as it goes, for tests of a finished one."""
 
 import io
 import json
@@ -20,7 +20,7 @@ from tests.student.student_cohort import make_base, make_cohort, make_config, ma
 
 
 def attentive(folder: Path) -> str:
-    """A base model whose [CLS] follows the other words: with weights as small as they begin, all texts have the same figures but for 1e-5."""
+    """Make a base model whose [CLS] follows the other words: with fresh weights all texts have nearly the same figures."""
     base = make_base(folder)
     model = AutoModel.from_pretrained(base)
     with torch.no_grad():

@@ -1,8 +1,11 @@
-"""Stands alone: what somebody without this project does with an exported folder. Reads texts (JSON), writes probabilities (JSON).
+"""Stands alone: what somebody without this project does with an exported folder.
+
+Reads texts (JSON), writes probabilities (JSON).
 
     python -I tests/predict/load_exported.py transformers|onnx FOLDER TEXTS.json PROBABILITIES.json
 
-`transformers` (a pipeline, and the model itself) imports transformers and torch alone, `onnx` onnxruntime, tokenizers and numpy alone.
+`transformers` (a pipeline, and the model itself) imports nothing but transformers and torch, `onnx` nothing but
+onnxruntime, tokenizers and numpy.
 """
 
 import json

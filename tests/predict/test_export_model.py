@@ -136,7 +136,10 @@ def test_an_onnx_file_that_says_something_else_is_found(exported, tmp_path):
 
 
 def test_without_the_onnx_packages_the_command_names_them_before_it_computes(tmp_path):
-    script = "import sys; sys.modules['onnxscript'] = None; sys.path.insert(0, '.')\nfrom jobs.cli import main; sys.exit(main(sys.argv[1:]))"
+    script = (
+        "import sys; sys.modules['onnxscript'] = None; sys.path.insert(0, '.')\n"
+        "from jobs.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
     words = ["export", "model", "--onnx", "--out", str(tmp_path / "model")]
     done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True)
     assert done.returncode == 2

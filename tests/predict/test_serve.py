@@ -1,4 +1,4 @@
-"""`ckd serve` as a process on loopback, asked by plain HTTP clients: the same answers as the model, a drain at SIGTERM, errors in one line."""
+"""`ckd serve` as a process on loopback, asked by plain HTTP clients: answers, a drain at SIGTERM, errors in one line."""
 
 import asyncio
 import contextlib
@@ -255,7 +255,8 @@ def test_a_token_comes_from_a_file_before_the_environment_and_is_never_quoted(tm
 
 
 def test_help_does_not_load_what_only_a_server_needs():
-    script = "import sys; from jobs import serve; print([m for m in ('fastapi', 'uvicorn', 'torch', 'prometheus_client') if m in sys.modules])"
+    heavy = ("fastapi", "uvicorn", "torch", "prometheus_client")
+    script = f"import sys; from jobs import serve; print([m for m in {heavy} if m in sys.modules])"
     assert (
         subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[2]

@@ -1,8 +1,7 @@
-"""The HTTP application around a fake student: what it answers, what it refuses, and that no answer, log or metric repeats a visit's text."""
+"""The HTTP application around a fake student: what it answers and refuses, and that nothing repeats a visit's text."""
 
 import json
 import threading
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 from starlette.testclient import TestClient
 
 from ckd.predict.serving.app import make_app
-from ckd.predict.serving.batcher import Batcher, BusyError, ModelFailedError
 from ckd.predict.serving.guard import Limits
 from ckd.predict.serving.schema import MAX_CHARACTERS, MAX_VISITS
 from ckd.visits.labels import DISEASES, NUM_LABELS
@@ -20,7 +18,10 @@ IDENTITY = {"student": "abc", "engine": "torch"}
 
 
 def scores(texts, calibrated=True):
-    """A fake student: the logit of label i is (length + i) / 50. It fails on texts with 'crash', with the text in the error's message."""
+    """A fake student: the logit of label i is (length + i) / 50.
+
+    It fails on texts with 'crash', with the text in the error's message.
+    """
     if any("crash" in text for text in texts):
         raise ValueError(f"cannot read {texts}")
     logits = np.array([[(len(text) + i) / 50 for i in range(NUM_LABELS)] for text in texts], np.float32)
@@ -225,94 +226,11 @@ def test_the_page_shows_the_schema_and_loads_nothing(open_client):
     assert "https://" not in page.text
 
 
-class Gate:
-    """A model that waits until it is let go, and remembers its batches."""
-
-    def __init__(self):
-        self.entered, self.go, self.batches = threading.Event(), threading.Event(), []
-
-    def __call__(self, texts):
-        self.entered.set()
-        assert self.go.wait(20)
-        self.batches.append(list(texts))
-        return [text.upper() for text in texts]
-
-
-def test_requests_that_wait_together_are_scored_together_and_answered_apart():
-    gate = Gate()
-    batcher = Batcher(gate)
-    first = batcher.submit(["a"])
-    assert gate.entered.wait(20)
-    others = [batcher.submit([f"b{i}", f"c{i}"]) for i in range(5)]
-    gate.go.set()
-    assert first.result(20) == ["A"]
-    assert [other.result(20) for other in others] == [[f"B{i}", f"C{i}"] for i in range(5)]
-    assert gate.batches == [["a"], [text for i in range(5) for text in (f"b{i}", f"c{i}")]]
-    batcher.close()
-
-
-def test_a_full_queue_refuses_and_a_closed_one_answers_what_it_has():
-    gate = Gate()
-    batcher = Batcher(gate, waiting=3)
-    first = batcher.submit(["a"])
-    assert gate.entered.wait(20)
-    second = batcher.submit(["b", "c"])
-    with pytest.raises(BusyError):
-        batcher.submit(["d", "e"])
-    third = batcher.submit(["d"])
-    closing = threading.Thread(target=batcher.close)
-    closing.start()
-    while batcher.alive():
-        time.sleep(0.01)
-    with pytest.raises(BusyError):
-        batcher.submit(["f"])
-    gate.go.set()
-    closing.join(20)
-    assert [first.result(0), second.result(0), third.result(0)] == [["A"], ["B", "C"], ["D"]]
-
-
-def test_a_cancelled_request_costs_the_model_nothing():
-    gate = Gate()
-    batcher = Batcher(gate)
-    batcher.submit(["a"])
-    assert gate.entered.wait(20)
-    gone, kept = batcher.submit(["b"]), batcher.submit(["c"])
-    assert gone.cancel()
-    gate.go.set()
-    assert kept.result(20) == ["C"]
-    assert gate.batches == [["a"], ["c"]]
-    assert batcher.waiting == 0
-    batcher.close()
-
-
-def test_one_request_that_raises_does_not_take_its_neighbours_with_it():
-    gate = Gate()
-
-    def score(texts):
-        answers = gate(texts)
-        if "bad" in texts:
-            raise ValueError("bad text")
-        return answers
-
-    batcher = Batcher(score)
-    batcher.submit(["a"])
-    assert gate.entered.wait(20)
-    good, bad, also = (batcher.submit([text]) for text in ("good", "bad", "also"))
-    gate.go.set()
-    assert good.result(20) == ["GOOD"]
-    assert also.result(20) == ["ALSO"]
-    failed = bad.exception(20)
-    assert isinstance(failed, ModelFailedError)
-    assert "ValueError at test_serving.py" in str(failed)
-    assert "bad text" not in str(failed)
-    batcher.close()
-
-
 def test_a_model_that_is_too_slow_or_busy_is_a_503_that_says_when_to_come_back():
-    gate = Gate()
+    go = threading.Event()
 
     def score(texts):
-        gate(texts)
+        assert go.wait(20)
         return scores(texts)
 
     with client(score=score, answer_seconds=0.2, waiting=1) as made:
@@ -322,4 +240,4 @@ def test_a_model_that_is_too_slow_or_busy_is_a_503_that_says_when_to_come_back()
         busy = ask(made, ["x", "y"])
         assert busy.status_code == 503
         assert "busy" in busy.json()["error"]
-        gate.go.set()
+        go.set()
