@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ckd.visits.labels import NUM_LABELS
 
@@ -79,24 +79,13 @@ def to_table(visits: Iterable[Visit]) -> "pa.Table":
     """Visits that have a split, as one Arrow table of `visit_schema()`."""
     import pyarrow as pa
 
-    rows: list[dict[str, Any]] = [
-        {
-            "visit_id": v.visit_id,
-            "subject_id": v.subject_id,
-            "split": v.split,
-            "instruction": v.instruction,
-            "input": v.input,
-            "labels": v.labels,
-            "current_labels": v.current_labels,
-            "prediction_time": v.prediction_time,
-            **{name: v.subgroups.get(name) for name in SUBGROUP_FIELDS},
-            "group": v.group,
-            "source": v.source,
-            "line": v.line,
-        }
-        for v in visits
-    ]
-    return pa.Table.from_pylist(rows, schema=visit_schema())
+    visits = list(visits)
+    columns = {name: [visit.subgroups.get(name) for visit in visits] for name in SUBGROUP_FIELDS}
+    schema = visit_schema()
+    for name in schema.names:
+        if name not in columns:
+            columns[name] = [getattr(visit, name) for visit in visits]
+    return pa.table(columns, schema=schema)
 
 
 def from_table(table: "pa.Table") -> Iterator[Visit]:

@@ -1,4 +1,4 @@
-"""A real S3 server (moto, its own process on loopback), and before it a proxy that fails as networks and services do."""
+"""A real S3 server (moto, its own process on loopback), and before it a proxy that fails as networks do."""
 
 import http.client
 import socket
