@@ -1,5 +1,8 @@
-"""How often an item was started, asked by the pool before every start. Ray retries for ever and tells nobody, whether a spot machine went away or
-the item itself kills its process: the first is no fault of the item, the second would never end."""
+"""Counts how often an item was started; the pool asks before every start.
+
+Ray retries for ever and does not say why: a spot machine that went away is no fault of the item, but an item that kills
+its own process would never end.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -10,20 +13,22 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 MOST = 3  # starts that count; the next one is refused
-Look = Callable[[], tuple[set[str], set[str]]]
+Nodes = Callable[[], tuple[set[str], set[str]]]  # ids of the nodes that are alive, and of those that are to end soon
 
 
 class Verdict(StrEnum):
-    """What an actor is to do with the item that it was given."""
+    """What an actor does with the item that it was given."""
 
     RUN = "run"
-    ALONE = "alone"  # it may have killed its process: run it beside nothing else, so that no other item is blamed, and ask again
-    LEAVE = "leave"  # this machine is about to end: another one shall run it
+    ALONE = (
+        "alone"  # it may have killed its process: ask again when nothing else runs there, so that no other is blamed
+    )
+    LEAVE = "leave"  # this machine is about to end: another one runs it
     REFUSE = "refuse"  # it was started too often
 
 
 class Ruling(NamedTuple):
-    """The answer to one start: `attempts` are the counted starts including this one, `starts` all that really ran or run."""
+    """The answer to one start: `attempts` are the counted starts with this one, `starts` all that really ran or run."""
 
     verdict: Verdict
     attempts: int
@@ -31,16 +36,17 @@ class Ruling(NamedTuple):
 
 
 class Attempts:
-    """The starts of every item. A start does not count when its machine is gone, or was seen draining, by the time of the next one."""
+    """The starts of every item. A start does not count when its machine is gone or draining by the time of the next."""
 
-    def __init__(self, look: Look | None = None) -> None:
-        self.look = look or _look
+    def __init__(self, nodes: Nodes | None = None) -> None:
+        """`nodes` tells what nodes there are; None: Ray's."""
+        self.nodes = nodes or _nodes
         self.starts: dict[int, list[str]] = defaultdict(list)  # item -> the nodes it was started on
-        self.leaving: set[str] = set()  # nodes once seen draining
+        self.leaving: set[str] = set()  # nodes that were draining once
 
-    def begin(self, item: int, node: str, alone: bool) -> Ruling:
-        """Rule on starting `item` on `node`; `alone`: nothing else runs in that process. Only RUN is written down."""
-        alive, draining = self.look()
+    def rule(self, item: int, node: str, alone: bool) -> Ruling:
+        """Rule on starting `item` on `node`; `alone`: nothing else runs in that process. Only RUN counts as a start."""
+        alive, draining = self.nodes()
         self.leaving |= draining
         before = self.starts[item]
         counted = sum(n in alive and n not in self.leaving for n in before)
@@ -55,17 +61,14 @@ class Attempts:
 
 
 def start_attempts() -> Any:
-    """An actor that keeps the Attempts of one pool, on the driver's own machine, which outlives the spot ones. It ends with its last handle."""
+    """An actor that keeps the Attempts of one pool, on the driver's own machine. It ends with its last handle."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return (
-        ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts)
-        .options(scheduling_strategy=here)
-        .remote()
-    )
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts)
+    return actor.options(scheduling_strategy=here).remote()
 
 
-def _look() -> tuple[set[str], set[str]]:
-    """The ids of the nodes that are alive, and of those that are to end soon. The latter has no public name; Ray Data asks in the same way."""
+def _nodes() -> tuple[set[str], set[str]]:
+    """Ray's nodes. Draining has no public name; Ray Data asks in the same way."""
     from ray._private.state import state
 
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}, set(state.get_draining_nodes())

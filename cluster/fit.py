@@ -1,9 +1,8 @@
-"""An elastic training group on Ray Train: starts as many ranks as there is room for, starts them again after a loss or a gain of machines,
-carries their reports to the driver. What a rank does is handed over by jobs; where its state is kept is its own business, so a new group
-continues from there.
+"""An elastic training group on Ray Train: as many ranks as there is room for, started again when machines come or go.
 
-Ray Train runs one group of one size at a time. Its own elastic mode would end a group without notice when it grows, and count machines that are
-about to go as room; here a group that should be smaller or larger saves and leaves first, and `room` asks the scheduler.
+The ranks save their own state, so that a new group continues from it. Ray Train's own elastic mode would end a group
+without notice when it grows, and count machines that are about to go as room; here a group that should be smaller or
+larger saves and leaves first, and room.py asks the scheduler.
 """
 
 import os
@@ -27,7 +26,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.room import SECONDS_OF_PATIENCE, Bundle, wait_for_room, watch_for_room
 
 Figures = dict[str, Any]
+OnReport = Callable[[Figures], None]
 TrainFunction = Callable[..., bool | None]  # train_fn(payload, *, world, rank, preempted, report)
+FAILURES = 3  # groups in a row that may fail without a checkpoint or a lost machine
 SECONDS_BETWEEN_MAILS = 0.5
 SECONDS_TO_MISS_A_MACHINE = 20.0  # the head believes in a machine that vanished for so long
 SECONDS_TO_SETTLE = 60.0  # a gain of some workers waits so long for more
@@ -38,7 +39,10 @@ _SETTINGS = {  # Ray Train's own, read by its controller
 
 
 class FitError(Exception):
-    """The group failed more often than allowed. Carries the kind of the last failure, never its text, which may quote the data."""
+    """The group failed more often than allowed.
+
+    It carries the kinds of the last failure, never their text, which may quote the data.
+    """
 
 
 def fit(
@@ -48,37 +52,34 @@ def fit(
     workers: tuple[int, int],
     gpus_per_worker: float,
     name: str,
-    on_report: Callable[[Figures], None] | None = None,
-    failures: int = 3,
-    settle: float = SECONDS_TO_SETTLE,
+    on_report: OnReport,
 ) -> None:
-    """Run `train_fn(payload, world=…, rank=…, preempted=…, report=…)` on (least, most) ranks with torch.distributed set up (nccl on GPUs, else gloo).
+    """Run `train_fn(payload, world=…, rank=…, preempted=…, report=…)` on (least, most) ranks.
 
-    `preempted()` is a barrier: every rank calls it equally often. It is true when a machine of the group is about to go, or when there has been room
-    for more workers for a while; then every rank saves and returns False, and a new group starts on what there is. A group that ends otherwise
-    without an error has finished. Rank 0's reports reach `on_report` in this process. A group that fails is started again: without limit when a
-    machine was lost or a report with the key "checkpoint" has come from it, else `failures` times in a row; then FitError. Needs a Ray session.
+    torch.distributed is set up there (nccl on GPUs, else gloo); this process needs a Ray session. Rank 0's reports
+    reach `on_report` here. `preempted()` is a barrier: every rank calls it equally often. It is true when a machine of
+    the group is about to go, or when there has been room for more workers for a while; then every rank saves and
+    returns False, and a new group starts on what there is. A group that ends otherwise without an error has finished.
+
+    A group that fails is started again: without limit when a machine was lost or a report with the key "checkpoint" has
+    come from it, else FAILURES times in a row; then FitError.
     """
     for key, value in _SETTINGS.items():
         os.environ.setdefault(key, value)
     bundle: Bundle = {"CPU": 1, **({"GPU": gpus_per_worker} if gpus_per_worker else {})}
-    hear = on_report or (lambda _: None)
     failed = 0
     while True:
         world = wait_for_room(
-            bundle, workers, lambda room: hear({"waiting": workers[0], "room": room}), min(settle, SECONDS_OF_PATIENCE)
+            bundle, workers, lambda room: on_report({"waiting": workers[0], "room": room}), SECONDS_OF_PATIENCE
         )
-        before = _others()
-        group = _Group(hear)
+        before, group = _other_machines(), _Group(on_report)
+        more = watch_for_room(bundle, workers[1] - world, group.has_started, group.ask_to_leave, SECONDS_TO_SETTLE)
         try:
-            with (
-                group.delivery(),
-                watch_for_room(bundle, workers[1] - world, group.has_started, group.ask_to_leave, settle),
-            ):
+            with group.fetching_reports(), more:
                 finished = _run(train_fn, payload, group.mailbox, world, bundle, f"{name}-{uuid4().hex[:8]}")
         except TrainingFailedError as error:
             failed = 0 if group.saved else failed + (not _lost_machine(before, error))
-            if failed > failures:
+            if failed > FAILURES:
                 raise FitError(_kind(error)) from None
         else:
             if finished:
@@ -86,8 +87,8 @@ def fit(
 
 
 def _run(train_fn: TrainFunction, payload: dict[str, Any], mailbox: Any, world: int, bundle: Bundle, name: str) -> bool:
-    """One group, from its start to its end; False when it left before it had finished."""
-    with tempfile.TemporaryDirectory() as notes:  # Ray's on the run; nobody continues it by name
+    """Run one group to its end; False when it left before it had finished."""
+    with tempfile.TemporaryDirectory() as notes:  # Ray's own, which nothing reads afterwards
         trainer = TorchTrainer(
             _rank,
             train_loop_config={"train_fn": train_fn, "payload": payload, "mailbox": mailbox},
@@ -96,9 +97,7 @@ def _run(train_fn: TrainFunction, payload: dict[str, Any], mailbox: Any, world: 
             run_config=RunConfig(
                 name=name,
                 storage_path=notes,
-                failure_config=FailureConfig(
-                    max_failures=0, max_preemption_failures=0, controller_failure_limit=0
-                ),  # `fit` decides
+                failure_config=FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=0),
                 logging_config=LoggingConfig(log_level="CRITICAL"),  # it would quote errors, which may quote the data
             ),
         )
@@ -117,7 +116,7 @@ def _rank(loop: dict[str, Any]) -> bool | None:
         return bool(ray.train.collective.broadcast_from_rank_zero(notice or asked))
 
     def report(figures: Figures) -> None:
-        # Not through ray.train.report: each one waits for the controller's 2 s poll, and the state it would carry is kept by the ranks themselves.
+        # Not through ray.train.report: each call waits for the controller's 2 s poll.
         if first:
             ray.get(mailbox.put.remote(figures))
 
@@ -132,9 +131,10 @@ def _rank(loop: dict[str, Any]) -> bool | None:
 
 
 class _Mailbox:
-    """Holds the reports until the driver fetches them, and the driver's wish that the group leaves."""
+    """Holds the reports until the driver fetches them, and whether the group is asked to leave."""
 
     def __init__(self) -> None:
+        """Nothing has been reported or asked."""
         self.waiting: list[Figures] = []
         self.started = self.leave = False
 
@@ -158,10 +158,11 @@ class _Mailbox:
 class _Group:
     """The driver's end of one group's mailbox."""
 
-    def __init__(self, hear: Callable[[Figures], None]) -> None:
+    def __init__(self, on_report: OnReport) -> None:
+        """Start the mailbox on the driver's own machine, which outlives the spot ones."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.mailbox = ray.remote(num_cpus=0)(_Mailbox).options(scheduling_strategy=here).remote()
-        self.hear, self.saved, self.started = hear, False, False
+        self.on_report, self.saved, self.started = on_report, False, False
 
     def has_started(self) -> bool:
         return self.started
@@ -173,40 +174,40 @@ class _Group:
         self.started, reports = ray.get(self.mailbox.take.remote())
         for figures in reports:
             self.saved |= "checkpoint" in figures
-            self.hear(figures)
+            self.on_report(figures)
 
     @contextmanager
-    def delivery(self) -> Iterator[None]:
-        """Carries the reports while the block runs, the last of them at its end."""
+    def fetching_reports(self) -> Iterator[None]:
+        """Hand the reports to `on_report` while the block runs, the last of them at its end."""
         ended = threading.Event()
 
-        def deliver() -> None:
+        def fetch_until_the_end() -> None:
             while not ended.wait(SECONDS_BETWEEN_MAILS):
                 self.fetch()
 
-        courier = threading.Thread(target=deliver, daemon=True)
-        courier.start()
+        thread = threading.Thread(target=fetch_until_the_end, daemon=True)
+        thread.start()
         try:
             yield
         finally:
             ended.set()
-            courier.join()
+            thread.join()
             self.fetch()
             ray.kill(self.mailbox)
 
 
-def _others() -> set[str]:
-    """The machines that live, beside this one."""
+def _other_machines() -> set[str]:
+    """The ids of the nodes that are alive, without this one."""
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]} - {ray.get_runtime_context().get_node_id()}
 
 
 def _lost_machine(before: set[str], error: TrainingFailedError) -> bool:
-    """Whether one of the machines that lived `before` has gone; of an actor that died, it may take the head a while to know why."""
+    """Whether one of the machines of `before` has gone; when an actor died, the head may need a while to know why."""
     if isinstance(error, PreemptionError):
         return True
     died = any(isinstance(cause, RayActorError) for cause in _causes(error))
     end = time.monotonic() + (SECONDS_TO_MISS_A_MACHINE if died and before else 0)
-    while not before - _others():
+    while not before - _other_machines():
         if time.monotonic() >= end:
             return False
         time.sleep(1)

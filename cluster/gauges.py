@@ -1,5 +1,7 @@
-"""The run as Prometheus metrics: names, meanings, and which event sets which. Ray's metrics agents publish them on every node's metrics port,
-with `ray_` in front. What happens, and when it is said, is the jobs' business; without a Ray session nobody calls this."""
+"""The run as Prometheus metrics: names, meanings, and which event sets which.
+
+Ray's metrics agents publish them on every node's metrics port, with `ray_` in front.
+"""
 
 import threading
 import time
@@ -9,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 import ray
-from ray._raylet import GcsClient  # type: ignore[attr-defined]  # a connection of its own: ray.nodes() breaks when the session ends meanwhile
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # ray.nodes() breaks when the session ends meanwhile
 from ray.core.generated.common_pb2 import NodeDeathInfo
 from ray.core.generated.gcs_pb2 import GcsNodeInfo
 from ray.exceptions import RayError
@@ -24,7 +26,8 @@ METRICS = {
     "ckd_shards_total": "shards that this driver found to do in this stage",
     "ckd_shards_failed": "shards set aside with an error",
     "ckd_shard_retries": "starts of a shard beyond its first, whatever ended the one before",
-    "ckd_shard_deaths": "starts of a shard that ended with its process and not with its machine: three, and the shard is set aside",
+    "ckd_shard_deaths": "starts of a shard that ended with its process and not with its machine: "
+    "three, and the shard is set aside",
     "ckd_student_step": "optimizer steps done",
     "ckd_student_steps": "optimizer steps of the whole training, at most",
     "ckd_student_step_seconds": "seconds per optimizer step since the last report",
@@ -41,7 +44,7 @@ SECONDS_TO_ANSWER = 5
 _COUNTED = ("ckd_visits_done", "ckd_shards_done", "ckd_shards_failed", "ckd_shard_retries", "ckd_shard_deaths")
 _FIGURES = {  # event -> metric -> figure of the event
     "stage_started": {"ckd_shards_total": "shards", "ckd_visits_total": "visits"},
-    # Said again with every shard: a command of its own starts its session after the stage.
+    # Sent again with every shard: a command of its own starts its session after the stage.
     "shard_done": {"ckd_shards_total": "shards"},
     "shard_failed": {"ckd_shards_total": "shards"},
     "progress": {
@@ -61,22 +64,23 @@ _FIGURES = {  # event -> metric -> figure of the event
 
 
 class Gauges:
-    """The metrics of one driver in one Ray session. Ray forgets a gauge that is not set again within two of its report intervals, so the last
-    values are told again and again while the session lasts.
+    """The metrics of one driver in one Ray session.
+
+    Ray forgets a gauge that is not set again within two of its report intervals, so the last values are published again
+    and again while the session lasts.
     """
 
     def __init__(self, address: str) -> None:
+        """Connect to the head at `address`."""
         self.head = GcsClient(address=address)
-        self.gauges = {
-            name: Gauge(name, text, tag_keys=() if name in OF_THE_CLUSTER else ("stage",))
-            for name, text in METRICS.items()
-        }
+        tags = {name: () if name in OF_THE_CLUSTER else ("stage",) for name in METRICS}
+        self.gauges = {name: Gauge(name, text, tag_keys=tags[name]) for name, text in METRICS.items()}
         self.values: defaultdict[tuple[str, str], float] = defaultdict(float)
         self.changing = threading.Lock()
         self.looked = float("-inf")
 
     def record(self, event: str, figures: Mapping[str, Any]) -> None:
-        """Note what `event` says. Unknown events and figures are passed over."""
+        """Take the values of `event`. Unknown events and figures are ignored."""
         stage = str(figures.get("stage", "train-student"))
         with self.changing:
             for name, figure in _FIGURES.get(event, {}).items():
@@ -103,7 +107,7 @@ class Gauges:
             self.values["ckd_preemptions", ""] = ends[NodeDeathInfo.AUTOSCALER_DRAIN_PREEMPTED]
             self.values["ckd_nodes_lost", ""] = ends[NodeDeathInfo.UNEXPECTED_TERMINATION]
 
-    def tell(self) -> None:
+    def publish(self) -> None:
         """Hand all values to Ray."""
         with self.changing:
             for (name, stage), value in self.values.items():
@@ -114,21 +118,19 @@ _current: tuple[str, Gauges] | None = None
 
 
 def record(event: str, figures: Mapping[str, Any]) -> None:
-    """Set what `event` says in the Ray session that this process is connected to. Raises RuntimeError when there is none."""
+    """Set the values of `event` in this process's Ray session. Raises RuntimeError when there is none."""
     global _current  # metrics belong to a session, and a process may have one after another
     context = ray.get_runtime_context()
     session = f"{context.gcs_address} {context.get_job_id()}"
     if _current is None or _current[0] != session:
         _current = session, Gauges(context.gcs_address)
-        threading.Thread(target=_keep_telling, args=(_current[1],), name="gauges", daemon=True).start()
+        threading.Thread(target=_keep_publishing, args=(_current[1],), name="gauges", daemon=True).start()
     _current[1].record(event, figures)
 
 
-def _keep_telling(gauges: Gauges) -> None:
+def _keep_publishing(gauges: Gauges) -> None:
     while ray.is_initialized() and _current is not None and _current[1] is gauges:
-        with suppress(
-            RayError, RuntimeError, OSError
-        ):  # the session ended in between, or the head does not answer just now
+        with suppress(RayError, RuntimeError, OSError):  # the session ended, or the head does not answer just now
             gauges.look_at_nodes()
-            gauges.tell()
+            gauges.publish()
         time.sleep(SECONDS_BETWEEN_TELLINGS)

@@ -1,5 +1,8 @@
-"""A pool of stateful Ray Data actors that maps a worker over items, each item a task of its own. Ray gives retries, autoscaling and the
-restart of lost actors, cluster.attempts their end; exactly-once is the store's business, and what an item or a row means is the caller's."""
+"""A pool of stateful Ray Data actors that maps a worker over items, each item a task of its own.
+
+Ray retries, scales and restarts lost actors; attempts.py ends the retries. An item may run twice, the store makes it
+count once.
+"""
 
 import json
 import logging
@@ -19,7 +22,9 @@ from cluster.session import session
 
 Item = TypeVar("Item")
 Row = dict[str, Any]
-GIVEN = 2  # items given to an actor per item that it runs: the next is there when one ends. Below 1.75 Ray Data's pool never grows.
+# Items given to an actor per item that it runs: the next is there when one ends. Below 1.75 Ray Data's pool never
+# grows.
+GIVEN = 2
 SECONDS_TO_DELIVER = 1.0  # the rows of an actor that leaves its machine are on their way to the driver
 
 
@@ -32,12 +37,12 @@ def map_shards(
     refused: Callable[[Item, int], Row],
     threads: int = 1,
 ) -> Iterator[Row]:
-    """Yield `worker(item)` for every item, in no promised order, with its "attempts" and "starts" (see cluster.attempts). Rows must be JSON values.
+    """Yield `worker(item)`, JSON values, for every item in any order, with its "attempts" and "starts" (attempts.py).
 
-    `worker` is pickled once per actor and must return failures as rows: an exception aborts everything. An item may run more than once, even
-    twice at a time, when its machine is lost, so the worker must be safe to run twice. An item that ended its process three times is not started
-    again: its row is `refused(item, 4)`. `workers` is the (least, most) number of actors, >= 1; with `threads` each actor runs that many items at
-    once, in threads of one process.
+    `worker` is pickled once per actor and must return failures as rows: an exception aborts everything. It must be safe
+    to run twice, even at the same time: that happens to an item whose machine is lost. An item that ended its process
+    three times is not started again: its row is `refused(item, 4)`. `workers` is the (least, most) number of actors, >=
+    1; with `threads` each actor runs that many items at once, in threads of one process.
     """
     with session(cpus=workers[1] + 1):
         context = DataContext.get_current()
@@ -46,34 +51,28 @@ def map_shards(
         positions = ray.data.from_items([{"position": n} for n in range(len(items))], override_num_blocks=len(items))
         rows = positions.map(
             _Actor,
-            fn_constructor_kwargs={
-                "worker": worker,
-                "items": list(items),
-                "refused": refused,
-                "threads": threads,
-                "attempts": start_attempts(),
-            },
-            compute=ActorPoolStrategy(
-                min_size=workers[0],
-                max_size=workers[1],
-                initial_size=_at_first(workers, len(items), threads),
-                max_tasks_in_flight_per_actor=GIVEN * threads,
-                max_concurrent_calls_per_actor=threads,
-                enable_true_multi_threading=threads > 1,
-            ),
+            fn_constructor_args=(worker, list(items), refused, threads, start_attempts()),
+            compute=_strategy(workers, len(items), threads),
             num_gpus=gpus_per_worker or None,
         )
         for row in rows.iter_rows():
             yield json.loads(row["row"])
 
 
-def _at_first(workers: tuple[int, int], items: int, threads: int) -> int:
-    """Actors to ask for at once: as many as find work. Left to itself Ray Data would ask an autoscaler for one machine after another."""
-    return max(workers[0], min(workers[1], math.ceil(items / threads)))
+def _strategy(workers: tuple[int, int], items: int, threads: int) -> ActorPoolStrategy:
+    """Ask at once for as many actors as find work: Ray Data would ask an autoscaler for one machine after another."""
+    return ActorPoolStrategy(
+        min_size=workers[0],
+        max_size=workers[1],
+        initial_size=max(workers[0], min(workers[1], math.ceil(items / threads))),
+        max_tasks_in_flight_per_actor=GIVEN * threads,
+        max_concurrent_calls_per_actor=threads,
+        enable_true_multi_threading=threads > 1,
+    )
 
 
 class _Actor:
-    """What Ray Data starts: holds the worker, takes positions."""
+    """What Ray Data starts: maps an item's position to its row."""
 
     def __init__(
         self,
@@ -83,6 +82,7 @@ class _Actor:
         threads: int,
         attempts: Any,
     ) -> None:
+        """`attempts` is the actor of start_attempts."""
         self.worker, self.items, self.refused, self.attempts = worker, items, refused, attempts
         self.node, self.seats = ray.get_runtime_context().get_node_id(), Seats(threads)
 
@@ -100,25 +100,26 @@ class _Actor:
                 time.sleep(SECONDS_TO_DELIVER)
                 os._exit(1)  # Ray starts the actor again where there is room, and gives it the items that it still held
             if ruling.verdict is Verdict.REFUSE:
-                return {
-                    **self.refused(self.items[position], ruling.attempts),
-                    "attempts": ruling.attempts,
-                    "starts": ruling.starts,
-                }
+                return self.refused(self.items[position], ruling.attempts) | _counts(ruling)
             return self._run(position, ruling)
 
     def _run(self, position: int, ruling: Ruling) -> Row:
-        return {**self.worker(self.items[position]), "attempts": ruling.attempts, "starts": ruling.starts}
+        return self.worker(self.items[position]) | _counts(ruling)
 
     def _ask(self, position: int, alone: bool = False) -> Ruling:
-        ruling: Ruling = ray.get(self.attempts.begin.remote(position, self.node, alone or self.seats.count == 1))
+        ruling: Ruling = ray.get(self.attempts.rule.remote(position, self.node, alone or self.seats.count == 1))
         return ruling
 
 
+def _counts(ruling: Ruling) -> Row:
+    return {"attempts": ruling.attempts, "starts": ruling.starts}
+
+
 class Seats:
-    """Room for `count` threads at a time, or for one that wants to be alone."""
+    """Lets `count` threads run at a time, or one that wants to be alone."""
 
     def __init__(self, count: int) -> None:
+        """All seats are free."""
         self.count = self.free = count
         self.changed = threading.Condition()
 

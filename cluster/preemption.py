@@ -1,8 +1,9 @@
-"""Watches on a spot machine for the cloud's notice and drains its Ray node with the real deadline; Ray itself does not. Run beside every worker
-node: `python -m cluster.preemption [--cloud aws|gcp|none] [--grace SECONDS]`. SIGTERM (Kubernetes ends a pod) is a notice of `--grace` seconds.
+"""Watches on a spot machine for the cloud's notice and drains its Ray node with the real deadline.
 
-What draining leads to is others' business: the pool gives the node no new shard, a training group takes a checkpoint. Answers cost a worker
-nothing: one small request every 5 s on AWS, a waiting one on GCP."""
+Ray itself does not. Run beside every worker node: `python -m cluster.preemption [--cloud aws|gcp|none] [--grace
+SECONDS]`. SIGTERM (Kubernetes ends a pod) is a notice of `--grace` seconds. A drained node gets no new shard, and a
+training group takes a checkpoint. It costs one small request every 5 s on AWS, a waiting one on GCP.
+"""
 
 import argparse
 import json
@@ -21,7 +22,7 @@ from typing import Protocol
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
-from ray._raylet import GcsClient  # type: ignore[attr-defined]  # draining has no public name; `ray drain-node` does the same
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # as `ray drain-node`: draining has no public name
 from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
 from ray.core.generated.gcs_pb2 import GcsNodeInfo
 from ray.exceptions import RaySystemError, RpcError
@@ -48,39 +49,39 @@ class TerminatedError(BaseException):
 
 @dataclass(frozen=True)
 class Notice:
-    """This machine ends at `deadline` (seconds since 1970); `text` says who says so."""
+    """That this machine ends."""
 
-    text: str
-    deadline: float
+    text: str  # who says so
+    deadline: float  # seconds since 1970
 
 
 class Cloud(Protocol):
-    """A source of notices; `pause` are the seconds between two looks."""
+    """A source of notices."""
 
     @property
     def pause(self) -> float:
-        """See above."""
+        """Seconds between two looks."""
 
     def look(self) -> Notice | None:
         """The notice, if there is one. May wait for it. Raises NoAnswerError."""
 
 
 class Aws:
-    """EC2's instance metadata, version 2: a session token first. Rebalance recommendations are no notice: most of them end nothing."""
+    """EC2's instance metadata, version 2. Rebalance recommendations are no notice: most of them end nothing."""
 
     pause = SECONDS_BETWEEN_LOOKS
 
     def __init__(self, url: str = "") -> None:
+        """Without a URL that of the environment, else AWS's own."""
         self.url = url or os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://169.254.169.254").rstrip("/")
         self.token, self.renew_at = "", 0.0
 
     def look(self) -> Notice | None:
-        """The notice of spot/instance-action, which is not there (404) until the end is decided."""
+        """The notice of spot/instance-action; 404 until the end is decided."""
         if time.monotonic() >= self.renew_at:
             self.renew()
-        status, body, _ = _ask(
-            f"{self.url}/latest/meta-data/spot/instance-action", {"X-aws-ec2-metadata-token": self.token}
-        )
+        url = f"{self.url}/latest/meta-data/spot/instance-action"
+        status, body, _ = _ask(url, {"X-aws-ec2-metadata-token": self.token})
         if status == 404:
             return None
         if status == 401:  # the token is no longer good
@@ -104,6 +105,7 @@ class Gcp:
     pause = 0.5  # the server waits
 
     def __init__(self, url: str = "", wait: int = SECONDS_OF_WAITING) -> None:
+        """Without a URL that of the environment, else Google's own."""
         host = os.environ.get("GCE_METADATA_HOST", "metadata.google.internal")
         self.url, self.wait, self.etag = url or f"http://{host}", wait, ""
 
@@ -111,16 +113,14 @@ class Gcp:
         """The first request answers at once, later ones when the machine is preempted or the wait is over."""
         waiting = f"?wait_for_change=true&timeout_sec={self.wait}&last_etag={self.etag}" if self.etag else ""
         url = f"{self.url}/computeMetadata/v1/instance/preempted{waiting}"
-        status, body, headers = _ask(
-            url, {"Metadata-Flavor": "Google"}, seconds=SECONDS_TO_ANSWER + self.wait * bool(waiting)
-        )
+        seconds = SECONDS_TO_ANSWER + self.wait * bool(waiting)
+        status, body, headers = _ask(url, {"Metadata-Flavor": "Google"}, seconds=seconds)
         if status != 200 or headers.get("metadata-flavor") != "Google":
             self.etag = ""
             raise NoAnswerError(f"instance/preempted: HTTP {status}")
         self.etag = headers.get("etag", "")
-        return (
-            Notice("GCP preempts this machine", time.time() + GCP_SECONDS) if body.strip().upper() == "TRUE" else None
-        )
+        preempted = body.strip().upper() == "TRUE"
+        return Notice("GCP preempts this machine", time.time() + GCP_SECONDS) if preempted else None
 
 
 def _ask(
@@ -129,11 +129,8 @@ def _ask(
     """Status, body and headers (names in lower case). Raises NoAnswerError when there is no HTTP answer."""
     try:
         with _DIRECT.open(Request(url, headers=headers, method=method), timeout=seconds) as answer:
-            return (
-                answer.status,
-                answer.read().decode(),
-                {name.lower(): value for name, value in answer.headers.items()},
-            )
+            found = {name.lower(): value for name, value in answer.headers.items()}
+            return answer.status, answer.read().decode(), found
     except HTTPError as error:
         return error.code, "", {}
     except (OSError, HTTPException, ValueError) as error:
@@ -160,7 +157,7 @@ def find_cloud() -> Cloud | None:
             if isinstance(cloud, Aws):
                 cloud.renew()
             elif cloud.look():
-                return make()  # asked anew, it tells the notice again
+                return make()  # a new one gives the notice again
         except NoAnswerError as error:
             log.info("not on %s (%s)", name, error)
         else:
@@ -190,7 +187,7 @@ def wait_for_notice(cloud: Cloud | None, grace: float) -> Notice:
 
 
 def drain(address: str, node_id: str, notice: Notice) -> list[str]:
-    """Tell the head that this machine ends: node `node_id`, or ("") every Ray node at this machine's address but the head. Returns their ids.
+    """Drain node `node_id`, or ("") every Ray node at this machine's address but the head. Returns their ids.
 
     Raises OSError, RpcError or RaySystemError when the head cannot be reached.
     """
@@ -199,14 +196,10 @@ def drain(address: str, node_id: str, notice: Notice) -> list[str]:
         pass  # Ray's client would try for longer than a spot machine has
     gcs = GcsClient(address=address)
     here = get_node_ip_address()
-    alive = {
-        node.hex(): info for node, info in gcs.get_all_node_info(timeout=5).items() if info.state == GcsNodeInfo.ALIVE
-    }
-    found = (
-        [node_id]
-        if node_id
-        else [n for n, info in alive.items() if info.node_manager_address == here and not info.is_head_node]
-    )
+    nodes = gcs.get_all_node_info(timeout=5).items()
+    alive = {node.hex(): info for node, info in nodes if info.state == GcsNodeInfo.ALIVE}
+    mine = [node for node, info in alive.items() if info.node_manager_address == here and not info.is_head_node]
+    found = [node_id] if node_id else mine
     deadline = max(notice.deadline, time.time() + 1)
     for node in found:
         accepted, why = gcs.drain_node(node, DRAIN_NODE_REASON_PREEMPTION, notice.text, int(deadline * 1000), timeout=5)
@@ -220,10 +213,9 @@ def drain(address: str, node_id: str, notice: Notice) -> list[str]:
 def act(address: str, node_id: str, notice: Notice) -> bool:
     """Drain as soon as the head answers; False when it did not before the machine's end."""
     ends = datetime.fromtimestamp(notice.deadline, UTC).strftime("%H:%M:%S UTC")
-    log.info(
-        "notice (%s): %s ends at %s, in %.0f s", notice.text, socket.gethostname(), ends, notice.deadline - time.time()
-    )
-    told = False
+    left = notice.deadline - time.time()
+    log.info("notice (%s): %s ends at %s, in %.0f s", notice.text, socket.gethostname(), ends, left)
+    warned = False
     while True:
         try:
             if drain(address, node_id, notice):
@@ -231,27 +223,22 @@ def act(address: str, node_id: str, notice: Notice) -> bool:
             why = "no Ray node of this machine is known to the head"
         except (OSError, RpcError, RaySystemError) as error:
             why = f"the head at {address} does not answer ({type(error).__name__})"
-        if not told:
+        if not warned:
             log.warning("%s, trying until the end", why)
-        told = True
+        warned = True
         if time.time() >= notice.deadline:
             return False
         time.sleep(SECONDS_BETWEEN_TRIES)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit code 0 when the node was drained, 1 when it could not be: whoever started this may start it again."""
+    """Wait for a notice and drain. Exit code 0 when the node was drained, 1 when it could not be: start this again."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(stream=sys.stdout, format="%(asctime)s preemption: %(message)s", level=logging.INFO)
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        cloud = (
-            find_cloud()
-            if arguments.cloud == "auto"
-            else CLOUDS[arguments.cloud]()
-            if arguments.cloud in CLOUDS
-            else None
-        )
+        choices: dict[str, Callable[[], Cloud | None]] = {**CLOUDS, "auto": find_cloud, "none": lambda: None}
+        cloud = choices[arguments.cloud]()
         log.info("watching %s and SIGTERM", type(cloud).__name__.lower() if cloud else "no cloud")
         notice = wait_for_notice(cloud, arguments.grace)
     except TerminatedError:
@@ -265,32 +252,16 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m cluster.preemption", description="Drain this machine's Ray node when its cloud takes it away."
-    )
-    parser.add_argument(
-        "--cloud",
-        choices=["auto", *CLOUDS, "none"],
-        default="auto",
-        help="whose metadata server to ask (auto: the one that answers)",
-    )
-    parser.add_argument(
-        "--grace",
-        type=float,
-        default=GCP_SECONDS,
-        metavar="S",
-        help="seconds between SIGTERM and the end (default %(default)g)",
-    )
-    parser.add_argument(
-        "--address",
-        default=os.environ.get("RAY_ADDRESS", "127.0.0.1:6379"),
-        help="the head, host:port (default RAY_ADDRESS)",
-    )
-    parser.add_argument(
-        "--node-id",
-        default="",
-        help="the Ray node to drain (default: all at this machine's address, but never the head)",
-    )
+    does = "Drain this machine's Ray node when its cloud takes it away."
+    parser = argparse.ArgumentParser(prog="python -m cluster.preemption", description=does)
+    text = "whose metadata server to ask (auto: the one that answers)"
+    parser.add_argument("--cloud", choices=["auto", *CLOUDS, "none"], default="auto", help=text)
+    text = "seconds between SIGTERM and the end (default %(default)g)"
+    parser.add_argument("--grace", type=float, default=GCP_SECONDS, metavar="S", help=text)
+    head = os.environ.get("RAY_ADDRESS", "127.0.0.1:6379")
+    parser.add_argument("--address", default=head, help="the head, host:port (default RAY_ADDRESS)")
+    text = "the Ray node to drain (default: all at this machine's address, but never the head)"
+    parser.add_argument("--node-id", default="", help=text)
     return parser
 
 

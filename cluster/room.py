@@ -1,5 +1,8 @@
-"""How many workers could start now, and when there is room for more. Asked with placement groups of one worker each: Ray's scheduler itself
-answers (machines that are about to go count for nothing), and what cannot be placed is a demand that an autoscaler sees."""
+"""How many workers could start now, and when there is room for more.
+
+It asks with placement groups of one worker each: Ray's scheduler itself answers (machines that are about to go count
+for nothing), and what cannot be placed is a demand that an autoscaler sees.
+"""
 
 import threading
 import time
@@ -27,9 +30,10 @@ def _reserved(bundle: Bundle, count: int) -> Iterator[Callable[[], int]]:
 
 
 def wait_for_room(bundle: Bundle, workers: tuple[int, int], waiting: Callable[[int], None], patience: float) -> int:
-    """How many workers of the (least, most) can start; waits for the least, then up to `patience` after the last gain for the most.
+    """How many workers of the (least, most) can start.
 
-    `waiting(room)` is called every minute that it has to wait. The room is given back, for the caller to take at once.
+    It waits for the least, then for the most until `patience` seconds have passed without a gain. While it waits for
+    the least, `waiting(room)` is called every minute. The room is given back, for the caller to take at once.
     """
     least, most = workers
     with _reserved(bundle, most) as placed:
@@ -48,11 +52,12 @@ def wait_for_room(bundle: Bundle, workers: tuple[int, int], waiting: Callable[[i
 
 @contextmanager
 def watch_for_room(
-    bundle: Bundle, missing: int, started: Callable[[], bool], tell: Callable[[], Any], settle: float
+    bundle: Bundle, missing: int, started: Callable[[], bool], found: Callable[[], Any], settle: float
 ) -> Iterator[None]:
-    """While the block runs: once `started()`, wait for room for the `missing` workers and `tell()` of it, once.
+    """While the block runs: once `started()`, wait for room for the `missing` workers, then call `found()` once.
 
-    All of it at once, or some of it after `settle` seconds: machines tend to come one after the other, and each gain costs a restart.
+    All of it counts at once, some of it after `settle` seconds: machines tend to come one after the other, and each
+    gain costs a restart.
     """
     ended = threading.Event()
 
@@ -66,7 +71,7 @@ def watch_for_room(
                 room = placed()
                 since = (since or time.monotonic()) if room else None
                 if room == missing or (since is not None and time.monotonic() - since >= settle):
-                    tell()
+                    found()
                     ended.wait()  # holds the room until the group has left
 
     watcher = threading.Thread(target=look, daemon=True)

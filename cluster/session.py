@@ -1,4 +1,4 @@
-"""The connection to Ray: the cluster named by RAY_ADDRESS, else a quiet local one. What runs on it belongs to pool and fit."""
+"""The connection to Ray: the cluster that RAY_ADDRESS names, else a quiet local one."""
 
 import logging
 import os
@@ -13,10 +13,10 @@ _CHECKOUT = str(Path(__file__).resolve().parents[1])
 
 @contextmanager
 def session(cpus: int = 0) -> Iterator[None]:
-    """Be connected to Ray inside the block; end afterwards only what was started or connected here.
+    """Be connected to Ray inside the block; nested use joins the session that is there.
 
-    `cpus` is what a local session must offer at least, so that a laptop with fewer cores shares them instead of waiting for ever; a cluster named by
-    RAY_ADDRESS keeps its own size. Nested use joins the session that is there.
+    A local session offers at least `cpus`, so that a laptop with fewer cores shares them instead of waiting for ever. A
+    cluster keeps its own size. Only what was started or connected here is ended afterwards.
     """
     if ray.is_initialized():
         yield
@@ -33,6 +33,7 @@ def session(cpus: int = 0) -> Iterator[None]:
 
 
 def _start_local(cpus: int) -> None:
+    path = os.pathsep.join(filter(None, [_CHECKOUT, os.environ.get("PYTHONPATH")]))
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's C++ notes; its errors still arrive as exceptions
     ray.init(
@@ -42,7 +43,5 @@ def _start_local(cpus: int) -> None:
         logging_level=logging.ERROR,
         log_to_driver=False,
         # Workers import ckd and jobs from this checkout or installation, whatever folder the command was given in.
-        runtime_env={
-            "env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, [_CHECKOUT, os.environ.get("PYTHONPATH")]))}
-        },
+        runtime_env={"env_vars": {"PYTHONPATH": path}},
     )

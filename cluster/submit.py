@@ -1,5 +1,4 @@
-"""Jobs on a Ray cluster: submit one or attach to the one that runs, follow its log, say how it ended. The only module that knows Ray's job API.
-What a job runs, and what its exit code means, is the caller's business."""
+"""Jobs on a Ray cluster: submit one or attach to the one that runs, follow its log, say how it ended."""
 
 import asyncio
 import logging
@@ -32,32 +31,32 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: `status` as Ray names it, the driver's exit code (None: it never ran, or its machine is gone), Ray's first line on it."""
+    """How a job ended."""
 
-    status: str
-    exit_code: int | None
-    message: str
+    status: str  # as Ray names it
+    exit_code: int | None  # the driver's; None: it never ran, or its machine is gone
+    message: str  # the first line of Ray's
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """A job that is there: `attached` when it was before. `status` as Ray names it; `resource` keeps its driver on a machine that stays."""
+    """A job of the cluster."""
 
     id: str
-    attached: bool
-    status: str
-    resource: str
+    attached: bool  # it was there before
+    status: str  # as Ray names it
+    resource: str  # keeps its driver on a machine that stays; empty: none does
 
 
 def connect(address: str) -> "JobSubmissionClient":
     """A client of the cluster at `address`: its dashboard's http:// URL, or host:port for a machine inside its network.
 
-    Raises UnreachableClusterError, or RefusedError when the token is missing or wrong, or when the cluster asks for none although this client has not
-    set RAY_AUTH_MODE=disabled.
+    Raises UnreachableClusterError. Raises RefusedError when the token is missing or wrong, or when the cluster asks for
+    none and this client has not set RAY_AUTH_MODE=disabled.
     """
     os.environ.setdefault("RAY_AUTH_MODE", "token")  # before Ray is imported, which reads it once
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    _knock(address)
+    require_listener(address)
     from ray.dashboard.modules.dashboard_sdk import SubmissionClient
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
@@ -68,7 +67,7 @@ def connect(address: str) -> "JobSubmissionClient":
         SubmissionClient.__module__,
     ):  # the last two set their own level
         logging.getLogger(name).setLevel(logging.ERROR)
-    with _errors(), _named(address):
+    with _our_errors(), _as_api_server(address):
         try:
             client = JobSubmissionClient()
         except AuthenticationError as error:
@@ -98,12 +97,13 @@ def submit(
     metadata: Mapping[str, str],
     resource: str,
 ) -> Submitted:
-    """Run `entrypoint` in a copy of `working_dir` as job `name`, or attach to the newest job of that name that has not ended.
+    """Run `entrypoint` in a copy of `working_dir` as job `name`, or attach to the newest that has not ended.
 
-    A name whose jobs have all ended gets the next free suffix: name, name-2, name-3… `resource`: the driver reserves a bit of this custom resource,
-    where a node offers it; else Ray puts it on the head. Raises UnreachableClusterError or RefusedError.
+    A name whose jobs have all ended gets the next free suffix: name, name-2, name-3… The driver reserves a bit of the
+    custom resource `resource` where a node offers it; else Ray puts it on the head. Raises UnreachableClusterError or
+    RefusedError.
     """
-    with _errors():
+    with _our_errors():
         where = resource if resource and _offers(client, resource) else ""
         while True:
             newest, status = _newest(client, name)
@@ -126,29 +126,27 @@ def submit(
 
 
 def running(client: "JobSubmissionClient", prefix: str) -> list[str]:
-    """Ids of the jobs that have not ended and begin so."""
-    with _errors():
+    """Ids of the jobs that have not ended and start with `prefix`."""
+    with _our_errors():
         jobs = client.list_jobs()
-    return sorted(
-        job.submission_id
-        for job in jobs
-        if (job.submission_id or "").startswith(prefix) and not job.status.is_terminal()
-    )
+    ids = [job.submission_id or "" for job in jobs if not job.status.is_terminal()]
+    return sorted(name for name in ids if name.startswith(prefix))
 
 
 def follow(client: "JobSubmissionClient", job: str, write: Callable[[str], object]) -> Outcome:
-    """Write the job's log as it grows, from its start, until it ends. A lost connection is taken up again where it broke.
+    """Write the job's log as it grows, from its start, until the job ends.
 
-    Raises UnreachableClusterError when the cluster has not answered for SECONDS_LOST.
+    A lost connection is taken up again where it broke. Raises UnreachableClusterError when the cluster has not answered
+    for SECONDS_LOST.
     """
     log, lost = _Log(write), 0.0
     while True:
-        asyncio.run(_tail(client, job, log))
+        asyncio.run(_stream(client, job, log))
         try:
-            with _errors():
+            with _our_errors():
                 details = client.get_job_info(job)
                 if details.status.is_terminal():
-                    _rest(client, job, log)
+                    _write_rest(client, job, log)
                     return _outcome(details)
             lost = 0.0
         except UnreachableClusterError:
@@ -159,26 +157,29 @@ def follow(client: "JobSubmissionClient", job: str, write: Callable[[str], objec
 
 
 class _Log:
-    """Writes what it has not written before of a text that is told from its start again and again."""
+    """Writes what it has not written before of a text that is sent from its start again and again."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
-        self.write, self.written, self.told = write, 0, 0
+        """Nothing is written yet."""
+        self.write, self.written, self.position = write, 0, 0
 
-    def begin(self) -> None:
-        self.told = 0
+    def restart(self) -> None:
+        """The text comes from its start again."""
+        self.position = 0
 
     def take(self, text: str) -> None:
-        self.told += len(text)
-        if self.told > self.written:
-            self.write(text[-(self.told - self.written) :])
-            self.written = self.told
+        """Write what is new in the next piece of the text."""
+        self.position += len(text)
+        if self.position > self.written:
+            self.write(text[-(self.position - self.written) :])
+            self.written = self.position
 
 
-async def _tail(client: "JobSubmissionClient", job: str, log: _Log) -> None:
-    """Until the stream ends, for whatever reason: the job's status says whether that is its end."""
+async def _stream(client: "JobSubmissionClient", job: str, log: _Log) -> None:
+    """Write the log until its stream ends, for whatever reason: the job's status says whether it has ended."""
     import aiohttp
 
-    log.begin()
+    log.restart()
     try:
         async for text in client.tail_job_logs(job):
             log.take(text)
@@ -186,12 +187,12 @@ async def _tail(client: "JobSubmissionClient", job: str, log: _Log) -> None:
         return
 
 
-def _rest(client: "JobSubmissionClient", job: str, log: _Log) -> None:
+def _write_rest(client: "JobSubmissionClient", job: str, log: _Log) -> None:
     try:
         text = client.get_job_logs(job)
     except RuntimeError:  # the machine that has it is gone
         return
-    log.begin()
+    log.restart()
     log.take(text or "")
 
 
@@ -200,7 +201,10 @@ def _outcome(details: "JobDetails") -> Outcome:
 
 
 def _newest(client: "JobSubmissionClient", name: str) -> tuple[int, str]:
-    """The highest number of the jobs of this name, 0 when there are none, and its status; that of a job which has not ended goes first."""
+    """Number and status of the newest job of this name; 0 when there are none.
+
+    A job that has not ended is newer than all that have.
+    """
     pattern, found = re.compile(rf"{re.escape(name)}(?:-(\d+))?"), {}
     for job in client.list_jobs():
         if match := pattern.fullmatch(job.submission_id or ""):
@@ -217,28 +221,28 @@ def _numbered(name: str, number: int) -> str:
 def _offers(client: "JobSubmissionClient", resource: str) -> bool:
     from ray.util.state import list_nodes
 
-    with _named(client.get_address()):
+    with _as_api_server(client.get_address()):
         nodes: list[Any] = list_nodes(filters=[("state", "=", "ALIVE")], detail=True, raise_on_missing_output=False)
     return any(resource in (node.resources_total or {}) for node in nodes)
 
 
-def _knock(address: str) -> None:
-    """Ray's client waits long for an address where nothing listens."""
+def require_listener(address: str) -> None:
+    """Raises UnreachableClusterError when nothing listens there, for which Ray's client would wait long."""
     parts = urlsplit(address if "://" in address else f"//{address}")
     if address == "auto":
         return
     if not parts.hostname:
         raise UnreachableClusterError("no host in it")
     try:
-        socket.create_connection(
-            (parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)), SECONDS_TO_ANSWER
-        ).close()
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        socket.create_connection((parts.hostname, port), SECONDS_TO_ANSWER).close()
     except OSError as error:
         raise UnreachableClusterError(f"nothing answers ({type(error).__name__})") from None
 
 
 @contextmanager
-def _named(address: str) -> Iterator[None]:
+def _as_api_server(address: str) -> Iterator[None]:
+    """Ray's clients talk to `address` inside the block."""
     before = os.environ.get(_API)
     os.environ[_API] = address
     try:
@@ -251,8 +255,8 @@ def _named(address: str) -> Iterator[None]:
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
-    """Ray's and requests' errors as ours."""
+def _our_errors() -> Iterator[None]:
+    """Turn Ray's and requests' errors into those of this module."""
     import requests
     from ray.exceptions import AuthenticationError
     from ray.util.state.exception import RayStateApiException

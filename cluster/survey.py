@@ -1,4 +1,4 @@
-"""The nodes of a cluster as they are: one function run on each of them. What it looks at is the caller's business."""
+"""Runs one function on every node of a cluster, for `ckd doctor`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 @dataclass(frozen=True)
 class Node:
-    """A machine that is up: its name, what it offers, and what the function returned there; None when it did not answer."""
+    """A machine that is up: its name, what it offers, and what the function returned there (None: no answer)."""
 
     name: str
     resources: dict[str, float]
@@ -18,7 +18,10 @@ class Node:
 
 
 def survey(look: Callable[[], dict[str, Any]], *, seconds: float) -> list[Node]:
-    """`look()` on every node that is up, at once, with `seconds` for all. It reserves nothing, so it runs beside whatever runs there."""
+    """Run `look()` on every node that is up, at once, with `seconds` for all.
+
+    It reserves nothing, so it runs beside whatever runs there.
+    """
     task = ray.remote(num_cpus=0, max_retries=0)(_call)
     nodes = [node for node in ray.nodes() if node["Alive"]]
     asked = [
@@ -33,7 +36,10 @@ def survey(look: Callable[[], dict[str, Any]], *, seconds: float) -> list[Node]:
 
 
 def wake(resources: dict[str, float], *, seconds: float) -> bool:
-    """Wait until one task with these resources has run, so that an autoscaler starts a machine for it; False when none did."""
+    """Wait until one task with these resources has run; False when none did.
+
+    An autoscaler starts a machine for it.
+    """
     gpus, cpus = resources.get("GPU", 0), resources.get("CPU", 0)
     asked = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=-1)(_awake).remote()
     answered, _ = ray.wait([asked], timeout=seconds)

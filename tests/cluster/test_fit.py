@@ -56,10 +56,11 @@ def test_workers_import_the_project_and_a_nested_session_leaves_the_outer_one_op
     assert ray.is_initialized()
 
 
-def test_a_group_that_keeps_failing_ends_without_quoting_the_data(local_ray):
+def test_a_group_that_keeps_failing_ends_without_quoting_the_data(local_ray, monkeypatch):
+    monkeypatch.setattr("cluster.fit.FAILURES", 0)
     heard = []
     with pytest.raises(FitError) as caught:
-        fit(fail, {}, workers=(1, 1), gpus_per_worker=0, name="fail", on_report=heard.append, failures=0)
+        fit(fail, {}, workers=(1, 1), gpus_per_worker=0, name="fail", on_report=heard.append)
     assert "ArithmeticError" in str(caught.value) and "secret" not in str(caught.value)
     assert heard == [{"attempt": 1}]
 
@@ -106,16 +107,10 @@ def on_ray(config, rank=train_rank, failures=0, hear=None) -> list[dict]:
         if hear is not None:
             hear(figures)
 
-    fit(
-        rank,
-        config.model_dump(),
-        workers=workers,
-        gpus_per_worker=0,
-        name="t",
-        on_report=listen,
-        failures=failures,
-        settle=1,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"FAILURES": failures, "SECONDS_TO_SETTLE": 1, "SECONDS_OF_PATIENCE": 1}.items():
+            patch.setattr(f"cluster.fit.{name}", value)
+        fit(rank, config.model_dump(), workers=workers, gpus_per_worker=0, name="t", on_report=listen)
     assert not (Path(config.run.artifacts_root) / "compiled").exists(), "something was compiled at start"
     return heard
 

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import re
 import socket
 import subprocess
@@ -25,11 +24,8 @@ def page(tmp_path_factory):
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
     folder = tmp_path_factory.mktemp("scraped")
-    command = [sys.executable, str(ROOT / "tests" / "scraped.py"), str(port), str(folder)]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=200, check=False, env={**os.environ, "PYTHONPATH": path}
-    )
+    command = [sys.executable, "-m", "tests.cluster.scraped", str(port), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
     text = (folder / "page").read_text()
     assert "patient" not in done.stdout + text + (folder / "events.jsonl").read_text()

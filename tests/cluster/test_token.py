@@ -13,7 +13,7 @@ import psutil
 import pytest
 import requests
 
-from cluster.submit import _knock, authentication
+from cluster.submit import authentication, require_listener
 from testbed.raycluster import CHECKOUT, cluster, until
 
 TOKEN = "c3" * 32
@@ -166,7 +166,7 @@ def test_a_cluster_that_takes_jobs_from_everybody_is_refused():
     server = http.server.HTTPServer(("127.0.0.1", 0), Anybody)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
-    _knock(address)
+    require_listener(address)
     assert "takes jobs from everybody" in said_by_our_client(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN)
     assert said_by_our_client(address, RAY_AUTH_MODE="disabled") == address
     server.shutdown()

@@ -106,7 +106,7 @@ def test_a_log_that_is_told_again_and_again_is_written_once(text, breaks):
     shown = []
     log = _Log(shown.append)
     for end, size in [*breaks, (len(text), 3)]:
-        log.begin()
+        log.restart()
         part = text[: min(end, len(text))]
         for at in range(0, len(part), size + 1):
             log.take(part[at : at + size + 1])
