@@ -1,4 +1,7 @@
-"""Headless Chromium, driven over the DevTools protocol with aiohttp (which Ray brings). For the tests that open a page; pictures for a person."""
+"""Drives headless Chromium over the DevTools protocol, for the tests that open a page; takes pictures for a person.
+
+It needs aiohttp, which comes with Ray.
+"""
 
 import asyncio
 import base64
@@ -23,7 +26,7 @@ FLAGS = [
 
 
 class Page:
-    """One open page: `messages` are its console errors, exceptions and warnings, `requests` the URLs that it asked for."""
+    """One open page: `messages` are its console's errors and warnings, `requests` the URLs that it asked for."""
 
     def __init__(self, socket):
         self.socket, self.number = socket, 0
@@ -83,7 +86,7 @@ class Page:
 
 
 def visit(path, folder, use):
-    """Open the local file `path` in a browser whose profile is the new, empty `folder`; returns what `await use(page)` does."""
+    """Open the local file `path` in a browser with its profile in `folder`; returns what `await use(page)` returns."""
     return asyncio.run(_visit(Path(path), Path(folder), use))
 
 

@@ -12,7 +12,10 @@ MARKER = "zyxmarkerqq"
 
 
 def make_visits(sizes=(300, 120, 160), *, seed=0, known=True, subjects=True, informative=6, dated=True):
-    """Visits per split: labels that partly stay, words that tell of `informative` labels. Two visits per subject, a day apart."""
+    """Visits per split: labels that partly stay, words that depend on `informative` labels.
+
+    A subject has two visits, a day apart.
+    """
     rng = np.random.default_rng(seed)
     visits = []
     for split, size in zip(SPLITS, sizes, strict=True):
@@ -48,7 +51,10 @@ def as_lists(values):
 
 
 def write_stage(cohort, name, probabilities, *, fields=None, skip=()):
-    """A stage's parts over tuning and held_out from {visit_id: 25 probabilities}, rows in reverse order (the join is by visit_id)."""
+    """A stage's parts over tuning and held_out from {visit_id: 25 probabilities}.
+
+    Rows are in reverse order: the join is by visit_id.
+    """
     stage = Stage(cohort.root, name, fields or {"model": name})
     for shard in cohort.select("tuning", "held_out"):
         ids = [v for v in reversed(cohort.read(shard, ["visit_id"]).column("visit_id").to_pylist()) if v not in skip]

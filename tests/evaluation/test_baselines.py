@@ -67,7 +67,7 @@ def test_persistence_of_a_small_example_by_hand():
     now[:2, 0] = True
     following[[0, 2], 0] = True
     rates = persistence_rates(now, following)
-    # prevalence 2/5; present now: 1 of 2 stay; absent now: 1 of 3 appear; two visits' worth of prevalence is added to each
+    # prevalence 2/5; present now: 1 of 2 stay; absent now: 1 of 3 appear; each gets two visits' worth of prevalence
     assert rates[1, 0] == pytest.approx((1 + 2 * 0.4) / (2 + 2))
     assert rates[0, 0] == pytest.approx((1 + 2 * 0.4) / (3 + 2))
     assert rates[1, 1] == rates[0, 1] == 0

@@ -1,4 +1,4 @@
-"""Choosing maps and thresholds: on tuning alone, patients never split, the right kind for the number of positives; what it is worth."""
+"""Choosing maps and thresholds: on tuning only, patients never split, the right kind for the number of positives."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Maps from logits to probabilities: the fits against scikit-learn and scipy, what holds for every map, and calibration.json."""
+"""Maps from logits to probabilities: fits against scikit-learn and scipy, what every map keeps, calibration.json."""
 
 import json
 

@@ -8,19 +8,14 @@ from ckd.evaluation.bootstrap import Draws, interval, macro, resample
 from ckd.visits.labels import NUM_LABELS
 
 COHORTS, PATIENTS, RESAMPLES, LABELS = 200, 80, 500, 4
-GAIN = {
-    "student": np.array([1.2, 0.9, 1.5, 0.6]),
-    "teacher": np.array([1.4, 1.2, 1.5, 0.9]),
-}  # how far a positive's score stands above a negative's
-PATIENT, SHARED, OWN = (
-    1.0,
-    0.5,
-    0.7,
-)  # standard deviations of a score's parts: the patient's, what both models see of a visit, noise
+# How far a positive's score is above a negative's.
+GAIN = {"student": np.array([1.2, 0.9, 1.5, 0.6]), "teacher": np.array([1.4, 1.2, 1.5, 0.9])}
+# Standard deviations of a score's parts: the patient's, what both models know of a visit, noise.
+PATIENT, SHARED, OWN = 1.0, 0.5, 0.7
 
 
 def cohort(seed):
-    """Visits of 1 to 5 per patient: patients differ in how often they are positive, and in the height of all their scores."""
+    """1 to 5 visits per patient: patients differ in how often they are positive, and in the height of their scores."""
     rng = np.random.default_rng(seed)
     members = np.repeat(np.arange(PATIENTS), rng.integers(1, 6, PATIENTS))
     n = len(members)
@@ -36,7 +31,10 @@ def cohort(seed):
 
 
 def truth(name):
-    """Macro AUROC by the normal distribution: a score given the label is normal, and the patient's part does not depend on the label."""
+    """Macro AUROC by the normal distribution.
+
+    A score given the label is normal, and the patient's part does not depend on the label.
+    """
     return float(ndtr(GAIN[name] / np.sqrt(2 * (PATIENT**2 + SHARED**2 + OWN**2))).mean())
 
 

@@ -14,7 +14,7 @@ from tests.evaluation.evaluation_cohort import make_visits, write_cohort
 
 
 def stays(subjects=60, most=5, seed=0):
-    """Visits of one to five per subject whose label is what the next one records; the last has none. In random order."""
+    """One to five visits per subject in random order: a label is what the next visit records; the last has none."""
     rng, visits = np.random.default_rng(seed), make_visits((0, 0, subjects * most))
     made = []
     for subject in range(subjects):

@@ -6,18 +6,14 @@ import re
 import shutil
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from sklearn.metrics import precision_recall_curve, roc_curve
 
 from ckd.config import EvaluationConfig
 from ckd.errors import ArtifactError
 from ckd.evaluation.calibrate import calibrate_student
 from ckd.evaluation.claims import LIMITS, headline_facts
 from ckd.evaluation.evaluate import evaluate
-from ckd.evaluation.report import curves, facts
+from ckd.evaluation.report import facts
 from ckd.evaluation.report.content import gather
 from ckd.evaluation.report.drawing import MODEL_NAMES
 from ckd.evaluation.report.facts import without_small_counts
@@ -29,20 +25,10 @@ from tests.evaluation.browser import CHROMIUM, visit
 from tests.evaluation.evaluation_cohort import MARKER, make_visits, noisy, write_all, write_cohort, write_stage
 
 FIGURES = (
-    "models",
-    "labels",
-    "onset",
-    "roc",
-    "precision-recall",
-    "reliability",
-    "decision",
-    "alerts",
-    "teacher",
-    "subgroups",
-    "training",
+    *("models", "labels", "onset", "roc", "precision-recall", "reliability", "decision", "alerts"),
+    *("teacher", "subgroups", "training"),
 )
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt-get install chromium)")
-Y_P = st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 0.99])), min_size=2, max_size=40)
 CARD = {
     "claim": "Every figure on this cohort reads: given that the patient returns.",
     "source": {"kind": "mimic3"},
@@ -100,7 +86,10 @@ def make_run(folder, visits):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A run's folder and its visits: 240 held_out visits of 120 patients. One patient's ethnicity is a marker; 15 labels are rare."""
+    """A run's folder and its visits: 240 held_out visits of 120 patients.
+
+    One patient's ethnicity is a marker; 15 labels are rare.
+    """
     visits = []
     for row, one in enumerate(make_visits((200, 80, 240))):
         groups = {
@@ -149,7 +138,8 @@ def small(run):
 @needs_chromium
 def test_chromium_shows_every_figure_sorts_and_loads_nothing(page, tmp_path):
     async def use(page):
-        shown = "[...document.querySelectorAll('figure')].map(f => [f.dataset.figure, f.querySelector('svg')?.getBoundingClientRect().height || 0])"
+        height = "f.querySelector('svg')?.getBoundingClientRect().height || 0"
+        shown = f"[...document.querySelectorAll('figure')].map(f => [f.dataset.figure, {height}])"
         figures = dict(await page.run(shown))
         column = "[...document.querySelectorAll('#labels-table tbody tr')].map(r => r.children[2].dataset.sort)"
         name = "[...document.querySelectorAll('#labels-table tbody tr')].map(r => r.children[0].textContent)"
@@ -323,44 +313,3 @@ def test_without_events_card_and_current_labels_the_reasons_stand_there(one_labe
 )
 def test_warnings_lose_their_small_counts(line, told):
     assert without_small_counts(line) == told
-
-
-@given(Y_P)
-def test_curves_are_those_of_scikit_learn(pairs):
-    y, p = np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])
-    if y.all() or not y.any():
-        return
-    ranked = curves.rank(y, p)
-    false, found, _ = roc_curve(y, p, drop_intermediate=False)
-    assert np.allclose(curves.roc(ranked), (false, found))
-    precision, recall, _ = precision_recall_curve(y, p)
-    assert np.allclose(curves.precision_recall(ranked), (recall[:-1][::-1], precision[:-1][::-1]))
-
-
-@given(Y_P, st.floats(0.01, 0.95))
-def test_net_benefit_is_vickers_and_elkins(pairs, t):
-    n = len(pairs)
-    true, false = sum(y for y, p in pairs if p >= t), sum(not y for y, p in pairs if p >= t)
-    ranked = curves.rank(np.array([y for y, _ in pairs]), np.array([p for _, p in pairs]))
-    assert curves.net_benefit(ranked, np.array([t]))[0] == pytest.approx(true / n - false / n * t / (1 - t))
-    events = sum(y for y, _ in pairs)
-    assert curves.net_benefit_of_all(ranked, np.array([t]))[0] == pytest.approx(
-        events / n - (n - events) / n * t / (1 - t)
-    )
-
-
-def test_thinned_curves_keep_their_ends_and_their_shape():
-    rng = np.random.default_rng(0)
-    y, p = rng.random(5000) < 0.3, rng.random(5000)
-    ranked = curves.rank(y, p)
-    x, found = curves.roc(ranked)
-    assert len(x) <= curves.MOST_POINTS + 2 and (x[0], found[0], x[-1], found[-1]) == (0, 0, 1, 1)
-    whole = (ranked.alerts - ranked.hits) / (ranked.visits - ranked.events), ranked.hits / ranked.events
-    assert np.abs(np.interp(whole[0], x, found) - whole[1]).max() < 0.03
-
-
-def test_reliability_bins_hold_enough_visits():
-    y, p = np.arange(100) % 2 == 0, np.linspace(0, 1, 100)
-    predicted, observed = curves.reliability(y, p)
-    assert len(predicted) == len(observed) == 3 and predicted[0] == pytest.approx(p[:34].mean())
-    assert len(curves.reliability(y[:59], p[:59])[0]) == 0

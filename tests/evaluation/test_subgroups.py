@@ -21,7 +21,10 @@ COUNTS = st.lists(st.integers(0, 60), min_size=1, max_size=8)
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    """160 held_out visits of 80 patients: ages, two sexes, an ethnicity of which one value is a patient's words, one insurance; no admission type."""
+    """160 held_out visits of 80 patients: ages, two sexes, one insurance; no admission type.
+
+    One value of ethnicity is a patient's words.
+    """
     visits = []
     for row, visit in enumerate(make_visits()):
         ethnicity = MARKER if row == 430 else "WHITE" if row % 3 else "BLACK"

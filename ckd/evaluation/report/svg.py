@@ -1,4 +1,4 @@
-"""Turns a matplotlib figure into SVG for the page: in the page's colours, text as text, equal figures as equal bytes."""
+"""Turns a matplotlib figure into SVG for the page: the page's colours, text as text, equal bytes for equal figures."""
 
 import io
 import re
