@@ -1,7 +1,6 @@
 """One partition of the tables -> its next-visit rows: the visits, their labels, the names in their texts.
 Splits and treatment clauses come later, since they need all partitions."""
 
-import io
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +9,12 @@ import polars as pl
 
 from ckd.ehr import usable
 from ckd.ehr.codes import Codes
+from ckd.ehr.frames import left_join, save_frame
 from ckd.ehr.pairs import Rules, chain
 from ckd.ehr.partition import read
 from ckd.ehr.text import ordered
 from ckd.store.artifacts import Fields, FolderArtifact
-from ckd.store.files import join, read_bytes, write_bytes, write_file
+from ckd.store.files import join, read_bytes, write_bytes
 from ckd.visits.labels import DISEASES
 from ckd.visits.splits import point
 from ckd.visits.visit import SUBGROUP_FIELDS, group_key
@@ -50,16 +50,6 @@ class Assembled:
         FolderArtifact(folder, fields).commit([])
 
 
-def save_frame(folder: str, name: str, frame: pl.DataFrame) -> None:
-    """Write one frame of a folder artifact."""
-    write_file(join(folder, f"{name}.arrow"), lambda stream: frame.write_ipc(stream, compression="lz4"))
-
-
-def load_frame(folder: str, name: str) -> pl.DataFrame:
-    """Read one frame of a folder artifact."""
-    return pl.read_ipc(io.BytesIO(read_bytes(join(folder, f"{name}.arrow"))))
-
-
 def load_facts(folder: str) -> dict[str, Any]:
     """Read the facts of an Assembled."""
     return dict(json.loads(read_bytes(join(folder, FACTS_FILE))))
@@ -77,7 +67,7 @@ def assemble(tables: str, index: int, rules: Rules, codes: Codes, *, seed: int, 
     }
     rows = {name: usable.used(frame) for name, frame in judged.items()}
     coded = pl.col("admission").is_in(rows["diagnoses"]["admission"].unique().implode())
-    chained = _join(
+    chained = left_join(
         chain(admissions.with_columns(coded=coded), rules), admissions.select("place", "admission"), "place"
     )
     visits = _visits(chained, _masks(rows["diagnoses"], chained), raw["visits"], raw["patients"])
@@ -119,9 +109,9 @@ def _visits(
     person = patients.unique("subject_id", keep="first", maintain_order=True)
     person = person.select("subject_id", "birth", "anchor_age", "anchor_year", person_sex="sex", person_cut="cut")
     rows = kept.select("subject_id", "role", "next_id", "prediction_time", visit_id="stay_id")
-    rows = _join(_join(rows, first, "visit_id"), person, "subject_id")
-    rows = _join(rows, masks.select(visit_id="stay_id", current="mask"), "visit_id")
-    rows = _join(rows, masks.select(next_id="stay_id", next="mask"), "next_id")
+    current, following = masks.select(visit_id="stay_id", current="mask"), masks.select(next_id="stay_id", next="mask")
+    for other, key in ((first, "visit_id"), (person, "subject_id"), (current, "visit_id"), (following, "next_id")):
+        rows = left_join(rows, other, key)
     return rows.select(
         pl.int_range(pl.len(), dtype=pl.UInt32).alias("visit"),
         "visit_id",
@@ -148,9 +138,7 @@ def _age() -> pl.Expr:
 
 def _named(rows: pl.DataFrame, keys: pl.DataFrame, table: str) -> pl.DataFrame:
     """Distinct names per visit: drugs by first use, codes by sequence number, an earlier admission's of a stay first.
-
-    Rows that are equal in that, or lack it, stay in the source's order.
-    """
+    Rows that are equal in that, or lack it, stay in the source's order."""
     at = rows["admission"]
     rows = rows.with_columns(visit=keys["visit"].gather(at)).drop_nulls(["visit", "name"])
     at = rows["admission"]
@@ -214,7 +202,3 @@ def _summary(visits: pl.DataFrame, named: dict[str, pl.DataFrame], role: str) ->
         "labels": positives.row(0, named=True),
         **{table: int(mine.gather(frame["visit"]).sum()) for table, frame in named.items()},
     }
-
-
-def _join(rows: pl.DataFrame, other: pl.DataFrame, key: str) -> pl.DataFrame:
-    return rows.join(other, on=key, how="left", maintain_order="left")

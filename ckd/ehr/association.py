@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from ckd.ehr.frames import left_join
 from ckd.visits.labels import DISEASES, NUM_LABELS
 from ckd.visits.visit import hash64
 
@@ -24,8 +25,9 @@ Array = npt.NDArray[Any]
 TOTAL_SUMS = ("n", "a", "subjects", "subjects_absent", "subjects_present", "aa", "an", "nn")
 _SUBJECTS_WITH = ("subjects1", "subjects1_absent", "subjects1_present", "whole", "whole_absent", "whole_present")
 DRUG_SUMS = ("n1", "a1", *_SUBJECTS_WITH, "a1a1", "a1n1", "n1n1", "a1a", "a1n", "n1a", "n1n")
-_TOTAL_KEYS = {"fold": pl.UInt8, "disease": pl.UInt8}
-_DRUG_KEYS = {**_TOTAL_KEYS, "drug": pl.String}
+_TOTAL_KEYS, _DRUG_KEYS = ["fold", "disease"], ["fold", "disease", "drug"]
+_TOTALS = pl.Schema({**dict.fromkeys(_TOTAL_KEYS, pl.UInt8), **dict.fromkeys(TOTAL_SUMS, pl.Int64)})
+_DRUGS = pl.Schema({"fold": pl.UInt8, "disease": pl.UInt8, "drug": pl.String, **dict.fromkeys(DRUG_SUMS, pl.Int64)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +105,8 @@ def _totals(n: Array, a: Array, fold_of: Array) -> pl.DataFrame:
     columns = [np.add.reduceat(values, first, axis=0, dtype=np.int64).ravel() for values in sums]
     diseases = np.tile(np.arange(NUM_LABELS, dtype=np.uint8), len(first))
     keys = {"fold": np.repeat(fold_of[first], NUM_LABELS), "disease": diseases}
-    return pl.DataFrame(
-        keys | dict(zip(TOTAL_SUMS, columns, strict=True)), schema=_schema(_TOTAL_KEYS, TOTAL_SUMS)
-    ).filter(pl.col("n") > 0)
+    totals = pl.DataFrame(keys | dict(zip(TOTAL_SUMS, columns, strict=True)), schema=_TOTALS)
+    return totals.filter(pl.col("n") > 0)
 
 
 def _one_disease(
@@ -131,17 +132,12 @@ def _one_disease(
 
 
 def _drug_frame(parts: list[dict[str, Array]], names: pl.Series) -> pl.DataFrame:
-    schema = _schema(_DRUG_KEYS, DRUG_SUMS)
     if not parts:
-        return pl.DataFrame(schema=schema)
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in schema}
+        return pl.DataFrame(schema=_DRUGS)
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in _DRUGS}
     # Each part is sorted by drug, whose numbers are in the order of the names.
     frame = pl.DataFrame(columns).sort("fold", maintain_order=True)
-    return frame.with_columns(names.gather(frame["drug"]).alias("drug")).cast(schema)  # type: ignore[arg-type]
-
-
-def _schema(keys: dict[str, Any], sums: Sequence[str]) -> dict[str, Any]:
-    return {**keys, **dict.fromkeys(sums, pl.Int64)}
+    return frame.with_columns(names.gather(frame["drug"]).alias("drug")).cast(_DRUGS)
 
 
 def merge(parts: Iterable[Stats]) -> Stats:
@@ -150,8 +146,7 @@ def merge(parts: Iterable[Stats]) -> Stats:
     Adds up when four times as many rows wait as are merged, so that memory grows with the distinct drugs, not with the
     parts.
     """
-    schemas = _schema(_TOTAL_KEYS, TOTAL_SUMS), _schema(_DRUG_KEYS, DRUG_SUMS)
-    merged = Stats(*(pl.DataFrame(schema=schema) for schema in schemas))
+    merged = Stats(pl.DataFrame(schema=_TOTALS), pl.DataFrame(schema=_DRUGS))
     waiting: list[Stats] = []
     for part in parts:
         waiting.append(part)
@@ -164,8 +159,8 @@ def _sum(parts: Sequence[Stats]) -> Stats:
     totals, drugs = pl.concat([part.totals for part in parts]), pl.concat([part.drugs for part in parts])
     # Grouping by numbers takes a third of the time of grouping by names.
     numbered = pl.col("drug").cast(pl.Enum(drugs["drug"].unique().sort()))
-    added = _added(drugs.with_columns(numbered), list(_DRUG_KEYS))
-    return Stats(_added(totals, list(_TOTAL_KEYS)), added.with_columns(pl.col("drug").cast(pl.String)))
+    added = _added(drugs.with_columns(numbered), _DRUG_KEYS)
+    return Stats(_added(totals, _TOTAL_KEYS), added.with_columns(pl.col("drug").cast(pl.String)))
 
 
 def _added(frame: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
@@ -177,7 +172,7 @@ def pooled(stats: Stats, leave_out: int | None = None) -> pl.DataFrame:
     kept = pl.lit(True) if leave_out is None else pl.col("fold") != leave_out
     totals = _added(stats.totals.filter(kept).drop("fold"), ["disease"])
     drugs = _added(stats.drugs.filter(kept).drop("fold"), ["disease", "drug"])
-    return drugs.join(totals, on="disease", how="left", maintain_order="left")
+    return left_join(drugs, totals, "disease")
 
 
 def smoothed_lift(min_support: int) -> pl.Expr:

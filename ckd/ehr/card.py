@@ -2,7 +2,9 @@
 claim on this cohort may say."""
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 from typing import Any
 
 import polars as pl
@@ -15,20 +17,13 @@ CLAIM = "given that the patient returns"
 MOST_CODES = 200  # unmapped codes in the card, most frequent first
 WITHHELD = "(not like a code)"
 _LIKE_A_CODE = re.compile(r"(?=.*\d)[A-Za-z0-9.]{1,8}")
+Json = Mapping[str, Any]
 Locate = Callable[[str, int], str]  # table, place -> file:line
 
 
-def cohort_card(
-    source: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    facts: Mapping[str, Any],
-    summary: Mapping[str, Any],
-    locate: Locate,
-) -> dict[str, Any]:
+def cohort_card(source: Json, settings: Json, facts: Json, summary: Json, locate: Locate) -> dict[str, Any]:
     """The card as JSON values, with `source` and `settings` as they are.
-
-    Raises RuntimeError when admissions or visits do not add up.
-    """
+    Raises RuntimeError when admissions or visits do not add up."""
     admissions = facts["admissions"]
     excluded = _located(admissions["excluded"], "visits", locate)
     if admissions["in"] != admissions["pair"] + admissions["last"] + sum(e["rows"] for e in excluded.values()):
@@ -58,9 +53,7 @@ def cohort_card(
 
 def unmapped_codes(codes: pl.DataFrame, described: Codes, locate: Locate) -> dict[str, Any]:
     """Diagnosis codes without a CCS category, procedure codes without a title: rows, share, the most frequent ones.
-
-    `codes`: kind, code, version, rows, place of every distinct code.
-    """
+    `codes`: kind, code, version, rows, place of every distinct code."""
     found = {}
     for kind, describe, without, lost in (
         (DIAGNOSIS, described.diagnoses, "a CCS category", ~pl.col("mapped")),
@@ -85,7 +78,7 @@ def unmapped_codes(codes: pl.DataFrame, described: Codes, locate: Locate) -> dic
     return found
 
 
-def lines(card: Mapping[str, Any]) -> list[str]:
+def lines(card: Json) -> list[str]:
     """What a person must read when the cohort is finished, without any patient's text."""
     found, patients, splits = card["admissions"], card["patients"], card["splits"].items()
     out = sum(e["rows"] for e in found["excluded"].values())
@@ -123,28 +116,28 @@ def _shown(text: str | None) -> str | None:
     return text if text is None or _LIKE_A_CODE.fullmatch(text) else WITHHELD
 
 
-def _by_rows(reasons: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _by_rows(reasons: Json) -> list[tuple[str, Any]]:
     return sorted(reasons.items(), key=lambda item: (-item[1]["rows"], item[0]))
 
 
-def _located(reasons: Mapping[str, Any], table: str, locate: Locate) -> dict[str, Any]:
+def _located(reasons: Json, table: str, locate: Locate) -> dict[str, Any]:
     return {reason: {"rows": e["rows"], "first": locate(table, e["place"])} for reason, e in _by_rows(reasons)}
 
 
-def _rows(counts: Mapping[str, Any], table: str, locate: Locate) -> dict[str, Any]:
+def _rows(counts: Json, table: str, locate: Locate) -> dict[str, Any]:
     untitled = {"untitled": _located({"": counts["untitled"]}, table, locate)[""]} if "untitled" in counts else {}
     rejected = _located(counts["rejected"], table, locate)
     return {"read": counts["read"], "used": counts["used"], "rejected": rejected, **untitled}
 
 
-def _prevalence(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
+def _prevalence(splits: Mapping[str, Json]) -> dict[str, dict[str, float | None]]:
     return {
         disease: {split: _share(s["positives"][k], s["labeled"]) for split, s in splits.items()}
         for k, disease in enumerate(DISEASES)
     }
 
 
-def _group(sums: Mapping[str, Any]) -> dict[str, Any]:
+def _group(sums: Json) -> dict[str, Any]:
     """Means over the current visits of one group."""
     visits = sums["visits"]
     return {
@@ -159,17 +152,10 @@ def _group(sums: Mapping[str, Any]) -> dict[str, Any]:
 def _lengths(steps: Mapping[str, int]) -> dict[str, int | None]:
     """Quantiles of the texts' characters, to the step in which they were counted."""
     ordered = sorted((int(step), visits) for step, visits in steps.items())
-    total = sum(visits for _, visits in ordered)
-    return {name: _quantile(ordered, total * share) for name, share in (("median", 0.5), ("p95", 0.95), ("max", 1.0))}
-
-
-def _quantile(ordered: list[tuple[int, int]], rank: float) -> int | None:
-    seen = 0
-    for step, visits in ordered:
-        seen += visits
-        if seen >= rank:
-            return step
-    return None
+    sums = list(accumulate(visits for _, visits in ordered))
+    quantiles = {"median": 0.5, "p95": 0.95, "max": 1.0}
+    found = {name: bisect_left(sums, sums[-1] * share) for name, share in quantiles.items()} if sums else {}
+    return {name: ordered[found[name]][0] if found else None for name in quantiles}
 
 
 def _share(part: float, whole: float) -> float | None:

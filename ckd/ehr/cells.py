@@ -8,25 +8,30 @@ import polars as pl
 from ckd.ehr.canonical import TIME
 from ckd.errors import DataError
 
-_TEXT_ONLY = {"code": "a number has lost its leading zeros", "drug": "", "title": ""}
+_TEXT_ONLY = {"code": " (a number has lost its leading zeros)", "drug": "", "title": ""}
 _TIMES = ("start", "end", "birth", "death")
 _NUMBERS = ("seq", "anchor_age", "anchor_year")
 _FLAGS = ("expired", "newborn")
-_YES, _NO = ("1", "true", "t", "yes", "y"), ("0", "false", "f", "no", "n")
+_YES, _NO = ("1", "true", "t", "yes", "y"), ("0", "false", "f", "no", "n", "")
 
 
 def column(name: str, source: str, dtype: pl.DataType, formats: Sequence[str], where: str) -> pl.Expr:
     """Canonical column `name` from column `source` of that type; times, numbers and flags that are unreadable are null.
-
-    Raises DataError (`where`: file) for a type that cannot hold what is wanted.
-    """
+    Raises DataError (`where`: file) for a type that cannot hold what is wanted."""
+    cell, because = pl.col(source), ""
     if name in _TIMES:
-        return _time(source, dtype, formats, where)
-    if name in _NUMBERS:
-        return _number(source, dtype, where)
-    if name in _FLAGS:
-        return _flag(source, dtype, where)
-    return _text(name, source, dtype, where)
+        found, wanted = _time(cell, dtype, formats), "a timestamp, a date or text such as 2150-01-31 09:30:00"
+    elif name in _NUMBERS:
+        found, wanted = _number(cell, dtype), "whole numbers"
+    elif name in _FLAGS:
+        found, wanted = _flag(cell, dtype), "true or false"
+    else:
+        found, wanted = _text(name, cell, dtype), "text" if name in _TEXT_ONLY else "text or whole numbers"
+        because = _TEXT_ONLY.get(name, "") if dtype.is_numeric() else ""
+    if found is None:
+        what = f"column '{source}' is {dtype}, expected {wanted}{because}"
+        raise DataError(f"{where}: {what}; write that column anew")
+    return found
 
 
 def is_given(source: str, dtype: pl.DataType) -> pl.Expr:
@@ -35,54 +40,39 @@ def is_given(source: str, dtype: pl.DataType) -> pl.Expr:
     return given & (pl.col(source).str.len_bytes() > 0) if dtype == pl.String else given
 
 
-def _text(name: str, source: str, dtype: pl.DataType, where: str) -> pl.Expr:
-    cell = pl.col(source)
+def _text(name: str, cell: pl.Expr, dtype: pl.DataType) -> pl.Expr | None:
     if isinstance(dtype, pl.Categorical | pl.Enum):
         cell, dtype = cell.cast(pl.String), pl.String()
     if dtype == pl.String:
         return pl.when(cell.str.len_bytes() > 0).then(cell)
-    if dtype == pl.Null or (dtype.is_integer() and name not in _TEXT_ONLY):
-        return cell.cast(pl.String)
     if name == "age" and dtype.is_float():
         return cell.floor().cast(pl.Int64, strict=False).cast(pl.String)
-    if name == "cut" and (dtype == pl.Boolean or dtype.is_temporal()):
-        return cell.cast(pl.String)
-    reason = _TEXT_ONLY.get(name) if dtype.is_numeric() else ""
-    raise _refused(source, dtype, "text" if name in _TEXT_ONLY else "text or whole numbers", where, reason)
+    whole = dtype.is_integer() and name not in _TEXT_ONLY
+    value = name == "cut" and (dtype == pl.Boolean or dtype.is_temporal())
+    return cell.cast(pl.String) if dtype == pl.Null or whole or value else None
 
 
-def _time(source: str, dtype: pl.DataType, formats: Sequence[str], where: str) -> pl.Expr:
-    cell = pl.col(source)
+def _time(cell: pl.Expr, dtype: pl.DataType, formats: Sequence[str]) -> pl.Expr | None:
     if dtype == pl.String:
         if len(formats) > 1:
             cell = cell.str.replace("T", " ", literal=True).str.strip_suffix("Z")
         parsed = [cell.str.to_datetime(form, strict=False, time_unit="us", ambiguous="null") for form in formats]
         return pl.coalesce(parsed) if len(parsed) > 1 else parsed[0]
-    if isinstance(dtype, pl.Datetime):
-        return (cell.dt.convert_time_zone("UTC").dt.replace_time_zone(None) if dtype.time_zone else cell).cast(TIME)
-    if dtype in (pl.Date, pl.Null):
-        return cell.cast(TIME)
-    raise _refused(source, dtype, "a timestamp, a date or text such as 2150-01-31 09:30:00", where)
+    if isinstance(dtype, pl.Datetime) and dtype.time_zone:
+        cell = cell.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+    return cell.cast(TIME) if isinstance(dtype, pl.Datetime | pl.Date | pl.Null) else None
 
 
-def _number(source: str, dtype: pl.DataType, where: str) -> pl.Expr:
-    if dtype == pl.String or dtype == pl.Null or dtype.is_numeric():
-        # pandas writes whole numbers as 1.0 beside gaps.
-        return pl.col(source).cast(pl.Float64, strict=False).cast(pl.Int32, strict=False)
-    raise _refused(source, dtype, "whole numbers", where)
+def _number(cell: pl.Expr, dtype: pl.DataType) -> pl.Expr | None:
+    # pandas writes whole numbers as 1.0 beside gaps.
+    number = cell.cast(pl.Float64, strict=False).cast(pl.Int32, strict=False)
+    return number if isinstance(dtype, pl.String | pl.Null) or dtype.is_numeric() else None
 
 
-def _flag(source: str, dtype: pl.DataType, where: str) -> pl.Expr:
-    cell = pl.col(source)
+def _flag(cell: pl.Expr, dtype: pl.DataType) -> pl.Expr | None:
     if dtype == pl.Boolean:
         return cell.fill_null(False)
-    if dtype == pl.String or dtype == pl.Null or dtype.is_integer():
-        # Few distinct values, so the text of a number is cheap.
-        text = cell.cast(pl.String).str.to_lowercase().fill_null("0")
-        return pl.when(text.is_in(_YES)).then(True).when(text.is_in([*_NO, ""])).then(False)
-    raise _refused(source, dtype, "true or false", where)
-
-
-def _refused(source: str, dtype: pl.DataType, expected: str, where: str, reason: str | None = "") -> DataError:
-    because = f" ({reason})" if reason else ""
-    return DataError(f"{where}: column '{source}' is {dtype}, expected {expected}{because}; write that column anew")
+    # Few distinct values, so the text of a number is cheap.
+    text = cell.cast(pl.String).str.to_lowercase().fill_null("0")
+    flag = pl.when(text.is_in(_YES)).then(True).when(text.is_in(_NO)).then(False)
+    return flag if isinstance(dtype, pl.String | pl.Null) or dtype.is_integer() else None

@@ -11,9 +11,10 @@ import polars as pl
 
 from ckd.config import IngestConfig
 from ckd.ehr import association, text
-from ckd.ehr.assemble import NAMED, assemble, load_facts, load_frame, save_frame
+from ckd.ehr.assemble import NAMED, assemble, load_facts
 from ckd.ehr.association_table import published
 from ckd.ehr.codes import Codes
+from ckd.ehr.frames import left_join, load_frame, save_frame
 from ckd.ehr.pairs import Rules
 from ckd.ehr.subject_splits import SubjectSplits, decide
 from ckd.store.artifacts import Fields, FolderArtifact, Stage
@@ -197,7 +198,7 @@ def _flags(masks: pl.Series) -> "pa.Array":
 def _with_split(folder: str, splits: SubjectSplits) -> pl.DataFrame:
     subjects = load_frame(folder, "subjects")
     subjects = subjects.select("subject_id", "fold", split=splits.of(subjects))
-    return load_frame(folder, "visits").join(subjects, on="subject_id", how="left", maintain_order="left")
+    return left_join(load_frame(folder, "visits"), subjects, "subject_id")
 
 
 def decide_splits(work: Work, partitions: Sequence[Partition]) -> SubjectSplits:

@@ -32,9 +32,7 @@ class Meds(Source):
     @classmethod
     def open(cls, kind: str, folder: str, split_column: str) -> "Meds":
         """Find data/**/*.parquet, or all below `folder` if it has no folder data, and read the schemas.
-
-        Raises DataError when there is no shard, or one lacks a column, above all a visit id.
-        """
+        Raises DataError when there is no shard, or one lacks a column, above all a visit id."""
         base = Path(folder, "data") if Path(folder, "data").is_dir() else Path(folder)
         found = (p for p in base.rglob("*.parquet") if p.is_file() and not p.name.startswith("."))
         shards = sorted(p for p in found if p.parent.name != "metadata")

@@ -25,6 +25,8 @@ from datetime import timedelta
 
 import polars as pl
 
+from ckd.ehr.frames import left_join
+
 NO_SUBJECT = "no subject_id"
 NEWBORN = "newborn"
 NO_START = "no admission time"
@@ -96,8 +98,7 @@ def chain(visits: pl.DataFrame, rules: Rules) -> pl.DataFrame:
     keeps_place = admissions.filter(pl.col("own").is_not_null() & ~pl.col("own").is_in(_OUT_OF_ORDER))
     places = pl.concat([stays, keeps_place.select("subject_id", stay="row")], how="diagonal").sort("stay")
     rows = admissions.select("row", "place", "visit_id", "subject_id", "own")
-    rows = rows.join(usable.select("row", "stay"), on="row", how="left", maintain_order="left")
-    rows = rows.join(_judge(places, rules), on="stay", how="left", maintain_order="left")
+    rows = left_join(left_join(rows, usable.select("row", "stay"), "row"), _judge(places, rules), "stay")
     merged = pl.when(pl.col("row") != pl.col("stay")).then(pl.lit(MERGED))
     rows = rows.with_columns(reason=pl.coalesce("own", merged, "verdict"))
     kept, is_last = pl.col("reason").is_null(), pl.col("next_id").is_null()

@@ -53,9 +53,7 @@ def partition(source: Source, folder: str, partitions: int) -> list[int]:
 
 def facts(folder: str) -> Mapping[str, Any]:
     """What `partition` counted.
-
-    tables {table: {rows, blank_rows}}, admissions [per partition], without_subject {rows, place of the first}.
-    """
+    tables {table: {rows, blank_rows}}, admissions [per partition], without_subject {rows, place of the first}."""
     content = FolderArtifact(folder, {}).load()
     if content is None:
         raise DataError(f"{folder}: the tables are not partitioned; run the same ingest again")
@@ -72,9 +70,7 @@ def read(folder: str, table: str, index: int) -> pl.DataFrame:
 
 def stored(table: str) -> dict[str, pl.DataType]:
     """The columns of a partitioned table: SCHEMAS with repeated texts categorical and `visit` (visit_key) for joins.
-
-    Only `visits` keeps visit_id itself.
-    """
+    Only `visits` keeps visit_id itself."""
     schema = {name: pl.Categorical() if name in _REPEATED else dtype for name, dtype in SCHEMAS[table].items()}
     if "visit_id" in schema:
         schema["visit"] = pl.UInt64()

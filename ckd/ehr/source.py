@@ -53,9 +53,7 @@ class Source(ABC):
 
     def blank_rows(self, table: str, found: Mapping[int, Mapping[str, int]]) -> int:
         """How many rows of `table` hold nothing. `found`: file -> rows read, number of the last record, SUSPECT rows.
-
-        Raises DataError for lines that polars read wrongly in silence.
-        """
+        Raises DataError for lines that polars read wrongly in silence."""
         return 0
 
     def minding_quotes(self, found: Mapping[int, Mapping[str, int]]) -> "Source":

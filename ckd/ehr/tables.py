@@ -29,9 +29,7 @@ class Tables(Source):
     @classmethod
     def open(cls, kind: str, folder: str, split_column: str, layout: Layout) -> "Tables":
         """Find the files and read their headers.
-
-        Raises DataError for a table or a column that is missing, there twice or of no use.
-        """
+        Raises DataError for a table or a column that is missing, there twice or of no use."""
         found = _find_tables(layout, Path(folder))
         paths = [path for files in found.values() for path in files]
         opened = tuple((ParquetFile if path.suffix == ".parquet" else CsvFile).open(path) for path in paths)

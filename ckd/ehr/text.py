@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
+from ckd.ehr.frames import left_join
 from ckd.visits.grammar import BETWEEN_NAMES, BETWEEN_TREATMENTS, INPUT, treatment_clause
 from ckd.visits.labels import DISEASES, NO_DISEASE
 
@@ -38,7 +39,7 @@ def inputs(
     """The inputs of `count` visits: names in the order of the frames (visit, name), then the clause ("": none)."""
     visits = pl.DataFrame({"visit": pl.int_range(count, dtype=pl.UInt32, eager=True), "clause": clause})
     for column, names in (("diseases", diseases), ("drugs", drugs), ("operations", operations)):
-        visits = visits.join(_listed(names, column), on="visit", how="left", maintain_order="left")
+        visits = left_join(visits, _listed(names, column), "visit")
     parts = [_or_none(column) for column in ("diseases", "drugs", "operations", "clause")]
     return visits.select(pl.format(INPUT, *parts).alias("input")).to_series()
 

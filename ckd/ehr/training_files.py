@@ -107,9 +107,7 @@ def _survey(source: Input) -> tuple[Counter[str], int, list[str]]:
 
 def _pump(source: Input, streams: Mapping[str, Any], fields: list[str], adapter_share: float) -> int:
     """Write every labelled visit; returns how many train visits the adapter may see.
-
-    Raises DataError where the share leaves the adapter or the head without visits.
-    """
+    Raises DataError where the share leaves the adapter or the head without visits."""
     train = for_adapter = 0
     for visit in source.rows():
         if isinstance(visit, BadRow):
@@ -150,9 +148,7 @@ def _card(cohort: str) -> dict[str, Any]:
 
 def _datasets(out: str, labeled: Mapping[str, int], adapter_share: float) -> dict[str, Any]:
     """The new content of dataset_info.json: what is there, with name_train and name_val.
-
-    Raises DataError when it offers name_test for training.
-    """
+    Raises DataError when it offers name_test for training."""
     path = join(out, DATASETS_FILE)
     entries = _json_object(path)
     test = visit_file("", "held_out").lstrip("/")

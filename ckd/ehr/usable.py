@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from ckd.ehr.frames import left_join
 from ckd.ehr.text import clean
 
 NO_VISIT, UNKNOWN_VISIT = "no visit id", "unknown admission"
@@ -16,9 +17,7 @@ Describe = Callable[[pl.DataFrame], pl.DataFrame]
 
 def coded(rows: pl.DataFrame, describe: Describe, admissions: pl.DataFrame) -> pl.DataFrame:
     """Diagnoses or procedures with `admission` (its number), `name`, `mask` (bit of the label, 0: none) and `reason`.
-
-    A title in the row is the name, else the code's title. `admissions`: visit, admission.
-    """
+    A title in the row is the name, else the code's title. `admissions`: visit, admission."""
     # Distinct codes are described once; rows find theirs by one integer, several times faster than by two texts.
     version = pl.col("version").to_physical().cast(pl.UInt64).fill_null(2**32 - 1)
     rows = rows.with_columns(key=pl.col("code").to_physical().cast(pl.UInt64) * 2**32 + version)
@@ -30,7 +29,7 @@ def coded(rows: pl.DataFrame, describe: Describe, admissions: pl.DataFrame) -> p
     mask = pl.lit(2, pl.UInt32).pow(pl.col("label")).cast(pl.UInt32).fill_null(0)
     blank = pl.col("normal").is_null()  # a code of white space
     meanings = described.select("key", "known_version", blank=blank, meaning=_enum(described["title"]), mask=mask)
-    rows = _join(_join(rows, meanings, "key"), admissions, "visit")
+    rows = left_join(left_join(rows, meanings, "key"), admissions, "visit")
     no_code, no_version = pl.col("code").is_null() | pl.col("blank"), ~pl.col("known_version")
     reason = _visit_reason().when(no_code).then(pl.lit(NO_CODE)).when(no_version).then(pl.lit(UNKNOWN_VERSION))
     given = rows["title"].null_count() < rows.height
@@ -43,7 +42,7 @@ def drugs(rows: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataFrame:
     rows = rows.with_columns(key=pl.col("drug").to_physical())
     distinct = rows.select("key", "drug").filter(pl.col("key").is_not_null()).unique("key")
     names = distinct.select("key", name=_enum(distinct.select(clean(pl.col("drug").cast(pl.String))).to_series()))
-    rows = _join(_join(rows, names, "key"), admissions, "visit")
+    rows = left_join(left_join(rows, names, "key"), admissions, "visit")
     reason = _visit_reason().when(pl.col("name").is_null()).then(pl.lit(NO_DRUG))
     return rows.select("admission", "start", "place", "name", reason=reason)
 
@@ -62,8 +61,8 @@ def by_reason(rows: pl.DataFrame) -> dict[str, Any]:
 def rejected(rows: pl.DataFrame) -> dict[str, Any]:
     """{"read", "used", "rejected": by_reason}, and beside them the used rows whose code has no title."""
     reasons = by_reason(rows)
-    used = rows.height - sum(r["rows"] for r in reasons.values())
-    facts: dict[str, Any] = {"read": rows.height, "used": used, "rejected": reasons}
+    kept = rows.height - sum(r["rows"] for r in reasons.values())
+    facts: dict[str, Any] = {"read": rows.height, "used": kept, "rejected": reasons}
     untitled = rows.filter(pl.col("name").is_null() & pl.col("reason").is_null())
     if untitled.height:
         facts["untitled"] = {"rows": untitled.height, "place": untitled["place"].min()}
@@ -73,10 +72,6 @@ def rejected(rows: pl.DataFrame) -> dict[str, Any]:
 def _enum(names: pl.Series) -> pl.Series:
     """Text as numbers of its distinct values in order."""
     return names.cast(pl.Enum(names.drop_nulls().unique().sort()))
-
-
-def _join(rows: pl.DataFrame, other: pl.DataFrame, key: str) -> pl.DataFrame:
-    return rows.join(other, on=key, how="left", maintain_order="left")
 
 
 def _visit_reason() -> Any:

@@ -16,9 +16,7 @@ HIDDEN, EPOCHS, BATCH, PEAK_STEP = 192, 8, 512, 4e-3
 
 def features(encounters: Encounters) -> np.ndarray:
     """What coders recorded of each visit, float32 [V, C + G + P + 1].
-
-    Conditions, drugs, procedures, age in tens of years around the mean.
-    """
+    Conditions, drugs, procedures, age in tens of years around the mean."""
     age = (encounters.age[:, None] - parameters().raw["ages"]["mean"]) / 10
     return np.hstack([encounters.recorded, encounters.given, encounters.done, age]).astype(np.float32)
 
@@ -50,9 +48,7 @@ def fit(encounters: Encounters, seed: int) -> "torch.nn.Module":
 
 def oracle_observed(encounters: Encounters, patients: int, seed: int) -> np.ndarray:
     """Probabilities of the next recorded labels from codes, float32 [V, 25].
-
-    Fitted on `patients` patients of generator seed `seed`. Raises ValueError when that is the encounters' own.
-    """
+    Fitted on `patients` patients of generator seed `seed`. Raises ValueError when that is the encounters' own."""
     import torch
 
     if seed == encounters.seed:

@@ -116,24 +116,18 @@ def parameters() -> Parameters:
 
 def generator_fields(patients: int, seed: int) -> dict[str, str | int]:
     """What decides the encounters, for an artifact's fields."""
-    return {
-        "generator": 1,
-        "parameters": digest(PARAMETERS.read_text(encoding="utf-8")),
-        "patients": patients,
-        "seed": seed,
-    }
+    parameters = digest(PARAMETERS.read_text(encoding="utf-8"))
+    return {"generator": 1, "parameters": parameters, "patients": patients, "seed": seed}
 
 
 def generate(patients: int, seed: int) -> Encounters:
     """Simulate patients from their first visit until they stay away, die, or reach the most visits.
-
-    Equal seeds give equal arrays.
-    """
+    Equal seeds give equal arrays."""
     model = parameters()
     raw = model.raw
     rng = np.random.default_rng(seed)
     life = _People.draw(rng, patients, raw)
-    probability = _first_probability(model, life)
+    probability = _sigmoid(_person_logit(model, life) + model.first)
     alive = np.arange(patients)
     blocks: list[dict[str, Array]] = []
     for order in range(raw["visits"]["most"]):
@@ -196,13 +190,10 @@ def _visit(
     use = raw["drug_use"]
     wanted = np.where(true[:, model.drug_for], use["given"] + use["severity"] * severity_N1, use["otherwise"])
     done = model.procedure_base + severity_N1 * model.procedure_severity + true @ model.called
+    shown = {name: getattr(life, name) for name in ("day", "age", "male", "split", "severity")}
     return {
+        **shown,
         "patient": patient,
-        "day": life.day,
-        "age": life.age,
-        "male": life.male,
-        "split": life.split,
-        "severity": life.severity,
         "died": rng.random(len(patient)) < _logistic(raw["visits"]["death"], life.severity),
         "true": true,
         "recorded": recorded,
@@ -215,10 +206,6 @@ def _person_logit(model: Parameters, life: _People) -> Array:
     age = (life.age[:, None] - model.raw["ages"]["mean"]) / 10
     logit = model.base + life.load @ model.load + age * model.age + life.severity[:, None] * model.severity
     return np.where(model.men_only & ~life.male[:, None], -np.inf, logit)
-
-
-def _first_probability(model: Parameters, life: _People) -> Array:
-    return _sigmoid(_person_logit(model, life) + model.first)
 
 
 def _next_probability(model: Parameters, life: _People, true_NC: Array, given_NG: Array) -> Array:

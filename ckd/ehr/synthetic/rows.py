@@ -48,9 +48,7 @@ def write_cohort(folder: str, patients: int, seed: int, ceiling_patients: int = 
 
 def table(encounters: Encounters, include_last: bool = False) -> "pa.Table":
     """One row per visit that has a next one: `visit_schema()` and `oracle_latent`, each recorded label's probability.
-
-    `include_last` adds the patients' last visits that did not end in death, with null labels and null oracle_latent.
-    """
+    `include_last` adds the patients' last visits that did not end in death, with null labels and null oracle_latent."""
     import pyarrow as pa
 
     has_next = encounters.has_next
@@ -84,9 +82,7 @@ def table(encounters: Encounters, include_last: bool = False) -> "pa.Table":
 
 def texts(encounters: Encounters, rows: np.ndarray) -> Iterator[str]:
     """The `input` of each of those visits, in the public grammar.
-
-    The order within a list and the drug names are drawn with the cohort's seed.
-    """
+    The order within a list and the drug names are drawn with the cohort's seed."""
     model = parameters()
     rng = np.random.default_rng([encounters.seed, 1])
     titles = np.array([c.title for c in model.conditions], object)
