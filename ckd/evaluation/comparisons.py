@@ -16,12 +16,12 @@ _AUROC = list(METRICS).index("auroc")
 
 
 def compare(
-    model: str, blocks: Mapping[str, Any], figures: Mapping[str, Figures], chosen: Sequence[int]
+    model: str, blocks: Mapping[str, Any], figures: Mapping[str, Figures | None], chosen: Sequence[int]
 ) -> dict[str, Any]:
     """`model` minus every other model that has figures: {other: {macro: {metric: …}, per_label: {disease: …}}}.
 
     Each entry has difference, interval, p. per_label compares AUROC over the labels `chosen`; it has p_holm too,
-    corrected over these labels for this pair of models. Without draws `figures` is empty, and intervals and p are None.
+    corrected over these labels for this pair of models. Without draws there are no `figures`: intervals and p are None.
     """
     return {
         name: _pair(blocks[model], block, figures.get(model), figures.get(name), chosen)

@@ -1,4 +1,4 @@
-"""Features of a patient's history: the labels of this and of earlier visits, age, sex, number of earlier visits.
+"""Computes features of a patient's history: the labels of this and of earlier visits, age, sex, number of earlier visits.
 
 No `labels` column is read. A visit's own diseases are its current_labels (or those that its treatment clause names);
 they are known at its prediction_time. The label of an earlier visit is the current_labels of the one after it, and
@@ -73,9 +73,9 @@ def read_history(cohort: Cohort, split: Split) -> History:
     for name, unknown in (("age", np.isnan(age)), ("sex", sex == "")):
         if len(take) and unknown.all():
             raise NotComputableError(f"no {split} visit has a known {name}")
-    seen = np.concatenate(current)
-    last, ever, earlier = before(subjects, times, seen)
-    return History(seen[take], last[take], ever[take], earlier[take], age[take], sex[take])
+    recorded = np.concatenate(current)
+    last, ever, earlier = before(subjects, times, recorded)
+    return History(recorded[take], last[take], ever[take], earlier[take], age[take], sex[take])
 
 
 def before(subjects: Sequence[str], times: Sequence[float], current: Flags) -> tuple[Flags, Flags, NDArray[np.int64]]:

@@ -23,7 +23,7 @@ class OneVsRest:
     weight: NDArray[np.float64]  # [25, features]
     bias: NDArray[np.float64]  # [25]
     c: float  # inverse L2 strength, as in scikit-learn
-    tuned: bool  # False: no tuning visits, the middle of the grid stands
+    tuned: bool  # False: without tuning visits the middle of the grid is taken
 
     def predict(self, x: Features) -> Scores:
         """Probabilities [n, 25] of features [n, features]."""

@@ -1,4 +1,4 @@
-"""What probabilities are worth against labels: per label, macro, micro. Undefined is None, never 0.5.
+"""Measures probabilities against labels: per label, macro, micro. Undefined is None, never 0.5.
 
 A metric is one row of METRICS: blocks, intervals, comparisons and the tables for readers all follow from it.
 """

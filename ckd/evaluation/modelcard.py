@@ -102,14 +102,14 @@ def _label(name: str, row: Mapping[str, Any], threshold: float) -> Row:
 def _calibration(metrics: Mapping[str, Any], facts: Facts) -> str:
     if not facts.calibrated:
         return "There is no calibration.json: the probabilities are the model's own, and no thresholds go with them."
-    told = (
+    text = (
         "`calibration.json` holds one map from logit to probability and one threshold per label, fitted on tuning "
         "patients alone. What `AutoModelForSequenceClassification` and `pipeline` give is uncalibrated; apply the maps "
         "to read a figure as a risk: `ckd predict` does."
     )
     block = metrics.get("calibration", {}).get("student")
     if not block or headline_facts(metrics).too_small:
-        return told
+        return text
     figures = {
         "slope (1 is right)": "slope",
         "expected calibration error": "ece",
@@ -120,7 +120,7 @@ def _calibration(metrics: Mapping[str, Any], facts: Facts) -> str:
         (name, *(_number(block[kind]["macro"].get(key)) if block[kind] else "-" for kind in ("raw", "calibrated")))
         for name, key in figures.items()
     ]
-    return told + "\n\n" + _table(("macro, held-out", "raw", "calibrated"), rows)
+    return text + "\n\n" + _table(("macro, held-out", "raw", "calibrated"), rows)
 
 
 def _usage(facts: Facts) -> str:

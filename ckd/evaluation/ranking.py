@@ -1,4 +1,4 @@
-"""AUROC and average precision of one column of scores under many row weightings at once.
+"""Computes AUROC and average precision of one column of scores under many row weightings at once.
 
 Both change only at the scores that a positive has (the steps), so the rows are sorted once. A step needs the weight of
 its positives and of the negatives since the step before. For all draws that is one product of a sparse matrix (which

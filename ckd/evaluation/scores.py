@@ -29,8 +29,8 @@ class Rows:
     visit_ids: "pa.Array"  # string [n]
     labels: Flags  # [n, 25] next visit
     current: Flags  # [n, 25] current visit; meaningful where known or from_clause
-    known: Flags  # [n] the current_labels column says so
-    from_clause: Flags  # [n] only the diseases that the input's treatment clause names
+    known: Flags  # [n] the current_labels column has them
+    from_clause: Flags  # [n] else the input's treatment clause names some
     groups: NDArray[np.uint64]  # [n] the subject, or without subject ids the identical input
     has_subjects: bool  # every visit has a subject_id
     scores: Mapping[str, Scores] = field(default_factory=dict)  # stage name -> probabilities [n, 25]

@@ -1,4 +1,4 @@
-"""metrics.json as lines for a terminal. Computes nothing."""
+"""Shows metrics.json as lines for a terminal. Computes nothing."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ _COLUMNS = {  # heading -> where the figure is in a model's block
 
 
 def render(metrics: Mapping[str, Any]) -> str:
-    """The models' table, what it rests on, its warnings and the headline; lines joined by newlines."""
+    """The models' table, the counts behind it, the warnings and the headline; lines joined by newlines."""
     held_out, counts = metrics["held_out"], metrics["counts"]
     models = {name: block for name, block in held_out.items() if name != "baselines"} | held_out["baselines"]
     rows = [("held_out", *_COLUMNS)]
@@ -64,7 +64,7 @@ def _basis(metrics: Mapping[str, Any], counts: Mapping[str, Any]) -> str:
 
 
 def _calibration(student: Mapping[str, Any]) -> str:
-    """One line on the student's calibrated probabilities, and on its own beside them."""
+    """One line on the student's calibrated probabilities beside its raw ones."""
     block = student["calibrated"]
     whole, before = block["macro"], student["raw"]["macro"]
     line = (

@@ -20,7 +20,7 @@ class Thresholds:
     """One threshold per label (an alarm is p >= threshold), and why a label kept the default."""
 
     values: NDArray[np.float64]  # [25]
-    reasons: dict[str, str]  # disease -> reason, only where the default stands
+    reasons: dict[str, str]  # disease -> reason, only where the default is kept
 
 
 def best_threshold(y: Flags, p: Floats) -> float:

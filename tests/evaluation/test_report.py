@@ -278,7 +278,7 @@ def test_other_predictions_than_those_of_metrics_json_are_refused(made, tmp_path
     folder, visits = made
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     write_stage(write_cohort(tmp_path / "artifacts", visits), "predictions", noisy(visits, 9))
-    with pytest.raises(ArtifactError, match="tells of other predictions"):
+    with pytest.raises(ArtifactError, match="is of other predictions than the stored ones"):
         gather(str(tmp_path), str(tmp_path / "artifacts"), name="x", cohort_folder="", config="")
 
 

@@ -136,7 +136,7 @@ def _require_same(run: Run, where: str) -> None:
         found = macro_auroc(run.held_out.labels, run.held_out.scores[stage], run.chosen)
         same = written is None if found is None else written is not None and abs(written - found) < 1e-9
         if not same or run.metrics["counts"]["held_out"]["visits"] != len(run.held_out):
-            raise ArtifactError(f"{where}: tells of other {stage} than those that are there; run 'ckd evaluate' again")
+            raise ArtifactError(f"{where}: is of other {stage} than the stored ones; run 'ckd evaluate' again")
 
 
 def _events(path: str) -> list[dict[str, Any]]:
