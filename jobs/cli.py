@@ -1,29 +1,20 @@
-"""The `ckd` command: exit codes, and which job a command starts. Imports a job only when it runs, so help and errors are quick. What can be
-typed belongs to arguments."""
+"""The `ckd` command: reads the command line, starts one job, and turns its errors into one line and an exit code."""
 
 import argparse
 import errno
-import importlib
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from ckd import __version__
 from ckd.config import Config
 from ckd.configfile import dump, load
 from ckd.errors import CkdError, IncompleteError
-from jobs.arguments import COMMANDS, CONFIGS, FILES, Start, make_parser
+from jobs.arguments import EXIT_CODES, add_config
 from jobs.cluster_paths import placed
+from jobs.commands import COMMANDS, Command
 from jobs.console import Console, terminal_console
-
-COMPUTING = {
-    "run",
-    "embed",
-    "train-head",
-    "soft-labels",
-    "train-student",
-    "evaluate",
-}  # on a cluster they take shared paths only
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _hush_libraries()
     arguments = _parse(sys.argv[1:] if argv is None else argv)
     try:
-        arguments.start(arguments)
+        _start(COMMANDS[arguments.command], arguments)
     except CkdError as error:
         sys.stderr.write(f"ckd: {error}\n")
         return error.exit_code
@@ -49,8 +40,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def make_parser(chosen: str | None) -> argparse.ArgumentParser:
+    """The command line. Only the chosen command has its options: the others' modules are not imported."""
+    parser = argparse.ArgumentParser(
+        prog="ckd",
+        description="Distil a LoRA-tuned language model over patient visits into a BERT-size student.",
+        epilog=EXIT_CODES,
+    )
+    parser.add_argument("--version", action="version", version=f"ckd {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name, command in COMMANDS.items():
+        one = commands.add_parser(name, help=command.help, description=command.help, epilog=EXIT_CODES)
+        if name != chosen:
+            continue
+        if add_options := getattr(command.load(), "add_options", None):
+            add_options(one)
+        if command.words:
+            add_config(one, command)
+    return parser
+
+
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = make_parser(STARTS)
+    parser = make_parser(next((word for word in argv if not word.startswith("-")), None))
     arguments, rest = parser.parse_known_args(argv)
     if any(word.startswith("-") or "=" not in word or "words" not in arguments for word in rest):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -59,116 +70,31 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
-def _stage(arguments: argparse.Namespace) -> None:
-    files = [word for word in arguments.words if "=" not in word]
-    config = _config(arguments)
-    if arguments.command in COMPUTING:
+def _start(command: Command, arguments: argparse.Namespace) -> None:
+    config = _config(command, arguments)
+    if command.computes:
         config = placed(config)
-    with terminal_console("" if arguments.command in FILES else config.run.folder) as console:
-        _job(arguments)(config, console, *([files] if arguments.command in FILES else []))
+    folder = {"run": config.run.folder, "out": getattr(arguments, "out", ""), "": ""}[command.events]
+    with terminal_console(folder) as console:
+        if getattr(arguments, "dry_run", False) and command.dry_run:
+            _dry_run(config, console)
+        else:
+            command.load().run(config, console, arguments)
 
 
-def _ingest(arguments: argparse.Namespace) -> None:
-    from jobs import ingest
-
-    ingest.run(_config(arguments), terminal_console(), arguments.source, arguments.folder, arguments.out)
-
-
-def _synth(arguments: argparse.Namespace) -> None:
-    from jobs import synth
-
-    synth.run(arguments.out, arguments.patients, arguments.seed, terminal_console())
-
-
-def _submit(arguments: argparse.Namespace) -> None:
-    from jobs import submit
-
-    submit.run(
-        _config(arguments),
-        terminal_console(),
-        arguments.stage,
-        arguments.address,
-        following=arguments.follow,
-        resource=arguments.resource,
-        dry_run=arguments.dry_run,
-    )
-
-
-def _plan(arguments: argparse.Namespace) -> None:
-    from jobs import plan
-
-    plan.run(_config(arguments), terminal_console(), arguments.price, arguments.spot_price, arguments.visits_per_second)
-
-
-def _doctor(arguments: argparse.Namespace) -> None:
-    from jobs import doctor
-
-    given = bool(arguments.config or arguments.words)
-    doctor.run(_config(arguments), terminal_console(), arguments.address, configured=given, wake=arguments.wake)
-
-
-def _export(arguments: argparse.Namespace) -> None:
-    from jobs import export
-
-    export.run(arguments.cohort, arguments.out, terminal_console(), arguments.adapter_share)
-
-
-def _export_model(arguments: argparse.Namespace) -> None:
-    from jobs import export_model
-
-    config = _config(arguments)
-    with terminal_console(config.run.folder) as console:
-        export_model.run(config, console, arguments.out, onnx=arguments.onnx)
-
-
-def _predict(arguments: argparse.Namespace) -> None:
-    from jobs import predict
-
-    with terminal_console(arguments.out) as console:
-        predict.run(
-            _config(arguments),
-            console,
-            arguments.input,
-            arguments.model,
-            arguments.out,
-            engine=arguments.engine,
-            meds=arguments.meds,
-        )
-
-
-def _serve(arguments: argparse.Namespace) -> None:
-    from jobs import serve
-
-    a = arguments
-    serve.run(a.model, terminal_console(), engine=a.engine, host=a.host, port=a.port, token_file=a.token_file)
-
-
-def _config(arguments: argparse.Namespace) -> Config:
-    overrides = [word for word in arguments.words if "=" in word]
+def _config(command: Command, arguments: argparse.Namespace) -> Config:
+    words = getattr(arguments, "words", [])
+    overrides = [word for word in words if "=" in word]
     if getattr(arguments, "adapter_share", None):
         overrides.append(f"teacher.adapter_share={arguments.adapter_share}")
-    stray = [word for word in arguments.words if "=" not in word]
-    if stray and arguments.command not in FILES:
-        example = "ingest.min_support=10" if arguments.command == "ingest" else "data.train=data/name_train.json"
+    stray = [word for word in words if "=" not in word]
+    if stray and not command.words.startswith("FILE"):
+        example = command.example.split()[0]
         raise CkdError(f"'{stray[0]}': expected key=value, such as {example}; see 'ckd {arguments.command} --help'")
-    return load(arguments.config or CONFIGS.get(arguments.command), overrides)
+    return load(getattr(arguments, "config", None) or command.config or None, overrides)
 
 
-def _hush_libraries() -> None:
-    """Drop the libraries' notes that a user can do nothing about, such as the guess of a device that the configuration names."""
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|torch|peft|ray)\b")
-    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
-
-
-def _job(arguments: argparse.Namespace) -> Callable[..., None]:
-    if arguments.dry_run:
-        return _dry_run
-    module = importlib.import_module(f"jobs.{COMMANDS[arguments.command][0]}")
-    run: Callable[..., None] = module.run
-    return run
-
-
-def _dry_run(config: Config, console: Console, *_: object) -> None:
+def _dry_run(config: Config, console: Console) -> None:
     from jobs.status import plan
 
     console.say(dump(config))
@@ -176,18 +102,10 @@ def _dry_run(config: Config, console: Console, *_: object) -> None:
         console.say(line)
 
 
-STARTS: dict[str, Start] = {  # what starts a command; the others are stages
-    "ingest": _ingest,
-    "synth": _synth,
-    "submit": _submit,
-    "plan": _plan,
-    "doctor": _doctor,
-    "export jsonl": _export,
-    "export model": _export_model,
-    "predict": _predict,
-    "serve": _serve,
-    "": _stage,
-}
+def _hush_libraries() -> None:
+    """Drop the libraries' notes that a user can do nothing about, such as the guess of a device that the configuration names."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|torch|peft|ray)\b")
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 if __name__ == "__main__":

@@ -1,36 +1,34 @@
 """Job: a synthetic cohort and tiny models, made once, then the whole pipeline on them and a table against the known ceilings."""
 
-import sys
 import time
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ckd.config import Config
 from ckd.errors import ConfigError
-from ckd.store.files import join
+from ckd.run import Run
 from ckd.store.jsonfile import read_json
 from jobs import pipeline
-from jobs.cli import main
 from jobs.console import Console
-from jobs.evaluate import CEILINGS_FILE, METRICS_FILE
-from jobs.report import REPORT_FILE
+from jobs.evaluate import CEILINGS_FILE
 
 TARGET_SHARE = 0.75  # of oracle_observed's macro AUROC gain over .5
 CLAIM = "This shows that the machinery works. It shows nothing about a 7B model on MIMIC: patients, drugs and models are invented and tiny."
 
 
-def run(config: Config, console: Console) -> None:
+def run(config: Config, console: Console, arguments: Namespace | None = None) -> None:
     """Make what is missing, run every stage, print the demo table. Raises ConfigError when the config names other data or models."""
     from ckd.ehr.synthetic.patients import parameters
 
     started = time.monotonic()
     make(config, console, parameters().raw["sizes"])
     pipeline.run(config, console)
-    metrics = read_json(join(config.run.folder, METRICS_FILE), "run 'ckd demo' again")
+    metrics = read_json(Run(config).metrics_file, "run 'ckd demo' again")
     for line in summary(metrics):
         console.say(line)
-    console.say(f"demo: {time.monotonic() - started:.0f} s; the report is {join(config.run.folder, REPORT_FILE)}")
+    console.say(f"demo: {time.monotonic() - started:.0f} s; the report is {Run(config).report_file}")
 
 
 def make(config: Config, console: Console, sizes: Mapping[str, Mapping[str, int]], *, trained: bool = True) -> None:
@@ -132,7 +130,3 @@ def _places(config: Config, cohort_file: str) -> tuple[Path, Path, Path]:
 def _figure(block: Mapping[str, Any], name: str) -> str:
     value = (block["macro"] or {}).get(name)
     return "-" if value is None else f"{value:.3f}"
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(["demo", *sys.argv[1:]]))

@@ -4,9 +4,9 @@ command submits itself there as a job.
 
 import os
 import shutil
-import sys
 import tempfile
 import uuid
+from argparse import ArgumentParser, Namespace
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -22,9 +22,10 @@ from ckd.config import Config, absolute
 from ckd.errors import CkdError, ConfigError
 from ckd.store.files import delete, join, read_bytes, write_bytes
 from ckd.store.models import adapter_hash, model_fields
-from jobs.cli import main
+from jobs.arguments import ADDRESS
 from jobs.cluster_paths import IN_A_JOB, require_shared
 from jobs.console import Console
+from jobs.submit import Job, cluster_address, entrypoint, overrides, submission
 
 LIBRARIES = ("ray", "torch", "transformers", "peft", "deepspeed", "pyarrow")
 FULL = 0.9  # of a disk; Ray stops storing objects at 0.95
@@ -44,10 +45,19 @@ class Line:
         return f"{'ok  ' if self.ok else 'todo'} {self.what:<8} {self.text}"
 
 
-def run(config: Config, console: Console, address: str = "", *, configured: bool = False, wake: bool = False) -> None:
+def add_options(parser: ArgumentParser) -> None:
+    """The options of `ckd doctor`."""
+    address = f"{ADDRESS}; without both this machine is looked at"
+    parser.add_argument("--address", default="", metavar="URL", help=address)
+    wake = "wait up to 10 minutes for a worker of each kind, so that an autoscaler starts one"
+    parser.add_argument("--wake", action="store_true", help=wake)
+
+
+def run(config: Config, console: Console, arguments: Namespace) -> None:
     """Print the lines. Raises ConfigError unless all are ok; UnreachableError when the cluster does not answer."""
+    configured, wake = bool(arguments.config or arguments.words), arguments.wake
     inside = IN_A_JOB in os.environ
-    address = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS", "")
+    address = cluster_address(arguments.address)
     if address and not inside:
         _send(config, console, address, configured, wake)
         return
@@ -78,15 +88,13 @@ def look(marks: Mapping[str, str], models: Config | None) -> dict[str, Any]:
 
 
 def _send(config: Config, console: Console, address: str, configured: bool, wake: bool) -> None:
-    from jobs import submit
-
     token = _token_file()
     if token:
         console.say(str(token))
-    options = ["--wake"] if wake else []
-    submit.run(
-        config if configured else Config(), console, "doctor", address, *options, following=True, resource="on_demand"
-    )
+    config = require_shared(config) if configured and overrides(config) else Config()
+    command = entrypoint("doctor", config, *(["--wake"] if wake else []))
+    job = Job(submission("doctor", config), command, config.run.name, "doctor")
+    job.start(console, address, "on_demand", following=True)
     if token and not token.ok:
         raise ConfigError("doctor: the cluster is well, this machine's token file is not, see above")
 
@@ -326,7 +334,3 @@ def _versions() -> dict[str, str]:
 
 def _said(versions: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {number if number != '-' else 'is not installed'}" for name, number in versions.items())
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(["doctor", *sys.argv[1:]]))

@@ -2,67 +2,67 @@
 baselines, write calibration.json, metrics.json and the public result files."""
 
 import math
-import sys
+from argparse import Namespace
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ckd.config import Config
-from ckd.store.artifacts import FolderArtifact
+from ckd.run import Run
 from ckd.store.files import exists, join, read_table
 from ckd.store.jsonfile import write_json
-from ckd.visits.cohort import Cohort
-from jobs.cli import main
+from ckd.student.fingerprint import STUDENT
+from ckd.teacher.embed import EMBEDDINGS
+from ckd.teacher.head import HEAD
+from ckd.teacher.soft_labels import SOFT_LABELS
 from jobs.console import Console
-from jobs.shards import require_parts
-from jobs.stages import open_cohort
+from jobs.predict_student import predict_splits
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from ckd.calibration import Calibration
 
-METRICS_FILE = "metrics.json"
 CEILINGS_FILE = "oracles.parquet"  # a synthetic cohort's true probabilities lie beside its rows
 
 
-def run(config: Config, console: Console) -> None:
+def run(config: Config, console: Console, arguments: Namespace | None = None) -> None:
     """Score everything on held_out. Raises ArtifactError when soft labels or the student are missing."""
-    from ckd.teacher.embed import embedding_stage
-    from ckd.teacher.soft_labels import soft_label_stage
-    from jobs.predict_student import predict_splits
+    work(Run(config), console)
 
-    root = config.run.artifacts_root
-    shards = open_cohort(config).select("tuning", "held_out")
-    require_parts(embedding_stage(config), shards, "ckd embed")
-    require_parts(soft_label_stage(config), shards, "ckd soft-labels")
-    predict_splits(config, console, ("tuning", "held_out"))
+
+def work(run: Run, console: Console) -> None:
+    """As `run`, on a run whose visits may be known already."""
+    shards = run.cohort.select("tuning", "held_out")
+    EMBEDDINGS.require(run, shards)
+    SOFT_LABELS.require(run, shards)
+    predict_splits(run, console, ("tuning", "held_out"))
     from ckd.evaluation.evaluate import evaluate
 
-    model, calibration = save_calibration(config, console)
+    model, calibration = save_calibration(run, console)
     console.say("evaluate: scoring the held_out visits")
     metrics = evaluate(
-        root,
-        seed=config.seed,
+        run.cohort,
+        seed=run.config.seed,
         say=lambda line: console.say(f"evaluate: {line}"),
-        wanted=config.evaluation,
-        adapter_optimism=adapter_optimism(root),
-        ceilings=ceilings(config),
+        wanted=run.config.evaluation,
+        adapter_optimism=adapter_optimism(run),
+        ceilings=ceilings(run.config),
         calibration=calibration,
     )
-    report(config, console, {"model": model, **metrics})
-    write_public_results(config, console, metrics)
+    report(run, console, {"model": model, **metrics})
+    write_public_results(run, console, metrics)
 
 
-def save_calibration(config: Config, console: Console) -> tuple[str, "Calibration"]:
-    """Fit calibration.json on tuning only and write it beside the student; returns the student's identity, which it names, and the calibration.
+def save_calibration(run: Run, console: Console) -> tuple[str, "Calibration"]:
+    """Fit calibration.json on tuning only and write it beside the student. artifact.json does not list it.
 
-    artifact.json does not list it."""
+    Returns the student's identity, which it names, and the calibration.
+    """
     from ckd.calibration import FILE
     from ckd.evaluation.calibrate import calibrate_student
-    from ckd.student.fingerprint import finished_student
 
-    student = finished_student(config)
-    found = calibrate_student(config.run.artifacts_root, config.evaluation, config.seed)
+    student = STUDENT.require(run)
+    found = calibrate_student(run.cohort, run.config.evaluation, run.config.seed)
     path = join(student.folder, FILE)
     found.save(path, student.identity())
     kinds = ", ".join(f"{kind} for {count}" for kind, count in sorted(Counter(one.kind for one in found.maps).items()))
@@ -70,11 +70,11 @@ def save_calibration(config: Config, console: Console) -> tuple[str, "Calibratio
     return student.identity(), found
 
 
-def report(config: Config, console: Console, metrics: dict[str, Any]) -> None:
+def report(run: Run, console: Console, metrics: dict[str, Any]) -> None:
     """Write metrics.json and the events, print the table."""
     from ckd.evaluation.table import render
 
-    path = join(config.run.folder, METRICS_FILE)
+    path = run.metrics_file
     write_json(path, metrics)
     console.event(
         "evaluate",
@@ -87,7 +87,7 @@ def report(config: Config, console: Console, metrics: dict[str, Any]) -> None:
     console.say(f"evaluate: wrote {path}")
 
 
-def write_public_results(config: Config, console: Console, metrics: dict[str, Any]) -> None:
+def write_public_results(run: Run, console: Console, metrics: dict[str, Any]) -> None:
     """Write test_results.pt and the line of test_metrics.txt as the public code does: the student's probabilities, hard and soft labels."""
     import torch
 
@@ -95,21 +95,21 @@ def write_public_results(config: Config, console: Console, metrics: dict[str, An
     from ckd.evaluation.scores import read_split
     from ckd.visits.public_files import append_test_metrics, write_test_results
 
-    rows = read_split(Cohort.open(config.run.artifacts_root), "held_out", list(MODELS.values()))
+    rows = read_split(run.cohort, "held_out", list(MODELS.values()))
     predicted = torch.from_numpy(rows.scores[MODELS["student"]])
     hard, soft = torch.from_numpy(rows.labels).float(), torch.from_numpy(rows.scores[MODELS["teacher"]])
-    path = write_test_results(config.run.results, config.student.hard_weight, predicted, hard, soft)
+    path = write_test_results(run.config.run.results, run.config.student.hard_weight, predicted, hard, soft)
     figures = {
         name: math.nan if value is None else value for name, value in metrics["public_code_metrics"]["student"].items()
     }
     flag = "teacher_saw_held_out" if metrics["teacher_saw_held_out"] else ""
-    line = append_test_metrics(config.run.results, config.student.hard_weight, flag, **figures)
+    line = append_test_metrics(run.config.run.results, run.config.student.hard_weight, flag, **figures)
     console.say(f"evaluate: wrote {path} and a line of {line} (the public code's figures, of 0/1 predictions at .5)")
 
 
-def adapter_optimism(root: str) -> float | None:
+def adapter_optimism(run: Run) -> float | None:
     """What the head recorded: tuning log-loss minus out-of-fold train log-loss."""
-    content = FolderArtifact(join(root, "head"), {}).load() or {}
+    content = HEAD.artifact(run).load() or {}
     value: float | None = content.get("extra", {}).get("adapter_optimism")
     return value
 
@@ -121,7 +121,3 @@ def ceilings(config: Config) -> "pa.Table | None":
     if not rows or config.data.split == "public" or not exists(path):
         return None
     return read_table(path)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(["evaluate", *sys.argv[1:]]))

@@ -1,17 +1,36 @@
-"""Job: a cohort as the public JSONL files, with what LLaMA-Factory needs to tune the teacher on them."""
+"""Job: a cohort as the public JSONL files, with what LLaMA-Factory needs to tune the teacher on them; or the student as a folder."""
 
-import sys
+from argparse import ArgumentParser, Namespace
 
+from ckd.config import Config
 from ckd.visits.public_files import adapter_file, visit_file
-from jobs.cli import main
-from jobs.console import Console
+from jobs import export_model
+from jobs.arguments import EXIT_CODES, share
+from jobs.console import Console, terminal_console
 
 
-def run(cohort: str, out: str, console: Console, adapter_share: float = 0) -> None:
-    """Export the labelled visits of the folder `cohort` to `out`; with `adapter_share` a file of its own for the adapter.
+def add_options(parser: ArgumentParser) -> None:
+    """The two formats of `ckd export` and their options."""
+    formats = parser.add_subparsers(dest="format", required=True, metavar="format")
+    text = "the public JSONL files of a cohort, with the files that LLaMA-Factory needs to tune the teacher"
+    jsonl = formats.add_parser("jsonl", help=text, description=text, epilog=EXIT_CODES)
+    jsonl.add_argument("cohort", metavar="COHORT", help="folder that 'ckd ingest' made")
+    out = "folder of name_train.json, name_val.json, name_test.json (default data)"
+    jsonl.add_argument("--out", default="data", metavar="DIR", help=out)
+    shared = "share of the train subjects on which only the adapter is tuned; run with the same teacher.adapter_share"
+    shared += " (default: all of them, and the head uses all too)"
+    jsonl.add_argument("--adapter-share", type=share, default=0.0, metavar="S", help=shared)
+    text = "the run's student as a folder for transformers, ONNX Runtime and the Hub, with a model card"
+    export_model.add_options(formats.add_parser("model", help=text, description=text, epilog=EXIT_CODES))
 
-    Raises DataError when the cohort, or what lies in `out`, cannot be used.
-    """
+
+def run(config: Config, console: Console, arguments: Namespace) -> None:
+    """Export the labelled visits of a cohort, or the run's student. Raises DataError when the cohort, or what lies in --out, cannot be used."""
+    if arguments.format == "model":
+        with terminal_console(config.run.folder) as events:
+            export_model.run(config, events, arguments)
+        return
+    cohort, out, adapter_share = arguments.cohort, arguments.out, arguments.adapter_share
     from ckd.ehr.training_files import DATASETS_FILE, export
 
     done = export(cohort, out, adapter_share)
@@ -36,7 +55,3 @@ def run(cohort: str, out: str, console: Console, adapter_share: float = 0) -> No
         console.say(
             "export: WARNING: credentialed data: do not share or commit these files; the data use agreement goes with them"
         )
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(["export", *sys.argv[1:]]))

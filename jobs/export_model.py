@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,32 +11,44 @@ from ckd.config import Config, absolute
 from ckd.errors import ArtifactError
 from ckd.predict.modelfolder import ENGINES, ModelFolder
 from ckd.predict.onnxfile import require_packages
+from ckd.run import Run
 from ckd.store.files import join, read_bytes
 from ckd.store.filesystems import is_local
 from ckd.store.jsonfile import read_json
 from ckd.visits.cohort import Cohort
+from jobs.arguments import add_config
+from jobs.commands import Command
 from jobs.console import Console
-from jobs.evaluate import METRICS_FILE
-from jobs.stages import open_cohort
 
 COMPARED = 1000  # tuning visits on which the engines are compared, drawn with the seed
 
 
-def run(config: Config, console: Console, out: str, *, onnx: bool = False) -> None:
-    """Export results/<run>/student to `out`. Raises ArtifactError when it is not trained or evaluated, or ONNX differs from torch; ConfigError
-    when `out` holds something else, or a package is missing.
+def add_options(parser: ArgumentParser) -> None:
+    """The options of `ckd export model`."""
+    out = "the folder; it is never written over files that are no export of this student"
+    parser.add_argument("--out", required=True, metavar="DIR", help=out)
+    onnx = "also model.onnx (float32) and model.int8.onnx, compared with torch before anything is kept"
+    parser.add_argument("--onnx", action="store_true", help=onnx)
+    add_config(parser, Command("export_model", "", example="run.name=mine"))
+
+
+def run(config: Config, console: Console, arguments: Namespace) -> None:
+    """Export results/<run>/student to --out. Raises ArtifactError when it is not trained or evaluated, or ONNX differs from torch; ConfigError
+    when --out holds something else, or a package is missing.
     """
     from ckd.predict.bundle import KIND, build, bundle_fields, deliver, is_done
 
+    out, onnx = arguments.out, arguments.onnx
     if onnx:
         require_packages()
     config = absolute(config)
+    one = Run(config)
     out = str(Path(out).absolute()) if is_local(out) else out.rstrip("/")
-    model = ModelFolder.open(join(config.run.folder, "student"))
+    model = ModelFolder.open(one.student_folder)
     for note in model.notes:
         console.say(f"export: {note}")
-    cohort = open_cohort(config)
-    metrics = _metrics(config, model)
+    cohort = one.cohort
+    metrics = _metrics(one.metrics_file, model)
     license_ = _license(config)
     fields = bundle_fields(model, onnx=onnx, card={"metrics": metrics, **license_})
     if is_done(out, fields):
@@ -50,9 +63,8 @@ def run(config: Config, console: Console, out: str, *, onnx: bool = False) -> No
     console.event("export_model", student=model.student, onnx=onnx, parity=parity, engines=engines)
 
 
-def _metrics(config: Config, model: ModelFolder) -> dict[str, Any]:
+def _metrics(path: str, model: ModelFolder) -> dict[str, Any]:
     """metrics.json, if the student it is about is this one."""
-    path = join(config.run.folder, METRICS_FILE)
     again = "run 'ckd evaluate' first: the model card holds its figures"
     try:
         metrics = dict(read_json(path, again))

@@ -3,11 +3,12 @@ splits, associate, render; every step does only what is missing, so the same com
 
 import os
 import shutil
-import sys
 import tempfile
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from ckd.ehr.ingest import (
     merged_summary,
     unfinished,
 )
-from ckd.ehr.kinds import open_source
+from ckd.ehr.kinds import KINDS, open_source
 from ckd.ehr.layouts import LAYOUTS
 from ckd.ehr.partition import partition
 from ckd.ehr.source import Source
@@ -40,7 +41,6 @@ from ckd.store.files import join, write_file
 from ckd.store.filesystems import is_local
 from ckd.store.folders import fetched_folder
 from ckd.store.jsonfile import read_json, write_json
-from jobs.cli import main
 from jobs.console import Console
 from jobs.shards import map_worker
 
@@ -51,10 +51,21 @@ ASSOCIATION_READING = (
 )
 
 
-def run(config: Config, console: Console, kind: str, folder: str, out: str) -> None:
-    """Make the cohort `out` from the tables in `folder`, or say that it is there. Raises DataError for tables that cannot be used, ArtifactError
-    when `out` holds a cohort of other tables or settings.
+def add_options(parser: ArgumentParser) -> None:
+    """The options of `ckd ingest`."""
+    kinds = "; ".join(f"{name}: {text}" for name, text in KINDS.items())
+    parser.add_argument("source", choices=KINDS, help=kinds)
+    parser.add_argument("folder", metavar="DIR", help="folder of the tables")
+    out = "the cohort: Parquet parts, card.json, association.csv"
+    parser.add_argument("--out", required=True, metavar="DIR", help=out)
+
+
+def run(config: Config, console: Console, arguments: Namespace) -> None:
+    """Make the cohort --out from the tables in a folder, or say that it is there.
+
+    Raises DataError for tables that cannot be used, ArtifactError when --out holds a cohort of other tables or settings.
     """
+    kind, folder, out = arguments.source, arguments.folder, arguments.out
     source = open_source(kind, _on_this_machine(kind, folder, console), config.ingest.split_column)
     place = str(Path(out).absolute()) if is_local(out) else out  # a worker may run in another folder
     work = Work(place, config.ingest, config.seed, fingerprint(config.ingest, config.seed, kind, source.content_hash))
@@ -177,8 +188,7 @@ class _Ingest:
         map_worker(
             self.console,
             f"ingest, {step}",
-            factory,
-            {"work": self.work, **kwargs},
+            partial(factory, work=self.work, **kwargs),
             partitions,
             workers=self.work.config.workers,
         )
@@ -211,7 +221,3 @@ class _Ingest:
             "treatment_association": {"method": method, "file": ASSOCIATION_FILE, "reading": ASSOCIATION_READING},
             "unmapped_codes": unmapped,
         }
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(["ingest", *sys.argv[1:]]))

@@ -1,35 +1,41 @@
 """Job: the whole pipeline, stage after stage. Every stage does only what is missing, so running it again continues."""
 
-import sys
+from argparse import ArgumentParser, Namespace
 from contextlib import AbstractContextManager, nullcontext
 
 from ckd.config import Config
+from ckd.run import Run
 from ckd.store.files import exists
-from ckd.student.fingerprint import token_fields
-from ckd.teacher.embed import teacher_fields
-from ckd.visits.intake import configured_inputs
+from ckd.student.tokens import TOKENS
+from ckd.teacher.embed import EMBEDDINGS
 from jobs import embed, evaluate, report, soft_labels, train_head, train_student
-from jobs.cli import main
+from jobs.arguments import share
 from jobs.console import Console
 
-STAGES = (embed, train_head, soft_labels, train_student, evaluate, report)
+JOBS = (embed, train_head, soft_labels, train_student, evaluate, report)
 
 
-def run(config: Config, console: Console) -> None:
+def add_options(parser: ArgumentParser) -> None:
+    """The options of `ckd run`."""
+    parser.add_argument("--adapter-share", type=share, metavar="S", help="the same as teacher.adapter_share=S")
+
+
+def run(config: Config, console: Console, arguments: Namespace | None = None) -> None:
     """Visits to metrics and report. Inputs, models and a writable run.results are looked for before the first stage: before the teacher's pass.
 
     Raises UnreachableError when storage does not answer.
     """
-    if configured_inputs(config.data):  # without any, the first stage says what is missing
-        teacher_fields(config.teacher)
-        token_fields(config)
-    for place in (config.run.artifacts_root, config.run.public_files):
+    one = Run(config)
+    if one.inputs:  # without any, the first stage says what is missing
+        EMBEDDINGS.stage(one)
+        TOKENS.stage(one)
+    for place in (one.root, config.run.public_files):
         exists(place)
     console.event("run")
     console.upload()
     with _ray(config):
-        for stage in STAGES:
-            stage.run(config, console)
+        for job in JOBS:
+            job.work(one, console)
             console.upload()
 
 
@@ -41,7 +47,3 @@ def _ray(config: Config) -> AbstractContextManager[None]:
     from cluster.session import session
 
     return session(cpus=workers + 1)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(["run", *sys.argv[1:]]))

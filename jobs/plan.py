@@ -6,7 +6,7 @@ A sample's rows are drawn with equal chances; what is said of all visits is the 
 
 import io
 import json
-import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,15 +23,16 @@ from ckd.estimate import (
     training_flops,
     wall_s,
 )
+from ckd.run import Run
 from ckd.store.models import without_weights
 from ckd.visits.audit import audit_stage
-from ckd.visits.cohort import Cohort, cohort_artifact
+from ckd.visits.cohort import cohort_artifact
 from ckd.visits.inputs import Sample
 from ckd.visits.intake import configured_inputs
 from ckd.visits.labels import DISEASES
 from ckd.visits.splits import PUBLIC_SHARES
 from ckd.visits.visit import Split, Visit
-from jobs.cli import main
+from jobs.arguments import amount
 from jobs.console import Console
 
 SAMPLE = 1000  # rows per input
@@ -62,9 +63,28 @@ class Phase:
     share: float
 
 
-def run(config: Config, console: Console, price: float = 0.0, spot_price: float = 0.0, rate: float = 0.0) -> None:
-    """Print the plan. `rate` is visits/s of one worker of the teacher; 0: by FLOPs. Raises DataError without inputs, ConfigError without models."""
-    for line in plan(config, price or config.teacher.price_per_hour, spot_price, rate):
+def add_options(parser: ArgumentParser) -> None:
+    """The options of `ckd plan`."""
+    one_hour = "one GPU-hour on"
+    parser.add_argument(
+        "--price", type=amount, metavar="P", help=f"{one_hour} demand; without it teacher.price_per_hour", default=0.0
+    )
+    parser.add_argument(
+        "--spot-price", type=amount, metavar="P", help=f"{one_hour} spot, in the same currency", default=0.0
+    )
+    parser.add_argument(
+        "--visits-per-second",
+        type=amount,
+        default=0.0,
+        metavar="R",
+        help="visits/s of one worker of the teacher, as an earlier run's embed_accounting says; without it from the model's size",
+    )
+
+
+def run(config: Config, console: Console, arguments: Namespace) -> None:
+    """Print the plan. Raises DataError without inputs, ConfigError without models."""
+    price = arguments.price or config.teacher.price_per_hour
+    for line in plan(config, price, arguments.spot_price, arguments.visits_per_second):
         console.say(f"plan: {line}")
 
 
@@ -280,12 +300,13 @@ def _table_bytes(table: Any) -> int:
 
 
 def _embedded_before(config: Config) -> int:
-    root = config.run.artifacts_root
-    if cohort_artifact(root, {}).load() is None:
+    run = Run(config)
+    if cohort_artifact(run.root, {}).load() is None:
         return 0
-    from ckd.teacher.embed import STAGE, shards_to_embed
+    from ckd.teacher.embed import EMBEDDINGS
 
-    return sum(shard.rows for shard in audit_stage(root, STAGE, shards_to_embed(config, Cohort.open(root))).done)
+    shards = EMBEDDINGS.shards(config, run.stored)
+    return sum(shard.rows for shard in audit_stage(run.root, EMBEDDINGS.name, shards, EMBEDDINGS.input_hash).done)
 
 
 def _quantile(values: Sequence[int], share: float) -> int:
@@ -302,7 +323,3 @@ def _size(count: float) -> str:
             return f"{count:,.3g} {unit}"
         count /= 1000
     return f"{count:,.3g} TB"
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(["plan", *sys.argv[1:]]))

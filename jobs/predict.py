@@ -1,5 +1,7 @@
 """Job: predict the visits of any input with a finished student. Continues where it stopped; a finished one says so."""
 
+from argparse import ArgumentParser, Namespace
+from functools import partial
 from pathlib import Path
 
 from ckd.config import Config
@@ -12,21 +14,32 @@ from ckd.store.filesystems import is_local
 from ckd.visits.cohort import Cohort
 from ckd.visits.inputs import Input
 from ckd.visits.visit import Shard
+from jobs.arguments import add_student
 from jobs.console import Console
 from jobs.shards import map_worker
 
 STAGE = "predictions"
 
 
-def run(
-    config: Config, console: Console, source: str, folder: str, out: str, *, engine: str = "torch", meds: str = ""
-) -> None:
-    """Predict `source` with the model in `folder` into `<out>/predictions`, and MEDS tables into `meds`.
+def add_options(parser: ArgumentParser) -> None:
+    """The options of `ckd predict`."""
+    source = "JSONL (.json, .jsonl, .gz), Parquet file, or a folder of Parquet parts; labels are not needed"
+    parser.add_argument("input", metavar="INPUT", help=source)
+    add_student(parser)
+    out = "folder or URL; Parquet parts go to PREDS/predictions"
+    parser.add_argument("--out", required=True, metavar="PREDS", help=out)
+    meds = "also one MEDS-evaluation table per label in DIR"
+    parser.add_argument("--meds", default="", metavar="DIR", help=meds)
 
-    Raises ConfigError or ArtifactError for a model that cannot be used, DataError for such input, MismatchError when `out` belongs to another
+
+def run(config: Config, console: Console, arguments: Namespace) -> None:
+    """Predict INPUT with the student in --model into `<out>/predictions`, and MEDS tables into --meds.
+
+    Raises ConfigError or ArtifactError for a model that cannot be used, DataError for such input, MismatchError when --out belongs to another
     model or input, IncompleteError when shards failed.
     """
-    folder, out = _absolute(folder), _absolute(out)
+    source, engine, meds = arguments.input, arguments.engine, arguments.meds
+    folder, out = _absolute(arguments.model), _absolute(arguments.out)
     model = ModelFolder.open(folder, engine)
     if engine != "torch" and config.student.gpus_per_worker:
         raise ConfigError(f"engine '{engine}' computes on the CPU; set student.gpus_per_worker=0")
@@ -59,18 +72,13 @@ def run(
 def _predict(config: Config, console: Console, stage: Stage, missing: list[Shard], model: ModelFolder) -> None:
     student = config.student
     root = stage.folder.rpartition("/")[0]
-    kwargs = {
-        "root": root,
-        "stage": stage,
-        "folder": model.folder,
-        "engine": model.engine,
-        "gpus": student.gpus_per_worker,
-    }
+    worker = partial(
+        ScoreWorker, root=root, stage=stage, folder=model.folder, engine=model.engine, gpus=student.gpus_per_worker
+    )
     rows = map_worker(
         console,
         "predict",
-        ScoreWorker,
-        kwargs,
+        worker,
         missing,
         workers=student.workers,
         gpus_per_worker=student.gpus_per_worker,

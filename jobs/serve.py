@@ -5,15 +5,16 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
+from argparse import ArgumentParser, Namespace
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ckd.config import Config
 from ckd.errors import ConfigError
-from jobs.cli import main
+from jobs.arguments import add_student
 from jobs.console import Console
 
 VARIABLE = "CKD_SERVE_TOKEN"  # of the environment
@@ -23,8 +24,19 @@ DRAIN_S = 30  # what requests in flight get at SIGTERM
 CONNECTIONS = 1024
 
 
-def run(model: str, console: Console, *, engine: str, host: str, port: int, token_file: str | None) -> None:
-    """Serve the student in folder `model` until SIGTERM or Ctrl-C; requests in flight are answered first.
+def add_options(parser: ArgumentParser) -> None:
+    """The options of `ckd serve`."""
+    add_student(parser)
+    host = "beyond loopback only with a token (default 127.0.0.1)"
+    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=host)
+    port = "0 takes a free one and prints it (default 8000)"
+    parser.add_argument("--port", type=int, default=8000, metavar="N", help=port)
+    token = "what every request but /healthz must bring; without it the variable CKD_SERVE_TOKEN"
+    parser.add_argument("--token-file", metavar="FILE", help=token)
+
+
+def run(config: Config, console: Console, arguments: Namespace) -> None:
+    """Serve the student in folder --model until SIGTERM or Ctrl-C; requests in flight are answered first.
 
     Raises ConfigError: another host than loopback without a token, a token that cannot be used, an address that is taken; ArtifactError: the model.
     """
@@ -32,14 +44,15 @@ def run(model: str, console: Console, *, engine: str, host: str, port: int, toke
         raise ConfigError(
             "'ckd serve' needs FastAPI, uvicorn and prometheus_client; install them with: pip install 'ckd-ehr[serve]'"
         )
-    token = read_token(token_file)
+    host = arguments.host
+    token = read_token(arguments.token_file)
     if token is None and not is_loopback(host):
         raise ConfigError(
             f"--host {host}: listens beyond this machine and would answer anybody; "
             f"set {VARIABLE} or --token-file FILE, with at least {LEAST_TOKEN} characters"
         )
-    listening = _bind(host, port)
-    app = _application(model, engine, token, console)
+    listening = _bind(host, arguments.port)
+    app = _application(arguments.model, arguments.engine, token, console)
     listening.listen(CONNECTIONS)
     address, bound = listening.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
@@ -141,7 +154,3 @@ def _run(app: Any, listening: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     server.run(sockets=[listening])
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(["serve", *sys.argv[1:]]))

@@ -1,4 +1,4 @@
-"""Runs a worker over shards, in this process or on Ray actors, and reports progress. What a worker does belongs to ckd."""
+"""Runs a worker over shards, in this process or on Ray actors, and reports progress and failures."""
 
 import os
 import threading
@@ -6,29 +6,19 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ckd.config import Workers
-from ckd.errors import ArtifactError, CkdError, ConfigError, IncompleteError
-from ckd.store.artifacts import Stage
+from ckd.errors import CkdError, ConfigError, IncompleteError
+from ckd.run import Run
+from ckd.stage import Step
+from ckd.store.artifacts import Unit
 from ckd.visits.visit import Shard
-from jobs.console import Console
+from jobs.console import Console, Progress
 
-
-class Unit(Protocol):
-    """What a worker is given: a shard of visits, or a partition of tables."""
-
-    @property
-    def index(self) -> int:
-        """Its number."""
-
-    @property
-    def rows(self) -> int:
-        """What the progress counts."""
-
-
-Factory = Callable[..., Callable[[Any], dict[str, Any]]]
+Factory = Callable[[], Callable[[Any], dict[str, Any]]]
 _MAKING = threading.Lock()  # two threads with their first shard must not make (and load) two workers
 
 
@@ -40,14 +30,13 @@ class Guarded:
     """
 
     factory: Factory
-    kwargs: Mapping[str, Any]
     worker: Callable[[Any], dict[str, Any]] | None = None
 
     def __call__(self, shard: Unit) -> dict[str, Any]:
         """The worker's row, or {"index", "rows", "error"}."""
         try:
             with _MAKING:
-                self.worker = self.worker or self.factory(**self.kwargs)
+                self.worker = self.worker or self.factory()
             return self.worker(shard)
         except CkdError as error:
             return {"index": shard.index, "rows": 0, "error": str(error), "stop": isinstance(error, ConfigError)}
@@ -55,11 +44,35 @@ class Guarded:
             return {"index": shard.index, "rows": 0, "error": f"{_kind(error)} at {_place(error)}"}
 
 
+@dataclass(frozen=True)
+class Made:
+    """What one call of `make_missing` did: how many shards the stage has, and a row per shard that was computed now."""
+
+    shards: int
+    rows: list[dict[str, Any]]
+
+
+def make_missing(
+    run: Run, console: Console, step: Step, label: str, shards: Sequence[Shard] | None = None, **machines: Any
+) -> Made:
+    """Compute the missing parts of a stage (of `shards`; None: of all that it should have). `machines` as of `map_worker`.
+
+    Raises MismatchError when a part was made otherwise, IncompleteError naming the failed shards after the others are done.
+    """
+    wanted = step.shards(run.config, run.cohort) if shards is None else shards
+    missing = step.missing(run, wanted)
+    if shards is None:
+        console.say(f"{label}: {len(wanted) - len(missing)} of {len(wanted)} shards done, {len(missing)} to do")
+    if step.worker is None:
+        raise TypeError(f"stage {step.name} has no worker")
+    rows = map_worker(console, label, partial(step.worker, run.elsewhere()), missing, **machines)
+    return Made(len(wanted), rows)
+
+
 def map_worker(
     console: Console,
     label: str,
     factory: Factory,
-    kwargs: Mapping[str, Any],
     shards: Sequence[Unit],
     *,
     workers: Workers,
@@ -76,29 +89,33 @@ def map_worker(
     place = {"stage": label, "shards": len(shards)}
     console.event("stage_started", **place, visits=progress.total)
     rows = []
-    for row in _run(Guarded(factory, kwargs), shards, workers, gpus_per_worker, threads):
+    for row in _run(Guarded(factory), shards, workers, gpus_per_worker, threads):
         rows.append(row)
-        if row.get("stop"):  # every other shard would fail in the same way
-            raise ConfigError(row["error"])
-        if row.get("starts", 1) > 1:
-            console.event(
-                "shard_retried", stage=label, shard=row["index"], starts=row["starts"], attempts=row["attempts"]
-            )
-        if "error" in row:
-            console.say(f"{label}: shard {row['index']} failed: {row['error']}")
-            console.event("shard_failed", **place, shard=row["index"], error=row["error"])
-        else:
-            progress.add(row["rows"], row.get("tokens", 0))
-            console.event("shard_done", **place, shard=row["index"], visits=row["rows"])
+        _report(console, progress, place, row)
     progress.close()
-    failed = sorted(row["index"] for row in rows if "error" in row)
+    failed = [row for row in rows if "error" in row]
     if failed:
-        first = next(row for row in rows if "error" in row)
+        first = failed[0]
         raise IncompleteError(
             f"{label}: {len(failed)} of {len(shards)} shards failed (first: shard {first['index']}: {first['error']}); "
             "the others are kept, mend the cause and run the same command again"
         )
     return rows
+
+
+def _report(console: Console, progress: Progress, place: Mapping[str, Any], row: Mapping[str, Any]) -> None:
+    """Say what became of a shard. Raises ConfigError where every other shard would fail in the same way."""
+    if row.get("stop"):
+        raise ConfigError(row["error"])
+    label, index = place["stage"], row["index"]
+    if row.get("starts", 1) > 1:
+        console.event("shard_retried", stage=label, shard=index, starts=row["starts"], attempts=row["attempts"])
+    if "error" in row:
+        console.say(f"{label}: shard {index} failed: {row['error']}")
+        console.event("shard_failed", **place, shard=index, error=row["error"])
+    else:
+        progress.add(row["rows"], row.get("tokens", 0))
+        console.event("shard_done", **place, shard=index, visits=row["rows"])
 
 
 def _run(
@@ -137,12 +154,3 @@ def _kind(error: BaseException) -> str:
 def _place(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
-
-
-def require_parts(stage: Stage, shards: Sequence[Shard], command: str) -> None:
-    """Raise ArtifactError naming the command to run when parts of an earlier stage are missing."""
-    missing = [s.index for s in shards if not stage.is_done(s.index, rows=s.rows, input_hash=s.text_hash)]
-    if missing:
-        raise ArtifactError(
-            f"{stage.folder}: {len(missing)} of {len(shards)} shards are missing (first: {missing[0]}); run '{command}' first"
-        )

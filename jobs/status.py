@@ -1,20 +1,20 @@
 """Job: which shards of every stage are done and which are missing. Reads footers only, starts nothing."""
 
-import sys
+from argparse import Namespace
 from collections.abc import Iterator
 
 from ckd.config import Config
+from ckd.run import Run
 from ckd.store.artifacts import FolderArtifact
-from ckd.store.files import exists, join
+from ckd.store.files import exists
 from ckd.visits.audit import audit_stage
-from ckd.visits.cohort import Cohort, cohort_artifact
+from ckd.visits.cohort import cohort_artifact
 from ckd.visits.visit import SPLITS
-from jobs.cli import main
 from jobs.console import Console
-from jobs.stages import refusals, wanted_shards
+from jobs.stages import FOLDERS, STEPS, refusals
 
 
-def run(config: Config, console: Console) -> None:
+def run(config: Config, console: Console, arguments: Namespace | None = None) -> None:
     """Print the plan."""
     for line in plan(config):
         console.say(line)
@@ -22,29 +22,35 @@ def run(config: Config, console: Console) -> None:
 
 def plan(config: Config) -> Iterator[str]:
     """One line per stage: done, missing; and what will run it."""
-    root = config.run.artifacts_root
-    yield f"artifacts    {root}"
-    if cohort_artifact(root, {}).load() is None:
+    one = Run(config)
+    yield f"artifacts    {one.root}"
+    if cohort_artifact(one.root, {}).load() is None:
         inputs = [path for path in (config.data.train, config.data.tuning, config.data.held_out) if path]
-        yield f"visits       to do: read {', '.join(inputs) or 'nothing: data.train is empty'}; the shards of the later stages follow from it"
+        read = ", ".join(inputs) or "nothing: data.train is empty"
+        yield f"visits       to do: read {read}; the shards of the later stages follow from it"
     else:
-        cohort = Cohort.open(root)
-        counts = ", ".join(f"{split} {cohort.count(split):,}" for split in SPLITS)
-        yield f"{'':<12} {counts} visits, {cohort.count(labeled=False):,} unlabeled"
-        for name, shards in wanted_shards(config, cohort).items():
-            audit = audit_stage(root, name, shards)
-            missing = f"missing {_ranges(audit.missing)}" if audit.missing else "done"
-            damaged = f", {len(audit.damaged)} damaged (ckd verify)" if audit.damaged else ""
-            yield f"{name:<12} {len(audit.done)}/{len(shards)} shards, {missing}{damaged}"
-        unknown: list[str] = []
-        refused = refusals(config, cohort, unknown.append)
-        yield from unknown
-        yield from (f"{'refused':<12} {line}" for line in refused)
-    yield f"{'head':<12} {_folder(join(root, 'head'))}"
-    yield f"{'student':<12} {_folder(join(config.run.folder, 'student'))}"
-    yield f"{'metrics':<12} {'done' if exists(join(config.run.folder, 'metrics.json')) else 'missing'}"
+        yield from _parts(one)
+    for folder in FOLDERS:
+        yield f"{folder.name:<12} {_folder(folder.folder(one))}"
+    yield f"{'metrics':<12} {'done' if exists(one.metrics_file) else 'missing'}"
     yield f"devices      teacher: {_devices(str(config.teacher.workers), config.teacher.gpus_per_worker)}"
     yield f"             student: {_devices(str(config.student.workers), config.student.gpus_per_worker)}"
+
+
+def _parts(run: Run) -> Iterator[str]:
+    cohort = run.stored
+    counts = ", ".join(f"{split} {cohort.count(split):,}" for split in SPLITS)
+    yield f"{'':<12} {counts} visits, {cohort.count(labeled=False):,} unlabeled"
+    for step in STEPS:
+        shards = step.shards(run.config, cohort)
+        audit = audit_stage(run.root, step.name, shards, step.input_hash)
+        missing = f"missing {_ranges(audit.missing)}" if audit.missing else "done"
+        damaged = f", {len(audit.damaged)} damaged (ckd verify)" if audit.damaged else ""
+        yield f"{step.name:<12} {len(audit.done)}/{len(shards)} shards, {missing}{damaged}"
+    unknown: list[str] = []
+    refused = refusals(run, unknown.append)
+    yield from unknown
+    yield from (f"{'refused':<12} {line}" for line in refused)
 
 
 def _folder(path: str) -> str:
@@ -66,7 +72,3 @@ def _ranges(indices: list[int]) -> str:
         else:
             runs.append([i])
     return " ".join("-".join(map(str, run)) for run in runs)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(["status", *sys.argv[1:]]))

@@ -4,7 +4,8 @@ submitting again continues, because every stage does only what is missing."""
 import json
 import os
 import shlex
-import sys
+from argparse import ArgumentParser, Namespace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,9 @@ from ckd.config import Config
 from ckd.configfile import dump, load
 from ckd.errors import CkdError, ConfigError, UnreachableError
 from ckd.store.files import digest
-from jobs.arguments import COMMANDS
-from jobs.cli import main
+from jobs.arguments import ADDRESS
 from jobs.cluster_paths import require_shared
+from jobs.commands import COMMANDS
 from jobs.console import Console
 
 if TYPE_CHECKING:
@@ -33,67 +34,82 @@ class JobError(CkdError):
         self.exit_code = exit_code
 
 
-def run(
-    config: Config,
-    console: Console,
-    stage: str,
-    address: str,
-    *options: str,
-    following: bool = False,
-    resource: str = "",
-    dry_run: bool = False,
-) -> None:
-    """Submit, and with `following` stay until the job has ended. `options` go to the stage's own command.
+def add_options(parser: ArgumentParser) -> None:
+    """The options of `ckd submit`."""
+    stages = [name for name, command in COMMANDS.items() if command.submitted]
+    parser.add_argument("stage", choices=stages, metavar="STAGE", help=", ".join(stages))
+    parser.add_argument("--address", default="", metavar="URL", help=ADDRESS)
+    follow = "show the job's log until it ends; its exit code becomes this command's"
+    parser.add_argument("--follow", action="store_true", help=follow)
+    resource = (
+        "custom resource of machines that stay, of which the driver reserves a bit (default on_demand; '' for none)"
+    )
+    parser.add_argument("--resource", default="on_demand", metavar="NAME", help=resource)
+    parser.add_argument("--dry-run", action="store_true", help="print the job's id and command, submit nothing")
 
-    Raises ConfigError, UnreachableError, or JobError with the job's exit code.
-    """
-    if stage != "doctor" or overrides(config):  # the doctor may come without a configuration
-        config = require_shared(config)
-    name, command, folder = submission(stage, config), entrypoint(stage, config, *options), checkout()
-    if dry_run:
-        console.say(f"submit: {name}, in a copy of {folder}: {command}")
+
+def run(config: Config, console: Console, arguments: Namespace) -> None:
+    """Submit, and with --follow stay until the job has ended. Raises ConfigError, UnreachableError, or JobError with the job's exit code."""
+    config = require_shared(config) if arguments.stage != "doctor" or overrides(config) else config
+    job = Job(
+        submission(arguments.stage, config), entrypoint(arguments.stage, config), config.run.name, arguments.stage
+    )
+    if arguments.dry_run:
+        console.say(f"submit: {job.name}, in a copy of {checkout()}: {job.command}")
         return
-    address = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS", "")
-    if not address:
-        raise ConfigError(
-            "no cluster: give --address http://HEAD:8265 or set RAY_ADDRESS to it (docs/operating.md says how to reach the port)"
-        )
-    from cluster.submit import RefusedError, UnreachableClusterError, connect, follow, running, submit
+    job.start(console, cluster_address(arguments.address), arguments.resource, following=arguments.follow)
 
-    job = name
-    try:
+
+def cluster_address(given: str) -> str:
+    """The cluster that the option or the environment names; "" when neither does."""
+    return given or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS", "")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command as a job of a cluster."""
+
+    name: str  # its id: see `submission`
+    command: str
+    run: str
+    stage: str
+
+    def start(self, console: Console, address: str, resource: str, *, following: bool) -> None:
+        """Submit it or attach to it, and with `following` show its log until it ends. Raises as `run`."""
+        if not address:
+            raise ConfigError(
+                "no cluster: give --address http://HEAD:8265 or set RAY_ADDRESS to it (docs/operating.md says how to reach the port)"
+            )
+        from cluster.submit import RefusedError, UnreachableClusterError
+
+        try:
+            self._on(console, address, resource, following)
+        except RefusedError as error:
+            raise ConfigError(
+                f"cluster {address}: {error}; put its token into RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token (docs/security.md)"
+            ) from None
+        except UnreachableClusterError as error:
+            raise UnreachableError(
+                f"cluster {address}: {error}; check the address and the way to it, then {AGAIN}"
+            ) from None
+        except KeyboardInterrupt:
+            console.say(
+                f"submit: {self.name} goes on without being watched; the same command follows it again, 'ray job stop {self.name}' ends it"
+            )
+            raise SystemExit(130) from None
+
+    def _on(self, console: Console, address: str, resource: str, following: bool) -> None:
+        from cluster.submit import connect, follow, running, submit
+
         client = connect(address)
+        metadata = {"run": self.run, "stage": self.stage}
         found = submit(
-            client,
-            name,
-            command,
-            working_dir=str(folder),
-            metadata={"run": config.run.name, "stage": stage},
-            resource=resource,
+            client, self.name, self.command, working_dir=str(checkout()), metadata=metadata, resource=resource
         )
-        job = found.id
-        _tell(
-            console,
-            found,
-            "" if following else job,
-            resource,
-            [other for other in running(client, f"ckd-{stage}-{config.run.name}-") if other != job],
-        )
+        others = [other for other in running(client, f"ckd-{self.stage}-{self.run}-") if other != found.id]
+        _tell(console, found, "" if following else found.id, resource, others)
         if following:
-            _finish(console, job, follow(client, job, lambda text: _show(console, text)))
-    except RefusedError as error:
-        raise ConfigError(
-            f"cluster {address}: {error}; put its token into RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token (docs/security.md)"
-        ) from None
-    except UnreachableClusterError as error:
-        raise UnreachableError(
-            f"cluster {address}: {error}; check the address and the way to it, then {AGAIN}"
-        ) from None
-    except KeyboardInterrupt:
-        console.say(
-            f"submit: {job} goes on without being watched; the same command follows it again, 'ray job stop {job}' ends it"
-        )
-        raise SystemExit(130) from None
+            _finish(console, found.id, follow(client, found.id, lambda text: _show(console, text)))
 
 
 def submission(stage: str, config: Config) -> str:
@@ -105,7 +121,7 @@ def entrypoint(stage: str, config: Config, *options: str) -> str:
     """The shell command of a stage's job. The configuration travels as the overrides that make it: its file may lie outside of the checkout, or be
     left out of the copy that travels.
     """
-    return shlex.join(["python", "-m", f"jobs.{COMMANDS[stage][0]}", *options, *overrides(config)])
+    return shlex.join(["python", "-m", "jobs", stage, *options, *overrides(config)])
 
 
 def overrides(config: Config) -> list[str]:
@@ -184,7 +200,3 @@ def _yaml(value: Any) -> str:
     if isinstance(read, str | int | float) and not isinstance(read, bool) and str(read) == value:
         return str(value)
     return yaml.safe_dump(value, default_style='"', default_flow_style=True, width=1 << 30, allow_unicode=True).strip()
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(["submit", *sys.argv[1:]]))

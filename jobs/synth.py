@@ -1,18 +1,28 @@
 """Job: MIMIC-III-shaped tables of the synthetic cohort, any size."""
 
-import sys
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from ckd.config import Config
 from ckd.errors import ConfigError
 from ckd.store.filesystems import is_local
-from jobs.cli import main
+from jobs.arguments import positive
 from jobs.console import Console
 
 
-def run(out: str, patients: int, seed: int, console: Console) -> None:
-    """Write the tables of `patients` synthetic patients into the local folder `out`. Raises ConfigError when it holds other tables."""
+def add_options(parser: ArgumentParser) -> None:
+    """The options of `ckd synth`."""
+    patients = "number of patients; about 4.3 visits each"
+    parser.add_argument("--patients", type=positive, required=True, metavar="N", help=patients)
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the generator (default 1)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the tables")
+
+
+def run(config: Config, console: Console, arguments: Namespace) -> None:
+    """Write the tables of synthetic patients into the local folder --out. Raises ConfigError when it holds other tables."""
     from ckd.ehr.synthetic.tables import CHUNK, write_tables
 
+    out, patients, seed = arguments.out, arguments.patients, arguments.seed
     if not is_local(out):
         raise ConfigError(f"{out}: expected a folder on this machine; copy the tables from there")
     chunks = -(-patients // CHUNK)
@@ -28,7 +38,3 @@ def run(out: str, patients: int, seed: int, console: Console) -> None:
     console.say(
         f"synth: {', '.join(f'{count:,} {name}' for name, count in rows.items())} in {Path(out)}; next: ckd ingest mimic3 {out} --out data/cohort"
     )
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(["synth", *sys.argv[1:]]))

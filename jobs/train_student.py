@@ -1,75 +1,73 @@
 """Job: tokenise, train the student (in this process, or on Ray ranks with DeepSpeed), export the best epoch. Continues where it stopped."""
 
 import signal
-import sys
 import time
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import current_thread, main_thread
 from typing import Any
 
 from ckd import errors
-from ckd.config import Config, absolute
+from ckd.config import Config
 from ckd.errors import CkdError, IncompleteError
-from ckd.store.artifacts import Fields, FolderArtifact, Stage
+from ckd.run import Run
+from ckd.store.artifacts import FolderArtifact
 from ckd.store.files import digest, exists, size_and_hash
-from ckd.student.fingerprint import student_artifact, student_fields, token_fields, training_shards
-from ckd.student.tokens import STAGE as TOKENS
-from ckd.student.tokens import TokenWorker
+from ckd.student.fingerprint import STUDENT, training_shards
+from ckd.student.tokens import TOKENS
 from ckd.visits.public_files import student_file
 from ckd.visits.visit import Shard
-from jobs.cli import main
 from jobs.console import SECONDS_BETWEEN_LINES, Console
-from jobs.shards import map_worker
-from jobs.stages import open_cohort
+from jobs.shards import make_missing
 
 
-def run(config: Config, console: Console) -> None:
+def run(config: Config, console: Console, arguments: Namespace | None = None) -> None:
     """Train and export unless that is done. Raises ArtifactError when soft labels are missing or a setting changed, IncompleteError when stopped."""
-    config = absolute(config)
-    cohort = open_cohort(config)
-    fields = student_fields(config, cohort)
-    artifact = student_artifact(config, fields)
+    work(Run(config), console)
+
+
+def work(run: Run, console: Console) -> None:
+    """As `run`, on a run whose visits may be known already."""
+    cohort, artifact = run.cohort, STUDENT.artifact(run)
     if artifact.is_done():
         console.say(f"train-student: {artifact.folder} is done")
-        _restore_public(config, console, artifact)
+        _restore_public(run, console, artifact)
         return
-    tokenize(config, console, [*training_shards(config, cohort), *cohort.select("tuning")])
+    tokenize(run, console, [*training_shards(run.config, cohort), *cohort.select("tuning")])
     reports = Reports(console)
-    if config.student.workers.in_process:
-        _train_here(config, reports)
+    if run.config.student.workers.in_process:
+        _train_here(run, reports)
     else:
-        _train_on_ray(config, fields, reports)
+        _train_on_ray(run, reports)
     from ckd.student.export import export
 
-    folder = export(config, fields, console.say)
+    folder = export(run, console.say)
     console.say(f"train-student: wrote {folder}")
     console.event("student_done", folder=folder)
 
 
-def _restore_public(config: Config, console: Console, artifact: FolderArtifact) -> None:
+def _restore_public(run: Run, console: Console, artifact: FolderArtifact) -> None:
     """Another run with the same run.results and hard_weight may have written its best_model.pt since."""
-    path = student_file(config.run.results, config.student.hard_weight)
+    path = student_file(run.config.run.results, run.config.student.hard_weight)
     recorded = (artifact.load() or {})["extra"]["best_model"]
     if not exists(path) or size_and_hash(path) != recorded:
         from ckd.student.export import write_public
 
-        write_public(config)
+        write_public(run)
         console.say(f"train-student: wrote {path} again, it was missing or another run's")
 
 
-def tokenize(config: Config, console: Console, shards: list[Shard]) -> None:
+def tokenize(run: Run, console: Console, shards: list[Shard]) -> None:
     """Make the parts of stage `tokens` that are missing."""
-    stage = Stage(config.run.artifacts_root, TOKENS, token_fields(config))
-    missing = [s for s in shards if not stage.is_done(s.index, rows=s.rows, input_hash=s.text_hash)]
-    if not missing:
+    student = run.config.student
+    rows = make_missing(run, console, TOKENS, "tokens", shards, workers=student.workers).rows
+    if not rows:
         return
-    kwargs = {"config": config, "fields": stage.fields}
-    rows = map_worker(console, "tokens", TokenWorker, kwargs, missing, workers=config.student.workers)
     truncated, visits = sum(row["truncated"] for row in rows), sum(row["rows"] for row in rows)
     if truncated:
         console.say(
-            f"tokens: {truncated:,} of {visits:,} visits exceeded student.max_length={config.student.max_length} "
+            f"tokens: {truncated:,} of {visits:,} visits exceeded student.max_length={student.max_length} "
             "and lost text from their end"
         )
     console.event("tokens_done", visits=visits, truncated=truncated)
@@ -123,11 +121,11 @@ class Reports:
             )
 
 
-def _train_here(config: Config, reports: Reports) -> None:
+def _train_here(run: Run, reports: Reports) -> None:
     from ckd.student.train import train
 
     with _termination() as asked:
-        finished = train(config, world=1, rank=0, preempted=lambda: bool(asked), report=reports, deepspeed=False)
+        finished = train(run, world=1, rank=0, preempted=lambda: bool(asked), report=reports, deepspeed=False)
     if not finished:
         raise IncompleteError(
             f"train-student: stopped after step {reports.saved}, which is saved; run the same command again to continue"
@@ -148,20 +146,22 @@ def _termination() -> Iterator[list[int]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _train_on_ray(config: Config, fields: Fields, reports: Reports) -> None:
+def _train_on_ray(run: Run, reports: Reports) -> None:
     from ckd.student.checkpoint import Checkpoints
     from cluster.fit import FitError, fit
     from cluster.session import session
 
-    Checkpoints(config.run.artifacts_root, fields, None).refuse_other()  # a changed setting, before any rank starts
-    workers = config.student.workers
+    fields = STUDENT.artifact(run).fields
+    Checkpoints(run.root, fields, None).refuse_other()  # a changed setting, before any rank starts
+    student = run.config.student
+    workers = student.workers
     with session(cpus=workers.max):
         try:
             fit(
                 rank_main,
-                {"config": config.model_dump()},
+                {"run": run.elsewhere()},
                 workers=(max(workers.min, 1), workers.max),
-                gpus_per_worker=config.student.gpus_per_worker,
+                gpus_per_worker=student.gpus_per_worker,
                 name=f"student-{digest(dict(fields))}",
                 on_report=reports,
             )
@@ -177,13 +177,8 @@ def rank_main(payload: dict[str, Any], *, world: int, rank: int, preempted: Any,
     """One rank, on whatever machine Ray put it; False when it left early. A user error, which a new group would only meet again, becomes a report."""
     from ckd.student.train import train
 
-    config = Config.model_validate(payload["config"])
     try:
-        return train(config, world=world, rank=rank, preempted=preempted, report=report, deepspeed=True)
+        return train(payload["run"], world=world, rank=rank, preempted=preempted, report=report, deepspeed=True)
     except CkdError as error:
         report({"refused": str(error), "kind": type(error).__name__})
         return True
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(["train-student", *sys.argv[1:]]))

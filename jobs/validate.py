@@ -1,18 +1,17 @@
 """Job: read input files, count and locate the rows that cannot be used, and say whether the target repeats the current visit. No model."""
 
-import sys
-from collections.abc import Sequence
+from argparse import Namespace
 
 from ckd.config import Config
 from ckd.errors import DataError
 from ckd.visits.inputs import Input
 from ckd.visits.intake import Intake, configured_inputs
-from jobs.cli import main
 from jobs.console import Console
 
 
-def run(config: Config, console: Console, files: Sequence[str] = ()) -> None:
-    """Validate `files`, or without any the configured inputs. Raises DataError when more than data.max_bad_rows rows are bad."""
+def run(config: Config, console: Console, arguments: Namespace) -> None:
+    """Validate the files given, or without any the configured inputs. Raises DataError when more than data.max_bad_rows rows are bad."""
+    files = [word for word in arguments.words if "=" not in word]
     inputs = [Input(path, "train") for path in files] or configured_inputs(config.data)
     if not inputs:
         raise DataError(
@@ -27,7 +26,3 @@ def run(config: Config, console: Console, files: Sequence[str] = ()) -> None:
     for line in counts.lines():
         console.say(f"validate: {line}")
     counts.require_at_most(config.data.max_bad_rows)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(["validate", *sys.argv[1:]]))

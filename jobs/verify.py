@@ -2,44 +2,39 @@
 visits, that embeddings, logits, probabilities and token ids are finite and in range, that the files of head and student are those that were
 committed, and that calibration.json, where it is, is that student's. Whether a model really computed those values is not provable from them."""
 
-import sys
+from argparse import Namespace
 
 from ckd.calibration import Calibration
 from ckd.config import Config
 from ckd.errors import ArtifactError, IncompleteError
+from ckd.run import Run
+from ckd.stage import FolderStep
 from ckd.store.artifacts import FolderArtifact
-from ckd.store.files import join
 from ckd.visits.audit import audit_ids, audit_stage, audit_strays, audit_values
-from ckd.visits.cohort import Cohort
-from jobs.cli import main
 from jobs.console import Console
-from jobs.stages import refusals, wanted_shards
+from jobs.stages import FOLDERS, STEPS, refusals
 
 
-def run(config: Config, console: Console) -> None:
+def run(config: Config, console: Console, arguments: Namespace | None = None) -> None:
     """Raises ArtifactError when something is damaged, IncompleteError when only shards are missing."""
-    cohort = Cohort.open(config.run.artifacts_root)
-    problems, missing = [*audit_ids(cohort), *refusals(config, cohort, console.say)], 0
-    for name, shards in wanted_shards(config, cohort).items():
-        audit = audit_stage(cohort.root, name, shards)
-        found = [*audit.damaged.values(), *audit_strays(cohort, name), *audit_values(cohort, audit)]
+    one = Run(config)
+    cohort = one.stored
+    problems, missing = [*audit_ids(cohort), *refusals(one, console.say)], 0
+    for step in STEPS:
+        shards = step.shards(config, cohort)
+        audit = audit_stage(cohort.root, step.name, shards, step.input_hash)
+        values = audit_values(cohort, audit, step.proves)
+        found = [*audit.damaged.values(), *audit_strays(cohort, step.name), *values]
         problems += found
         missing += len(audit.missing)
         rows = sum(s.rows for s in audit.done)
-        console.say(f"{name:<12} {rows:,} visits in {len(audit.done)}/{len(shards)} shards, {len(found)} problems")
-    for name, folder in (("head", join(cohort.root, "head")), ("student", join(config.run.folder, "student"))):
-        artifact = FolderArtifact(folder, {})
-        if artifact.load() is None:
-            missing += 1
-            console.say(f"{name:<12} missing")
-            continue
-        try:
-            artifact.verify()
-            if name == "student":
-                Calibration.of_student(folder)
-            console.say(f"{name:<12} whole")
-        except ArtifactError as error:
-            problems.append(str(error))
+        console.say(f"{step.name:<12} {rows:,} visits in {len(audit.done)}/{len(shards)} shards, {len(found)} problems")
+    for folder in FOLDERS:
+        state, wrong = _look(folder, folder.folder(one))
+        missing += state == "missing"
+        problems += wrong
+        if not wrong:
+            console.say(f"{folder.name:<12} {state}")
     for problem in problems:
         console.say(f"problem: {problem}")
     if problems:
@@ -51,5 +46,15 @@ def run(config: Config, console: Console) -> None:
     console.say("verify: every visit_id once per artifact, values in range")
 
 
-if __name__ == "__main__":
-    raise SystemExit(main(["verify", *sys.argv[1:]]))
+def _look(step: FolderStep, folder: str) -> tuple[str, list[str]]:
+    """Whether a folder is missing, whole or damaged, and what is wrong with it."""
+    artifact = FolderArtifact(folder, {})
+    if artifact.load() is None:
+        return "missing", []
+    try:
+        artifact.verify()
+        if step.name == "student":
+            Calibration.of_student(folder)
+    except ArtifactError as error:
+        return "damaged", [str(error)]
+    return "whole", []

@@ -17,6 +17,7 @@ import argparse
 import json
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,8 +27,9 @@ import numpy as np
 from benchmarks.pipeline.overhead import HIDDEN, NullEngine, write_visits
 from ckd.config import Config, Workers
 from ckd.configfile import load
+from ckd.run import Run
 from ckd.teacher.accounting import Account, figures
-from ckd.teacher.embed import EmbedWorker, embedding_stage, shards_to_embed
+from ckd.teacher.embed import EMBEDDINGS, EmbedWorker, shards_to_embed
 from ckd.teacher.work import Work
 from ckd.visits.labels import DISEASES, INSTRUCTION, OUTPUT_PREFIX
 from jobs.console import Console
@@ -59,9 +61,9 @@ class SleepingEngine(NullEngine):
 class SleepingWorker:
     """EmbedWorker on the sleeping engine; every row also carries all calls of the engine so far."""
 
-    def __init__(self, config: Config, fields: dict[str, Any], tokens_per_s: float) -> None:
-        self.engine = SleepingEngine(config, tokens_per_s)
-        self.worker = EmbedWorker(config, fields, self.engine)
+    def __init__(self, run: Run, tokens_per_s: float) -> None:
+        self.engine = SleepingEngine(run.config, tokens_per_s)
+        self.worker = EmbedWorker(run, self.engine)
 
     def __call__(self, shard: Any) -> dict[str, Any]:
         row = self.worker(shard)
@@ -70,20 +72,17 @@ class SleepingWorker:
 
 def run(config: Config, workers: int, tokens_per_s: float) -> tuple[dict[str, float], float]:
     """Embed the prepared visits anew with so many actors; visits/s in the three ways, and the devices' idle share."""
-    from ckd.visits.cohort import Cohort
-
-    stage = embedding_stage(config)
+    one = Run(config)
+    stage = EMBEDDINGS.stage(one)
     for index in stage.indices():
         stage.delete(index)
-    shards = shards_to_embed(config, Cohort.open(config.run.artifacts_root))
+    shards = shards_to_embed(config, one.cohort)
     with (Path(config.run.results) / "log").open("a") as log:
         started = time.monotonic()
-        kwargs = {"config": config, "fields": stage.fields, "tokens_per_s": tokens_per_s}
         rows = map_worker(
             Console(log),
             "embed",
-            SleepingWorker,
-            kwargs,
+            partial(SleepingWorker, one, tokens_per_s),
             shards,
             workers=Workers(min=workers, max=workers),
             threads=THREADS,
@@ -122,7 +121,6 @@ def first_to_last(rows: list[dict[str, Any]]) -> float:
 def prepared(root: str, visits: int, shard_rows: int) -> Config:
     """A run whose visits are prepared, with a tiny tokenizer."""
     from ckd.teacher.tiny import UNTRAINED, make_teacher
-    from ckd.visits.prepare import prepare
 
     write_visits(Path(root) / "train.json", visits)
     held_out = {"instruction": INSTRUCTION, "input": "x", "output": OUTPUT_PREFIX + "None", "subject_id": "h"}
@@ -133,7 +131,7 @@ def prepared(root: str, visits: int, shard_rows: int) -> Config:
     config = load(
         None, [*files, f"run.results={root}", f"teacher.base_model={root}/teacher/base", "teacher.dtype=float32"]
     )
-    prepare(config, lambda _: None)
+    Run(config).prepare(lambda _: None)
     return config
 
 

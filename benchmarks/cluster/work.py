@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,10 @@ class Ledger:
 class SlowEmbedWorker:
     """EmbedWorker, slower, and writing down which shard it begins and has finished."""
 
-    def __init__(self, config: Any, fields: Any) -> None:
+    def __init__(self, run: Any) -> None:
         from ckd.teacher.embed import EmbedWorker
 
-        self.worker, self.ledger = EmbedWorker(config, fields), Ledger(config.run.results)
+        self.worker, self.ledger = EmbedWorker(run), Ledger(run.config.run.results)
 
     def __call__(self, shard: Any) -> dict[str, Any]:
         self.ledger.write("shard_begun", shard=shard.index)
@@ -57,13 +58,12 @@ class SlowEmbedWorker:
 
 def slow_rank(payload: dict[str, Any], *, world: int, rank: int, preempted: Any, report: Any) -> bool:
     """jobs.train_student.rank_main, slower, asked after every step, and writing down the visits of its micro-batches and rank 0's reports."""
-    from ckd.config import Config
     from ckd.errors import CkdError
     from ckd.student import batches
     from ckd.student.train import train
 
-    config = Config.model_validate(payload["config"])
-    ledger = Ledger(config.run.results)
+    run = payload["run"]
+    ledger = Ledger(run.config.run.results)
     ledger.write("rank_begun", rank=rank, world=world)
     batches.Batches = _recording(ledger, batches.Batches)
 
@@ -77,7 +77,7 @@ def slow_rank(payload: dict[str, Any], *, world: int, rank: int, preempted: Any,
         report(figures)
 
     try:
-        return train(config, world=world, rank=rank, preempted=slowly, report=told, deepspeed=True, seconds_between=0)
+        return train(run, world=world, rank=rank, preempted=slowly, report=told, deepspeed=True, seconds_between=0)
     except CkdError as error:
         told({"refused": str(error), "kind": type(error).__name__})
         return True
@@ -146,7 +146,7 @@ def main() -> int:
     from jobs import embed, train_student
     from jobs.cli import main as ckd
 
-    embed.EmbedWorker = chaos_work.SlowEmbedWorker
+    embed.EMBEDDINGS = replace(embed.EMBEDDINGS, worker=chaos_work.SlowEmbedWorker)
     train_student.rank_main = chaos_work.slow_rank
     return ckd(sys.argv[1:])
 

@@ -17,6 +17,7 @@ from benchmarks.evidence.setup import Arm, Phase, Setup
 from ckd.config import Config
 from ckd.evaluation.metrics import auprc, auroc, macro_labels
 from ckd.evaluation.scores import read_split
+from ckd.run import Run
 from ckd.store.artifacts import Stage
 from ckd.store.files import read_table, write_bytes
 from ckd.visits.cohort import Cohort
@@ -53,7 +54,7 @@ def run_arm(
     with (root.parent / "log.txt").open("a") as log:
         console = Console(log)
         train_student.run(config, console)
-        predict_splits(config, console, SPLITS[phase])
+        predict_splits(Run(config), console, SPLITS[phase])
     scored = {split: score_split(config, split) for split in SPLITS[phase]}
     figures = {
         "arm": arm.name,

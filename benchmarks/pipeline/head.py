@@ -16,10 +16,11 @@ import pyarrow as pa
 from benchmarks.pipeline.overhead import HIDDEN
 from ckd.config import Config
 from ckd.configfile import load
+from ckd.run import Run
 from ckd.store.artifacts import Stage
 from ckd.store.files import join
-from ckd.teacher.embed import column, embedding_stage
-from ckd.teacher.head import head_artifact, head_fields, save_heads
+from ckd.teacher.embed import EMBEDDINGS, column
+from ckd.teacher.head import HEAD, save_heads
 from ckd.teacher.head_fit import train_heads
 from ckd.teacher.soft_labels import SoftLabelWorker
 from ckd.teacher.tiny import UNTRAINED, make_teacher
@@ -53,7 +54,7 @@ def embedded(root: str, visits: int) -> tuple[Config, Cohort, Stage]:
     )
     facts = {"quarantined": 0, "teacher_saw_held_out": False, "grouped_by": "subject"}
     cohort = cohorts.commit(config.run.artifacts_root, rows, fields={}, shard_rows=config.data.shard_rows, facts=facts)
-    stage = embedding_stage(config)
+    stage = EMBEDDINGS.stage(Run(config))
     for shard in cohort.shards:
         vectors = column(rng.normal(0, 3, (shard.rows, HIDDEN)).astype(np.float32), config.teacher)
         part = pa.table({"visit_id": cohort.read(shard, ["visit_id"])["visit_id"], "embedding": vectors})
@@ -77,10 +78,10 @@ def main() -> None:
                 lambda _: None,
             )
             seconds[epochs] = time.process_time() - started
-        artifact = head_artifact(config, head_fields(config, cohort, stage.fields))
+        artifact = HEAD.artifact(Run(config, {"embeddings": stage.fields}))
         write_head(join(artifact.folder, HEAD_FILE), heads.weight[heads.final], heads.bias[heads.final])
         save_heads(artifact, heads, HEAD_FILE)
-        worker = SoftLabelWorker(config, {})
+        worker = SoftLabelWorker(Run(config, {"soft_labels": {}}))
         started = time.process_time()
         for shard in cohort.shards:
             worker(shard)

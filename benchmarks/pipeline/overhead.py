@@ -14,13 +14,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ckd.config import Config
 from ckd.configfile import load
-from ckd.teacher.embed import EmbedWorker, embedding_stage, shards_to_embed
+from ckd.run import Run
+from ckd.teacher.embed import EMBEDDINGS, EmbedWorker, shards_to_embed
 from ckd.teacher.engine import Load
 from ckd.teacher.work import Work
 from ckd.visits.grammar import render_input
@@ -55,8 +57,8 @@ class NullEngine:
 class NullWorker:
     """EmbedWorker on the null engine; every row also carries the process's peak memory."""
 
-    def __init__(self, config: Config, fields: dict[str, object]) -> None:
-        self.worker = EmbedWorker(config, fields, NullEngine(config))
+    def __init__(self, run: Run) -> None:
+        self.worker = EmbedWorker(run, NullEngine(run.config))
 
     def __call__(self, shard: object) -> dict[str, object]:
         return {**self.worker(shard), "peak_mib": peak_mib()}
@@ -85,7 +87,6 @@ def write_visits(path: Path, count: int) -> None:
 
 def run(folder: Path, count: int, workers: int) -> dict[str, float]:
     """Prepare and embed `count` visits; figures of this process and its workers."""
-    from ckd.visits.prepare import prepare
 
     write_visits(folder / "train.json", count)
     (folder / "held_out.json").write_text(
@@ -96,16 +97,16 @@ def run(folder: Path, count: int, workers: int) -> dict[str, float]:
     config = load(None, [*files, f"run.results={folder}", f"teacher.base_model={folder.parent}/teacher/base"])
     console = Console((folder / "log").open("w"))
     started = time.monotonic()
-    cohort = prepare(config, console.say)
+    one = Run(config)
+    cohort = one.prepare(console.say)
     prepared = time.monotonic()
-    stage = embedding_stage(config)
+    EMBEDDINGS.stage(one)
     from ckd.config import Workers
 
     rows = map_worker(
         console,
         "embed",
-        NullWorker,
-        {"config": config, "fields": stage.fields},
+        partial(NullWorker, one),
         shards_to_embed(config, cohort),
         workers=Workers(min=workers, max=workers),
     )

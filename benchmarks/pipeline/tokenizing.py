@@ -26,6 +26,7 @@ from benchmarks.pipeline.overhead import HIDDEN, write_visits
 from ckd.config import Config
 from ckd.configfile import load
 from ckd.prompts import Prompter
+from ckd.run import Run
 from ckd.store.artifacts import Stage
 from ckd.teacher.embed import WINDOW, column
 from ckd.visits.cohort import Cohort
@@ -47,14 +48,13 @@ def cpu_seconds(work: Callable[[], Any]) -> float:
 
 def prepared(root: str, visits: int) -> Config:
     """A run whose visits are prepared, in one shard of `visits` rows."""
-    from ckd.visits.prepare import prepare
 
     write_visits(Path(root) / "train.json", visits)
     held_out = {"instruction": INSTRUCTION, "input": "x", "output": OUTPUT_PREFIX + "None", "subject_id": "h"}
     (Path(root) / "held_out.json").write_text(json.dumps(held_out) + "\n")
     files = [f"data.train={root}/train.json", f"data.held_out={root}/held_out.json", f"run.results={root}"]
     config = load(None, [*files, f"data.shard_rows={visits}"])
-    prepare(config, lambda _: None)
+    Run(config).prepare(lambda _: None)
     return config
 
 

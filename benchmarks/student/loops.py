@@ -12,6 +12,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from benchmarks.student.visits import Made
 from ckd.config import Config
+from ckd.run import Run
 from ckd.student.model import new_student
 from ckd.student.order import Order, steps_per_epoch
 from ckd.student.train import train
@@ -76,7 +77,7 @@ def project(
 
     ranks = {"world": 1, "rank": 0}
     train(
-        config,
+        Run(config),
         **ranks,
         preempted=lambda: enough(step),
         report=hear,

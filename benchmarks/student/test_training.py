@@ -11,7 +11,7 @@ from benchmarks.student.training import main, make_config, useful_share
 from benchmarks.student.visits import LONGEST, TINY, lengths, make_visits, write_base, write_cohort
 from ckd.student.batches import Batches
 from ckd.student.examples import Examples
-from ckd.student.fingerprint import token_fields
+from ckd.student.tokens import token_fields
 
 
 @pytest.mark.parametrize("count", [64, 4096])

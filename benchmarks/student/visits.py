@@ -10,8 +10,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from ckd.config import Config
 from ckd.store.artifacts import Stage
-from ckd.student.fingerprint import token_fields
-from ckd.student.tokens import STAGE as TOKENS
+from ckd.student.tokens import TOKENS, token_fields
 from ckd.visits import cohort as cohorts
 from ckd.visits.cohort import Cohort
 from ckd.visits.labels import NUM_LABELS
@@ -117,7 +116,7 @@ def write_cohort(config: Config, made: Made) -> Cohort:
     )
     root = config.run.artifacts_root
     cohort = cohorts.commit(root, rows, fields={}, shard_rows=config.data.shard_rows, facts={})
-    tokens, soft = Stage(root, TOKENS, token_fields(config)), Stage(root, "soft_labels", {"head": "made up"})
+    tokens, soft = Stage(root, TOKENS.name, token_fields(config)), Stage(root, "soft_labels", {"head": "made up"})
     start = 0
     for shard in cohort.shards:
         ids, part = cohort.read(shard, ["visit_id"])["visit_id"], slice(start, start + shard.rows)

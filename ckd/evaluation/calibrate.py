@@ -24,12 +24,12 @@ NEEDED = {"temperature": 0, "platt": 20, "isotonic": 100}  # tuning visits of a 
 _SMALLEST = 2.0**-25  # half a float32 step below 1: a probability that was rounded to 0 or 1
 
 
-def calibrate_student(root: str, wanted: EvaluationConfig, seed: int) -> Calibration:
-    """The student's maps and thresholds from the tuning visits below an artifacts root.
+def calibrate_student(cohort: Cohort, wanted: EvaluationConfig, seed: int) -> Calibration:
+    """The student's maps and thresholds from the cohort's tuning visits.
 
     Raises ArtifactError when predictions are missing.
     """
-    tuning = read_split(Cohort.open(root), "tuning", ["predictions"])
+    tuning = read_split(cohort, "tuning", ["predictions"])
     return calibrate(tuning, tuning.scores["predictions"], wanted, seed)
 
 

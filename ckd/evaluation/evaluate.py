@@ -51,7 +51,7 @@ class View:
 
 
 def evaluate(
-    root: str,
+    cohort: Cohort,
     *,
     seed: int,
     say: Callable[[str], None],
@@ -60,7 +60,7 @@ def evaluate(
     ceilings: "pa.Table | None" = None,
     calibration: Calibration | None = None,
 ) -> Metrics:
-    """Score everything below an artifacts root on its labelled held_out visits; strict JSON (no NaN), undefined is null.
+    """Score everything of a prepared cohort on its labelled held_out visits; strict JSON (no NaN), undefined is null.
 
     Reads the stages visits, predictions and soft_labels. `ceilings` has a visit_id and one column of 25 probabilities per further model
     (an oracle, say) for the held_out visits; such a model stays uncalibrated, its thresholds at 0.5. `wanted` says what thresholds are for and
@@ -68,12 +68,11 @@ def evaluate(
 
     Raises ArtifactError where a visit is missing, DataError without labelled held_out or train visits.
     """
-    cohort = Cohort.open(root)
     train = read_split(cohort, "train")
     tuning, held_out = (read_split(cohort, split, list(MODELS.values())) for split in ("tuning", "held_out"))
     for name, rows in (("train", train), ("held_out", held_out)):
         if not len(rows):
-            raise DataError(f"{root}: no labelled {name} visits, nothing can be evaluated; give data.{name}")
+            raise DataError(f"{cohort.root}: no labelled {name} visits, nothing can be evaluated; give data.{name}")
     models: dict[str, tuple[Scores | None, Scores]] = {
         name: (tuning.scores[stage], held_out.scores[stage]) for name, stage in MODELS.items()
     }

@@ -8,30 +8,18 @@ import numpy as np
 import pyarrow as pa
 
 from ckd.batching import pad, token_batches
-from ckd.config import Config
-from ckd.store.artifacts import Fields, Stage
-from ckd.store.files import join
+from ckd.run import Run
+from ckd.stage import Step
+from ckd.store.artifacts import Fields
 from ckd.store.folders import fetched_folder
-from ckd.student.fingerprint import finished_student, token_fields
-from ckd.student.tokens import STAGE as TOKENS
-from ckd.student.tokens import ragged
-from ckd.visits.cohort import Cohort
+from ckd.student.fingerprint import STUDENT
+from ckd.student.tokens import TOKENS, ragged
+from ckd.visits.audit import finite, probability
 from ckd.visits.columns import lists
 from ckd.visits.labels import NUM_LABELS
 from ckd.visits.visit import Shard
 
-STAGE = "predictions"
 TOKEN_BUDGET = 16384  # padded tokens per forward pass
-
-
-def prediction_fields(config: Config) -> Fields:
-    """The fingerprint of stage `predictions`: what the student's folder holds. Raises ArtifactError unless it is this configuration's."""
-    return {"student": finished_student(config).identity(), **token_fields(config)}
-
-
-def prediction_stage(config: Config) -> Stage:
-    """The stage with this configuration's fingerprint."""
-    return Stage(config.run.artifacts_root, STAGE, prediction_fields(config))
 
 
 class PredictWorker:
@@ -40,15 +28,13 @@ class PredictWorker:
     Always float32: a student is small, and predictions should not depend on the machine.
     """
 
-    def __init__(self, config: Config, fields: Fields) -> None:
+    def __init__(self, run: Run) -> None:
         from ckd.student.model import device_of, load_student
 
-        self.device = device_of(config.student.gpus_per_worker)
-        self.model = load_student(fetched_folder(join(config.run.folder, "student"))).to(self.device).eval()
+        self.device = device_of(run.config.student.gpus_per_worker)
+        self.model = load_student(fetched_folder(run.student_folder)).to(self.device).eval()
         self.pad_id = self.model.config.pad_token_id or 0
-        self.cohort = Cohort.open(config.run.artifacts_root)
-        self.tokens = Stage(config.run.artifacts_root, TOKENS, token_fields(config))
-        self.stage = Stage(config.run.artifacts_root, STAGE, fields)
+        self.tokens, self.stage = TOKENS.stage(run), PREDICTIONS.stage(run)
 
     def __call__(self, shard: Shard) -> dict[str, Any]:
         """Commit part `shard.index`; returns index, rows, seconds, tokens."""
@@ -61,6 +47,21 @@ class PredictWorker:
         columns = {"visit_id": table["visit_id"], "probabilities": lists(probabilities), "logits": lists(logits)}
         self.stage.write(shard.index, pa.table(columns), rows=shard.rows, input_hash=shard.text_hash)
         return {"index": shard.index, "rows": shard.rows, "seconds": time.monotonic() - started, "tokens": len(tokens)}
+
+
+def _fingerprint(run: Run) -> Fields:
+    """What the student's folder holds, and how its tokens were made. Raises ArtifactError unless it is this run's student."""
+    return {"student": STUDENT.require(run).identity(), **TOKENS.stage(run).fields}
+
+
+PREDICTIONS = Step(
+    name="predictions",
+    command="ckd evaluate",
+    fingerprint=_fingerprint,
+    shards=lambda _, cohort: cohort.select("tuning", "held_out"),
+    worker=PredictWorker,
+    proves={"logits": finite, "probabilities": probability},
+)
 
 
 def predict_logits(model: Any, device: Any, sequences: Sequence[np.ndarray], pad_id: int) -> np.ndarray:

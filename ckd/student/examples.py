@@ -12,8 +12,7 @@ from ckd.errors import ArtifactError
 from ckd.store.artifacts import Fields, Stage
 from ckd.student.mapped import Arrays, MappedArrays
 from ckd.student.order import WINDOW
-from ckd.student.tokens import STAGE as TOKENS
-from ckd.student.tokens import ragged
+from ckd.student.tokens import TOKENS, ragged
 from ckd.visits.cohort import Cohort
 from ckd.visits.columns import joined, matrix
 from ckd.visits.labels import NUM_LABELS
@@ -82,7 +81,7 @@ class Examples:
     ) -> None:
         self.cohort = Cohort.open(root)
         self.shards = list(shards)
-        self.tokens = Stage(root, TOKENS, token_fields)
+        self.tokens = Stage(root, TOKENS.name, token_fields)
         self.soft = Stage(root, SOFT_LABELS, {}) if soft else None
         self.embeddings = Stage(root, EMBEDDINGS, {}) if embeddings else None
         self.hard_weight, self.adapter_share, self.mapped = hard_weight, adapter_share, mapped

@@ -5,31 +5,29 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from ckd.config import Config
-from ckd.store.artifacts import Fields
-from ckd.store.files import join, size_and_hash
+from ckd.run import Run
+from ckd.store.files import size_and_hash
 from ckd.store.folders import fetched_folder
-from ckd.student.fingerprint import student_artifact
+from ckd.student.fingerprint import STUDENT
 from ckd.student.tokens import load_tokenizer
 from ckd.student.train import best_checkpoint
-from ckd.visits.cohort import Cohort
 from ckd.visits.public_files import student_file, write_tensors
 
 
-def export(config: Config, fields: Fields, say: Callable[[str], None]) -> str:
+def export(run: Run, say: Callable[[str], None]) -> str:
     """Write the best epoch's student in float32 with its tokenizer, artifact.json last; returns the folder. Safe to run twice.
 
     Raises ArtifactError when training has not finished.
     """
-    artifact = student_artifact(config, fields)
-    best = best_checkpoint(config, say)
+    config, artifact = run.config, STUDENT.artifact(run)
+    best = best_checkpoint(run, say)
     from ckd.student.model import load_student
 
     model = load_student(best.fetched(everything=False))
     tokenizer = load_tokenizer(config.student.base_model)
     tokenizer.model_max_length = config.student.max_length
-    public = write_public(config, model)
-    facts = Cohort.open(config.run.artifacts_root).facts
+    public = write_public(run, model)
+    facts = run.cohort.facts
     extra = {"step": best.step, "selection": best.extra["selection"], "best_model": size_and_hash(public)}
     with tempfile.TemporaryDirectory() as folder:  # the libraries need a real one; run.results may be a URL
         model.save_pretrained(folder)
@@ -38,11 +36,11 @@ def export(config: Config, fields: Fields, say: Callable[[str], None]) -> str:
     return artifact.folder
 
 
-def write_public(config: Config, model: Any = None) -> str:
+def write_public(run: Run, model: Any = None) -> str:
     """Write a student's weights (None: the exported one's) as the public best_model.pt; returns its path."""
     from ckd.student.model import load_student
 
-    path = student_file(config.run.results, config.student.hard_weight)
-    model = load_student(fetched_folder(join(config.run.folder, "student"))) if model is None else model
+    path = student_file(run.config.run.results, run.config.student.hard_weight)
+    model = load_student(fetched_folder(run.student_folder)) if model is None else model
     write_tensors(path, model.state_dict())
     return path

@@ -8,16 +8,17 @@ import numpy as np
 
 from ckd.config import Config
 from ckd.errors import ConfigError
-from ckd.store.artifacts import Fields, Stage
-from ckd.store.models import local_folder, revision
+from ckd.run import Run
+from ckd.stage import Step
+from ckd.store.artifacts import Fields
+from ckd.store.models import known_positions, local_folder, model_fields, revision
+from ckd.visits.audit import token_ids
 from ckd.visits.cohort import Cohort
 from ckd.visits.columns import flat, lengths
 from ckd.visits.visit import Shard
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-STAGE = "tokens"
 
 
 class TokenWorker:
@@ -26,35 +27,57 @@ class TokenWorker:
     Raises ConfigError when student.max_length exceeds the positions that the base model knows.
     """
 
-    def __init__(self, config: Config, fields: Fields) -> None:
-        root, base_model, self.max_length = (
-            config.run.artifacts_root,
-            config.student.base_model,
-            config.student.max_length,
-        )
-        self.tokenizer = load_tokenizer(base_model)
-        known = min(self.tokenizer.model_max_length, _positions(base_model))
+    def __init__(self, run: Run) -> None:
+        student = run.config.student
+        self.max_length = student.max_length
+        self.tokenizer = load_tokenizer(student.base_model)
+        known = min(self.tokenizer.model_max_length, _positions(student.base_model))
         if self.max_length > known:
             raise ConfigError(
-                f"student.max_length={self.max_length}: {base_model} knows {known} positions; set student.max_length to at most that"
+                f"student.max_length={self.max_length}: {student.base_model} knows {known} positions; set student.max_length to at most that"
             )
-        self.cohort = Cohort.open(root)
-        self.stage = Stage(root, STAGE, fields)
+        self.cohort, self.stage = run.cohort, TOKENS.stage(run)
 
     def __call__(self, shard: Shard) -> dict[str, Any]:
         """Returns the figures of one shard: index, rows, seconds, tokens, truncated."""
         started = time.monotonic()
-        table = tokenize(self.tokenizer, self.cohort.read(shard, ["visit_id", "input"]), self.max_length)
+        visits = self.cohort.read(shard, ["visit_id", "input"])
+        table = tokenize(self.tokenizer, visits, self.max_length)
         self.stage.write(shard.index, table, rows=shard.rows, input_hash=shard.text_hash)
         tokens = sum(map(len, table["input_ids"].to_pylist()))
         truncated = sum(table["truncated"].to_pylist())
-        return {
-            "index": shard.index,
-            "rows": shard.rows,
-            "seconds": time.monotonic() - started,
-            "tokens": tokens,
-            "truncated": truncated,
-        }
+        done = {"index": shard.index, "rows": shard.rows, "seconds": time.monotonic() - started}
+        return {**done, "tokens": tokens, "truncated": truncated}
+
+
+def token_fields(config: Config) -> Fields:
+    """The fingerprint of stage `tokens`.
+
+    Raises ConfigError when student.base_model is neither a folder nor a Hub id, or knows fewer positions than student.max_length.
+    """
+    name, wanted = config.student.base_model, config.student.max_length
+    known = known_positions(name)
+    if known is not None and wanted > known:
+        raise ConfigError(
+            f"student.max_length={wanted}: {name} knows {known} positions; set student.max_length to at most that"
+        )
+    tokenizer = "student.base_model tokenizer"
+    return {tokenizer: model_fields("student.base_model", name)[tokenizer], "student.max_length": wanted}
+
+
+def _shards(config: Config, cohort: Cohort) -> list[Shard]:
+    unlabeled = cohort.select("train", labeled=False) if config.student.use_unlabeled else []
+    return [*cohort.select(), *unlabeled]
+
+
+TOKENS = Step(
+    name="tokens",
+    command="ckd train-student",
+    fingerprint=lambda run: token_fields(run.config),
+    shards=_shards,
+    worker=TokenWorker,
+    proves={"input_ids": token_ids},
+)
 
 
 def load_tokenizer(base_model: str) -> Any:

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from ckd.config import Config
 from ckd.errors import ArtifactError, DataError
+from ckd.run import Run
 from ckd.store.files import digest
 from ckd.store.folders import cache_folder
 from ckd.student.checkpoint import Checkpoint, Checkpoints
 from ckd.student.examples import Examples
-from ckd.student.fingerprint import needs_soft_labels, student_fields, token_fields, training_shards
+from ckd.student.fingerprint import STUDENT, needs_soft_labels, require_same_base, training_shards
 from ckd.student.mapped import MappedArrays
 from ckd.student.ranks import Ranks
+from ckd.student.tokens import TOKENS
 from ckd.student.tuning import Selection, all_labels, choose_metric
-from ckd.visits.cohort import Cohort
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +38,7 @@ class Place:
 
 
 def train(
-    config: Config,
+    run: Run,
     *,
     world: int,
     rank: int,
@@ -53,11 +54,11 @@ def train(
     "tuning_score", …} after an epoch, {"checkpoint", "preempted"} after a save. `deepspeed` needs torch.distributed to be set up. Raises DataError
     without training visits, ArtifactError naming the field when the checkpoints belong to another configuration, UnreachableError.
     """
-    place = _place(config, Ranks(world, rank), deepspeed)
-    cohort = Cohort.open(config.run.artifacts_root)
-    checkpoints = place.ranks.once(lambda: open_checkpoints(config, cohort, place))
-    with MappedArrays(cache_folder() / "examples" / digest([config.run.artifacts_root, checkpoints.fields])) as mapped:
-        examples, tuning = _examples(config, cohort, mapped)
+    config, place = run.config, _place(run.config, Ranks(world, rank), deepspeed)
+    require_same_base(run)
+    checkpoints = open_checkpoints(run, place)
+    with MappedArrays(cache_folder() / "examples" / digest([run.root, checkpoints.fields])) as mapped:
+        examples, tuning = _examples(run, mapped)
         metric, labels, why = choose_metric(all_labels(tuning))
         start = place.ranks.once(lambda: checkpoints.newest(lambda line: report({"line": line})))
         selection = (
@@ -81,21 +82,19 @@ def _beginning(start: Checkpoint | None, why: str, place: Place) -> str:
     return f"train-student: continuing after step {start.step}{ranks}"
 
 
-def open_checkpoints(config: Config, cohort: Cohort, place: Place) -> Checkpoints:
+def open_checkpoints(run: Run, place: Place) -> Checkpoints:
     """The checkpoints of this student. What kind of files they hold must be the same on resume too, but not the number of ranks."""
     layout = {
         "student.workers": "1 or more" if place.deepspeed else "0",
-        "student.zero_stage": config.student.zero_stage if place.deepspeed else None,
+        "student.zero_stage": run.config.student.zero_stage if place.deepspeed else None,
         "dtype": "bfloat16" if place.bf16 else "float32",
     }
-    return Checkpoints(config.run.artifacts_root, student_fields(config, cohort), layout)
+    return Checkpoints(run.root, STUDENT.artifact(run).fields, layout)
 
 
-def best_checkpoint(config: Config, say: Callable[[str], None]) -> Checkpoint:
+def best_checkpoint(run: Run, say: Callable[[str], None]) -> Checkpoint:
     """The winning epoch's checkpoint of a finished training. Raises ArtifactError when training has not finished or it is damaged."""
-    checkpoints = Checkpoints(
-        config.run.artifacts_root, student_fields(config, Cohort.open(config.run.artifacts_root)), None
-    )
+    checkpoints = Checkpoints(run.root, STUDENT.artifact(run).fields, None)
     newest = checkpoints.newest(say)
     selection = Selection.from_json(newest.extra["selection"]) if newest else None
     if selection is None or not selection.finished or selection.best_step is None:
@@ -121,12 +120,12 @@ def _place(config: Config, ranks: Ranks, deepspeed: bool) -> Place:
     )
 
 
-def _examples(config: Config, cohort: Cohort, mapped: MappedArrays) -> tuple[Examples, Examples | None]:
-    fields = token_fields(config)
-    shards, tuning = training_shards(config, cohort), cohort.select("tuning")
+def _examples(run: Run, mapped: MappedArrays) -> tuple[Examples, Examples | None]:
+    config, root, fields = run.config, run.root, TOKENS.stage(run).fields
+    shards, tuning = training_shards(config, run.cohort), run.cohort.select("tuning")
     if not shards:
-        raise DataError(f"{cohort.root}: no training visits with labels; give data.train, or rows with split=train")
-    s, root = config.student, config.run.artifacts_root
+        raise DataError(f"{root}: no training visits with labels; give data.train, or rows with split=train")
+    s = config.student
     examples = Examples(
         root,
         shards,

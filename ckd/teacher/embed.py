@@ -15,44 +15,38 @@ from ckd.batching import windows
 from ckd.config import Config, TeacherConfig
 from ckd.errors import ConfigError
 from ckd.prompts import PROMPT_VERSION
-from ckd.store.artifacts import Fields, Stage, require_equal
+from ckd.run import Run, deciding
+from ckd.stage import Step
+from ckd.store.artifacts import Fields, require_equal
 from ckd.store.filesystems import is_local
 from ckd.store.models import adapter_hash, local_adapter, model_fields
 from ckd.teacher.accounting import Meter
 from ckd.teacher.engine import Engine
 from ckd.teacher.engines import load_engine
 from ckd.teacher.work import Work
+from ckd.visits.audit import finite
 from ckd.visits.cohort import Cohort
 from ckd.visits.columns import lists
 from ckd.visits.visit import Shard
 
-STAGE = "embeddings"
 WINDOW = 512  # visits tokenised ahead of the forward pass: one call of the engine, so a shared prefix of 201 tokens costs 0.1 % of it
 FIRST = 64  # of the first window: the device waits for nothing but these to be tokenised
 
 
-def teacher_fields(config: TeacherConfig) -> Fields:
+def teacher_fields(config: Config) -> Fields:
     """Everything that changes an embedding's value and nothing that doesn't. Raises ConfigError when a model is not there."""
+    teacher = config.teacher
     return {
-        **model_fields("teacher.base_model", config.base_model),
-        "teacher.adapter": adapter_hash("teacher.adapter", config.adapter) if config.adapter else None,
-        "teacher.merge_adapter": config.merge_adapter,
-        "teacher.engine": config.engine,
+        **model_fields("teacher.base_model", teacher.base_model),
+        "teacher.adapter": adapter_hash("teacher.adapter", teacher.adapter) if teacher.adapter else None,
+        **deciding(config, "teacher", "adapter_share"),
         "prompt": PROMPT_VERSION,
-        "teacher.max_length": config.max_length,
-        "teacher.dtype": config.dtype,
-        "teacher.store_dtype": config.store_dtype,
     }
 
 
 def local_teacher(config: TeacherConfig) -> TeacherConfig:
     """The same teacher with an adapter that lies on this machine: engines take a base model from a URL themselves, but PEFT and vLLM no adapter."""
     return config if is_local(config.adapter) else config.model_copy(update={"adapter": local_adapter(config.adapter)})
-
-
-def embedding_stage(config: Config) -> Stage:
-    """The stage with this configuration's fingerprint."""
-    return Stage(config.run.artifacts_root, STAGE, teacher_fields(config.teacher))
 
 
 def shards_to_embed(config: Config, cohort: Cohort) -> list[Shard]:
@@ -66,12 +60,12 @@ def shards_to_embed(config: Config, cohort: Cohort) -> list[Shard]:
 class EmbedWorker:
     """Embeds one shard per call; the model loads with the first. Safe to run twice on a shard.
 
-    `fields` are the driver's: a machine that sees another model under the same name refuses (ArtifactError). Two threads may call it at once:
-    the engine computes one shard after the other, so that reading, tokenising and writing one overlaps the forward passes of the other.
+    The fingerprint is the driver's: a machine that sees another model under the same name refuses (ArtifactError). Two threads may call it at
+    once: the engine computes one shard after the other, so that reading, tokenising and writing one overlaps the forward passes of the other.
     """
 
-    def __init__(self, config: Config, fields: Fields, engine: Engine | None = None) -> None:
-        self.config, self.fields, self.engine = config, fields, engine
+    def __init__(self, run: Run, engine: Engine | None = None) -> None:
+        self.run, self.stage, self.engine = run, EMBEDDINGS.stage(run), engine
         self.meter: Meter | None = None
         self.loading, self.turn = (
             threading.Lock(),
@@ -82,40 +76,39 @@ class EmbedWorker:
         """Write part `shard.index`; returns index, rows, seconds, tokens, truncated, account (see accounting)."""
         engine, meter = self._engine()
         started = time.monotonic()
-        table = Cohort.open(self.config.run.artifacts_root).read(shard, ["visit_id", "instruction", "input"])
-        vectors, tokens, truncated, work = encode_texts(
-            engine, table["instruction"].to_pylist(), table["input"].to_pylist(), self.turn
-        )
-        part = pa.table({"visit_id": table["visit_id"], "embedding": column(vectors, self.config.teacher)})
-        stage = Stage(self.config.run.artifacts_root, STAGE, self.fields)
-        stage.write(shard.index, part, rows=shard.rows, input_hash=shard.text_hash)
-        done = {
-            "index": shard.index,
-            "rows": shard.rows,
-            "seconds": time.monotonic() - started,
-            "tokens": tokens,
-            "truncated": truncated,
-        }
-        return {**done, "account": meter.read(started, shard.rows, tokens, work)}
+        table = self.run.cohort.read(shard, ["visit_id", "instruction", "input"])
+        texts = table["instruction"].to_pylist(), table["input"].to_pylist()
+        vectors, tokens, truncated, work = encode_texts(engine, *texts, self.turn)
+        part = pa.table({"visit_id": table["visit_id"], "embedding": column(vectors, self.run.config.teacher)})
+        self.stage.write(shard.index, part, rows=shard.rows, input_hash=shard.text_hash)
+        done = {"index": shard.index, "rows": shard.rows, "seconds": time.monotonic() - started}
+        account = meter.read(started, shard.rows, tokens, work)
+        return {**done, "tokens": tokens, "truncated": truncated, "account": account}
 
     def _engine(self) -> tuple[Engine, Meter]:
         with self.loading:
+            teacher = self.run.config.teacher
             if self.engine is None:
                 self._require_same_model()
-                self.engine = load_engine(local_teacher(self.config.teacher), self.config.teacher.gpus_per_worker)
-                if not is_local(
-                    self.config.teacher.base_model
-                ):  # what was loaded is a copy: now it is the copy that is hashed
+                self.engine = load_engine(local_teacher(teacher), teacher.gpus_per_worker)
+                if not is_local(teacher.base_model):  # what was loaded is a copy: now it is the copy that is hashed
                     self._require_same_model()
-            self.meter = self.meter or Meter(self.engine, self.config.teacher)
+            self.meter = self.meter or Meter(self.engine, teacher)
             return self.engine, self.meter
 
     def _require_same_model(self) -> None:
-        require_equal(
-            f"teacher.base_model={self.config.teacher.base_model} on this machine",
-            teacher_fields(self.config.teacher),
-            self.fields,
-        )
+        place = f"teacher.base_model={self.run.config.teacher.base_model} on this machine"
+        require_equal(place, teacher_fields(self.run.config), self.stage.fields)
+
+
+EMBEDDINGS = Step(
+    name="embeddings",
+    command="ckd embed",
+    fingerprint=lambda run: teacher_fields(run.config),
+    shards=shards_to_embed,
+    worker=EmbedWorker,
+    proves={"embedding": finite},
+)
 
 
 def encode_texts(

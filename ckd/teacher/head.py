@@ -8,10 +8,12 @@ import numpy as np
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from ckd.config import Config
 from ckd.errors import ArtifactError
+from ckd.run import Run, deciding
+from ckd.stage import FolderStep
 from ckd.store.artifacts import Fields, FolderArtifact, Stage
 from ckd.store.files import digest, join, read_bytes, write_bytes
+from ckd.teacher.embed import EMBEDDINGS
 from ckd.teacher.folds import Folds
 from ckd.visits.cohort import Cohort
 from ckd.visits.columns import joined, matrix
@@ -19,7 +21,6 @@ from ckd.visits.labels import NUM_LABELS
 from ckd.visits.splits import of_adapter
 from ckd.visits.visit import Shard
 
-STAGE = "head"
 _FILE = "head.safetensors"
 
 
@@ -46,21 +47,21 @@ class Heads:
         return len(self.weight) - 1
 
 
-def head_artifact(config: Config, fields: Fields) -> FolderArtifact:
-    """The stored heads, `<artifacts>/head/`."""
-    return FolderArtifact(join(config.run.artifacts_root, STAGE), fields)
-
-
-def head_fields(config: Config, cohort: Cohort, embedding_fields: Fields) -> Fields:
+def head_fields(run: Run) -> Fields:
     """The head's fingerprint: what it was fitted on and how. head.cross_fitted is not in it: it says which head a visit gets."""
-    settings = config.head.model_dump(exclude={"cross_fitted"})
+    share = run.config.teacher.adapter_share
     return {
-        "visits": cohort.identity,
-        "embeddings": digest(dict(embedding_fields)),
-        "seed": config.seed,
-        **{f"head.{k}": v for k, v in settings.items()},
-        **({"teacher.adapter_share": config.teacher.adapter_share} if config.teacher.adapter_share else {}),
+        "visits": run.stored.identity,
+        "embeddings": digest(EMBEDDINGS.stage(run).fields),
+        "seed": run.config.seed,
+        **deciding(run.config, "head", "cross_fitted"),
+        **({"teacher.adapter_share": share} if share else {}),
     }
+
+
+HEAD = FolderStep(
+    name="head", command="ckd train-head", fingerprint=head_fields, folder=lambda run: join(run.root, "head")
+)
 
 
 def save_heads(artifact: FolderArtifact, heads: Heads, public_file: str) -> None:
@@ -70,9 +71,8 @@ def save_heads(artifact: FolderArtifact, heads: Heads, public_file: str) -> None
     artifact.commit([_FILE, public_file], {**heads.report, "fold_seed": heads.folds.seed})
 
 
-def load_heads(root: str) -> Heads:
-    """The heads below an artifacts root; raises ArtifactError when they have not been trained."""
-    artifact = FolderArtifact(join(root, STAGE), {})
+def load_heads(artifact: FolderArtifact) -> Heads:
+    """The heads that `save_heads` wrote; raises ArtifactError when they have not been trained."""
     content = artifact.load()
     if content is None:
         raise ArtifactError(f"{artifact.folder}: no head has been trained there; run 'ckd train-head' first")

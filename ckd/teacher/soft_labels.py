@@ -11,40 +11,30 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ckd.config import Config
-from ckd.errors import ArtifactError
-from ckd.store.artifacts import Fields, Stage
-from ckd.teacher import embed
-from ckd.teacher.head import EmbeddingReader, head_artifact, head_fields, load_heads
-from ckd.visits.cohort import Cohort
+from ckd.run import Run
+from ckd.stage import Step
+from ckd.store.artifacts import Fields
+from ckd.teacher.embed import EMBEDDINGS, shards_to_embed
+from ckd.teacher.head import HEAD, EmbeddingReader, load_heads
+from ckd.visits.audit import finite, probability
 from ckd.visits.columns import lists, matrix
 from ckd.visits.splits import of_adapter
 from ckd.visits.visit import Shard, Source, Split
 
-STAGE = "soft_labels"
 
-
-def soft_label_stage(config: Config) -> Stage:
-    """The stage; its fingerprint is the head's identity, which covers embeddings, labels and seed, and head.cross_fitted where it is false.
-
-    Raises ArtifactError when the head is missing, or naming the field when it belongs to another configuration.
-    """
-    cohort = Cohort.open(config.run.artifacts_root)
-    head = head_artifact(config, head_fields(config, cohort, embed.teacher_fields(config.teacher)))
-    if not head.is_done():
-        raise ArtifactError(f"{head.folder}: no head has been trained there; run 'ckd train-head' first")
-    in_sample: Fields = {} if config.head.cross_fitted else {"head.cross_fitted": False}
-    return Stage(config.run.artifacts_root, STAGE, {"head": head.identity(), **in_sample})
+def _fingerprint(run: Run) -> Fields:
+    """The head's identity, which covers embeddings, labels and seed; and head.cross_fitted where it is false."""
+    in_sample: Fields = {} if run.config.head.cross_fitted else {"head.cross_fitted": False}
+    return {"head": HEAD.require(run).identity(), **in_sample}
 
 
 class SoftLabelWorker:
     """Labels one shard per call from its stored embeddings. Safe to run twice on a shard."""
 
-    def __init__(self, config: Config, fields: Fields) -> None:
-        self.root, self.cross_fitted = config.run.artifacts_root, config.head.cross_fitted
-        self.stage = Stage(self.root, STAGE, fields)
-        self.cohort, self.heads = Cohort.open(self.root), load_heads(self.root)
-        self.read = EmbeddingReader(self.cohort, Stage(self.root, embed.STAGE, {}))
+    def __init__(self, run: Run) -> None:
+        self.cross_fitted, self.cohort = run.config.head.cross_fitted, run.cohort
+        self.stage, self.heads = SOFT_LABELS.stage(run), load_heads(HEAD.artifact(run))
+        self.read = EmbeddingReader(run.cohort, EMBEDDINGS.stage(run))
 
     def __call__(self, shard: Shard) -> dict[str, Any]:
         """Write part `shard.index`: visit_id, probabilities, logits (float32 [25] each), out_of_fold."""
@@ -68,25 +58,33 @@ class SoftLabelWorker:
         return {"index": shard.index, "rows": shard.rows, "seconds": time.monotonic() - started}
 
 
-def public_rows(config: Config, cohort: Cohort, stage: Stage, split: Split) -> Iterator[dict[str, Any]]:
+SOFT_LABELS = Step(
+    name="soft_labels",
+    command="ckd soft-labels",
+    fingerprint=_fingerprint,
+    shards=shards_to_embed,
+    worker=SoftLabelWorker,
+    proves={"logits": finite, "probabilities": probability},
+)
+
+
+def public_rows(run: Run, split: Split) -> Iterator[dict[str, Any]]:
     """Rows (instruction, input, labels, probabilities) of one public file in the order of its source, streamed.
 
     With data.tuning given, name_train.json and name_val.json are data.train and data.tuning as they were read, whatever split their rows
     went to; without it they are the splits train and tuning. Train visits of the adapter's subjects (teacher.adapter_share) are left out.
     """
-    source: Source | None = split if config.data.tuning else None
-    shards = [s for s in cohort.select() if source or s.split == split]
+    source: Source | None = split if run.config.data.tuning else None
+    shards = [s for s in run.cohort.select() if source or s.split == split]
     groups = [[s for s in shards if s.split == name] for name in sorted({s.split for s in shards})]
-    streams = [_rows(cohort, stage, group, source, config.teacher.adapter_share) for group in groups]
-    return heapq.merge(*streams, key=itemgetter("order"))
+    return heapq.merge(*(_rows(run, group, source) for group in groups), key=itemgetter("order"))
 
 
-def _rows(
-    cohort: Cohort, stage: Stage, shards: list[Shard], source: Source | None, adapter_share: float
-) -> Iterator[dict[str, Any]]:
+def _rows(run: Run, shards: list[Shard], source: Source | None) -> Iterator[dict[str, Any]]:
+    stage, share = SOFT_LABELS.stage(run), run.config.teacher.adapter_share
     for shard in shards:
-        visits = cohort.read(shard, ["instruction", "input", "labels", "source", "line", "group"]).to_pylist()
-        spent = of_adapter([visit.pop("group") for visit in visits], adapter_share if shard.split == "train" else 0)
+        visits = run.cohort.read(shard, ["instruction", "input", "labels", "source", "line", "group"]).to_pylist()
+        spent = of_adapter([visit.pop("group") for visit in visits], share if shard.split == "train" else 0)
         probabilities = matrix(stage.read(shard.index, ["probabilities"])["probabilities"])
         for visit, row, left_out in zip(visits, probabilities, spent, strict=True):
             if not left_out and (source is None or visit["source"] == source):

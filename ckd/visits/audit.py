@@ -1,13 +1,13 @@
 """What is there and whether it is whole: per stage the shards done and missing, and a proof over the values. Needs no model and no torch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from ckd.errors import ArtifactError
-from ckd.store.artifacts import Footer, Stage
+from ckd.store.artifacts import Stage
 from ckd.store.files import digest, list_files
 from ckd.visits.cohort import STAGE as VISITS
 from ckd.visits.cohort import Cohort, describe
@@ -31,8 +31,11 @@ class StageAudit:
         return [s.index for s in self.wanted if s.index not in there]
 
 
-def audit_stage(root: str, name: str, shards: list[Shard]) -> StageAudit:
-    """Read the footers only: a part counts when it is whole, was made from its shard as it is now, and shares the others' fingerprint."""
+def audit_stage(root: str, name: str, shards: list[Shard], hash_of: Callable[[Shard], str]) -> StageAudit:
+    """Read the footers only: a part counts when it is whole, was made from its shard as it is now, and shares the others' fingerprint.
+
+    `hash_of` gives the hash of what a shard's part is made from.
+    """
     stage = Stage(root, name, {})
     done, damaged, prints = [], {}, set()
     present = set(stage.indices())
@@ -44,7 +47,7 @@ def audit_stage(root: str, name: str, shards: list[Shard]) -> StageAudit:
         except ArtifactError as error:
             damaged[shard.index] = str(error)
             continue
-        if footer is None or not _fits(footer, shard, name):
+        if footer is None or (footer.rows, footer.input_hash) != (shard.rows, hash_of(shard)):
             damaged[shard.index] = (
                 f"{stage.path(shard.index)}: made from other visits; delete it and run the stage again"
             )
@@ -58,13 +61,11 @@ def audit_stage(root: str, name: str, shards: list[Shard]) -> StageAudit:
     return StageAudit(name, tuple(shards), tuple(done), damaged)
 
 
-def _fits(footer: Footer, shard: Shard, name: str) -> bool:
-    wanted = shard.content_hash if name == VISITS else shard.text_hash
-    return footer.rows == shard.rows and footer.input_hash == wanted
-
-
-def audit_values(cohort: Cohort, audit: StageAudit) -> Iterator[str]:
-    """Problems in the values of the parts that are there: visits against their hashes, ids against the visits, NaN, ranges. One line each."""
+def audit_values(
+    cohort: Cohort, audit: StageAudit, proves: Mapping[str, Callable[[pa.ChunkedArray], str]]
+) -> Iterator[str]:
+    """Problems in the values of the parts that are there, one line each: visits against their hashes, ids against the visits, and what `proves`
+    finds in a column."""
     stage = Stage(cohort.root, audit.name, {})
     for shard in audit.done:
         table = stage.read(shard.index)
@@ -73,7 +74,7 @@ def audit_values(cohort: Cohort, audit: StageAudit) -> Iterator[str]:
             continue
         if table["visit_id"] != cohort.read(shard, ["visit_id"])["visit_id"]:
             yield f"{stage.path(shard.index)}: its visit_ids are not those of its visits shard"
-        for column, check in _CHECKS.items():
+        for column, check in proves.items():
             if column in table.column_names and (problem := check(table[column])):
                 yield f"{stage.path(shard.index)}: {column} {problem}"
 
@@ -106,20 +107,23 @@ def _as_prepared(table: pa.Table, shard: Shard) -> bool:
     return describe(shard.index, visits) == shard and table["group"] == to_table(visits)["group"]
 
 
-def _finite(column: pa.ChunkedArray) -> str:
+def finite(column: pa.ChunkedArray) -> str:
+    """What is wrong with a list column of numbers: null, infinite, NaN."""
     values = flat(column)
     return _nulls(column) or (
         "" if np.isfinite(values).all() else f"has {int((~np.isfinite(values)).sum())} values that are not finite"
     )
 
 
-def _probability(column: pa.ChunkedArray) -> str:
+def probability(column: pa.ChunkedArray) -> str:
+    """What is wrong with a list column of probabilities: null, or outside 0..1."""
     values = flat(column)
     inside = (values >= 0) & (values <= 1)  # false for NaN
     return _nulls(column) or ("" if inside.all() else f"has {int((~inside).sum())} values outside 0..1")
 
 
-def _token_ids(column: pa.ChunkedArray) -> str:
+def token_ids(column: pa.ChunkedArray) -> str:
+    """What is wrong with a list column of token ids: null, empty, below 0."""
     empty = int((lengths(column) == 0).sum())
     valid = flat(column) >= 0  # false for null, which is NaN here
     if problem := _nulls(column):
@@ -127,14 +131,6 @@ def _token_ids(column: pa.ChunkedArray) -> str:
     if empty:
         return f"has {empty} visits without a token"
     return "" if valid.all() else f"has {int((~valid).sum())} values below 0"
-
-
-_CHECKS: dict[str, Callable[[pa.ChunkedArray], str]] = {
-    "embedding": _finite,
-    "logits": _finite,
-    "probabilities": _probability,
-    "input_ids": _token_ids,
-}
 
 
 def _nulls(column: pa.ChunkedArray) -> str:

@@ -14,7 +14,7 @@ from ckd.store.artifacts import Fields, Stage
 from ckd.store.files import join, write_file
 from ckd.visits.cohort import STAGE, Cohort, cohort_artifact, commit
 from ckd.visits.inputs import Input
-from ckd.visits.intake import Counts, Intake, configured_inputs
+from ckd.visits.intake import Counts, Intake
 from ckd.visits.splits import Splitter
 from ckd.visits.visit import Split, Visit
 
@@ -24,16 +24,16 @@ MANY_GROUPS = 100  # so many are told apart; beyond it the rules and messages be
 Say = Callable[[str], None]
 
 
-def prepare(config: Config, say: Say) -> Cohort:
-    """The run's visits: opened when they are there, else made. Raises DataError for input that must not be used as it is (missing, too
-    many bad rows, contradicting splits, no labelled train or held_out visit), ArtifactError when stored visits come from other input.
+def prepare(config: Config, inputs: list[Input], fields: Fields, say: Say) -> Cohort:
+    """The run's visits: opened when they are there, else made. `fields` is their fingerprint.
+
+    Raises DataError for input that must not be used as it is (missing, too many bad rows, contradicting splits, no labelled train or held_out
+    visit), ArtifactError when stored visits come from other input.
     """
-    inputs = configured_inputs(config.data)
     if not inputs:
         raise DataError(
             "data.train is empty; expected the path of the training visits, such as data.train=data/name_train.json"
         )
-    fields = fingerprint(config, inputs)
     cohort = _stored(config, fields)
     if cohort is None:
         cohort = _Preparation(config, inputs, fields).run()
@@ -44,26 +44,13 @@ def prepare(config: Config, say: Say) -> Cohort:
     return cohort
 
 
-def fingerprint(config: Config, inputs: list[Input]) -> Fields:
-    """What decides rows, ids, splits and shards: the content of each input, the split rule, shard size. The seed only where it splits."""
-    hashes = {f"data.{source}": "" for source in ("train", "tuning", "held_out")}
-    hashes.update({f"data.{i.source}": i.content_hash() for i in inputs})
-    seeded = config.data.split == "public" or _halves_tuning(config)
-    return {
-        **hashes,
-        "data.split": config.data.split,
-        "seed": config.seed if seeded else None,
-        "data.shard_rows": config.data.shard_rows,
-        "visits_version": VISITS_VERSION,
-    }
-
-
 def quarantine_file(config: Config) -> str:
     """Where the rows that cannot be used are listed: JSONL of location (file:line) and reason."""
     return join(cohort_artifact(config.run.artifacts_root, {}).folder, "quarantine.jsonl")
 
 
-def _halves_tuning(config: Config) -> bool:
+def halves_tuning(config: Config) -> bool:
+    """Whether data.tuning gives the held_out visits too."""
     return bool(config.data.tuning) and not config.data.held_out
 
 
@@ -112,7 +99,7 @@ class _Preparation:
 
     def __init__(self, config: Config, inputs: list[Input], fields: Fields) -> None:
         self.config, self.inputs, self.fields = config, inputs, fields
-        self.splitter = Splitter(config.data.split, config.seed, halve_tuning=_halves_tuning(config))
+        self.splitter = Splitter(config.data.split, config.seed, halve_tuning=halves_tuning(config))
         self.placed = _Placed()
         self.facts: dict[str, Any] = {}
 
@@ -138,7 +125,7 @@ class _Preparation:
     def _seeded(self, visit: Visit, split: Split) -> bool:
         if self.config.data.split == "public":
             return True
-        return _halves_tuning(self.config) and visit.source == "tuning" and visit.split is None and split != "train"
+        return halves_tuning(self.config) and visit.source == "tuning" and visit.split is None and split != "train"
 
     def _finish(self, counts: Counts, quarantine: BinaryIO) -> None:
         if counts.read != counts.kept + counts.quarantined:
@@ -201,7 +188,7 @@ def _facts(counts: Counts, placed: _Placed, splitter: Splitter, config: Config) 
         "without_subject": counts.without_subject,
         "grouped_by": counts.grouped_by,
         "split": config.data.split,
-        "halved_tuning": config.data.split == "files" and _halves_tuning(config),
+        "halved_tuning": config.data.split == "files" and halves_tuning(config),
         "moved": splitter.moved,
         "teacher_saw_held_out": config.data.split == "public",
         "tuning": placed.tuning,

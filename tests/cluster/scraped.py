@@ -10,6 +10,8 @@ from pathlib import Path
 
 os.environ.update(RAY_metrics_report_interval_ms="500", RAY_USAGE_STATS_ENABLED="0")
 
+from functools import partial
+
 import ray
 
 from ckd.config import Workers
@@ -44,7 +46,7 @@ def main(port, folder):
     console = terminal_console(folder)
     shards = [Shard(index, 10, "train", True, "t", "c") for index in range(SHARDS)]
     try:
-        map_worker(console, "embed", Worker, {"folder": folder}, shards, workers=Workers(min=1, max=1))
+        map_worker(console, "embed", partial(Worker, folder=folder), shards, workers=Workers(min=1, max=1))
     except IncompleteError as error:
         console.say(str(error))
     reports = Reports(console)

@@ -11,6 +11,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from safetensors.torch import load_file
 
 from ckd.errors import ArtifactError
+from ckd.run import Run
 from ckd.store.folders import cache_folder
 from ckd.student.train import best_checkpoint, train
 from cluster import room
@@ -117,7 +118,9 @@ def on_ray(config, rank=train_rank, failures=0, hear=None) -> list[dict]:
 
 def alone(config) -> list[dict]:
     heard = []
-    train(config, world=1, rank=0, preempted=lambda: False, report=heard.append, deepspeed=False, seconds_between=0)
+    train(
+        Run(config), world=1, rank=0, preempted=lambda: False, report=heard.append, deepspeed=False, seconds_between=0
+    )
     return heard
 
 
@@ -208,7 +211,7 @@ def _assert_same_student(config, plain) -> None:
 
 
 def scores(config) -> list[float]:
-    return [epoch["score"] for epoch in best_checkpoint(config, print).extra["selection"]["history"]]
+    return [epoch["score"] for epoch in best_checkpoint(Run(config), print).extra["selection"]["history"]]
 
 
 @pytest.mark.faults
@@ -222,4 +225,4 @@ def test_a_rank_that_dies_is_replaced_and_the_group_continues_exactly(local_ray,
 
 
 def weights(config) -> dict[str, torch.Tensor]:
-    return load_file(Path(best_checkpoint(config, print).fetched()) / "model.safetensors")
+    return load_file(Path(best_checkpoint(Run(config), print).fetched()) / "model.safetensors")

@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 import pytest
@@ -95,7 +96,7 @@ def console():
 @pytest.mark.parametrize("workers", ["0", "1..2"])
 def test_every_shard_is_mapped_once_in_process_or_on_actors(local_ray, tmp_path, workers):
     rows = map_worker(
-        console(), "x", Squares, {"folder": str(tmp_path)}, shards(6), workers=Workers.model_validate(workers)
+        console(), "x", partial(Squares, folder=str(tmp_path)), shards(6), workers=Workers.model_validate(workers)
     )
     assert sorted((r["index"], r["square"]) for r in rows) == [(i, i * i) for i in range(6)]
     assert len(os.listdir(tmp_path)) == 6
@@ -103,14 +104,14 @@ def test_every_shard_is_mapped_once_in_process_or_on_actors(local_ray, tmp_path,
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_pool_has_as_many_actors_as_it_may_and_an_actor_runs_as_many_shards_at_once_as_asked(local_ray, threads):
-    rows = map_worker(console(), "x", Sleeps, {}, shards(16 * threads), workers=Workers(min=1, max=2), threads=threads)
+    rows = map_worker(console(), "x", Sleeps, shards(16 * threads), workers=Workers(min=1, max=2), threads=threads)
     assert sorted(row["index"] for row in rows) == list(range(16 * threads))
     assert len({row["process"] for row in rows}) == 2
     assert max(row["beside"] for row in rows) == threads
 
 
 def test_an_actor_that_dies_is_replaced_and_its_shard_done_again(local_ray, tmp_path):
-    rows = map_worker(console(), "x", DiesOnce, {"folder": str(tmp_path)}, shards(6), workers=Workers(min=2, max=2))
+    rows = map_worker(console(), "x", partial(DiesOnce, folder=str(tmp_path)), shards(6), workers=Workers(min=2, max=2))
     assert sorted(r["index"] for r in rows) == list(range(6))
     assert os.path.exists(tmp_path / "died")
 
@@ -128,8 +129,7 @@ def test_a_shard_that_always_kills_its_process_is_set_aside_after_three_starts_a
         map_worker(
             screen,
             "x",
-            Dies,
-            {"folder": str(tmp_path / "starts"), "by": by},
+            partial(Dies, folder=str(tmp_path / "starts"), by=by),
             shards(8),
             workers=Workers(min=1, max=1),
             threads=threads,
@@ -166,7 +166,7 @@ def test_a_failing_shard_is_set_aside_the_rest_is_done_and_no_patient_text_is_sh
         IncompleteError, match=r"1 of 5 shards failed \(first: shard 2: ValueError at test_pool.py:\d+\)"
     ) as error:
         map_worker(
-            screen, "x", Fails, {"error": ValueError(MARKER)}, shards(5), workers=Workers(min=workers, max=workers)
+            screen, "x", partial(Fails, error=ValueError(MARKER)), shards(5), workers=Workers(min=workers, max=workers)
         )
     assert "x: 40/50 visits" in screen.stream.getvalue()
     assert MARKER not in screen.stream.getvalue() + str(error.value) + (tmp_path / "events.jsonl").read_text()
@@ -175,9 +175,9 @@ def test_a_failing_shard_is_set_aside_the_rest_is_done_and_no_patient_text_is_sh
 def test_a_config_error_stops_at_once_and_another_user_error_keeps_its_text():
     with pytest.raises(ConfigError, match="no such model"):
         map_worker(
-            console(), "x", Fails, {"error": ConfigError("no such model")}, shards(5), workers=Workers(min=0, max=0)
+            console(), "x", partial(Fails, error=ConfigError("no such model")), shards(5), workers=Workers(min=0, max=0)
         )
     with pytest.raises(IncompleteError, match="file damaged"):
         map_worker(
-            console(), "x", Fails, {"error": DataError("file damaged")}, shards(5), workers=Workers(min=0, max=0)
+            console(), "x", partial(Fails, error=DataError("file damaged")), shards(5), workers=Workers(min=0, max=0)
         )

@@ -14,10 +14,10 @@ import pytest
 from ckd.configfile import load
 from ckd.ehr.synthetic import tables as synthetic_tables
 from ckd.ehr.synthetic.patients import generate
+from ckd.run import Run
 from ckd.visits.grammar import TREATMENT
 from ckd.visits.inputs import Input
 from ckd.visits.labels import INSTRUCTION, NUM_LABELS
-from ckd.visits.prepare import prepare
 from ckd.visits.visit import from_table
 from jobs.cli import main
 from tests.ehr.ehr_reference import chain_by_hand
@@ -220,9 +220,8 @@ def test_export_writes_every_labelled_visit_once_with_its_text_and_labels(tmp_pa
 def test_a_run_keeps_the_cohort_s_splits_labels_and_texts(tmp_path, undisturbed):
     rows, out = undisturbed
     said = []
-    cohort = prepare(
-        load(None, [f"data.train={out}", "data.tuning=", f"run.results={tmp_path}", "run.name=t"]), said.append
-    )
+    config = load(None, [f"data.train={out}", "data.tuning=", f"run.results={tmp_path}", "run.name=t"])
+    cohort = Run(config).prepare(said.append)
     found = {visit.visit_id: visit for shard in cohort.shards for visit in from_table(cohort.read(shard))}
     assert set(found) == set(rows)
     for visit, row in rows.items():

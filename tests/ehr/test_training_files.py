@@ -1,5 +1,6 @@
 import io
 import json
+from argparse import Namespace
 
 import numpy as np
 import pyarrow as pa
@@ -7,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from ckd.config import Config
 from ckd.ehr.synthetic.patients import generate
 from ckd.ehr.synthetic.rows import table
 from ckd.ehr.training_files import DATASETS_FILE, RECIPE_FILE, export
@@ -73,7 +75,7 @@ def _facts(visits):
 
 def _run(cohort, out):
     stream = io.StringIO()
-    job.run(cohort, str(out), Console(stream))
+    job.run(Config(), Console(stream), Namespace(format="jsonl", cohort=cohort, out=str(out), adapter_share=0.0))
     return stream.getvalue()
 
 
@@ -223,7 +225,7 @@ def test_the_adapters_share_is_a_file_of_its_own_that_alone_is_offered_for_train
     visits, data = _visits(), tmp_path / "data"
     cohort = _cohort(tmp_path / "cohort", visits)
     said = io.StringIO()
-    job.run(cohort, str(data), Console(said), 0.5)
+    job.run(Config(), Console(said), Namespace(format="jsonl", cohort=cohort, out=str(data), adapter_share=0.5))
     train = [v for v in visits if v.split == "train" and v.labels is not None]
     chosen = [v for v in train if of_adapter([v.group], 0.5)[0]]
     assert 0 < len(chosen) < len(train)

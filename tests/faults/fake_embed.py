@@ -1,6 +1,7 @@
 """`ckd embed` with an engine that computes nothing but takes its time: everything around the forward pass is real. Every start of a shard leaves a
 file that names shard, machine and process. For a driver: Cluster.driver("-c", CODE, *words)."""
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -63,8 +64,8 @@ class FakeMeter:
 class FakeEmbedWorker(EmbedWorker):
     """`seconds` per shard; `starts` is the folder of the files."""
 
-    def __init__(self, config, fields, seconds, starts):
-        super().__init__(config, fields, FakeEngine(seconds))
+    def __init__(self, run, seconds, starts):
+        super().__init__(run, FakeEngine(seconds))
         self.meter, self.starts = FakeMeter(self.engine.load), starts
 
     def __call__(self, shard):
@@ -84,7 +85,7 @@ class DiesWriting(FakeEmbedWorker):
         died = Path(self.starts).parent / "died"
         if shard.index == SHARDS // 2 and not died.exists():
             died.touch()
-            write_file(embed.embedding_stage(self.config).path(shard.index), die_writing)
+            write_file(embed.EMBEDDINGS.stage(self.run).path(shard.index), die_writing)
         return super().__call__(shard)
 
 
@@ -117,7 +118,8 @@ def command(words):
     """`ckd embed` of words = [folder, seconds, worker's name, overrides…]."""
     folder, seconds, worker, *rest = words
     Path(folder, "starts").mkdir(exist_ok=True)
-    embed.EmbedWorker = functools.partial(globals()[worker], seconds=float(seconds), starts=f"{folder}/starts")
+    made = functools.partial(globals()[worker], seconds=float(seconds), starts=f"{folder}/starts")
+    embed.EMBEDDINGS = dataclasses.replace(embed.EMBEDDINGS, worker=made)
     return main(["embed", *settings(folder), *rest])
 
 

@@ -14,7 +14,7 @@ rank_main = train_student.rank_main
 def slow_rank(payload, **ranks):
     from ckd.student.trainer import StudentTrainer
 
-    hurry, quick_step = Path(payload["config"]["run"]["results"]) / "hurry", StudentTrainer.training_step
+    hurry, quick_step = Path(payload["run"].config.run.results) / "hurry", StudentTrainer.training_step
 
     def training_step(*arguments, **more):
         if not hurry.exists():

@@ -8,6 +8,7 @@ import pytest
 
 from ckd import configfile
 from ckd.errors import IncompleteError
+from ckd.run import Run
 from ckd.student.train import best_checkpoint
 from jobs import verify
 from jobs.console import Console
@@ -24,7 +25,7 @@ def base(tmp_path_factory):
     return make_base(tmp_path_factory.mktemp("base"), hidden=32)
 
 
-class Run:
+class Driven:
     """One run of train-student by a driver on a cluster, and what its events.jsonl has told so far."""
 
     def __init__(self, folder: Path, base: str, **student: object) -> None:
@@ -72,7 +73,7 @@ class Run:
 
 
 def test_a_drained_machine_costs_no_step_a_vanished_one_at_most_an_interval(tmp_path, base):
-    run = Run(tmp_path, base, workers="1..2", epochs=4)
+    run = Driven(tmp_path, base, workers="1..2", epochs=4)
     with cluster({"a": {}, "b": {}}, cpus=0) as one:
         run.drive(one)
         run.wait(lambda: run.step() > 20, 240, "two workers train")
@@ -96,9 +97,9 @@ def test_a_drained_machine_costs_no_step_a_vanished_one_at_most_an_interval(tmp_
 
 
 def test_a_killed_driver_and_a_replaced_machine_end_in_the_very_same_student(tmp_path, base):
-    whole = Run(tmp_path / "whole", base, workers=2, epochs=2)
+    whole = Driven(tmp_path / "whole", base, workers=2, epochs=2)
     spawn(whole.config, 2)
-    run = Run(tmp_path / "killed", base, workers=2, epochs=2)
+    run = Driven(tmp_path / "killed", base, workers=2, epochs=2)
     with cluster({"a": {}, "b": {}}, cpus=0) as one:
         run.drive(one)
         run.wait(lambda: run.step() > 120, 240, "two workers train")
@@ -111,7 +112,7 @@ def test_a_killed_driver_and_a_replaced_machine_end_in_the_very_same_student(tmp
         run.finish()
     assert [workers for workers, _, _ in run.started()] == [2, 2, 2]
     assert run.started()[-1][2] <= SETTINGS["checkpoint_steps"]
-    best, other = (best_checkpoint(each.config, print) for each in (run, whole))
+    best, other = (best_checkpoint(Run(each.config), print) for each in (run, whole))
     assert best.extra == other.extra
     assert (Path(best.folder) / "model.safetensors").read_bytes() == (
         Path(other.folder) / "model.safetensors"

@@ -2,6 +2,7 @@
 
 import io
 import os
+from argparse import Namespace
 
 import pytest
 
@@ -33,11 +34,11 @@ def os_usage(free, total):
     return doctor.shutil._ntuple_diskusage(total * 10**9, (total - free) * 10**9, free * 10**9)
 
 
-def said(words, **more):
+def said(words, address="", wake=False):
     console = Console(io.StringIO())
     wrong = ""
     try:
-        doctor.run(load(None, words), console, configured=bool(words), **more)
+        doctor.run(load(None, words), console, Namespace(config=None, words=words, address=address, wake=wake))
     except ConfigError as error:
         wrong = str(error)
     return console.stream.getvalue(), wrong

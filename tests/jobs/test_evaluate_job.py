@@ -12,6 +12,8 @@ from ckd.configfile import load
 from ckd.evaluation.claims import headline_facts
 from ckd.evaluation.evaluate import evaluate
 from ckd.evaluation.scores import read_split
+from ckd.run import Run
+from ckd.visits.cohort import Cohort
 from jobs import evaluate as job
 from jobs.console import Console
 from tests.evaluation.evaluation_cohort import MARKER, as_lists, make_visits, write_all
@@ -24,10 +26,11 @@ def finished(tmp_path_factory):
     config = load(None, [f"run.results={folder}", "run.name=small"])
     cohort = write_all(config.run.artifacts_root, make_visits())
     console = Console(io.StringIO(), config.run.folder)
-    metrics = evaluate(cohort.root, seed=config.seed, wanted=config.evaluation, say=console.say)
+    metrics = evaluate(Cohort.open(cohort.root), seed=config.seed, wanted=config.evaluation, say=console.say)
+    run = Run(config)
     for _ in range(2):
-        job.report(config, console, metrics)
-        job.write_public_results(config, console, metrics)
+        job.report(run, console, metrics)
+        job.write_public_results(run, console, metrics)
     return config, cohort, console, metrics
 
 
@@ -66,6 +69,7 @@ def test_a_synthetic_cohorts_oracles_are_found_beside_its_rows_unless_it_was_spl
 def test_adapter_optimism_comes_from_the_head(tmp_path):
     from ckd.store.artifacts import FolderArtifact
 
-    assert job.adapter_optimism(str(tmp_path)) is None
+    run = Run(load(None, [f"run.artifacts={tmp_path}"]), {"head": {}})
+    assert job.adapter_optimism(run) is None
     FolderArtifact(str(tmp_path / "head"), {}).commit([], {"adapter_optimism": 0.03})
-    assert job.adapter_optimism(str(tmp_path)) == 0.03
+    assert job.adapter_optimism(run) == 0.03

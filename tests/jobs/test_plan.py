@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import re
+from argparse import Namespace
 from collections import Counter
 
 import pyarrow.parquet as pq
@@ -11,6 +12,7 @@ import pytest
 
 from ckd.configfile import load
 from ckd.errors import ConfigError, DataError
+from ckd.run import Run
 from ckd.visits.inputs import Input
 from ckd.visits.visit import to_table
 from jobs import plan
@@ -19,9 +21,9 @@ from testbed.rows import row, rows, write_jsonl
 from tests.student.student_cohort import make_base
 
 
-def said(config, *more):
+def said(config, price=0.0, spot_price=0.0, rate=0.0):
     console = Console(io.StringIO())
-    plan.run(config, console, *more)
+    plan.run(config, console, Namespace(price=price, spot_price=spot_price, visits_per_second=rate))
     return console.stream.getvalue()
 
 
@@ -86,10 +88,10 @@ def test_costs_follow_the_stated_formula(planned):
 def test_what_is_embedded_already_is_not_paid_again(planned, tmp_path):
     from ckd.store.artifacts import Stage
     from ckd.visits.cohort import Cohort
-    from ckd.visits.prepare import prepare
 
     config = planned.model_copy(update={"run": planned.run.model_copy(update={"results": str(tmp_path)})})
-    prepare(config.model_copy(update={"data": config.data.model_copy(update={"max_bad_rows": 9})}), lambda _: None)
+    tolerant = config.model_copy(update={"data": config.data.model_copy(update={"max_bad_rows": 9})})
+    Run(tolerant).prepare(lambda _: None)
     cohort = Cohort.open(config.run.artifacts_root)
     first = cohort.select()[0]
     table = cohort.read(first, ["visit_id"])

@@ -44,7 +44,7 @@ def test_the_command_of_a_job_is_short_and_the_config_file_is_part_of_it(tmp_pat
     (tmp_path / "mine.yaml").write_text("data: {train: s3://bucket/visits}\nrun: {results: s3://bucket/results}\n")
     config = load(str(tmp_path / "mine.yaml"), ["teacher.workers=0..8", "student.workers=2", "run.name=7"])
     assert entrypoint("train-head", config) == (
-        "python -m jobs.train_head run.name=7 run.results=s3://bucket/results data.train=s3://bucket/visits teacher.workers=0..8 student.workers=2"
+        "python -m jobs train-head run.name=7 run.results=s3://bucket/results data.train=s3://bucket/visits teacher.workers=0..8 student.workers=2"
     )
 
 
@@ -152,7 +152,7 @@ def test_a_local_path_no_address_and_a_cluster_that_does_not_answer_are_one_line
         code, said = ckd("submit", "embed", *SHARED, RAY_ADDRESS=f"http://127.0.0.1:{closed.getsockname()[1]}")
     assert (code, "nothing answers (ConnectionRefusedError)" in said) == (3, True)
     code, said = ckd("submit", "embed", "--dry-run", *SHARED)
-    assert (code, said.startswith("submit: ckd-embed-default-"), "python -m jobs.embed run.results=s3://" in said) == (
+    assert (code, said.startswith("submit: ckd-embed-default-"), "python -m jobs embed run.results=s3://" in said) == (
         0,
         True,
         True,

@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from argparse import Namespace
 
 import pytest
 
@@ -18,7 +19,7 @@ from testbed.rows import MARKER, row, write_jsonl
 def validate(*files, **data):
     stream = io.StringIO()
     try:
-        run(Config.model_validate({"data": data}), Console(stream), files)
+        run(Config.model_validate({"data": data}), Console(stream), Namespace(words=files))
     except DataError as error:
         return stream.getvalue(), str(error)
     return stream.getvalue(), ""

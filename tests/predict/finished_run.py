@@ -11,6 +11,7 @@ from transformers import AutoModel
 from ckd.calibration import FILE, Calibration, Map
 from ckd.config import Config, EvaluationConfig
 from ckd.evaluation.evaluate import evaluate
+from ckd.run import Run
 from ckd.store.artifacts import FolderArtifact
 from ckd.visits.labels import NUM_LABELS
 from jobs import train_student
@@ -37,8 +38,8 @@ def finished_run(root: Path, *, held_out: int = 120, **student: object) -> Confi
     make_cohort(config.run.artifacts_root, visits)
     console = Console(io.StringIO())
     train_student.run(config, console)
-    predict_splits(config, console, ("tuning", "held_out"))
-    metrics = evaluate(config.run.artifacts_root, seed=0, say=lambda _: None, wanted=EvaluationConfig(resamples=100))
+    predict_splits(Run(config), console, ("tuning", "held_out"))
+    metrics = evaluate(Run(config).cohort, seed=0, say=lambda _: None, wanted=EvaluationConfig(resamples=100))
     folder = Path(config.run.folder, "student")
     model = FolderArtifact(str(folder), {}).identity()
     Path(config.run.folder, "metrics.json").write_text(json.dumps({"model": model, **metrics}))

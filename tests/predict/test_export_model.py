@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def exported(config, tmp_path_factory):
     """The folder with ONNX files, and what the command printed."""
     folder = tmp_path_factory.mktemp("exported") / "model"
     lines = io.StringIO()
-    export_model.run(config, Console(lines), str(folder), onnx=True)
+    export_model.run(config, Console(lines), Namespace(out=str(folder), onnx=True))
     return folder, lines.getvalue()
 
 
@@ -179,7 +180,7 @@ def test_a_small_sample_s_card_claims_nothing(config):
 def test_again_it_is_done_with_onnx_it_is_replaced_and_nothing_of_others_is_touched(config, tmp_path):
     def export(folder: Path, **options: object) -> str:
         lines = io.StringIO()
-        export_model.run(config, Console(lines), str(folder), **options)
+        export_model.run(config, Console(lines), Namespace(**{"out": str(folder), "onnx": False, **options}))
         return lines.getvalue()
 
     assert "wrote" in export(tmp_path / "model")
@@ -225,5 +226,5 @@ def test_figures_of_another_student_reach_no_card(config, tmp_path):
     for wrong in (metrics | {"model": "0" * 16}, {key: value for key, value in metrics.items() if key != "model"}):
         (run / "metrics.json").write_text(json.dumps(wrong))
         with pytest.raises(ArtifactError, match="tells of another student.*run 'ckd evaluate' first"):
-            export_model.run(again, Console(io.StringIO()), str(tmp_path / "out"))
+            export_model.run(again, Console(io.StringIO()), Namespace(out=str(tmp_path / "out"), onnx=False))
     assert not (tmp_path / "out").exists()

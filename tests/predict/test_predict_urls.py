@@ -1,6 +1,7 @@
 """Input, model, predictions, MEDS tables and an exported folder at URLs, as on this machine's disk."""
 
 import io
+from argparse import Namespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -36,7 +37,7 @@ def test_everything_may_lie_at_urls(root, tmp_path, capsys):
     ]
     local = write_jsonl(tmp_path / "in.json", rows)
     write_bytes(join(root, "in.json"), (tmp_path / "in.json").read_bytes())
-    export_model.run(config, Console(io.StringIO()), join(root, "model"))
+    export_model.run(config, Console(io.StringIO()), Namespace(out=join(root, "model"), onnx=False))
     upload_folder(f"{config.run.folder}/student", join(root, "student"))
     assert (
         main(
@@ -78,4 +79,4 @@ def test_everything_may_lie_at_urls(root, tmp_path, capsys):
         assert capsys.readouterr().out.count("is done") == 2
     write_bytes(join(root, "mine", "notes.txt"), b"mine")
     with pytest.raises(ConfigError, match="holds files that are no export of a student"):
-        export_model.run(config, Console(io.StringIO()), join(root, "mine"))
+        export_model.run(config, Console(io.StringIO()), Namespace(out=join(root, "mine"), onnx=False))

@@ -10,6 +10,7 @@ import pytest
 import ckd.store.models
 from ckd.config import TeacherConfig
 from ckd.errors import ArtifactError, ConfigError
+from ckd.run import Run
 from ckd.store.files import read_bytes, write_bytes
 from ckd.store.folders import upload_folder
 from ckd.store.models import folder_hash, local_folder, model_fields, revision
@@ -83,13 +84,13 @@ def test_a_worker_refuses_a_copy_that_is_not_what_the_driver_saw(tmp_path, bucke
     config, cohort, _ = embedded(
         tmp_path, visits(["train"] * 4), overrides=[f"teacher.base_model={bucket}", "teacher.dtype=float32"]
     )
-    fields = teacher_fields(config.teacher)
+    fields = teacher_fields(config)
     folder = Path(local_folder("teacher.base_model", bucket))
     weights = bytearray((folder / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (folder / "model.safetensors").write_bytes(weights)
     with pytest.raises(ArtifactError, match="on this machine: made with teacher.base_model="):
-        EmbedWorker(config, fields)(cohort.shards[0])
+        EmbedWorker(Run(config, {"embeddings": fields}))(cohort.shards[0])
 
 
 def test_a_large_files_hash_reads_a_sample_and_the_same_one_everywhere(tmp_path, root, monkeypatch):

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -122,10 +123,11 @@ def test_a_cohort_is_made_from_tables_at_a_url_at_a_url(tmp_path, root, gate):
     write_tables(str(tmp_path / "tables"), 60, 1, lambda count: None)
     upload_folder(str(tmp_path / "tables"), f"{root}/tables")
     config = load(None, ["ingest.partitions=3", "ingest.min_support=2"])
-    ingest.run(config, Console(io.StringIO()), "mimic3", str(tmp_path / "tables"), str(tmp_path / "cohort"))
+    made = Namespace(source="mimic3", folder=str(tmp_path / "tables"), out=str(tmp_path / "cohort"))
+    ingest.run(config, Console(io.StringIO()), made)
     gate.fault = lambda number, method, path: 500 if number % 5 == 0 else None
     said = Console(io.StringIO())
-    ingest.run(config, said, "mimic3", f"{root}/tables", f"{root}/cohort")
+    ingest.run(config, said, Namespace(source="mimic3", folder=f"{root}/tables", out=f"{root}/cohort"))
     gate.fault = no_fault
     assert f"the tables of {root}/tables are copied to this machine" in said.stream.getvalue()
     names = list_files(str(tmp_path / "cohort"))

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from ckd.config import Config
+from ckd.run import Run
 from ckd.store.artifacts import Stage
 from ckd.visits import cohort
 from ckd.visits.cohort import Cohort
@@ -118,10 +119,9 @@ def make_config(folder: Path, base: str, **student: object) -> Config:
 
 def make_tokens(config: Config) -> None:
     """Tokenise every shard."""
-    from ckd.student.fingerprint import token_fields
     from ckd.student.tokens import TokenWorker
 
-    worker = TokenWorker(config, token_fields(config))
+    worker = TokenWorker(Run(config))
     for shard in Cohort.open(config.run.artifacts_root).select(labeled=None):
         worker(shard)
 
@@ -132,7 +132,7 @@ def train_rank(payload: dict, **ranks: object) -> bool:
 
     config = Config.model_validate(payload)
     os.environ["TORCH_EXTENSIONS_DIR"] = f"{config.run.artifacts_root}/compiled"
-    return train(config, deepspeed=True, seconds_between=0, **ranks)
+    return train(Run(config), deepspeed=True, seconds_between=0, **ranks)
 
 
 def train_rank_until_there_is_room(payload: dict, *, world: int, preempted, **ranks: object) -> bool:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 from ckd.config import Config
+from ckd.run import Run
 
 
 def spawn(config: Config, world: int, leave_after: int = 0) -> None:
@@ -35,9 +36,9 @@ def main() -> None:
 
     distributed.init_process_group("gloo")
     world, rank = distributed.get_world_size(), distributed.get_rank()
-    config = Config.model_validate_json(sys.argv[1])
+    run = Run(Config.model_validate_json(sys.argv[1]))
     finished = train(
-        config, world=world, rank=rank, preempted=preempted, report=lambda _: None, deepspeed=True, seconds_between=0
+        run, world=world, rank=rank, preempted=preempted, report=lambda _: None, deepspeed=True, seconds_between=0
     )
     assert finished == (leave_after == 0)
     distributed.destroy_process_group()

@@ -12,8 +12,8 @@ from hypothesis.extra import numpy as hnp
 from ckd.errors import ArtifactError
 from ckd.store.artifacts import Stage
 from ckd.student.examples import Examples, ShardExamples
-from ckd.student.fingerprint import token_fields
 from ckd.student.mapped import MappedArrays
+from ckd.student.tokens import token_fields
 from tests.student.student_cohort import make_base, make_cohort, make_config, make_tokens, make_visits
 
 kinds = st.sampled_from(["<i4", "<i8", "<f2", "<f4", "<f8", "|b1", "<U7"])

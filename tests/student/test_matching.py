@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from ckd.errors import ArtifactError
+from ckd.run import Run
 from ckd.store.artifacts import Stage
 from ckd.student.loss import PROJECTION, Embeddings, attach, measure
 from ckd.student.model import load_student, new_student
@@ -108,12 +109,12 @@ def run(config, stop_at=None):
         if stop_at is not None and figures.get("checkpoint", -1) >= stop_at:
             raise LostError
 
-    train(config, world=1, rank=0, preempted=lambda: False, report=hear, deepspeed=False, seconds_between=0)
+    train(Run(config), world=1, rank=0, preempted=lambda: False, report=hear, deepspeed=False, seconds_between=0)
     return {r["step"]: r["loss"] for r in heard if "loss" in r}
 
 
 def weights(config):
-    return load_file(Path(best_checkpoint(config, print).fetched()) / "model.safetensors")
+    return load_file(Path(best_checkpoint(Run(config), print).fetched()) / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +156,7 @@ def test_the_exported_student_has_no_projection_and_loads_unchanged(undisturbed)
     folder = f"{config.run.folder}/student"
     model, loading = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
     assert not any(loading[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    trained = load_student(best_checkpoint(config, print).fetched())
+    trained = load_student(best_checkpoint(Run(config), print).fetched())
     ids = torch.tensor([[2, 5, 9, 3]])
     assert torch.equal(model.eval()(ids).logits, trained.eval()(ids).logits)
     assert PROJECTION not in json.dumps(list(load_file(f"{folder}/model.safetensors")))

@@ -9,14 +9,14 @@ import pytest
 import torch
 from transformers import AutoTokenizer, ModernBertConfig, ModernBertModel
 
-from ckd.predict.predictions import STAGE as PREDICTIONS
+from ckd.predict.predictions import PREDICTIONS
+from ckd.run import Run
 from ckd.store.artifacts import Stage
 from ckd.store.folders import fetched_folder
 from ckd.student.batches import Batches
 from ckd.student.examples import Examples
-from ckd.student.fingerprint import token_fields
 from ckd.student.model import load_student, new_student
-from ckd.student.tokens import load_tokenizer, ragged, tokenize
+from ckd.student.tokens import load_tokenizer, ragged, token_fields, tokenize
 from ckd.student.train import train
 from ckd.visits.cohort import Cohort
 from ckd.visits.labels import INSTRUCTION
@@ -88,7 +88,9 @@ def prepared(folder, base, **student):
 
 def losses(config) -> list[float]:
     heard = []
-    train(config, world=1, rank=0, preempted=lambda: False, report=heard.append, deepspeed=False, seconds_between=0)
+    train(
+        Run(config), world=1, rank=0, preempted=lambda: False, report=heard.append, deepspeed=False, seconds_between=0
+    )
     return [r["loss"] for r in heard if "loss" in r]
 
 
@@ -114,7 +116,7 @@ def test_the_job_counts_what_was_lost_and_predicts_as_training_scored(tmp_path, 
     make_cohort(config.run.artifacts_root, VISITS)
     stream = io.StringIO()
     train_student.run(config, Console(stream))
-    predict_splits(config, Console(stream), ["held_out"])
+    predict_splits(Run(config), Console(stream), ["held_out"])
     lost = "37 of 75 visits exceeded student.max_length=16 and lost text from their end"
     assert lost in stream.getvalue()
     cohort = Cohort.open(config.run.artifacts_root)
@@ -126,7 +128,7 @@ def test_the_job_counts_what_was_lost_and_predicts_as_training_scored(tmp_path, 
         wanted = [
             model(**tokenizer(text, truncation=True, max_length=16, return_tensors="pt")).logits[0] for text in texts
         ]
-    found = Stage(config.run.artifacts_root, PREDICTIONS, {}).read(shard.index, ["logits"])["logits"].to_pylist()
+    found = Stage(config.run.artifacts_root, PREDICTIONS.name, {}).read(shard.index, ["logits"])["logits"].to_pylist()
     assert np.allclose(found, torch.stack(wanted), atol=1e-5)
 
 

@@ -19,7 +19,8 @@ from transformers.models.bert.modeling_bert import BertAttention
 
 from ckd.config import Config
 from ckd.errors import ArtifactError, ConfigError, DataError, IncompleteError, UnreachableError
-from ckd.predict.predictions import STAGE as PREDICTIONS
+from ckd.predict.predictions import PREDICTIONS
+from ckd.run import Run
 from ckd.store.artifacts import Stage
 from ckd.store.files import join, read_bytes, write_bytes
 from ckd.store.folders import list_folders
@@ -66,7 +67,9 @@ class Ear:
 
 def run_train(config: Config, ear: Ear | None = None, preempted=lambda: False) -> Ear:
     ear = ear or Ear()
-    ear.finished = train(config, world=1, rank=0, preempted=preempted, report=ear, deepspeed=False, seconds_between=0)
+    ear.finished = train(
+        Run(config), world=1, rank=0, preempted=preempted, report=ear, deepspeed=False, seconds_between=0
+    )
     return ear
 
 
@@ -79,7 +82,7 @@ def prepared(folder: Path, base: str, visits=VISITS, root: str = "", **student) 
 
 
 def weights(config: Config) -> dict[str, torch.Tensor]:
-    return load_file(Path(best_checkpoint(config, print).fetched()) / "model.safetensors")
+    return load_file(Path(best_checkpoint(Run(config), print).fetched()) / "model.safetensors")
 
 
 def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
@@ -105,7 +108,7 @@ def test_a_run_stopped_at_checkpoints_continues_exactly_dropout_included(tmp_pat
         losses |= ear.losses()
     losses |= run_train(config).losses()
     assert losses == undisturbed[1].losses()
-    assert best_checkpoint(config, print).extra == best_checkpoint(undisturbed[0], print).extra
+    assert best_checkpoint(Run(config), print).extra == best_checkpoint(Run(undisturbed[0]), print).extra
     assert_same(weights(config), weights(undisturbed[0]))
 
 
@@ -181,7 +184,7 @@ def test_a_preemption_saves_the_step_and_leaves_and_no_step_is_lost(tmp_path, ba
     after = run_train(config)
     assert after.finished and {"started": notice, "world": 1} in after.reports
     assert ear.losses() | after.losses() == undisturbed[1].losses() and not ear.losses().keys() & after.losses().keys()
-    assert best_checkpoint(config, print).extra == best_checkpoint(undisturbed[0], print).extra
+    assert best_checkpoint(Run(config), print).extra == best_checkpoint(Run(undisturbed[0]), print).extra
     assert_same(weights(config), weights(undisturbed[0]))
 
 
@@ -250,20 +253,20 @@ def test_few_tuning_visits_train_all_epochs_and_say_so(tmp_path, base):
     config = prepared(tmp_path, base, VISITS[:40])
     ear = run_train(config)
     assert "10 tuning visits" in ear.reports[0]["line"] and "last one is kept" in ear.reports[0]["line"]
-    assert best_checkpoint(config, print).step == 8
+    assert best_checkpoint(Run(config), print).step == 8
 
 
 def test_no_tuning_visits_train_all_epochs(tmp_path, base):
     config = prepared(tmp_path, base, VISITS[:30])
     run_train(config)
-    assert best_checkpoint(config, print).step == 8
+    assert best_checkpoint(Run(config), print).step == 8
 
 
 def test_patience_stops_training_early(tmp_path, base):
     config = prepared(tmp_path, base, epochs=8, patience=1, learning_rate=1e-9)
     ear = run_train(config)
     epochs = [r["epoch"] for r in ear.reports if "epoch" in r]
-    assert len(epochs) < 8 and epochs[-1] == best_checkpoint(config, print).extra["selection"]["best_epoch"] + 1
+    assert len(epochs) < 8 and epochs[-1] == best_checkpoint(Run(config), print).extra["selection"]["best_epoch"] + 1
 
 
 def test_unlabeled_visits_teach_by_their_soft_labels_alone(tmp_path, base):
@@ -292,10 +295,12 @@ def test_a_student_learns_from_unlabeled_visits_what_its_few_labelled_ones_do_no
         for shard in cohort.select("train", labeled=False) if name == "wise" else []:
             say_what_the_words_say(config, shard)
         train_student.run(config, Console(io.StringIO()))
-        predict_splits(config, Console(io.StringIO()), ["held_out"])
+        predict_splits(Run(config), Console(io.StringIO()), ["held_out"])
         (held_out,) = cohort.select("held_out")
         logits = np.array(
-            Stage(config.run.artifacts_root, PREDICTIONS, {}).read(held_out.index, ["logits"])["logits"].to_pylist()
+            Stage(config.run.artifacts_root, PREDICTIONS.name, {})
+            .read(held_out.index, ["logits"])["logits"]
+            .to_pylist()
         )
         truth = np.array(cohort.read(held_out, ["labels"])["labels"].to_pylist())
         distance.append(
@@ -344,7 +349,7 @@ def finished(tmp_path_factory, base) -> tuple[Config, str]:
     stream = io.StringIO()
     console = Console(stream, config.run.folder)
     train_student.run(config, console)
-    predict_splits(config, console, ("tuning", "held_out"))
+    predict_splits(Run(config), console, ("tuning", "held_out"))
     return config, stream.getvalue()
 
 
@@ -365,7 +370,7 @@ def test_the_exported_folder_loads_by_name_and_gives_the_stored_predictions(fini
     assert model.config.problem_type == "multi_label_classification"
     cohort = Cohort.open(config.run.artifacts_root)
     for shard in cohort.select("tuning", "held_out"):
-        rows = Stage(config.run.artifacts_root, PREDICTIONS, {}).read(shard.index).to_pylist()
+        rows = Stage(config.run.artifacts_root, PREDICTIONS.name, {}).read(shard.index).to_pylist()
         texts = cohort.read(shard, ["visit_id", "input"]).to_pylist()
         assert [r["visit_id"] for r in rows] == [t["visit_id"] for t in texts]
         for row, text in zip(rows, texts, strict=True):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ckd.config import Config
-from ckd.student.fingerprint import student_fields
+from ckd.run import Run
+from ckd.student.fingerprint import STUDENT
 from ckd.student.loss import MOST, positive_weights
 from ckd.student.train import train
 from ckd.visits.cohort import Cohort
@@ -61,7 +62,9 @@ def base(tmp_path_factory) -> str:
 def losses(config: Config) -> list[float]:
     heard = []
     make_tokens(config)
-    train(config, world=1, rank=0, preempted=lambda: False, report=heard.append, deepspeed=False, seconds_between=0)
+    train(
+        Run(config), world=1, rank=0, preempted=lambda: False, report=heard.append, deepspeed=False, seconds_between=0
+    )
     return [r["loss"] for r in heard if "loss" in r]
 
 
@@ -70,9 +73,9 @@ def test_it_changes_what_training_minimises_and_the_fingerprint_only_where_set(t
     found, fields = [], []
     for name, student in {"off": {}, "weights": {"class_weighting": "balanced"}}.items():
         config = make_config(tmp_path / name, base, dropout=0.0, epochs=1, **student)
-        cohort = make_cohort(config.run.artifacts_root, visits)
+        make_cohort(config.run.artifacts_root, visits)
         found.append(losses(config)[0])
-        fields.append(student_fields(config, cohort))
+        fields.append(STUDENT.artifact(Run(config)).fields)
     assert len(set(found)) == 2
     assert not {"student.class_weighting", "student.embedding_weight", "embeddings"} & fields[0].keys()
     assert fields[1] == fields[0] | {"student.class_weighting": "balanced"}

@@ -14,8 +14,9 @@ from transformers import AutoTokenizer
 from ckd.config import TeacherConfig
 from ckd.configfile import load
 from ckd.prompts import Prompter
+from ckd.run import Run
 from ckd.teacher.accounting import Account, figures, lines, per_worker
-from ckd.teacher.embed import embedding_stage
+from ckd.teacher.embed import EMBEDDINGS
 from ckd.teacher.engine import Load
 from ckd.teacher.matrix_rate import matrix_rate
 from ckd.teacher.work import Work
@@ -230,7 +231,7 @@ def test_an_embed_job_ends_with_its_figures_and_a_job_without_work_has_none(tmp_
 def test_a_resumed_job_accounts_only_for_what_it_did_and_says_so(tmp_path, teacher_folder):
     config = configured(tmp_path, teacher_folder, 60)
     _, events = embedded_by(config)
-    embedding_stage(config).delete(1)
+    EMBEDDINGS.stage(Run(config)).delete(1)
     printed, later = embedded_by(config)
     whole, found = events["embed_accounting"], later["embed_accounting"]
     assert (found["shards"], found["shards_before"], found["visits"]) == (1, whole["shards"] - 1, 16)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ckd.config import TeacherConfig
 from ckd.errors import ArtifactError, ConfigError
+from ckd.run import Run
 from ckd.store.artifacts import Stage
 from ckd.teacher.embed import WINDOW, EmbedWorker, column, encode_texts, teacher_fields
 from ckd.teacher.engine import Load
@@ -54,7 +55,7 @@ def test_order_is_kept_over_many_windows():
 
 def test_a_part_holds_its_shards_visits_in_order_and_can_be_written_twice(tmp_path):
     config, cohort, _ = embedded(tmp_path, visits(["train"] * 40))
-    worker = EmbedWorker(config, {"a": 1}, LengthEngine())
+    worker = EmbedWorker(Run(config, {"embeddings": {"a": 1}}), LengthEngine())
     stage = Stage(cohort.root, "embeddings", {"a": 1})
     for shard in (*cohort.shards, cohort.shards[0]):
         row = worker(shard)
@@ -78,9 +79,9 @@ def test_a_machine_with_another_model_under_the_same_name_refuses(tmp_path, teac
         visits(["train"] * 4),
         overrides=[f"teacher.base_model={teacher_folder}/base", "teacher.dtype=float32"],
     )
-    other = {**teacher_fields(config.teacher), "teacher.base_model": "other"}
+    other = {**teacher_fields(config), "teacher.base_model": "other"}
     with pytest.raises(ArtifactError, match="on this machine: made with teacher.base_model="):
-        EmbedWorker(config, other)(cohort.shards[0])
+        EmbedWorker(Run(config, {"embeddings": other}))(cohort.shards[0])
 
 
 class WaitingEngine(LengthEngine):
@@ -104,7 +105,7 @@ def test_two_shards_at_once_are_computed_one_after_the_other_and_a_finished_one_
     rows = [replace(visit, input="AB"[n // 150] * (1 + n % 9)) for n, visit in enumerate(visits(["train"] * 300))]
     config, cohort, _ = embedded(tmp_path, rows, shard_rows=150)
     engine = WaitingEngine()
-    worker = EmbedWorker(config, {"a": 1}, engine)
+    worker = EmbedWorker(Run(config, {"embeddings": {"a": 1}}), engine)
     with ThreadPoolExecutor(2) as threads:
         for done in as_completed([threads.submit(worker, shard) for shard in cohort.shards]):
             assert done.result()["rows"] == 150

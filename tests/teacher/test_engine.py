@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ckd.config import TeacherConfig
 from ckd.errors import ConfigError
+from ckd.run import Run
 from ckd.store.artifacts import Stage
-from ckd.teacher.embed import STAGE, EmbedWorker, teacher_fields
+from ckd.teacher.embed import EMBEDDINGS, EmbedWorker, teacher_fields
 from ckd.teacher.engine_hf import TransformersEngine
 from tests.teacher.embedded import embedded, visits
 
@@ -102,17 +103,17 @@ def test_a_shards_part_is_byte_equal_whatever_its_worker_did_before_or_does_besi
         "teacher.dtype=float32",
     ]
     run, cohort, _ = embedded(tmp_path, texts(), shard_rows=30, overrides=overrides)
-    fields = teacher_fields(run.teacher)
-    part = Path(Stage(cohort.root, STAGE, fields).path(2))
+    fields = teacher_fields(run)
+    part = Path(Stage(cohort.root, EMBEDDINGS.name, fields).path(2))
     seen = set()
     for before in ([], [0], [3, 1, 2]):
-        worker = EmbedWorker(run, fields)
+        worker = EmbedWorker(Run(run, {"embeddings": fields}))
         for index in before:
             worker(cohort.shards[index])
         worker(cohort.shards[2])
         seen.add(part.read_bytes())
     with ThreadPoolExecutor(2) as threads:
-        list(threads.map(EmbedWorker(run, fields), cohort.shards))
+        list(threads.map(EmbedWorker(Run(run, {"embeddings": fields})), cohort.shards))
     seen.add(part.read_bytes())
     assert len(seen) == 1
 

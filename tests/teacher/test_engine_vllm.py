@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 from ckd.config import TeacherConfig
 from ckd.configfile import load
 from ckd.errors import ConfigError
-from ckd.teacher.embed import EmbedWorker, embedding_stage, teacher_fields
+from ckd.run import Run
+from ckd.teacher.embed import EMBEDDINGS, EmbedWorker
 from ckd.teacher.engine_vllm import VllmEngine
 from ckd.teacher.engines import load_engine
 from ckd.teacher.lora_file import shapes, weights_outside_embeddings
@@ -177,13 +178,15 @@ def test_the_same_worker_and_store_take_it(folder, plain, tmp_path):
     )
     facts = {"quarantined": 0, "teacher_saw_held_out": False, "grouped_by": "subject"}
     cohort = cohorts.commit(given.run.artifacts_root, visits(["train"] * 6), fields={}, shard_rows=6, facts=facts)
-    worker = EmbedWorker(given, teacher_fields(given.teacher))
+    worker = EmbedWorker(Run(given))
     [shard] = cohort.shards
     KEPT.append(worker)
     assert worker(shard)["rows"] == 6
     table = cohort.read(shard, ["instruction", "input"])
     prompts, _ = worker.engine.prompter.encode(table["instruction"].to_pylist(), table["input"].to_pylist())
-    np.testing.assert_allclose(matrix(embedding_stage(given).read(shard.index)["embedding"]), plain(prompts), atol=1e-4)
+    np.testing.assert_allclose(
+        matrix(EMBEDDINGS.stage(Run(given)).read(shard.index)["embedding"]), plain(prompts), atol=1e-4
+    )
 
 
 @pytest.mark.skipif(HERE, reason="vLLM is installed here")

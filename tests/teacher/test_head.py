@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from ckd.errors import ArtifactError, ConfigError, DataError
+from ckd.run import Run
 from ckd.teacher.folds import Folds
-from ckd.teacher.head import EmbeddingReader, head_artifact, head_fields, load_heads, save_heads
+from ckd.teacher.head import HEAD, EmbeddingReader, head_fields, load_heads, save_heads
 from ckd.teacher.head_fit import train_heads
 from ckd.visits.labels import NUM_LABELS
 from ckd.visits.splits import of_adapter
@@ -62,9 +63,9 @@ def test_changing_one_training_subjects_labels_changes_no_soft_label_of_its_fold
 
 
 def test_the_new_keys_leave_fingerprints_of_earlier_heads_valid(tmp_path):
-    config, cohort, stage = embedded(tmp_path, visits(SPLITS))
+    config, _, stage = embedded(tmp_path, visits(SPLITS))
     names = {"batch_size", "epochs", "folds", "l2", "learning_rate"}
-    assert {n for n in head_fields(config, cohort, stage.fields) if n.startswith("head.")} == {
+    assert {n for n in head_fields(Run(config, {"embeddings": stage.fields})) if n.startswith("head.")} == {
         f"head.{n}" for n in names
     }
 
@@ -102,9 +103,9 @@ def test_the_labels_of_the_adapters_subjects_reach_no_head(tmp_path):
 
 
 def test_the_adapters_share_is_in_the_heads_fingerprint_and_leaves_that_of_a_run_without_it_as_it_was(tmp_path):
-    config, cohort, stage = embedded(tmp_path, visits(SPLITS))
+    config, _, stage = embedded(tmp_path, visits(SPLITS))
     shared = config.model_copy(update={"teacher": config.teacher.model_copy(update={"adapter_share": 0.5})})
-    plain, split = (head_fields(c, cohort, stage.fields) for c in (config, shared))
+    plain, split = (head_fields(Run(c, {"embeddings": stage.fields})) for c in (config, shared))
     assert split == {**plain, "teacher.adapter_share": 0.5} and "teacher.adapter_share" not in plain
 
 
@@ -157,11 +158,11 @@ def test_the_final_head_is_as_good_as_scikit_learns(tmp_path):
 def test_heads_are_stored_and_read_back_with_their_folds(tmp_path):
     config, cohort, stage = embedded(tmp_path, visits(SPLITS))
     heads = train_heads(config, cohort, stage, quiet)
-    artifact = head_artifact(config, {"a": 1})
+    artifact = HEAD.artifact(Run(config, {"head": {"a": 1}}))
     (tmp_path / "t/artifacts/head").mkdir()
     (tmp_path / "t/artifacts/head/h.pt").write_bytes(b"x")
     save_heads(artifact, heads, "h.pt")
-    again = load_heads(config.run.artifacts_root)
+    again = load_heads(artifact)
     np.testing.assert_array_equal(fold_logits(cohort, stage, again), fold_logits(cohort, stage, heads))
     assert again.report["folds"] == 5
 

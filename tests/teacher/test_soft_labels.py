@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from ckd.run import Run
 from ckd.store.artifacts import Stage
-from ckd.teacher.head import head_artifact, save_heads
+from ckd.teacher.head import HEAD, save_heads
 from ckd.teacher.head_fit import train_heads
 from ckd.teacher.soft_labels import SoftLabelWorker, public_rows
 from ckd.visits.columns import matrix
@@ -22,19 +23,20 @@ from tests.teacher.embedded import embedded, visits
 def labelled(tmp_path, rows, overrides=()):
     config, cohort, stage = embedded(tmp_path, rows, overrides=overrides)
     heads = train_heads(config, cohort, stage, lambda _: None)
-    artifact = head_artifact(config, {})
+    artifact = HEAD.artifact(Run(config, {"head": {}}))
     write_head(f"{artifact.folder}/h.pt", heads.weight[heads.final], heads.bias[heads.final])
     save_heads(artifact, heads, "h.pt")
     soft = Stage(cohort.root, "soft_labels", {"head": artifact.identity()})
-    worker = SoftLabelWorker(config, soft.fields)
+    run = Run(config, {"visits": {}, "embeddings": stage.fields, "head": {}, "soft_labels": soft.fields})
+    worker = SoftLabelWorker(run)
     for shard in cohort.shards:
         worker(shard)
-    return config, cohort, stage, heads, soft
+    return run, cohort, stage, heads, soft
 
 
 @pytest.mark.parametrize("asked", [[], ["head.cross_fitted=false"]])
 def test_every_visit_gets_the_head_that_never_saw_its_subject_unless_asked_otherwise(tmp_path, asked):
-    config, cohort, stage, heads, soft = labelled(
+    run, cohort, stage, heads, soft = labelled(
         tmp_path, visits(["train"] * 40 + ["tuning"] * 10 + ["held_out"] * 10), asked
     )
     for shard in cohort.shards:
@@ -51,7 +53,7 @@ def test_every_visit_gets_the_head_that_never_saw_its_subject_unless_asked_other
             strict=True,
         ):
             group = Visit("", "", row["input"], None, row["subject_id"]).group
-            assert crossed == (row["split"] == "train" and config.head.cross_fitted)
+            assert crossed == (row["split"] == "train" and run.config.head.cross_fitted)
             head = int(heads.folds.assign(np.array([group], np.uint64))[0]) if crossed else heads.final
             np.testing.assert_allclose(logits, heads.weight[head] @ vector + heads.bias[head], atol=1e-4)
             np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-logits)), atol=1e-6)
@@ -62,7 +64,9 @@ def test_public_soft_labels_follow_the_input_files_whatever_the_splits(tmp_path)
     rows = [
         replace(v, source="train" if n < 30 else "tuning", line=n + 1 if n < 30 else n - 29) for n, v in enumerate(rows)
     ]
-    config, cohort, _, _, soft = labelled(tmp_path, rows, overrides=["data.tuning=x.json"])
+    given = tmp_path / "x.json"
+    given.touch()
+    run, cohort, _, _, soft = labelled(tmp_path, rows, overrides=[f"data.tuning={given}"])
     by_text = {}
     for shard in cohort.shards:
         for text, p in zip(
@@ -73,22 +77,20 @@ def test_public_soft_labels_follow_the_input_files_whatever_the_splits(tmp_path)
             by_text[text] = p
     for split, wanted in (("train", rows[:30]), ("tuning", rows[30:])):
         path = str(tmp_path / f"{split}.json")
-        assert write_soft_labels(path, (r["probabilities"] for r in public_rows(config, cohort, soft, split))) == len(
-            wanted
-        )
+        assert write_soft_labels(path, (r["probabilities"] for r in public_rows(run, split))) == len(wanted)
         for item, visit in zip(json.load(open(path)), wanted, strict=True):
             assert list(item) == list(DISEASES)
             np.testing.assert_allclose(list(item.values()), by_text[visit.input], rtol=1e-6)
         kept = str(tmp_path / f"{split}_kept.json")
-        write_rows(kept, public_rows(config, cohort, soft, split))
+        write_rows(kept, public_rows(run, split))
         assert [json.loads(line)["input"] for line in open(kept)] == [v.input for v in wanted]
 
 
 def test_public_soft_labels_leave_the_adapters_train_subjects_out(tmp_path):
     rows = list(visits(["train"] * 40 + ["tuning"] * 10, per_subject=1))
-    config, cohort, _, _, soft = labelled(tmp_path, rows, overrides=["teacher.adapter_share=0.5"])
+    run, _, _, _, _ = labelled(tmp_path, rows, overrides=["teacher.adapter_share=0.5"])
     spent = {v.input for v in rows if v.split == "train" and of_adapter([v.group], 0.5)[0]}
-    found = [row["input"] for split in ("train", "tuning") for row in public_rows(config, cohort, soft, split)]
+    found = [row["input"] for split in ("train", "tuning") for row in public_rows(run, split)]
     assert spent and found == [v.input for v in rows if v.input not in spent]
 
 

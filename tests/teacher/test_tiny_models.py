@@ -22,7 +22,7 @@ from ckd.teacher.tiny import UNTRAINED as TINY_TEACHER
 from ckd.teacher.tiny import TeacherSize, make_teacher
 from ckd.visits.labels import DISEASES, INSTRUCTION
 from jobs import demo
-from jobs.arguments import CONFIGS
+from jobs.commands import COMMANDS
 from jobs.console import Console
 
 DEMO_SIZES = {
@@ -138,7 +138,7 @@ def test_the_demo_makes_cohort_and_models_where_its_config_says(tmp_path):
         f"teacher.adapter={tmp_path}/teacher/adapter",
         f"student.base_model={tmp_path}/student",
     ]
-    config = load(CONFIGS["demo"], places)
+    config = load(COMMANDS["demo"].config, places)
     said = StringIO()
     demo.make(config, Console(said), DEMO_SIZES, trained=False)
     assert Path(config.data.train).is_file()
@@ -147,7 +147,10 @@ def test_the_demo_makes_cohort_and_models_where_its_config_says(tmp_path):
     assert "patient-acquired" not in said.getvalue()
     with pytest.raises(ConfigError, match="ckd run"):
         demo.make(
-            load(CONFIGS["demo"], [f"data.train={tmp_path}/mine.parquet"]), Console(said), DEMO_SIZES, trained=False
+            load(COMMANDS["demo"].config, [f"data.train={tmp_path}/mine.parquet"]),
+            Console(said),
+            DEMO_SIZES,
+            trained=False,
         )
 
 

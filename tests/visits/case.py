@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ckd.config import Config
-from ckd.visits.prepare import prepare
+from ckd.run import Run
 from testbed.rows import write_jsonl
 
 
@@ -21,7 +21,7 @@ class Case:
 
     def prepare(self, **changes):
         self.said = []
-        return prepare(self.config(**changes), self.said.append)
+        return Run(self.config(**changes)).prepare(self.said.append)
 
     def heard(self, words: str) -> bool:
         return any(words in line for line in self.said)

@@ -11,12 +11,22 @@ from ckd.errors import ArtifactError
 from ckd.store.artifacts import Stage
 from ckd.visits import cohort as cohorts
 from ckd.visits.audit import audit_ids, audit_stage, audit_strays, audit_values
-from jobs import verify
+from jobs import stages, verify
 from jobs.console import Console
 from jobs.status import plan, run
 from tests.teacher.embedded import embedded, visits
 
 ROWS = ["train"] * 40 + ["tuning"] * 10 + ["held_out"] * 10
+
+STEPS = {step.name: step for step in stages.STEPS}
+
+
+def audited(cohort, name):
+    return audit_stage(cohort.root, name, list(cohort.shards), STEPS[name].input_hash)
+
+
+def values_of(cohort, audit):
+    return audit_values(cohort, audit, STEPS[audit.name].proves)
 
 
 def soft_labels(cohort, change=lambda values: values):
@@ -37,10 +47,10 @@ def soft_labels(cohort, change=lambda values: values):
 def test_missing_shards_are_listed_and_whole_ones_pass(tmp_path):
     _, cohort, stage = embedded(tmp_path, visits(ROWS))
     stage.delete(1)
-    audit = audit_stage(cohort.root, "embeddings", list(cohort.shards))
+    audit = audited(cohort, "embeddings")
     assert audit.missing == [1]
     assert audit.damaged == {}
-    assert list(audit_values(cohort, audit)) == []
+    assert list(values_of(cohort, audit)) == []
     assert list(audit_ids(cohort)) == []
 
 
@@ -55,7 +65,7 @@ def test_values_out_of_range_are_found(tmp_path, poison, problem):
         return values
 
     soft_labels(cohort, change)
-    found = list(audit_values(cohort, audit_stage(cohort.root, "soft_labels", list(cohort.shards))))
+    found = list(values_of(cohort, audited(cohort, "soft_labels")))
     assert len(found) == len(cohort.shards)
     assert all(f"probabilities has 1 values {problem}" in line for line in found)
 
@@ -73,10 +83,10 @@ def test_swapped_ids_and_foreign_parts_are_found(tmp_path):
     Stage(cohort.root, "embeddings", {"model": "other"}).write(
         third.index, stage.read(third.index), rows=third.rows, input_hash=third.text_hash
     )
-    audit = audit_stage(cohort.root, "embeddings", list(cohort.shards))
+    audit = audited(cohort, "embeddings")
     assert list(audit.damaged) == [second.index, -1]
     assert "different fingerprints" in audit.damaged[-1]
-    assert ["not those of its visits shard" in line for line in audit_values(cohort, audit)] == [True]
+    assert ["not those of its visits shard" in line for line in values_of(cohort, audit)] == [True]
 
 
 def test_parts_and_files_that_no_shard_owns_are_found_and_those_not_wanted_now_are_fine(tmp_path):
@@ -118,13 +128,13 @@ def changed(table, column, value):
 def test_visits_changed_since_they_were_prepared_are_found_behind_a_footer_that_fits(tmp_path, column, value):
     rows = [replace(visit, subgroups={"age": "70", "sex": "F"}, prediction_time="2101-01-01") for visit in visits(ROWS)]
     _, cohort, _ = embedded(tmp_path, rows)
-    assert list(audit_values(cohort, audit_stage(cohort.root, "visits", list(cohort.shards)))) == []
+    assert list(values_of(cohort, audited(cohort, "visits"))) == []
     stage, first = Stage(cohort.root, "visits", {}), cohort.shards[0]
     table = changed(cohort.read(first), column, value)
     stage.write(first.index, table, rows=first.rows, input_hash=first.content_hash)
-    audit = audit_stage(cohort.root, "visits", list(cohort.shards))
+    audit = audited(cohort, "visits")
     assert audit.damaged == {}
-    assert ["not those that were prepared" in line for line in audit_values(cohort, audit)] == [True]
+    assert ["not those that were prepared" in line for line in values_of(cohort, audit)] == [True]
 
 
 def test_visits_with_other_columns_are_found(tmp_path):
@@ -133,8 +143,8 @@ def test_visits_with_other_columns_are_found(tmp_path):
     Stage(cohort.root, "visits", {}).write(
         first.index, cohort.read(first).drop_columns(["age"]), rows=first.rows, input_hash=first.content_hash
     )
-    audit = audit_stage(cohort.root, "visits", list(cohort.shards))
-    assert ["not those that were prepared" in line for line in audit_values(cohort, audit)] == [True]
+    audit = audited(cohort, "visits")
+    assert ["not those that were prepared" in line for line in values_of(cohort, audit)] == [True]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +163,7 @@ def test_token_ids_below_0_and_visits_without_a_token_are_found(tmp_path, ids, p
     rows = pa.array([ids, *[[1, 2]] * (shard.rows - 1)], pa.list_(pa.int32()))
     table = pa.table({"visit_id": cohort.read(shard, ["visit_id"])["visit_id"], "input_ids": rows})
     Stage(cohort.root, "tokens", {}).write(shard.index, table, rows=shard.rows, input_hash=shard.text_hash)
-    found = list(audit_values(cohort, audit_stage(cohort.root, "tokens", list(cohort.shards))))
+    found = list(values_of(cohort, audited(cohort, "tokens")))
     assert [f"input_ids has {problem}" in line for line in found] == ([True] if problem else [])
 
 

@@ -1,0 +1,147 @@
+"""One run: its configuration, its cohort, the names of its folders and files, its fingerprints.
+
+Each is computed once per process and handed to the workers. Hashing the inputs or a model again for every stage costs minutes of idle GPUs.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from ckd.config import Config, absolute
+from ckd.store.artifacts import Fields
+from ckd.store.files import join
+from ckd.visits.cohort import Cohort, cohort_artifact
+from ckd.visits.inputs import Input
+from ckd.visits.intake import configured_inputs
+from ckd.visits.prepare import VISITS_VERSION, Say, halves_tuning, prepare
+
+# Every key of the configuration changes stored values and is in a fingerprint, unless it stands in one of these three tables.
+NOT_DECIDING: Mapping[str, str] = {
+    "run.*": "where files lie",
+    "data.max_bad_rows": "stops a run; keeps the same rows",
+    "teacher.token_budget": "how many visits share a forward pass",
+    "teacher.compile": "speed",
+    "teacher.device_map": "which GPU holds which layer",
+    "teacher.tensor_parallel": "how many GPUs share a model",
+    "teacher.price_per_hour": "a figure of the accounting",
+    "teacher.workers": "where shards are computed",
+    "teacher.gpus_per_worker": "where shards are computed",
+    "student.gradient_accumulation": "how a global batch is divided",
+    "student.activation_checkpointing": "memory against time",
+    "student.checkpoint_steps": "how much is repeated after a kill",
+    "student.zero_stage": "how the optimizer is divided; checkpoints compare it",
+    "student.workers": "how many ranks share a global batch",
+    "student.gpus_per_worker": "where ranks compute",
+    "evaluation.*": "evaluate computes all of it anew",
+    "ingest.workers": "where partitions are computed",
+}
+HASHED = ("data.train", "data.tuning", "data.held_out", "teacher.base_model", "teacher.adapter", "student.base_model")
+ONLY_WHERE_SET: Mapping[str, Any] = {  # left out at this value: what was made before the key came stays valid
+    "teacher.adapter_share": 0,
+    "head.cross_fitted": True,
+    "student.embedding_weight": 0,
+    "student.class_weighting": "none",
+}
+
+
+class Run:
+    """A run as every stage sees it. Picklable: a worker gets the run with what the driver computed."""
+
+    def __init__(self, config: Config, known: Mapping[str, Fields] | None = None) -> None:
+        self.config = config
+        self._known = dict(known or {})
+
+    @property
+    def root(self) -> str:
+        """The folder or URL with one folder per stage."""
+        return self.config.run.artifacts_root
+
+    @property
+    def folder(self) -> str:
+        """results/<run>, a path or URL: the student, metrics.json, report.html, events.jsonl."""
+        return self.config.run.folder
+
+    @property
+    def student_folder(self) -> str:
+        """Where the finished student lies."""
+        return join(self.folder, "student")
+
+    @property
+    def metrics_file(self) -> str:
+        """Where `ckd evaluate` writes its figures."""
+        return join(self.folder, "metrics.json")
+
+    @property
+    def report_file(self) -> str:
+        """Where `ckd report` writes its page."""
+        return join(self.folder, "report.html")
+
+    @cached_property
+    def inputs(self) -> list[Input]:
+        """data.train, data.tuning, data.held_out as far as they are given."""
+        return configured_inputs(self.config.data)
+
+    @cached_property
+    def stored(self) -> Cohort:
+        """The visits that lie below the root, whatever input they come from. Raises ArtifactError when there are none."""
+        return Cohort.open(self.root)
+
+    @cached_property
+    def cohort(self) -> Cohort:
+        """The visits of this configuration's input; without any data.* key those that are there.
+
+        Raises ArtifactError when there are none, MismatchError naming the field when they come from other input.
+        """
+        if self.inputs:
+            cohort_artifact(self.root, self.visits_fields).is_done()
+        return self.stored
+
+    @property
+    def visits_fields(self) -> Fields:
+        """The fingerprint of the prepared visits: each input's content, the split rule, the shard size; the seed only where it splits.
+
+        Reads every byte of the inputs, once.
+        """
+        return self.once("visits", self._visits_fields)
+
+    def prepare(self, say: Say) -> Cohort:
+        """The visits of the input, made unless they are there. Raises as `ckd.visits.prepare.prepare`."""
+        self.stored = self.cohort = prepare(self.config, self.inputs, self.visits_fields, say)
+        return self.cohort
+
+    def once(self, name: str, compute: Callable[[], Fields]) -> Fields:
+        """The fields known by this name, computed the first time that they are asked for."""
+        if name not in self._known:
+            self._known[name] = compute()
+        return self._known[name]
+
+    def elsewhere(self) -> "Run":
+        """The same run for a process in another folder: local paths are absolute, and what was computed goes along."""
+        run = Run(absolute(self.config), self._known)
+        if "stored" in vars(self):
+            run.stored = run.cohort = replace(self.stored, root=run.root)
+        return run
+
+    def _visits_fields(self) -> Fields:
+        hashes = {f"data.{source}": "" for source in ("train", "tuning", "held_out")}
+        hashes.update({f"data.{given.source}": given.content_hash() for given in self.inputs})
+        seeded = self.config.data.split == "public" or halves_tuning(self.config)
+        decided = {"seed": self.config.seed if seeded else None, "visits_version": VISITS_VERSION}
+        return {**hashes, **deciding(self.config, "data"), **decided}
+
+
+def deciding(config: Config, section: str, *but: str) -> dict[str, Any]:
+    """`section.key` -> value of every key of a section that changes stored values, `but` those of another stage's fingerprint.
+
+    Keys that name a file or a model are left out: a fingerprint holds the hash of what they name.
+    """
+    values = getattr(config, section).model_dump(exclude=set(but))
+    values = {f"{section}.{key}": value for key, value in values.items()}
+    return {
+        key: value
+        for key, value in values.items()
+        if not {key, f"{section}.*"} & NOT_DECIDING.keys()
+        and key not in HASHED
+        and not (key in ONLY_WHERE_SET and value == ONLY_WHERE_SET[key])
+    }

@@ -1,0 +1,114 @@
+"""The commands of `ckd`: each a module of jobs with `run(config, console, arguments)` and, where it has options, `add_options(parser)`.
+
+A module is imported only when its command runs, so that `ckd --help` answers in a fraction of a second.
+"""
+
+import argparse
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from ckd.config import Config
+from jobs.console import Console
+
+RunCommand = Callable[[Config, Console, argparse.Namespace], None]
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: its module, its help, what it takes, and where its events go."""
+
+    module: str
+    help: str
+    words: str = "key=value"  # the positional arguments beside the options; "" for none
+    example: str = "data.train=data/name_train.json teacher.workers=0..8"
+    config: str = ""  # the file that is read without --config
+    events: str = "run"  # events.jsonl lies in the run's folder, in --out, or nowhere ("")
+    computes: bool = False  # on a cluster it takes shared paths only
+    submitted: bool = False  # `ckd submit` can hand it to a cluster
+    dry_run: bool = False  # has --dry-run
+
+    def load(self) -> ModuleType:
+        """The module of the command."""
+        return importlib.import_module(f"jobs.{self.module}")
+
+
+def _stage(module: str, text: str) -> Command:
+    return Command(module, text, computes=True, submitted=True, dry_run=True)
+
+
+COMMANDS = {
+    "run": _stage(
+        "pipeline", "the whole pipeline: visits to metrics and report; continues where an earlier run stopped"
+    ),
+    "validate": Command(
+        "validate",
+        "read input files, count and locate bad rows; no model is loaded",
+        words="FILE | key=value",
+        events="",
+        dry_run=True,
+    ),
+    "embed": _stage("embed", "prepare the visits and embed each once with the teacher"),
+    "train-head": _stage("train_head", "fit the 25-label head and its cross-fitting folds on the embeddings"),
+    "soft-labels": _stage("soft_labels", "turn embeddings into soft labels; write the public hands_name_*.json"),
+    "train-student": _stage("train_student", "distil hard and soft labels into the student"),
+    "evaluate": _stage("evaluate", "score student, teacher and baselines on held_out; write metrics.json"),
+    "report": Command("report", "results/<run>/report.html from the run's artifacts: one offline page", dry_run=True),
+    "verify": Command(
+        "verify",
+        "prove that every visit_id is once in every artifact, no NaN, values in range",
+        submitted=True,
+        dry_run=True,
+    ),
+    "status": Command("status", "shards done and missing of every stage", dry_run=True),
+    "plan": Command(
+        "plan",
+        "before paying: tokens of a sample, GPU-hours, cost on demand and on spot, disk; starts and writes nothing",
+        events="",
+    ),
+    "doctor": Command(
+        "doctor",
+        "is this machine, or the cluster, fit for a run: each line ok or what to do",
+        events="",
+        submitted=True,
+    ),
+    "demo": Command(
+        "demo",
+        "make a synthetic cohort and tiny models, run everything on them",
+        config=str(Path(__file__).with_name("demo.yaml")),
+        dry_run=True,
+    ),
+    "ingest": Command(
+        "ingest",
+        "hospital tables to a cohort of next-visit pairs, which is a valid data.train with its own splits",
+        example="ingest.coding_delay_days=5 ingest.treatment=none (docs/configuration.md, section ingest)",
+        events="",
+    ),
+    "synth": Command(
+        "synth",
+        "MIMIC-III-shaped tables of synthetic patients, any number, equal for equal seeds",
+        words="",
+        events="",
+    ),
+    "export": Command("export", "a cohort or a student in other formats", words="", events=""),
+    "predict": Command(
+        "predict",
+        "predict any number of visits with a finished student; continues where it stopped",
+        example="student.workers=2 data.max_bad_rows=10",
+        events="out",
+    ),
+    "serve": Command(
+        "serve",
+        "a finished student over HTTP: /predict, /healthz, /metrics, /docs; loopback unless told otherwise",
+        words="",
+        events="",
+    ),
+    "submit": Command(
+        "submit",
+        "run a stage, or the whole pipeline, as a job of a Ray cluster; again: attaches to it, or continues after it",
+        example="data.train=s3://bucket/cohort teacher.workers=0..8",
+        events="",
+    ),
+}
