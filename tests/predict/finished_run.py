@@ -21,7 +21,7 @@ from tests.student.student_cohort import make_base, make_cohort, make_config, ma
 
 
 def attentive(folder: Path) -> str:
-    """Make a base model whose [CLS] follows the other words: with fresh weights all texts have nearly the same figures."""
+    """Make a base model whose [CLS] follows the other words: with fresh weights all texts score nearly the same."""
     base = make_base(folder)
     model = AutoModel.from_pretrained(base)
     with torch.no_grad():

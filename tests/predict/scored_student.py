@@ -14,7 +14,7 @@ from tests.student.student_cohort import make_base, make_config
 
 
 def make_student(root: Path, *, calibrated: bool = True) -> str:
-    """Make an untrained student in <root>/student, committed as training does it, with a calibration that changes values."""
+    """Make an untrained student in <root>/student, committed as by training, with a calibration that changes values."""
     config = make_config(root, make_base(root / "base"))
     folder = root / "student"
     model = new_student(config)

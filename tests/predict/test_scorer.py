@@ -85,7 +85,7 @@ def copied(folder: str, tmp_path: Path) -> Path:
 
 
 def recommitted(copy: Path, **fields: str) -> str:
-    """Write a new artifact.json, as if the folder had been made like that; the calibration is another student's and goes."""
+    """Write a new artifact.json, as if the folder had been made so; the calibration is another student's and goes."""
     (copy / FILE).unlink(missing_ok=True)
     FolderArtifact(str(copy), {"student.max_length": 32, **fields}).commit(
         p.name for p in copy.iterdir() if p.name != "artifact.json"

@@ -1,4 +1,4 @@
-"""`ckd serve` as a process on loopback, asked by plain HTTP clients: answers, a drain at SIGTERM, errors in one line."""
+"""`ckd serve` as a process on loopback, asked by HTTP clients: answers, a drain at SIGTERM, errors in one line."""
 
 import asyncio
 import contextlib
