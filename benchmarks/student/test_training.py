@@ -10,7 +10,7 @@ from benchmarks.student.loops import BATCH, global_batches
 from benchmarks.student.training import main, make_config, useful_share
 from benchmarks.student.visits import LONGEST, TINY, lengths, make_visits, write_base, write_cohort
 from ckd.student.batches import Batches
-from ckd.student.examples import Examples
+from ckd.student.examples import SOFT_LABELS, Examples
 from ckd.student.tokens import token_fields
 
 
@@ -62,7 +62,7 @@ def test_the_public_loop_sees_the_project_s_global_batches(tmp_path):
         make_visits(44, TINY.vocabulary, 0, shorter=8),
     )
     shards = write_cohort(config, made).shards
-    examples = Examples(config.run.artifacts_root, shards, token_fields(config), hard_weight=0.9, soft=True)
+    examples = Examples(config.run.artifacts_root, shards, token_fields(config), hard_weight=0.9, teacher=[SOFT_LABELS])
     batches = Batches(examples, seed=config.seed, batch_size=BATCH, pad_id=0)
     assert len(shards) == 3 and batches.steps == 6
     for epoch in (0, 1):

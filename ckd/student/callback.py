@@ -1,4 +1,4 @@
-"""When a training run scores its tuning visits, stops, saves and answers a preemption. How it does each belongs to trainer."""
+"""When a training run scores its tuning visits, stops, saves and answers a preemption."""
 
 import math
 import time
@@ -19,8 +19,9 @@ MOST_STEPS_BETWEEN = 1000  # optimizer steps between two questions, however quic
 class Course(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
     """Drives one StudentTrainer.
 
-    Every few steps (about `seconds_between`; the number comes from rank 0 so that all ranks ask together) it reports loss and speed and asks
-    `preempted()`. A preemption saves at once and ends training here: every step after the save would have to be repeated elsewhere.
+    Every few steps (about `seconds_between`; the number comes from rank 0 so that all ranks ask together) it reports
+    loss and speed and asks `preempted()`. A preemption saves at once and ends training here: every step after the save
+    would have to be repeated elsewhere.
     """
 
     def __init__(
@@ -66,7 +67,10 @@ class Course(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
         return control
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """Score the tuning visits, decide whether to stop, and save. The Trainer calls it also when it leaves in the middle of an epoch."""
+        """Score the tuning visits, decide whether to stop, and save.
+
+        The Trainer calls it also when it leaves in the middle of an epoch.
+        """
         if state.global_step % self.steps_per_epoch:
             return control
         selection, epoch = self.trainer.selection, state.global_step // self.steps_per_epoch
@@ -96,9 +100,8 @@ class Course(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
         """One question to all ranks; True when a machine is about to go."""
         loss, visits = self.trainer.take_recent()
         if not math.isfinite(loss):
-            raise ConfigError(
-                f"student.learning_rate={self.trainer.args.learning_rate}: the loss is no longer finite at step {step}; lower it"
-            )
+            rate = self.trainer.args.learning_rate
+            raise ConfigError(f"student.learning_rate={rate}: the loss is no longer finite at step {step}; lower it")
         seconds = max(time.monotonic() - self.asked_at, 1e-6)
         pace = math.ceil(self.seconds_between * (step - self.asked_step) / seconds)
         self.ask_next = step + self.trainer.ranks.broadcast(min(max(pace, 1), MOST_STEPS_BETWEEN))

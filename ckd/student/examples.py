@@ -1,8 +1,10 @@
-"""Training examples: tokens, true labels and soft labels of a shard joined by visit_id, a few shards in memory at a time. Which rows form a
-batch belongs to order, their tensors to batches."""
+"""Training examples: tokens, true labels and the teacher's data of a shard, joined by visit_id.
+
+Only a few shards are in memory at a time.
+"""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Self
 
@@ -23,23 +25,22 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Flat = np.ndarray
-SOFT_LABELS, EMBEDDINGS = "soft_labels", "embeddings"  # the teacher's stages, known by name alone
+SOFT_LABELS, EMBEDDINGS = "soft_labels", "embeddings"  # the teacher's stages, which are known here only by name
+_COLUMNS = {SOFT_LABELS: "logits", EMBEDDINGS: "embedding"}  # what the student learns from
 
 
 @dataclass(frozen=True)
 class ShardExamples:
-    """One shard, R visits, L=25 labels. Unlabeled visits have hard_weight 0 and zeros in `hard`."""
+    """One shard, R visits, L=25 labels. An array of the teacher has width 0 where the student does not learn from it."""
 
     visit_ids: list[str]
     tokens: Flat  # int32, all visits' ids one after the other
     offsets: Flat  # int64 [R+1], where each visit's ids begin
-    hard: Flat  # float32 [R, L]
-    soft_logits: Flat  # float32 [R, L]; zeros where soft labels have no weight
-    hard_weight: Flat  # float32 [R]; 1 where the soft labels must not be used
+    hard: Flat  # float32 [R, L], the true labels; zeros for an unlabeled visit
+    hard_weight: Flat  # float32 [R], of the true labels: 0 for an unlabeled visit, 1 where soft labels must not be used
     weight: Flat  # float32 [R]; 0 for a visit from which there is nothing to learn
-    embeddings: Flat | None = (
-        None  # [R, E], the teacher's, as stored, zeros where not to be matched; None where no visit's is
-    )
+    soft_logits: Flat  # [R, L], as stored
+    embeddings: Flat  # [R, E], as stored; zeros for a visit that is not matched
 
     def ids(self, row: int) -> Flat:
         """The token ids of one visit."""
@@ -51,20 +52,23 @@ class ShardExamples:
 
     def arrays(self) -> Arrays:
         """All that is here as arrays, for a file."""
-        return {f.name: np.asarray(value) for f in fields(self) if (value := getattr(self, f.name)) is not None}
+        return {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> Self:
-        """The same from what `arrays` gave."""
+        """The inverse of `arrays`."""
         return cls(**{**arrays, "visit_ids": arrays["visit_ids"].tolist()})
 
 
-class Examples:
-    """The joined rows of some shards, read when needed; at most 2 × WINDOW shards stay in memory. With `mapped` a machine joins each shard once,
-    whatever the number of its ranks and of epochs, and they share its memory.
+LEARNED = tuple(f.name for f in fields(ShardExamples))[3:]  # what a loss may read, one row per visit
 
-    The subjects of `adapter_share` are the adapter's: it knows their labels by heart, so they teach by their true labels alone (no
-    soft label, no embedding), and their unlabeled visits not at all.
+
+class Examples:
+    """The joined rows of some shards, read when needed; at most 2 × WINDOW shards stay in memory.
+
+    `teacher` names the stages to learn from. With `mapped` a machine joins each shard once, whatever the number of its
+    ranks and of epochs, and they share its memory. The adapter was tuned on the subjects of `adapter_share` and knows
+    their labels by heart, so they teach by their true labels alone, and their unlabeled visits not at all.
     """
 
     def __init__(
@@ -73,17 +77,15 @@ class Examples:
         shards: Sequence[Shard],
         token_fields: Fields,
         *,
-        hard_weight: float,
-        soft: bool,
-        embeddings: bool = False,
+        hard_weight: float = 1.0,
+        teacher: Collection[str] = (),
         adapter_share: float = 0,
         mapped: MappedArrays | None = None,
     ) -> None:
         self.cohort = Cohort.open(root)
         self.shards = list(shards)
         self.tokens = Stage(root, TOKENS.name, token_fields)
-        self.soft = Stage(root, SOFT_LABELS, {}) if soft else None
-        self.embeddings = Stage(root, EMBEDDINGS, {}) if embeddings else None
+        self.teacher = {name: Stage(root, name, {}) for name in teacher}
         self.hard_weight, self.adapter_share, self.mapped = hard_weight, adapter_share, mapped
         self._read: OrderedDict[int, ShardExamples] = OrderedDict()
 
@@ -101,6 +103,19 @@ class Examples:
         self._read.move_to_end(position)
         return self._read[position]
 
+    def taught(self, name: str, shard: Shard, visit_ids: "pa.ChunkedArray | None" = None) -> Flat:
+        """What a stage of the teacher says of a shard's visits, [R, width], as stored; width 0 if not learned from.
+
+        The rows are those of `visit_ids`, without them those of the part.
+        """
+        stage = self.teacher.get(name)
+        if stage is None:
+            return np.zeros((shard.rows, 0), np.float32)
+        table = stage.read(shard.index, ["visit_id", _COLUMNS[name]])
+        if visit_ids is not None:
+            table = joined(table, visit_ids, stage.path(shard.index))
+        return matrix(table[_COLUMNS[name]], None)
+
     def _open(self, shard: Shard) -> ShardExamples:
         if self.mapped is None:
             return self._join(shard)
@@ -110,36 +125,17 @@ class Examples:
         if not self.tokens.is_done(shard.index, rows=shard.rows, input_hash=shard.text_hash):
             raise ArtifactError(f"{self.tokens.path(shard.index)}: missing; run 'ckd train-student' to make it")
         visits = self.cohort.read(shard, ["visit_id", "labels", "group"])
-        spent = of_adapter(visits["group"].to_pylist(), self.adapter_share)
-        ids = visits["visit_id"]
+        ids, known = visits["visit_id"], of_adapter(visits["group"].to_pylist(), self.adapter_share)
         table = self.tokens.read(shard.index, ["visit_id", "input_ids"])
         tokens, offsets = ragged(joined(table, ids, self.tokens.path(shard.index))["input_ids"])
-        soft = np.zeros((shard.rows, NUM_LABELS), np.float32)
-        if self.soft is not None:
-            table = self.soft.read(shard.index, ["visit_id", "logits"])
-            soft = matrix(joined(table, ids, self.soft.path(shard.index))["logits"])
         return ShardExamples(
             visit_ids=ids.to_pylist(),
             tokens=tokens,
             offsets=offsets,
             hard=matrix(visits["labels"]) if shard.labeled else np.zeros((shard.rows, NUM_LABELS), np.float32),
-            soft_logits=soft,
-            hard_weight=np.where(spent, 1, self.hard_weight).astype(np.float32)
-            if shard.labeled
-            else np.zeros(shard.rows, np.float32),
-            weight=np.ones(shard.rows, np.float32) if shard.labeled else (~spent).astype(np.float32),
-            # The adapter put what it knows of its subjects into their embeddings too: they are not matched.
-            embeddings=None
-            if self.embeddings is None
-            else np.where(spent[:, None], np.zeros(1, np.float16), self.embedded(shard, ids)),
+            hard_weight=(np.where(known, 1, self.hard_weight) * shard.labeled).astype(np.float32),
+            weight=(~known | shard.labeled).astype(np.float32),
+            soft_logits=self.taught(SOFT_LABELS, shard, ids),
+            # The adapter put what it knows of its subjects into their embeddings too.
+            embeddings=np.where(known[:, None], np.zeros(1, np.float16), self.taught(EMBEDDINGS, shard, ids)),
         )
-
-    def embedded(self, shard: Shard, ids: "pa.ChunkedArray | None" = None) -> Flat:
-        """The teacher's embeddings [R, E] of a shard, in the type and, without `ids`, the order they are stored in."""
-        stage = self.embeddings
-        if stage is None:
-            raise ValueError("these examples have no embeddings")
-        table = stage.read(shard.index, ["visit_id", "embedding"])
-        if ids is not None:
-            table = joined(table, ids, stage.path(shard.index))
-        return matrix(table["embedding"], None)

@@ -1,6 +1,9 @@
-"""What the student learns: a sum of terms, one class each, with its weight, its formula and what it needs. R visits, L=25 labels.
+"""What the student learns: a sum of terms, one class each, with its weight, its formula and what it needs.
 
-A new term is a class here, its name in TERMS and its keys in config. Teacher data that no term had yet is read in examples too.
+R visits, L=25 labels.
+
+A new term is a class here, its name in TERMS and its keys in config. Teacher data that no term had yet is read in
+examples too.
 """
 
 from abc import ABC, abstractmethod
@@ -50,16 +53,16 @@ class Term(ABC):
     @classmethod
     @abstractmethod
     def prepare(cls, config: Config, model: Any, examples: Examples, ranks: Ranks) -> Self:
-        """Measure what it needs over the training visits, on rank 0 for all, and give `model` what it needs. A barrier."""
+        """Measure what it needs over the training visits, on rank 0 for all, and give `model` its output. A barrier."""
 
     @abstractmethod
     def __call__(self, outputs: "Tensors", batch: "Tensors") -> "torch.Tensor":
-        """Weight · loss [R] of a micro-batch, from what the model gives, logits in float32, and what MicroBatch holds."""
+        """Weight · loss [R] of a micro-batch; `outputs` are the model's, logits in float32, `batch` is a MicroBatch."""
 
 
 @dataclass(frozen=True)
 class TrueLabels(Term):
-    """hard_weight · BCE(z, y), the mean over labels, with student logits z and true labels y. The weight is the visit's own (see examples).
+    """hard_weight · BCE(z, y), the mean over labels; student logits z, true labels y. The weight is each visit's own.
 
     `positive_weight_l` [L] multiplies the part with y: student.class_weighting=balanced.
     """
@@ -85,10 +88,10 @@ class TrueLabels(Term):
 
 @dataclass(frozen=True)
 class SoftLabels(Term):
-    """(1 - hard_weight) · T² · BCE(z/T, sigmoid(t/T)), the mean over labels, with student logits z, teacher logits t and the temperature T.
+    """(1 - hard_weight) · T² · BCE(z/T, sigmoid(t/T)), the mean over labels; logits z of the student, t of the teacher.
 
-    The factor T² keeps the gradient's size when T changes (Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a Neural Network",
-    section 2). At T=1 it is plain BCE against the teacher's probabilities.
+    The factor T² keeps the gradient's size when T changes (Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a
+    Neural Network", section 2). At T=1 it is plain BCE against the teacher's probabilities.
     """
 
     teacher = TeacherData(SOFT_LABELS, "soft-labels", "student.hard_weight=1")
@@ -116,12 +119,13 @@ class SoftLabels(Term):
 
 @dataclass(frozen=True)
 class Embeddings(Term):
-    """embedding_weight · (1 - cos(p, (e - mean_e) / deviation_e)), with the projected first token p and the teacher's embedding e.
+    """embedding_weight · (1 - cos(p, (e - mean_e) / deviation_e)); first token p, projected, and teacher's embedding e.
 
-    The cosine is free of both sides' scale, so that its weight means the same for every teacher (DistilBERT's loss between hidden states is
-    a cosine too: Sanh et al. 2019, "DistilBERT, a distilled version of BERT", section 3). Standardised, because the states of a language
-    model all point the same way (Ethayarajh 2019, "How Contextual are Contextualized Word Representations?", section 4.1): with their common
-    part left in, one constant vector is already close to all. A visit whose embedding is all zeros has none to match: its loss is 0.
+    The cosine is free of both sides' scale, so that its weight means the same for every teacher (DistilBERT's loss
+    between hidden states is a cosine too: Sanh et al. 2019, "DistilBERT, a distilled version of BERT", section 3).
+    Standardised, because the states of a language model all point the same way (Ethayarajh 2019, "How Contextual are
+    Contextualized Word Representations?", section 4.1): with their common part left in, one constant vector is already
+    close to all. A visit whose embedding is all zeros has none to match: its loss is 0.
     """
 
     teacher = TeacherData(EMBEDDINGS, "embed", "student.embedding_weight=0")
@@ -140,7 +144,8 @@ class Embeddings(Term):
         """Measure the embeddings' scale and give `model` the projection."""
         import torch
 
-        mean_E, deviation_E = ranks.once(lambda: measure(examples.embedded(shard) for shard in examples.shards))
+        parts = (examples.taught(EMBEDDINGS, shard) for shard in examples.shards)
+        mean_E, deviation_E = ranks.once(lambda: measure(parts))
         attach(model, len(mean_E), config.seed)
         return cls(config.student.embedding_weight, torch.from_numpy(mean_E), torch.from_numpy(deviation_E))
 
@@ -148,7 +153,7 @@ class Embeddings(Term):
         """See the class; before its weight between 0 and 2."""
         from torch.nn.functional import cosine_similarity
 
-        embedding_RE = batch["embedding"].float()
+        embedding_RE = batch["embeddings"].float()
         target_RE = (embedding_RE - self.mean_e) / self.deviation_e
         losses_R = 1 - cosine_similarity(outputs["projected"].float(), target_RE, dim=1)
         return self.weight * (losses_R * embedding_RE.any(dim=1))
@@ -197,17 +202,19 @@ def micro_batch_loss(
 ) -> "torch.Tensor":
     """The scalar to differentiate: Σ weight · loss · micro_batches / batch_size.
 
-    `micro_batches` = world × accumulation. Ranks and slots average their gradients over that many micro-batches, so what remains is
-    Σ over the global batch / batch_size at any world size and accumulation, whatever number of visits each micro-batch has.
+    `micro_batches` = world × accumulation. Ranks and slots average their gradients over that many micro-batches, so
+    what remains is Σ over the global batch / batch_size at any world size and accumulation, whatever number of visits
+    each micro-batch has.
     """
     return (weight_R * losses_R).sum() * (micro_batches / batch_size)
 
 
 def positive_weights(cohort: Cohort) -> np.ndarray:
-    """Weight [L], float32, of a positive of each label beside 1 for a negative: min(negatives / positives, MOST); 1 without positives.
+    """Weight [L], float32, of a positive beside 1 for a negative: negatives / positives, at most MOST; 1 without any.
 
-    Both classes of a label then have the same total weight (King & Zeng 2001, "Logistic Regression in Rare Events Data", section 4.2,
-    weighting with a population of equal halves). Counted over the labelled train visits, one shard in memory at a time.
+    Both classes of a label then have the same total weight (King & Zeng 2001, "Logistic Regression in Rare Events
+    Data", section 4.2, weighting with a population of equal halves). Counted over the labelled train visits, one shard
+    in memory at a time.
     """
     visits, positives_L = 0, np.zeros(NUM_LABELS, np.int64)
     for shard in cohort.select("train"):
@@ -218,10 +225,10 @@ def positive_weights(cohort: Cohort) -> np.ndarray:
 
 
 def measure(parts: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation [E], float32, of embeddings [R, E] that come part by part; 1 for a dimension that never changes.
+    """Mean and standard deviation [E], float32, of embeddings [R, E] in parts; a deviation of 0 becomes 1.
 
-    Parts are merged in float64 as in Chan, Golub & LeVeque 1983, "Algorithms for Computing the Sample Variance" (their equation 2.1), so
-    that a mean that is large beside the deviation costs no digits.
+    Parts are merged in float64 as in Chan, Golub & LeVeque 1983, "Algorithms for Computing the Sample Variance" (their
+    equation 2.1), so that a mean that is large beside the deviation costs no digits.
     """
     count, mean_E, squares_E = 0, np.zeros(1), np.zeros(1)
     for part in parts:
@@ -236,10 +243,12 @@ def measure(parts: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def attach(model: Any, width: int, seed: int) -> None:
-    """Give the model a linear layer from its hidden size to `width`; its outputs then carry `projected` [R, width] of the first token.
+    """Give the model a linear layer from its hidden size to `width`; its outputs then carry `projected` [R, width] of
+    the first token.
 
-    A part of the model, so that the optimizer, every checkpoint and ZeRO treat it like all else. It runs inside the model's forward pass,
-    the only place where ZeRO stage 3 has the weights. Its random values depend on nothing but `seed`.
+    A part of the model, so that the optimizer, every checkpoint and ZeRO treat it like all else. It runs inside the
+    model's forward pass, the only place where ZeRO stage 3 has the weights. Its random values depend on nothing but
+    `seed`.
     """
     import torch
 

@@ -1,5 +1,8 @@
-"""A shard's arrays in one file on this machine's disk, mapped into memory: made by the first process that asks, shared by all ranks there,
-which hold its pages once. What the arrays mean belongs to examples; the truth stays in the parts, and these files go when training ends."""
+"""A shard's arrays in one file on this machine's disk, mapped into memory.
+
+The first process that needs it makes it. All ranks of the machine share its memory. The files are a copy and go when
+training ends.
+"""
 
 import json
 import shutil
@@ -18,13 +21,19 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class MappedArrays:
-    """The files of one run in `folder`, gone when its `with` ends; readable by this user alone, for they hold what the visits say, in tokens."""
+    """The files of one run in `folder`, removed when its `with` ends.
+
+    Only this user can read them: they hold the visits' tokens.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def get(self, name: str, build: Callable[[], Arrays]) -> Arrays:
-        """The arrays of `name`, read-only; `build` makes them once per machine. Where no file can be written they stay in this process's memory."""
+        """The arrays of `name`, read-only; `build` makes them once per machine.
+
+        Where no file can be written they stay in this process's memory.
+        """
         path = self.folder / f"{name}.arrow"
         built: Arrays | None = None
 
@@ -39,9 +48,7 @@ class MappedArrays:
             made_once(path, make)
             return _map(path)
         except (OSError, ConfigError):
-            if built is None:  # `build`'s own trouble, or no lock: let it speak for itself
-                return build()
-            return built
+            return build() if built is None else built  # `build` raises its own error again
 
     def __enter__(self) -> Self:
         return self
@@ -52,7 +59,7 @@ class MappedArrays:
 
 
 def _write(path: Path, arrays: Arrays) -> None:
-    """One row, one column per array: Arrow begins each at a multiple of 8 bytes."""
+    """Write one row with a column per array: Arrow starts each at a multiple of 8 bytes."""
     kinds = {name: [array.dtype.str, array.shape] for name, array in arrays.items()}
     columns = {
         name: pa.array([np.ascontiguousarray(array).tobytes()], pa.large_binary()) for name, array in arrays.items()

@@ -13,16 +13,13 @@ from ckd.errors import ConfigError
 from ckd.store.models import local_folder, revision
 from ckd.visits.labels import DISEASES
 
-_DROPOUTS = (
-    "dropout",
-    "pdrop",
-    "dropout_prob",
-    "dropout_p",
-)  # how configurations end the names of their dropout probabilities
+_DROPOUTS = ("dropout", "pdrop", "dropout_prob", "dropout_p")  # how the names of dropout probabilities end
 
 
 def new_student(config: Config) -> Any:
-    """The base model with a fresh 25-label head, in float32; the head's random values depend on `seed` alone.
+    """Load the base model with a fresh 25-label head, in float32.
+
+    The head's random values depend on nothing but `seed`.
 
     Raises ConfigError when student.base_model cannot be loaded.
     """
@@ -64,7 +61,10 @@ class Outline:
 
 
 def outline(name: str, folder: str) -> Outline:
-    """The size of student.base_model without reading weights; `folder` holds at least its configuration. Raises ConfigError."""
+    """Find the size of student.base_model without its weights; `folder` holds at least its configuration.
+
+    Raises ConfigError.
+    """
     _quiet()
     try:
         settings = AutoConfig.from_pretrained(
@@ -74,7 +74,8 @@ def outline(name: str, folder: str) -> Outline:
             model = AutoModelForSequenceClassification.from_config(settings)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"student.base_model={name}: no configuration of a model ({type(error).__name__}); give a folder, a URL or a Hub id of one"
+            f"student.base_model={name}: no configuration of a model ({type(error).__name__}); "
+            "give a folder, a URL or a Hub id of one"
         ) from error
     tables = {id(p) for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
     weights = list(model.parameters())
@@ -87,27 +88,29 @@ def outline(name: str, folder: str) -> Outline:
 
 
 def load_student(folder: str) -> Any:
-    """A trained student from an exported folder or a checkpoint, in float32."""
+    """Load a trained student from an exported folder or a checkpoint, in float32."""
     _quiet()
-    return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)  # a folder, never a Hub id  # nosec B615
+    # A folder, never a Hub id.
+    return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)  # nosec B615
 
 
 def set_dropout(settings: Any, share: float) -> None:
     """Set every dropout probability that a model's configuration has."""
     for name, value in settings.to_dict().items():
-        if (
-            name.endswith(_DROPOUTS)
-            and (value is None or isinstance(value, int | float))
-            and not isinstance(value, bool)
-        ):
+        number = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+        if number and name.endswith(_DROPOUTS):
             setattr(settings, name, share)
 
 
 def device_of(gpus_per_worker: float) -> torch.device:
-    """CUDA where the configuration asks for a GPU, else the CPU: never what happens to be there. Raises ConfigError when it is not there."""
+    """Choose CUDA where the configuration asks for a GPU, else the CPU: never what happens to be there.
+
+    Raises ConfigError when there is no GPU.
+    """
     if gpus_per_worker > 0 and not torch.cuda.is_available():
         raise ConfigError(
-            f"student.gpus_per_worker={gpus_per_worker:g}: this worker sees no CUDA device; set it to 0 or run on a GPU machine"
+            f"student.gpus_per_worker={gpus_per_worker:g}: this worker sees no CUDA device; "
+            "set it to 0 or run on a GPU machine"
         )
     return torch.device("cuda" if gpus_per_worker > 0 else "cpu")
 
@@ -123,6 +126,6 @@ def rows_per_micro_batch(batch_size: int, world: int, accumulation: int) -> int:
 
 
 def _quiet() -> None:
-    """No bars and no notes of a fresh head from transformers: what a run says is jobs' business."""
+    """Keep transformers from showing bars and notes of a fresh head among the run's own lines."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()

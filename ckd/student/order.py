@@ -1,5 +1,7 @@
-"""Which visits make global batch i of an epoch, and how they are dealt to ranks. Computed from (seed, epoch) alone; what the visits
-hold belongs to examples, their tensors to batches."""
+"""Which visits make global batch i of an epoch, and how they are dealt to ranks.
+
+Computed from nothing but (seed, epoch).
+"""
 
 import math
 from collections import OrderedDict
@@ -12,7 +14,7 @@ Row = tuple[int, int]  # (position of its shard in the list of shards, row in th
 
 
 class Order:
-    """The shuffled order of an epoch's visits: shards first, then the rows within each window of WINDOW shards. Random access."""
+    """The shuffled order of an epoch's visits: shards first, then the rows within each window. Random access."""
 
     def __init__(self, sizes: Sequence[int], *, seed: int, epoch: int, window: int = WINDOW) -> None:
         self.key = (seed, epoch)
@@ -54,9 +56,9 @@ def steps_per_epoch(visits: int, batch_size: int) -> int:
 def deal(lengths: Sequence[int], world: int, accumulation: int) -> list[list[list[int]]]:
     """Deal the visits of one global batch by length: `deal(…)[rank][slot]` is a micro-batch of positions in `lengths`.
 
-    Neighbours in length share a micro-batch, so little is padding. The micro-batches of one slot are neighbours too, dealt forth and back over
-    the ranks, so that ranks which wait for each other have the same to do. Micro-batches differ by one visit at most; a short batch leaves some
-    empty.
+    Neighbours in length share a micro-batch, so little is padding. The micro-batches of one slot are neighbours too,
+    dealt forth and back over the ranks, so that ranks which wait for each other have the same to do. Micro-batches
+    differ by one visit at most; a short batch leaves some empty.
     """
     parts = world * accumulation
     ordered = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))

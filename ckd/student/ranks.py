@@ -1,10 +1,13 @@
-"""What the ranks of one training run say to each other. Alone (world 1) every call answers itself, without torch.distributed."""
+"""What the ranks of one training run say to each other. A single rank answers itself, without torch.distributed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ckd.errors import CkdError
+
+if TYPE_CHECKING:
+    import torch
 
 Found = TypeVar("Found")
 
@@ -40,7 +43,10 @@ class Ranks:
         return found
 
     def each(self, work: Callable[[], Found]) -> list[Found]:
-        """What `work` gives on every rank, in rank order. A user error of one is raised on all, so that no rank waits for one that has stopped."""
+        """What `work` gives on every rank, in rank order.
+
+        A user error of one is raised on all, so that no rank waits for one that has stopped.
+        """
         outcome: Found | CkdError
         try:
             outcome = work()
@@ -53,6 +59,19 @@ class Ranks:
         return found
 
     def once(self, work: Callable[[], Found]) -> Found:
-        """What `work` gives on rank 0 alone, or its user error, on every rank."""
+        """What `work` gives on rank 0, the only one that does it, or its user error, on every rank."""
         found: list[Any] = self.each(lambda: work() if self.first else None)
         return found[0]  # type: ignore[no-any-return]  # rank 0's
+
+
+ALONE = Ranks(1, 0)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how this rank computes."""
+
+    ranks: Ranks
+    device: "torch.device"
+    bf16: bool
+    deepspeed: bool

@@ -1,5 +1,8 @@
-"""From a checkpoint to what a rank can load: copied down from a URL, and cut anew (DeepSpeed's universal checkpoint) where the number of
-ranks has changed. The order of visits knows nothing of ranks, so training goes on where it was; only the dropout masks are drawn anew."""
+"""From a checkpoint to what a rank can load: copied down from a URL, and cut anew for another number of ranks.
+
+The order of visits does not depend on the ranks, so training goes on where it was; only the dropout masks are drawn
+anew.
+"""
 
 import hashlib
 import io
@@ -29,7 +32,10 @@ class Resume:
 
 
 def prepare(start: Checkpoint, ranks: Ranks, zero_stage: int | None) -> Resume:
-    """What this rank loads. All ranks call it; ranks on one machine share its copy. Raises ArtifactError, UnreachableError on all of them."""
+    """Make what this rank loads. All ranks call it; ranks on one machine share a copy.
+
+    Raises ArtifactError, UnreachableError on all of them.
+    """
     folder = ranks.each(start.fetched)[ranks.rank]
     temporary = () if is_local(start.folder) else (folder,)
     other_world = start.world != ranks.world
@@ -53,7 +59,7 @@ def random_seed(seed: int, step: int, ranks: Ranks) -> int:
 
 
 def to_universal(folder: str, target: Path) -> None:
-    """Write the DeepSpeed checkpoint (ZeRO stage 1 to 3) in `folder` to `target` in the form that any number of ranks loads."""
+    """Write the DeepSpeed checkpoint (ZeRO stage 1 to 3) in `folder` to `target` in its form for any number of ranks."""
     from deepspeed.checkpoint import ds_to_universal
 
     shutil.rmtree(target, ignore_errors=True)

@@ -1,5 +1,7 @@
-"""A small BERT made locally, for the demo and the tests: a WordPiece tokenizer that has seen some text, and a fresh network with 25 labels.
-It has read nothing: masked-token reading was tried and made the demo's student no better. Which texts is the caller's business."""
+"""A small BERT made locally, for the demo and the tests: a tokenizer trained on some texts, and a fresh network.
+
+The network has read nothing: masked-token training was tried and made the demo's student no better.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

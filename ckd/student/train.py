@@ -2,7 +2,6 @@
 Starting the ranks is not its business, nor is exporting the best epoch. Imports torch only when training starts."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckd.config import Config
@@ -12,29 +11,18 @@ from ckd.store.files import digest
 from ckd.store.folders import cache_folder
 from ckd.student.checkpoint import Checkpoint, Checkpoints
 from ckd.student.examples import Examples
-from ckd.student.fingerprint import STUDENT, needs_soft_labels, require_same_base, training_shards
+from ckd.student.fingerprint import STUDENT, require_same_base, training_shards
+from ckd.student.loss import Loss, wanted
 from ckd.student.mapped import MappedArrays
-from ckd.student.ranks import Ranks
+from ckd.student.ranks import Place, Ranks
 from ckd.student.tokens import TOKENS
 from ckd.student.tuning import Selection, all_labels, choose_metric
 
 if TYPE_CHECKING:
-    import torch
-
     from ckd.student.trainer import StudentTrainer
 
 SECONDS_BETWEEN_QUESTIONS = 5.0
 Report = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where and how this rank computes."""
-
-    ranks: Ranks
-    device: "torch.device"
-    bf16: bool
-    deepspeed: bool
 
 
 def train(
@@ -131,12 +119,11 @@ def _examples(run: Run, mapped: MappedArrays) -> tuple[Examples, Examples | None
         shards,
         fields,
         hard_weight=s.hard_weight,
-        soft=needs_soft_labels(config),
-        embeddings=s.embedding_weight > 0,
+        teacher=[term.teacher.stage for term in wanted(s) if term.teacher],
         adapter_share=config.teacher.adapter_share,
         mapped=mapped,
     )
-    return examples, Examples(root, tuning, fields, hard_weight=1.0, soft=False, mapped=mapped) if tuning else None
+    return examples, Examples(root, tuning, fields, mapped=mapped) if tuning else None
 
 
 def _trainer(
@@ -148,7 +135,6 @@ def _trainer(
     start: Checkpoint | None,
 ) -> "StudentTrainer":
     from ckd.student.batches import Batches
-    from ckd.student.loss import Loss
     from ckd.student.model import new_student
     from ckd.student.resume import prepare
     from ckd.student.trainer import MicroBatches, StudentTrainer, training_arguments
@@ -162,28 +148,14 @@ def _trainer(
         seed=config.seed,
         batch_size=config.student.batch_size,
         pad_id=model.config.pad_token_id or 0,
-        world=place.ranks.world,
-        rank=place.ranks.rank,
+        ranks=place.ranks,
         accumulation=config.student.gradient_accumulation,
     )
-    arguments = training_arguments(
-        config,
-        world=place.ranks.world,
-        steps_per_epoch=batches.steps,
-        device=place.device,
-        bf16=place.bf16,
-        deepspeed=place.deepspeed,
-        universal=resume is not None and resume.universal,
-    )
+    universal = resume is not None and resume.universal
+    arguments = training_arguments(config, place, steps_per_epoch=batches.steps, universal=universal)
+    data = MicroBatches(batches)
     return StudentTrainer(
-        model,
-        arguments,
-        MicroBatches(batches),
-        ranks=place.ranks,
-        checkpoints=checkpoints,
-        selection=selection,
-        loss=loss,
-        resume=resume,
+        model, arguments, data, loss=loss, checkpoints=checkpoints, selection=selection, resume=resume
     )
 
 

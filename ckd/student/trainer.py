@@ -1,4 +1,4 @@
-"""The HF Trainer on ready micro-batches: its loss, its data loader, its checkpoints. When to score, stop and save belongs to callback."""
+"""The HF Trainer on ready micro-batches: its loss, its data loader, its checkpoints."""
 
 import tempfile
 from copy import deepcopy
@@ -14,19 +14,34 @@ from ckd.batching import pad, token_batches
 from ckd.config import Config
 from ckd.student.batches import Batches
 from ckd.student.checkpoint import Checkpoints
-from ckd.student.examples import Examples, ShardExamples
+from ckd.student.examples import Examples
 from ckd.student.loss import Loss, micro_batch_loss
 from ckd.student.model import rows_per_micro_batch
-from ckd.student.ranks import Ranks
+from ckd.student.ranks import Place
 from ckd.student.resume import Resume, random_seed
 from ckd.student.tuning import Selection
 from ckd.student.zero import GRADIENT_NORM, zero_config
 
 TOKEN_BUDGET = 16384  # padded tokens per forward pass without gradients
+_OFF: dict[str, Any] = {  # what the Trainer is not to do, most of which is done here or in callback
+    "save_strategy": "no",
+    "logging_strategy": "no",
+    "logging_nan_inf_filter": False,  # it would wait for the GPU after every micro-batch
+    "eval_strategy": "no",
+    "report_to": [],
+    "disable_tqdm": True,
+    "remove_unused_columns": False,
+    "dataloader_pin_memory": False,
+    "average_tokens_across_devices": False,
+    "log_level": "error",
+}
 
 
 class MicroBatches(Dataset[dict[str, torch.Tensor]]):
-    """Item k of an epoch is micro-batch k % accumulation of global batch k // accumulation: a resume skips without reading."""
+    """Item k of an epoch is micro-batch k % accumulation of global batch k // accumulation.
+
+    A resume skips items without reading them.
+    """
 
     def __init__(self, batches: Batches) -> None:
         self.batches, self.epoch = batches, 0
@@ -36,14 +51,12 @@ class MicroBatches(Dataset[dict[str, torch.Tensor]]):
 
     def __getitem__(self, k: int) -> dict[str, torch.Tensor]:
         step, slot = divmod(k, self.batches.accumulation)
-        return {
-            name: torch.from_numpy(array)
-            for name, array in self.batches.micro_batch(self.epoch, step, slot).arrays().items()
-        }
+        batch = self.batches.micro_batch(self.epoch, step, slot)
+        return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
 class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
-    """Trains on MicroBatches with the distillation loss and keeps its checkpoints in `checkpoints`."""
+    """Trains on MicroBatches with the distillation's loss and keeps its checkpoints in `checkpoints`."""
 
     def __init__(
         self,
@@ -51,23 +64,21 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
         arguments: TrainingArguments,
         data: MicroBatches,
         *,
-        ranks: Ranks,
+        loss: Loss,
         checkpoints: Checkpoints,
         selection: Selection,
-        loss: Loss,
         resume: Resume | None = None,
     ) -> None:
         super().__init__(model=model, args=arguments, train_dataset=data)
         self.remove_callback(PrinterCallback)
-        # BERT's forward takes **kwargs, from which the Trainer concludes that its loss is already divided by the accumulation.
+        # BERT's forward takes **kwargs, from which the Trainer concludes that its loss is already divided by the
+        # accumulation.
         self.model_accepts_loss_kwargs = False
-        self.data, self.ranks, self.checkpoints, self.selection = data, ranks, checkpoints, selection
-        self.loss = loss.on(self.args.device)
-        self.seed, self.resume = arguments.seed, resume
+        self.data, self.ranks, self.loss = data, data.batches.ranks, loss.on(self.args.device)
+        self.checkpoints, self.selection, self.resume = checkpoints, selection, resume
         self.gradient_norm: float | None = None
-        self.recent = torch.zeros(
-            2, device=self.args.device
-        )  # loss summed over visits, visits: fetched only when asked for
+        # The loss summed over visits, and visits: fetched only when asked for.
+        self.recent = torch.zeros(2, device=self.args.device)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """This rank's micro-batches. Not handed to accelerate, which would deal them out again."""
@@ -79,13 +90,13 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
         """The micro-batch's share of the global batch's loss; see ckd.student.loss."""
         output = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
         losses_R, weight_R, batches = self.loss(output, inputs), inputs["weight"], self.data.batches
-        micro_batches = batches.world * batches.accumulation
+        micro_batches = self.ranks.world * batches.accumulation
         loss = micro_batch_loss(losses_R, weight_R, micro_batches=micro_batches, batch_size=batches.batch_size)
         self.recent += torch.stack([(losses_R.detach() * weight_R).sum(), weight_R.sum()])
         return (loss, output) if return_outputs else loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        """Keep the last step's gradient norm (L2, before clipping), the one figure that shows a wrong scale: Adam hides it.
+        """Keep the last step's gradient norm (L2, before clipping). It alone shows a wrong scale: Adam hides it.
 
         None with ZeRO stage 0, which does not tell it.
         """
@@ -94,11 +105,11 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
         return found
 
     def floating_point_ops(self, inputs: dict[str, torch.Tensor]) -> int:
-        """Uncounted: the Trainer would go through all weights after every micro-batch for a figure that nobody reads."""
+        """Count nothing: the Trainer would go through all weights after every micro-batch for an unused figure."""
         return 0
 
     def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Only move them: the Trainer would round labels and weights to DeepSpeed's bf16 (a hard weight of 0.9 would become 0.8984)."""
+        """Only move them: the Trainer would round a hard weight of 0.9 to DeepSpeed's bf16, 0.8984."""
         return {name: tensor.to(self.args.device) for name, tensor in inputs.items()}
 
     def take_recent(self) -> tuple[float, int]:
@@ -109,7 +120,7 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
         return sum(loss for loss, _ in shares) / max(visits, 1), visits
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Every rank writes and adds its files; rank 0 commits after all have."""
+        """Write and add every rank's files; rank 0 commits after all have."""
         step, checkpoints, ranks = self.state.global_step, self.checkpoints, self.ranks
         ranks.once(lambda: checkpoints.clear(step))
         with checkpoints.staging(step) as folder:
@@ -121,22 +132,22 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
                 (Path(folder) / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody reads
             listings = ranks.each(lambda: checkpoints.add(step, folder))
         extra = {"step": step, "world": ranks.world, "selection": self.selection.to_json()}
-        ranks.once(
-            lambda: checkpoints.commit(
-                step, {name: facts for listing in listings for name, facts in listing.items()}, extra
-            )
-        )
+        files = {name: facts for listing in listings for name, facts in listing.items()}
+        ranks.once(lambda: checkpoints.commit(step, files, extra))
         ranks.once(lambda: checkpoints.prune(self.selection.best_step))
 
     def create_optimizer(self, *arguments: Any, **more: Any) -> Any:
-        """The Trainer's own; remembers each group's weight decay."""
+        """Make the Trainer's own and remember each group's weight decay."""
         made = super().create_optimizer(*arguments, **more)
         self.decays = [group["weight_decay"] for group in made.param_groups]
         return made
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """DeepSpeed has loaded the state by now. From a universal ZeRO-3 checkpoint it gives all groups the first one's weight decay and one step
-        counter, which would count double: each gets its own again."""
+        """Mend what DeepSpeed has loaded from a universal ZeRO-3 checkpoint by now.
+
+        It gives all groups the first one's weight decay, and one step counter, which would count double: each gets its
+        own again.
+        """
         super()._load_optimizer_and_scheduler(checkpoint)
         if self.resume is not None and self.resume.universal:
             for group, decay in zip(self.optimizer.param_groups, self.decays, strict=True):
@@ -145,53 +156,53 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
                 state["step"] = deepcopy(state["step"])
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """The rank's own random state, so that a resume draws the same dropout masks; fresh ones where other ranks wrote the checkpoint."""
+        """Load the rank's own random state, so that a resume draws the same dropout masks.
+
+        A fresh one where another number of ranks wrote the checkpoint.
+        """
         if self.resume is not None and self.resume.other_world:
-            set_seed(random_seed(self.seed, self.state.global_step, self.ranks))
+            set_seed(random_seed(self.args.seed, self.state.global_step, self.ranks))
         else:
             super()._load_rng_state(checkpoint)
 
     def predict_logits(self, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
-        """Logits and true labels [n, 25] of all examples, shard after shard, the work dealt to the ranks. Every rank gets both."""
+        """Logits and true labels [n, 25] of all examples, shard after shard. The ranks share the work; each gets both."""
         shards = range(len(examples.shards))
-        batches = [(shard, chosen) for shard in shards for chosen in _within_budget(examples[shard])]
+        batches = [
+            (shard, rows)
+            for shard in shards
+            for rows in token_batches(np.diff(examples[shard].offsets).tolist(), TOKEN_BUDGET)
+        ]
         mine = batches[self.ranks.rank :: self.ranks.world]
         # ZeRO-3 gathers weights in every forward pass, so all ranks need the same number of them.
         extra = -(-len(batches) // self.ranks.world) - len(mine)
         network = self.model_wrapped
         network.eval()
-        found = [(shard, chosen, self._forward(network, examples, shard, chosen)) for shard, chosen in mine]
-        for shard, chosen in batches[:1] * extra:
-            self._forward(network, examples, shard, chosen)
+        found = [(shard, rows, self._forward(network, examples, shard, rows)) for shard, rows in mine]
+        for shard, rows in batches[:1] * extra:
+            self._forward(network, examples, shard, rows)
         network.train()
         logits = [np.empty((rows, self.model.config.num_labels), np.float32) for rows in examples.sizes]
-        for shard, chosen, part in (row for rows in self.ranks.gather(found) for row in rows):
-            logits[shard][chosen] = part
+        for shard, rows, part in (one for ranks in self.ranks.gather(found) for one in ranks):
+            logits[shard][rows] = part
         return np.concatenate(logits), np.concatenate([examples[shard].hard for shard in shards])
 
     @torch.no_grad()
-    def _forward(self, network: Any, examples: Examples, shard: int, chosen: list[int]) -> np.ndarray:
-        arrays = pad([examples[shard].ids(row) for row in chosen], self.data.batches.pad_id)
+    def _forward(self, network: Any, examples: Examples, shard: int, rows: list[int]) -> np.ndarray:
+        arrays = pad([examples[shard].ids(row) for row in rows], self.data.batches.pad_id)
         ids, mask = (torch.from_numpy(array).to(self.args.device) for array in arrays)
         with self.compute_loss_context_manager():
             logits = network(input_ids=ids, attention_mask=mask).logits
-        rows: np.ndarray = logits.float().cpu().numpy()
-        return rows
+        found: np.ndarray = logits.float().cpu().numpy()
+        return found
 
 
 def training_arguments(
-    config: Config,
-    *,
-    world: int,
-    steps_per_epoch: int,
-    device: torch.device,
-    bf16: bool,
-    deepspeed: bool,
-    universal: bool = False,
+    config: Config, place: Place, *, steps_per_epoch: int, universal: bool = False
 ) -> TrainingArguments:
-    """The Trainer's settings: linear decay after `warmup_share`, no logging, scoring or saving of its own."""
+    """The Trainer's settings: AdamW, linear decay after `warmup_share`. It does not log, score or save by itself."""
     s = config.student
-    rows = rows_per_micro_batch(s.batch_size, world, s.gradient_accumulation)
+    rows = rows_per_micro_batch(s.batch_size, place.ranks.world, s.gradient_accumulation)
     arguments = TrainingArguments(
         output_dir=tempfile.gettempdir(),  # nothing is written there: `checkpoints` keeps them
         per_device_train_batch_size=rows,
@@ -204,33 +215,18 @@ def training_arguments(
         warmup_steps=int(s.warmup_share * s.epochs * steps_per_epoch),
         optim="adamw_torch",
         activation_checkpointing=s.activation_checkpointing,
-        activation_checkpointing_kwargs={
-            "use_reentrant": False
-        },  # the other kind needs inputs with gradients, which token ids are not
-        bf16=bf16,
+        # The other kind needs inputs with gradients, which token ids are not.
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        bf16=place.bf16,
         seed=config.seed,
-        use_cpu=device.type == "cpu",
-        save_strategy="no",  # callback saves every save_steps
-        save_steps=s.checkpoint_steps,
-        logging_strategy="no",
-        logging_nan_inf_filter=False,  # it would wait for the GPU after every micro-batch; callback looks at the loss
-        eval_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        average_tokens_across_devices=False,
-        log_level="error",
-        deepspeed=zero_config(s, rows=rows, bf16=bf16, universal=universal) if deepspeed else None,
+        use_cpu=place.device.type == "cpu",
+        save_steps=s.checkpoint_steps,  # read by callback, which saves
+        deepspeed=zero_config(s, rows=rows, bf16=place.bf16, universal=universal) if place.deepspeed else None,
+        **_OFF,
     )
-    arguments._n_gpu = min(
-        arguments.n_gpu, 1
-    )  # one process drives one GPU; the Trainer would wrap all it sees into DataParallel
+    # One process drives one GPU; the Trainer would wrap all it sees into DataParallel.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
-
-
-def _within_budget(examples: ShardExamples) -> list[list[int]]:
-    return token_batches(np.diff(examples.offsets).tolist(), TOKEN_BUDGET)
 
 
 def _first(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

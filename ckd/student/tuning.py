@@ -1,4 +1,4 @@
-"""Which epoch's weights win: the tuning score and early stopping. numpy only; running the model over the tuning visits is trainer's."""
+"""Which epoch's weights win: the tuning score and early stopping."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
@@ -21,33 +21,29 @@ def all_labels(tuning: Examples | None) -> np.ndarray:
 
 
 def choose_metric(hard_nl: np.ndarray) -> tuple[Metric, list[int], str]:
-    """The score that these tuning labels [n, 25] can bear, the labels it runs over, and why, in words. Fixed before training."""
-    visits = len(hard_nl)
-    labels = [int(i) for i in np.flatnonzero(hard_nl.sum(0) >= MIN_POSITIVES)] if visits else []
+    """Choose the score that these tuning labels [n, 25] are enough for, the labels it runs over, and say why.
+
+    Fixed before training.
+    """
+    visits, positives_l = len(hard_nl), hard_nl.sum(0)
+    every = "all epochs are trained and the last one is kept"
     if visits < MIN_VISITS:
-        return (
-            "last_epoch",
-            [],
-            f"{visits} tuning visits (fewer than {MIN_VISITS}): all epochs are trained and the last one is kept",
-        )
-    if not ((hard_nl.sum(0) > 0) & (hard_nl.sum(0) < visits)).any():
-        return (
-            "last_epoch",
-            [],
-            f"no label has both classes among {visits} tuning visits: all epochs are trained and the last one is kept",
-        )
+        return "last_epoch", [], f"{visits} tuning visits (fewer than {MIN_VISITS}): {every}"
+    if not ((positives_l > 0) & (positives_l < visits)).any():
+        return "last_epoch", [], f"no label has both classes among {visits} tuning visits: {every}"
+    labels = [int(i) for i in np.flatnonzero(positives_l >= MIN_POSITIVES)]
     counted = f"{len(labels)} labels with at least {MIN_POSITIVES} tuning positives"
     if len(labels) < MIN_LABELS:
-        return (
-            "bce",
-            list(range(hard_nl.shape[1])),
-            f"{counted} (fewer than {MIN_LABELS}): the best epoch is that of the lowest tuning BCE",
-        )
+        why = f"{counted} (fewer than {MIN_LABELS}): the best epoch is that of the lowest tuning BCE"
+        return "bce", list(range(hard_nl.shape[1])), why
     return "macro_auprc", labels, f"the best epoch is that of the highest macro AUPRC over {counted}"
 
 
 def score(metric: Metric, labels: list[int], logits_nl: np.ndarray, hard_nl: np.ndarray) -> float:
-    """Higher is better: macro average precision over `labels`, or minus the mean BCE; 0 where the last epoch wins anyway."""
+    """Score logits [n, 25]: macro average precision over `labels`, or minus the mean BCE. Higher is better.
+
+    0 where the last epoch wins anyway.
+    """
     if metric == "last_epoch":
         return 0.0
     z, y = logits_nl.astype(np.float64), hard_nl
@@ -57,9 +53,9 @@ def score(metric: Metric, labels: list[int], logits_nl: np.ndarray, hard_nl: np.
 
 
 def average_precision(truth_n: np.ndarray, score_n: np.ndarray) -> float:
-    """Σ (R_k - R_{k-1}) · P_k over the distinct scores from high to low, as sklearn.metrics.average_precision_score defines it.
+    """Σ (R_k - R_{k-1}) · P_k over the distinct scores from high to low, as in sklearn.metrics; NaN without positives.
 
-    Written out here because importing scikit-learn takes longer than training an epoch of a small cohort. NaN without positives.
+    Written out here because importing scikit-learn takes longer than training an epoch of a small cohort.
     """
     order = np.argsort(-score_n, kind="stable")
     hits, sorted_scores = np.cumsum(truth_n[order]), score_n[order]
@@ -86,7 +82,10 @@ class Selection:
     history: list[dict[str, float]] = field(default_factory=list)
 
     def update(self, epoch: int, step: int, value: float) -> None:
-        """Take in the score after `epoch` (counted from 1). Of equal scores the first wins, but the last epoch where nothing chooses."""
+        """Take in the score after `epoch` (counted from 1).
+
+        The first of equal scores wins; without a metric the last epoch wins.
+        """
         self.history.append({"epoch": epoch, "step": step, "score": value})
         if self.metric == "last_epoch" or self.best_score is None or value > self.best_score:
             self.best_score, self.best_step, self.best_epoch = value, step, epoch

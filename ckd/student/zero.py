@@ -11,15 +11,20 @@ _BUCKET = 50_000_000  # elements per gradient bucket: 200 MB; DeepSpeed's defaul
 
 
 def uses_bf16(zero_stage: int | None, hardware_has_it: bool) -> bool:
-    """bf16 where the hardware has it, but not with ZeRO stage 0, where it has no float32 master weights and drifts. None: no DeepSpeed."""
+    """Take bf16 where the hardware has it, but not with ZeRO stage 0: it has no float32 master weights.
+
+    None: no DeepSpeed.
+    """
     return hardware_has_it and zero_stage != 0
 
 
 def zero_config(student: StudentConfig, *, rows: int, bf16: bool, universal: bool = False) -> dict[str, Any]:
-    """The dict for TrainingArguments(deepspeed=…). `rows`: most visits per micro-batch; `universal`: it will load a universal checkpoint.
+    """The dict for TrainingArguments(deepspeed=…).
 
-    There is no "optimizer" section on purpose: the Trainer's torch AdamW (no decay on biases and norms) is the same with and without DeepSpeed, and
-    DeepSpeed's own FusedAdam would be compiled first.
+    `rows`: most visits per micro-batch; `universal`: for a universal checkpoint.
+
+    There is no "optimizer" section on purpose: the Trainer's torch AdamW (no decay on biases and norms) is the same
+    with and without DeepSpeed, and DeepSpeed's own FusedAdam would be compiled first.
     """
     if bf16 and student.zero_stage == 0:
         raise ValueError("bf16 needs ZeRO stage 1 or more")
@@ -43,14 +48,14 @@ def zero_config(student: StudentConfig, *, rows: int, bf16: bool, universal: boo
 
 
 def choose_device(device: str) -> None:
-    """Tell DeepSpeed its device ("cpu" or "cuda"), which it would find out with a warning. accelerate imports it even where it is not used."""
+    """Tell DeepSpeed its device ("cpu" or "cuda"): it would warn otherwise, even unused, as accelerate imports it."""
     os.environ["DS_ACCELERATOR"] = device
 
 
 def without_compiler() -> None:
-    """Keep DeepSpeed from compiling its shared-memory collectives at start on a CPU (needs g++, takes minutes); it uses torch's own then.
+    """Keep DeepSpeed from compiling its shared-memory collectives on a CPU, which takes minutes, and from warnings.
 
-    And keep torch from telling every user the new names of the functions that DeepSpeed calls.
+    It uses torch's own collectives instead. The warnings are torch's, of functions that DeepSpeed calls by old names.
     """
     import deepspeed.ops
 

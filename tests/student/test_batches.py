@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from ckd.errors import ArtifactError
 from ckd.store.artifacts import Stage
 from ckd.student.batches import Batches, collate
-from ckd.student.examples import Examples, ShardExamples
+from ckd.student.examples import EMBEDDINGS, SOFT_LABELS, Examples, ShardExamples
 from ckd.student.order import Order, deal, steps_per_epoch
+from ckd.student.ranks import Ranks
 from ckd.visits.labels import NUM_LABELS
 from ckd.visits.splits import of_adapter
 from tests.student.student_cohort import make_cohort, make_visits
@@ -41,6 +42,7 @@ class MadeUp:
                     soft_logits=rng.normal(size=(size, NUM_LABELS)).astype(np.float32),
                     hard_weight=np.full(size, 0.9, np.float32),
                     weight=np.ones(size, np.float32),
+                    embeddings=np.zeros((size, 0), np.float32),
                 )
             )
 
@@ -85,14 +87,14 @@ def test_global_batches_are_the_same_at_any_world_size_and_accumulation(sizes, b
     examples = MadeUp(sizes)
     alone = batches(examples, batch_size=batch_size)
     ranks = [
-        batches(examples, batch_size=batch_size, world=world, rank=rank, accumulation=accumulation)
+        batches(examples, batch_size=batch_size, ranks=Ranks(world, rank), accumulation=accumulation)
         for rank in range(world)
     ]
     for step in range(alone.steps):
         dealt = [row for rank in ranks for slot in range(accumulation) for row in rank.micro_rows(0, step, slot)]
         ids = [examples[shard].visit_ids[row] for shard, row in dealt]
         assert sorted(ids) == sorted(alone.visit_ids(0, step))
-        weight = sum(rank.micro_batch(0, step, slot).weight.sum() for rank in ranks for slot in range(accumulation))
+        weight = sum(rank.micro_batch(0, step, slot)["weight"].sum() for rank in ranks for slot in range(accumulation))
         assert weight == len(ids)
 
 
@@ -109,9 +111,9 @@ def test_dealing_by_length_shares_visits_evenly(lengths, world, accumulation):
 
 def test_a_short_last_batch_gives_the_idle_ranks_a_row_of_weight_zero():
     examples = MadeUp([5])
-    last = [batches(examples, batch_size=4, world=4, rank=rank).micro_batch(0, 1, 0) for rank in range(4)]
-    assert sorted(float(b.weight.sum()) for b in last) == [0, 0, 0, 1]
-    assert all(len(b.input_ids) == 1 for b in last)
+    last = [batches(examples, batch_size=4, ranks=Ranks(4, rank)).micro_batch(0, 1, 0) for rank in range(4)]
+    assert sorted(float(b["weight"].sum()) for b in last) == [0, 0, 0, 1]
+    assert all(len(b["input_ids"]) == 1 for b in last)
 
 
 def test_micro_batches_hold_the_rows_padded_on_the_right():
@@ -120,10 +122,10 @@ def test_micro_batches_hold_the_rows_padded_on_the_right():
     rows, batch = made.micro_rows(0, 1, 0), made.micro_batch(0, 1, 0)
     for i, (shard, row) in enumerate(rows):
         ids = examples[shard].ids(row)
-        assert batch.input_ids[i, : len(ids)].tolist() == ids.tolist()
-        assert batch.attention_mask[i].sum() == len(ids) and not batch.input_ids[i, len(ids) :].any()
-        assert (batch.hard[i] == examples[shard].hard[row]).all()
-        assert (batch.soft_logits[i] == examples[shard].soft_logits[row]).all()
+        assert batch["input_ids"][i, : len(ids)].tolist() == ids.tolist()
+        assert batch["attention_mask"][i].sum() == len(ids) and not batch["input_ids"][i, len(ids) :].any()
+        assert (batch["hard"][i] == examples[shard].hard[row]).all()
+        assert (batch["soft_logits"][i] == examples[shard].soft_logits[row]).all()
 
 
 def test_steps_count_the_short_batch():
@@ -146,7 +148,9 @@ def test_tokens_labels_and_soft_labels_meet_by_visit_id(tmp_path: Path, reverse)
     cohort = make_cohort(tmp_path, visits, shard_rows=8)
     write_tokens(cohort, {"a": 1}, reverse)
     labels = {v.visit_id: v.labels for v in visits}
-    examples = Examples(str(tmp_path), cohort.select("train", labeled=None), {"a": 1}, hard_weight=0.9, soft=True)
+    examples = Examples(
+        str(tmp_path), cohort.select("train", labeled=None), {"a": 1}, hard_weight=0.9, teacher=[SOFT_LABELS]
+    )
     for position, shard in enumerate(examples.shards):
         found = examples[position]
         soft = Stage(str(tmp_path), "soft_labels", {}).read(shard.index).to_pylist()
@@ -163,7 +167,12 @@ def test_the_adapters_subjects_teach_by_their_true_labels_alone_and_their_unlabe
     write_tokens(cohort, {"a": 1})
     spent = {v.visit_id: bool(of_adapter([v.group], 0.5)[0]) for v in visits}
     examples = Examples(
-        str(tmp_path), cohort.select("train", labeled=None), {"a": 1}, hard_weight=0.3, soft=True, adapter_share=0.5
+        str(tmp_path),
+        cohort.select("train", labeled=None),
+        {"a": 1},
+        hard_weight=0.3,
+        teacher=[SOFT_LABELS],
+        adapter_share=0.5,
     )
     seen = set()
     for position, shard in enumerate(examples.shards):
@@ -174,7 +183,7 @@ def test_the_adapters_subjects_teach_by_their_true_labels_alone_and_their_unlabe
                 if shard.labeled
                 else (0.0, 0.0 if spent[visit_id] else 1.0)
             )
-            assert (batch.hard_weight[row], batch.weight[row]) == expected
+            assert (batch["hard_weight"][row], batch["weight"][row]) == expected
             seen.add(expected)
     assert len(seen) == 4
 
@@ -192,9 +201,9 @@ def test_the_embeddings_of_the_adapters_subjects_are_not_matched(tmp_path: Path)
         )
     spent = {v.visit_id: bool(of_adapter([v.group], 0.5)[0]) for v in visits}
     examples = Examples(
-        str(tmp_path), cohort.shards, {"a": 1}, hard_weight=0.3, soft=True, embeddings=True, adapter_share=0.5
+        str(tmp_path), cohort.shards, {"a": 1}, hard_weight=0.3, teacher=(SOFT_LABELS, EMBEDDINGS), adapter_share=0.5
     )
-    whole = Examples(str(tmp_path), cohort.shards, {"a": 1}, hard_weight=0.3, soft=True, embeddings=True)
+    whole = Examples(str(tmp_path), cohort.shards, {"a": 1}, hard_weight=0.3, teacher=(SOFT_LABELS, EMBEDDINGS))
     for position in range(len(cohort.shards)):
         found, plain = examples[position].embeddings, whole[position].embeddings
         for row, visit_id in enumerate(examples[position].visit_ids):
@@ -211,4 +220,4 @@ def test_a_soft_label_part_of_other_visits_is_refused(tmp_path: Path):
     ids = pa.array(["someone-else", *table["visit_id"].to_pylist()[1:]])
     stage.write(0, table.set_column(0, "visit_id", ids), rows=shard.rows, input_hash=shard.text_hash)
     with pytest.raises(ArtifactError, match=r"part-00000.parquet: holds other visit_ids"):
-        Examples(str(tmp_path), cohort.shards, {}, hard_weight=0.9, soft=True)[0]
+        Examples(str(tmp_path), cohort.shards, {}, hard_weight=0.9, teacher=[SOFT_LABELS])[0]

@@ -101,9 +101,9 @@ def in_one_piece(outputs, batch, temperature, positive_weight, weight, scale):
     hard = bce(logits, batch["hard"], reduction="none", pos_weight=positive_weight).mean(1)
     softened = (batch["soft_logits"] / temperature).sigmoid()
     soft = bce(logits / temperature, softened, reduction="none").mean(1) * temperature**2
-    standardised = (batch["embedding"].float() - scale[0]) / scale[1]
+    standardised = (batch["embeddings"].float() - scale[0]) / scale[1]
     apart = 1 - torch.nn.functional.cosine_similarity(outputs["projected"].float(), standardised, dim=1)
-    return hard_weight * hard + (1 - hard_weight) * soft + weight * (apart * batch["embedding"].float().any(dim=1))
+    return hard_weight * hard + (1 - hard_weight) * soft + weight * (apart * batch["embeddings"].float().any(dim=1))
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
@@ -114,7 +114,7 @@ def test_the_sum_of_the_terms_and_its_gradients_are_the_old_formula_s_to_the_las
     projected, embedding = torch.randn(2, 9, 6, generator=generator)
     embedding[3] = 0
     scale = (torch.randn(6, generator=generator), torch.rand(6, generator=generator) + 0.5)
-    batch = {"hard": hard, "soft_logits": soft, "hard_weight": share, "embedding": embedding.half()}
+    batch = {"hard": hard, "soft_logits": soft, "hard_weight": share, "embeddings": embedding.half()}
     weights = torch.rand(25, generator=generator) * 9
     terms = Loss((TrueLabels(weights), SoftLabels(2.0), Embeddings(0.7, *scale))).on(torch.device("cpu"))
 

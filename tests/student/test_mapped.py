@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from ckd.errors import ArtifactError
 from ckd.store.artifacts import Stage
-from ckd.student.examples import Examples, ShardExamples
+from ckd.student.examples import SOFT_LABELS, Examples, ShardExamples
 from ckd.student.mapped import MappedArrays
 from ckd.student.tokens import token_fields
 from tests.student.student_cohort import make_base, make_cohort, make_config, make_tokens, make_visits
@@ -89,7 +89,12 @@ def test_examples_are_the_same_mapped_and_not_and_a_part_is_read_once(tmp_path):
 
     def examples(mapped: MappedArrays | None) -> list[ShardExamples]:
         made = Examples(
-            config.run.artifacts_root, shards, token_fields(config), hard_weight=0.9, soft=True, mapped=mapped
+            config.run.artifacts_root,
+            shards,
+            token_fields(config),
+            hard_weight=0.9,
+            teacher=[SOFT_LABELS],
+            mapped=mapped,
         )
         return [made[position] for position in range(len(shards))]
 

@@ -46,7 +46,7 @@ def plain_loss(projected, embedding, mean, deviation) -> float:
 
 
 def matching_loss(projected, embedding, scale):
-    return Embeddings(1.0, *scale)({"projected": projected}, {"embedding": embedding})
+    return Embeddings(1.0, *scale)({"projected": projected}, {"embeddings": embedding})
 
 
 def test_the_loss_is_one_minus_the_cosine_with_the_standardised_embedding_and_knows_no_scale():

@@ -97,9 +97,7 @@ def losses(config) -> list[float]:
 def test_the_first_steps_loss_is_that_of_the_visits_computed_one_by_one(tmp_path, base):
     config = prepared(tmp_path, base, hard_weight=1.0)
     cohort = Cohort.open(config.run.artifacts_root)
-    examples = Examples(
-        config.run.artifacts_root, cohort.select("train"), token_fields(config), hard_weight=1.0, soft=False
-    )
+    examples = Examples(config.run.artifacts_root, cohort.select("train"), token_fields(config), hard_weight=1.0)
     rows = Batches(examples, seed=config.seed, batch_size=8, pad_id=0).global_batch(0, 0)
     model = new_student(config).eval()
     total = 0.0

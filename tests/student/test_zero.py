@@ -5,6 +5,7 @@ import torch
 
 from ckd.configfile import load
 from ckd.student.model import rows_per_micro_batch
+from ckd.student.ranks import Place, Ranks
 from ckd.student.trainer import training_arguments
 from ckd.student.zero import GRADIENT_NORM, uses_bf16, zero_config
 
@@ -44,14 +45,9 @@ def test_bf16_without_master_weights_is_refused():
 
 
 def test_the_trainer_gets_the_same_and_recomputes_activations_only_where_asked(config):
-    cpu = torch.device("cpu")
-    given = training_arguments(config, world=2, steps_per_epoch=5, device=cpu, bf16=False, deepspeed=False)
-    assert (given.gradient_accumulation_steps, given.per_device_train_batch_size, given.activation_checkpointing) == (
-        3,
-        8,
-        True,
-    )
+    place = Place(Ranks(2, 0), torch.device("cpu"), bf16=False, deepspeed=False)
+    given = training_arguments(config, place, steps_per_epoch=5)
+    assert (given.gradient_accumulation_steps, given.per_device_train_batch_size) == (3, 8)
+    assert given.activation_checkpointing
     plain = config.model_copy(update={"student": config.student.model_copy(update={"activation_checkpointing": False})})
-    assert not training_arguments(
-        plain, world=2, steps_per_epoch=5, device=cpu, bf16=False, deepspeed=False
-    ).activation_checkpointing
+    assert not training_arguments(plain, place, steps_per_epoch=5).activation_checkpointing
