@@ -1,5 +1,7 @@
-"""What decides the student's values: base model and tokenizer, the visits and soft labels it learns from, its settings. Answers without
-torch, so that a finished run says so in a second."""
+"""What decides the student's values: base model and tokenizer, visits, the teacher's data, settings.
+
+Answered without torch, so that a finished run says so in a second.
+"""
 
 from ckd.config import Config
 from ckd.errors import ArtifactError
@@ -8,36 +10,28 @@ from ckd.stage import FolderStep
 from ckd.store.artifacts import Fields, Stage, require_equal
 from ckd.store.files import digest
 from ckd.store.models import model_fields
-from ckd.student.examples import EMBEDDINGS, SOFT_LABELS
+from ckd.student.examples import SOFT_LABELS
+from ckd.student.loss import TeacherData, teacher_data
 from ckd.visits.cohort import Cohort
 from ckd.visits.visit import Shard
 
 _KEY = "student.base_model"
-_TEACHER = {  # the teacher's stages: the command that makes each, and how to do without
-    SOFT_LABELS: ("soft-labels", "student.hard_weight=1"),
-    EMBEDDINGS: ("embed", "student.embedding_weight=0"),
-}
 
 
 def training_shards(config: Config, cohort: Cohort) -> list[Shard]:
-    """The shards that the student learns from. Unlabeled ones only where student.use_unlabeled asks for them."""
+    """The shards that the student learns from, unlabeled ones only with student.use_unlabeled."""
     return cohort.select("train", labeled=None if config.student.use_unlabeled else True)
 
 
-def needs_soft_labels(config: Config) -> bool:
-    """False only when the true labels have all the weight and no visit lacks them."""
-    return config.student.hard_weight < 1 or config.student.use_unlabeled
-
-
 def require_same_base(run: Run) -> None:
-    """Raise MismatchError when this machine sees another base model under student.base_model than the driver did."""
+    """Raise MismatchError when this machine has another base model under student.base_model than the driver."""
     wanted = {name: value for name, value in STUDENT.artifact(run).fields.items() if name.startswith(_KEY)}
     name = run.config.student.base_model
     require_equal(f"{_KEY}={name} on this machine", model_fields(_KEY, name), wanted)
 
 
 def _fingerprint(run: Run) -> Fields:
-    """Everything that changes the student's values. Held-out visits are not in it: nothing of them is read.
+    """Everything that changes the student's values. Of held-out visits nothing is read.
 
     Raises ArtifactError when a soft-label part is missing, ConfigError when student.base_model cannot be found.
     """
@@ -49,8 +43,8 @@ def _fingerprint(run: Run) -> Fields:
         **model_fields(_KEY, config.student.base_model),
         **deciding(config, "student"),
         "visits": digest([[shard.split, shard.labeled, shard.content_hash] for shard in used]),
-        "soft_labels": _made_by(run, SOFT_LABELS, learned) if needs_soft_labels(config) else None,
-        **({EMBEDDINGS: _made_by(run, EMBEDDINGS, learned)} if config.student.embedding_weight > 0 else {}),
+        SOFT_LABELS: None,  # stays where they have no weight
+        **{data.stage: _made_by(run, data, learned) for data in teacher_data(config.student)},
         "seed": config.seed,
         **({"teacher.adapter_share": share} if share else {}),
     }
@@ -64,24 +58,23 @@ STUDENT = FolderStep(
 )
 
 
-def _made_by(run: Run, name: str, shards: list[Shard]) -> str:
-    """What made the parts of a teacher's stage that the student learns from. Raises ArtifactError when one is missing, stale or made otherwise."""
-    stage = Stage(run.root, name, {})
-    command, instead = _TEACHER[name]
+def _made_by(run: Run, data: TeacherData, shards: list[Shard]) -> str:
+    """What made the parts of a teacher's stage. Raises ArtifactError when one is missing, stale or made otherwise."""
+    stage, again = Stage(run.root, data.stage, {}), f"run 'ckd {data.command}' again"
     made: set[str] = set()
     for shard in shards:
         footer = stage.footer(shard.index)
         if footer is None:
             raise ArtifactError(
-                f"{stage.path(shard.index)}: missing; run 'ckd {command}' first, or set {instead} to do without"
+                f"{stage.path(shard.index)}: missing; run 'ckd {data.command}' first, or set {data.instead} to do without"
             )
         if footer.input_hash != shard.text_hash:
             raise ArtifactError(
-                f"{stage.path(shard.index)}: made from other visits than the shard holds; delete it and run 'ckd {command}' again"
+                f"{stage.path(shard.index)}: made from other visits than the shard holds; delete it and {again}"
             )
         made.add(digest(dict(footer.fields)))
     if len(made) > 1:
         raise ArtifactError(
-            f"{stage.folder}: its parts were made in {len(made)} different ways; delete the folder and run 'ckd {command}' again"
+            f"{stage.folder}: its parts were made in {len(made)} different ways; delete the folder and {again}"
         )
     return digest(sorted(made))

@@ -167,6 +167,11 @@ def wanted(student: StudentConfig) -> list[type[Term]]:
     return [term for term in TERMS if term.wanted(student)]
 
 
+def teacher_data(student: StudentConfig) -> list[TeacherData]:
+    """What the terms with a weight need of the teacher."""
+    return list(dict.fromkeys(term.teacher for term in wanted(student) if term.teacher))
+
+
 @dataclass(frozen=True)
 class Loss:
     """The sum of its terms."""

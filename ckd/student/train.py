@@ -12,7 +12,7 @@ from ckd.store.folders import cache_folder
 from ckd.student.checkpoint import Checkpoint, Checkpoints
 from ckd.student.examples import Examples
 from ckd.student.fingerprint import STUDENT, require_same_base, training_shards
-from ckd.student.loss import Loss, wanted
+from ckd.student.loss import Loss, teacher_data
 from ckd.student.mapped import MappedArrays
 from ckd.student.ranks import Place, Ranks
 from ckd.student.tokens import TOKENS
@@ -119,7 +119,7 @@ def _examples(run: Run, mapped: MappedArrays) -> tuple[Examples, Examples | None
         shards,
         fields,
         hard_weight=s.hard_weight,
-        teacher=[term.teacher.stage for term in wanted(s) if term.teacher],
+        teacher=[data.stage for data in teacher_data(s)],
         adapter_share=config.teacher.adapter_share,
         mapped=mapped,
     )
