@@ -1,5 +1,8 @@
-"""A fake metadata server of both clouds on a port of this machine: AWS wants a session token and knows no notice (404) until there is one, GCP wants
-its header and lets a request wait until the value changes."""
+"""A fake metadata server of both clouds on a port of this machine.
+
+AWS wants a session token and knows no notice (404) until there is one; GCP wants its header and lets a request wait
+until the value changes.
+"""
 
 import json
 import threading

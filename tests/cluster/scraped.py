@@ -1,5 +1,7 @@
-"""A small run on a local Ray of its own, and what its metrics port then says. As a program: writes the page to
-FOLDER/page (standard output is Ray's too); tests/cluster/test_gauges.py starts it."""
+"""A small run on a local Ray of its own, and what its metrics port then says.
+
+As a program it writes the page to FOLDER/page (standard output is Ray's too); test_gauges.py starts it.
+"""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Ray Train ranks: what they are told, how they fail, grow and continue, and that DeepSpeed's losses are those of one plain process."""
+"""Ray Train ranks: what they are given, how they fail, grow, continue; DeepSpeed's losses are one process's."""
 
 import io
 from contextlib import contextmanager, nullcontext
@@ -145,7 +145,10 @@ def crowd():
 
 
 def test_a_group_grows_when_there_is_room_without_losing_a_step_and_agrees_with_one_process(local_ray, tmp_path, base):
-    """A group of one does two steps; then there is room for two: it saves, leaves, and the two continue from its checkpoint."""
+    """A group of one does two steps; then there is room for two.
+
+    It saves and leaves, and the two continue from its checkpoint.
+    """
     wanted = alone(prepared(tmp_path / "alone", base, epochs=2))
     config = prepared(tmp_path / "ray", base, epochs=2, workers="1..2", gradient_accumulation=2)
     made_before = set((cache_folder() / "universal").glob("*"))

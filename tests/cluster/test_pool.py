@@ -38,7 +38,7 @@ class Squares:
 
 
 class Sleeps:
-    """Tells its process, and how many calls were running in it."""
+    """Returns its process, and how many calls were running in it."""
 
     def __init__(self):
         self.running, self.counting = 0, threading.Lock()
@@ -76,7 +76,10 @@ class Fails:
 
 @dataclass
 class Dies:
-    """Shard 3 ends its process every time, as the kernel does for want of memory; the others take their time beside it."""
+    """Shard 3 ends its process every time, as the kernel does for want of memory.
+
+    The others take their time beside it.
+    """
 
     folder: str
     by: str = "SIGKILL"
@@ -146,7 +149,10 @@ def test_a_shard_that_always_kills_its_process_is_set_aside_after_three_starts_a
 
 
 def test_two_attempts_on_one_shard_at_a_time_end_in_one_whole_part(tmp_path):
-    """What a machine does that was given up too early: its writes and its successor's cross, and a reader sees a whole part at any moment."""
+    """What a machine does that was given up too early.
+
+    Its writes and its successor's cross, and a reader finds a whole part at any moment.
+    """
     stage = Stage(str(tmp_path), "embeddings", {"model": "a"})
     part = pa.table({"visit_id": [f"v{n}" for n in range(2000)], "value": list(range(2000))})
     stage.write(0, part, rows=2000, input_hash="x")

@@ -1,4 +1,7 @@
-"""The watcher of spot notices against a fake metadata server. That a drained node gets no new shard is shown by tests/faults."""
+"""The watcher of spot notices against a fake metadata server.
+
+tests/faults shows that a drained node gets no new shard.
+"""
 
 import logging
 import os

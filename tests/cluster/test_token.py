@@ -1,6 +1,8 @@
-"""Who has not the token gets nothing: not from the dashboard, its job API, the agent's job API, the head's GCS, the raylet or Ray's client server.
+"""A client without the token gets nothing from any entrance of the cluster.
 
-A real head, started as ray_cluster.yaml does; every refusal stands beside the same request with the token, which is answered.
+The entrances: dashboard, its job API, the agent's job API, the head's GCS, the raylet, Ray's client server. A real head
+is started as ray_cluster.yaml does it; every refusal is tested beside the same request with the token, which is
+answered.
 """
 
 import json
@@ -121,11 +123,18 @@ def test_gcs_raylet_and_client_server_refuse(head, process, method):
 
 
 def said_by_our_client(address, **settings):
-    """What one process says that connects there: Ray keeps the first token that a process reads, so this one must not read any."""
-    code = f"from cluster.submit import *\ntry: print(connect({address!r}).get_address())\nexcept RefusedError as e: print(e)"
+    """The one line that a new process prints when it connects there.
+
+    Ray keeps the first token that a process reads, so this process must not read any.
+    """
+    connecting = f"try: print(connect({address!r}).get_address())\nexcept RefusedError as e: print(e)"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=CHECKOUT, env=environment | settings, capture_output=True, text=True
+        [sys.executable, "-c", f"from cluster.submit import *\n{connecting}"],
+        cwd=CHECKOUT,
+        env=environment | settings,
+        capture_output=True,
+        text=True,
     )
     assert done.stdout.count("\n") == 1, done
     return done.stdout.strip()

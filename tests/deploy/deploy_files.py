@@ -1,4 +1,4 @@
-"""The deploy files as tests read them, and what several tests ask of them."""
+"""The deploy files as tests read them, and checks that several tests share."""
 
 import copy
 import shlex

@@ -1,4 +1,4 @@
-"""The image: hadolint, what goes in, whom it runs as."""
+"""The image: hadolint, what it contains, and the user that it runs as."""
 
 import fnmatch
 import re

@@ -1,4 +1,7 @@
-"""The KubeRay manifests against the CRDs' own schemas, and what spot nodes, the token and the network need; each with mutations."""
+"""The KubeRay manifests: the CRDs' own schemas, and what spot nodes, the token and the network need.
+
+Every check must refuse mutations of the manifests.
+"""
 
 import functools
 import json
@@ -24,8 +27,9 @@ WATCH = (*WORKER, "template", "spec", "containers", 1)
 
 
 def closed(schema, name=""):
-    """An openAPIV3 schema as JSON schema that knows no other keys, as `kubectl apply --validate=strict` does. Object metadata belongs to the
-    API server: the CRDs leave it open, here and in pod templates.
+    """An openAPIV3 schema as JSON schema that knows no other keys, as `kubectl apply --validate=strict` does.
+
+    The CRDs leave object metadata open, here and in pod templates: the API server checks it.
     """
     if isinstance(schema, list):
         return [closed(item) for item in schema]
@@ -60,7 +64,10 @@ def accepted(manifest):
 
 
 def ray_starts(manifest):
-    """Both groups' rayStartParams make a `ray start` that Ray understands, with the resources that keep driver and work apart."""
+    """Both groups' rayStartParams make a `ray start` that Ray understands.
+
+    Its resources keep driver and work apart.
+    """
     head, workers = manifest["spec"]["headGroupSpec"], manifest["spec"]["workerGroupSpecs"]
     starts = [started(group) for group in (head, *workers)]
     assert starts[0]["num_cpus"] == 0 and json.loads(starts[0]["resources"]) == {"on_demand": 1}
@@ -203,7 +210,10 @@ def test_a_job_with_an_unknown_field_is_refused(path):
 
 
 def runs_the_pipeline(job):
-    """The entrypoint is a command of ours with keys that exist, on URLs, with no more workers than the cluster's GPUs hold."""
+    """The entrypoint is a command of ours with keys that exist, on URLs.
+
+    It asks for no more workers than the cluster's GPUs hold.
+    """
     python, _, module, _, path, *overrides = shlex.split(job["spec"]["entrypoint"])
     assert (
         python == "python"

@@ -1,4 +1,7 @@
-"""The IAM policies: what Ray's own launcher does with ray_cluster.yaml against moto's EC2 is what they allow, and nothing more."""
+"""The IAM policies allow what Ray's own launcher does with ray_cluster.yaml, and nothing more.
+
+The launcher runs against moto's EC2.
+"""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What the fault tests of the pool share: inputs, the undisturbed run, and a head to which each test adds machines of its own."""
+"""What the fault tests of the pool share: inputs, the undisturbed run, and a head to which each test adds machines."""
 
 import itertools
 

@@ -1,5 +1,8 @@
-"""`ckd embed` with an engine that computes nothing but takes its time: everything around the forward pass is real. Every start of a shard leaves a
-file that names shard, machine and process. For a driver: Cluster.driver("-c", CODE, *words)."""
+"""`ckd embed` with an engine that computes nothing but takes its time: all else is real.
+
+Every start of a shard leaves a file that names shard, machine and process. For a driver: Cluster.driver("-c", CODE,
+*words).
+"""
 
 import dataclasses
 import functools
@@ -96,7 +99,10 @@ def die_writing(stream):
 
 
 class FullDisk(FakeEmbedWorker):
-    """No file of this process may exceed 400 bytes, which no part can hold, at half of the shards. For one thread: the limit is the process's."""
+    """At half of the shards no file of this process may exceed 400 bytes, which no part can hold.
+
+    For one thread: the limit is the process's.
+    """
 
     def __call__(self, shard):
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -165,7 +171,7 @@ def parts(folder):
 
 
 def starts(folder):
-    """What the starts left: shard, node, process, time; in the order of time."""
+    """The starts' files, in the order of time: shard, node, process, time."""
     return sorted(
         (json.loads(path.read_text()) for path in Path(folder, "starts").glob("*.json") if path.stat().st_size),
         key=lambda s: s["time"],

@@ -1,4 +1,7 @@
-"""train-student whose steps take 50 ms at least, until a file `hurry` lies in run.results: a tiny student would be done before a machine goes."""
+"""train-student whose steps take 50 ms at least, until a file `hurry` lies in run.results.
+
+Else a tiny student would be done before a machine goes.
+"""
 
 import sys
 import time

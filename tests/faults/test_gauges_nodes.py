@@ -1,4 +1,4 @@
-"""Machines that go, as the metrics count them: with a notice, and without."""
+"""The metrics count machines that end with a notice, and without."""
 
 import json
 import subprocess

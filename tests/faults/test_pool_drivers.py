@@ -1,4 +1,4 @@
-"""The teacher's pass over real Ray actors while drivers, the head, disks and files fail: it ends as if nothing had happened."""
+"""Drivers, the head, disks and files fail during the teacher's pass over Ray actors; it ends as undisturbed."""
 
 import os
 import subprocess

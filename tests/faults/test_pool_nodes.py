@@ -1,4 +1,7 @@
-"""The teacher's pass over real Ray actors while actors, raylets and machines die or are to end: the same parts, and not one shard too many."""
+"""Actors, raylets and machines die or are drained during the teacher's pass over Ray actors.
+
+It ends with the same parts, and computes not one shard too many.
+"""
 
 import json
 import os
@@ -98,10 +101,10 @@ def watch(head, node, environment, who):
 def test_the_deadline_that_ray_knows_is_the_clouds(head, machines):
     node = head.nodes[machines[0]]
     deadline = int(time.time()) + 500
-    code = f"import ray, time\nray.init()\n@ray.remote(resources={{'{node.name}': 1}})\ndef keep(): time.sleep(60)\nray.get(keep.remote())"
+    task = f"@ray.remote(resources={{'{node.name}': 1}})\ndef keep(): time.sleep(60)"
     with MetadataServer("aws") as metadata:
         metadata.end_at(deadline)
-        job = head.driver("-c", code)
+        job = head.driver("-c", f"import ray, time\nray.init()\n{task}\nray.get(keep.remote())")
         until(lambda: node.workers("ray::keep"), 60, "a task keeps the machine")
         assert watch(head, node, metadata.environment, "aws").wait(timeout=30) == 0
     state = GlobalState()

@@ -1,4 +1,4 @@
-"""The student on several machines that are drained, vanish and come back: what it repeats, and that it ends as undisturbed."""
+"""The student on machines that are drained, vanish and come back: what it repeats; it ends as undisturbed."""
 
 import io
 import json

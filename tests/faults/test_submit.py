@@ -1,4 +1,7 @@
-"""`ckd submit` against a real Ray head with its dashboard and a token: a job from end to end, its driver killed in the middle, and nobody else in."""
+"""`ckd submit` against a real Ray head with its dashboard and a token.
+
+A job from end to end, its driver killed in the middle, and nobody else gets in.
+"""
 
 import os
 import subprocess
@@ -55,7 +58,7 @@ def folder(tmp_path):
 
 
 def start(head, *words, **environment):
-    """A `ckd` process of somebody outside of the cluster, who knows its dashboard and has the token."""
+    """A `ckd` process outside of the cluster, which knows its dashboard and has the token."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     knows = {"RAY_ADDRESS": head.dashboard, "RAY_AUTH_TOKEN_PATH": str(head.token), **environment}
     return subprocess.Popen(

@@ -1,8 +1,9 @@
-"""What every engine must do, as plain functions over an engine and a slow plain reference. Nothing here knows a library of engines.
+"""What every engine must do, as plain functions over an engine and a slow plain reference.
 
-A clause takes (engine, plain): an engine with the adapter of a folder, and `plain(prompts, adapter=True)`, the forward pass of the causal model
-one prompt at a time, float32 [n, hidden] at each last token, with or without the adapter. It raises AssertionError when the engine is wrong.
-`MAX_LENGTH` is what the engine must have been made with, in float32; the model needs 300 tokens in its vocabulary.
+A clause takes (engine, plain): an engine with the adapter of a folder, and `plain(prompts, adapter=True)`, the forward
+pass of the causal model one prompt at a time, float32 [n, hidden] at each last token, with or without the adapter. It
+raises AssertionError when the engine is wrong. The engine must have been made with MAX_LENGTH and float32; the model
+needs 300 tokens in its vocabulary. Nothing here knows a library of engines.
 """
 
 from typing import get_args
@@ -23,13 +24,19 @@ def ids(*shape, seed=0):
 
 
 def mixed(seed=0):
-    """Lengths 1, 2, 3, everything between, and the longest there may be; some are prefixes of others, one is there twice."""
+    """Lengths 1, 2, 3, everything between, and the longest there may be.
+
+    Some prompts are prefixes of others, one is there twice.
+    """
     prompts = [ids(n, seed=seed + n) for n in (5, 1, 63, 64, 65, 2, 130, 3, MAX_LENGTH, 17, 300)]
     return [*prompts, prompts[6][:129], prompts[0], prompts[10] + [7]]
 
 
 def sharing(seed=0):
-    """Prompts behind one long prefix, as all visits' are; one is the prefix itself, two are equal, one shares only its start."""
+    """Prompts behind one long prefix, as all visits' are.
+
+    One is the prefix itself, two are equal, one shares only its start.
+    """
     prefix = ids(260, seed=seed + 1)
     tails = [ids(n, seed=seed + n) for n in (3, 40, 1, 90, 40, 12)]
     return [prefix + tails[0], prefix, *[prefix + tail for tail in tails], [*prefix[:50], 9, 9], prefix + tails[5]]

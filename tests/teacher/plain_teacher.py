@@ -1,5 +1,7 @@
-"""The teacher's forward pass as plainly as it can be written: the whole causal model through transformers and PEFT, one prompt at a time, all
-hidden states. The oracle of the engines' contract. Holds no tests."""
+"""The teacher's forward pass as plainly as it can be written: the oracle of the engines' contract.
+
+The whole causal model through transformers and PEFT, one prompt at a time, all hidden states.
+"""
 
 import numpy as np
 import torch

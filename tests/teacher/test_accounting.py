@@ -1,4 +1,7 @@
-"""The teacher pass's figures: against plain arithmetic, consistent with each other and with the tokenizer, undefined where there is nothing."""
+"""The figures of a teacher pass, against plain arithmetic and the tokenizer.
+
+They are consistent with each other, and None where there is nothing.
+"""
 
 import io
 import json
@@ -45,32 +48,13 @@ def account(worker="a", started=0.0, ended=10.0, visits=100, tokens=5000, rate=1
 
 
 def test_the_figures_of_two_workers_are_those_of_plain_arithmetic():
-    first = account(
-        "a",
-        100,
-        110,
-        100,
-        5000,
-        computed=4000,
-        padding=400,
-        prefix_saved=1400,
-        busy_s=9,
-        flops=2e12,
-        ooms=1,
-        peak_bytes=7,
-    )
-    second = account(
-        "a", 111, 120, 100, 5000, computed=4000, padding=400, prefix_saved=1400, busy_s=9, flops=2e12, peak_bytes=9
-    )
+    work = {"computed": 4000, "padding": 400, "prefix_saved": 1400, "busy_s": 9, "flops": 2e12}
+    first = account("a", 100, 110, 100, 5000, **work, ooms=1, peak_bytes=7)
+    second = account("a", 111, 120, 100, 5000, **work, peak_bytes=9)
     other = account("b", 7, 27, 200, 9000, rate=2e12, computed=9500, padding=500, busy_s=17, flops=6e12, peak_bytes=8)
     found = figures([first, other, second], TeacherConfig(price_per_hour=3.6, gpus_per_worker=2), seconds=50, before=4)
-    assert (found["shards"], found["shards_before"], found["workers"], found["visits"], found["tokens"]) == (
-        3,
-        4,
-        2,
-        400,
-        19000,
-    )
+    counts = {"shards": 3, "shards_before": 4, "workers": 2, "visits": 400, "tokens": 19000}
+    assert {name: found[name] for name in counts} == counts
     assert found["visits_per_s"] == 400 / 50
     assert found["tokens_per_s"] == 19000 / 50
     assert found["visits_per_s_per_worker"] == 400 / (20 + 20)
@@ -80,13 +64,8 @@ def test_the_figures_of_two_workers_are_those_of_plain_arithmetic():
     assert found["flop_utilisation"] == pytest.approx(1e13 / ((20 * 1e12 + 20 * 2e12) * 2))
     assert found["matrix_flops_per_s"] == 1.5e12
     assert found["idle_share"] == pytest.approx(1 - 35 / 40)
-    assert (found["peak_bytes"], found["ooms"], found["load_seconds"], found["revision"], found["adapter"]) == (
-        9,
-        1,
-        30,
-        "abc",
-        None,
-    )
+    device = {"peak_bytes": 9, "ooms": 1, "load_seconds": 30, "revision": "abc", "adapter": None}
+    assert {name: found[name] for name in device} == device
     assert found["cost"] == pytest.approx(3.6 * 2 * (40 + 60) / 3600)
     assert found["cost_per_million"] == pytest.approx(3.6 * 2 * 40 / 3600 / 400 * 1e6)
 

@@ -1,4 +1,7 @@
-"""The token budget: found by doubling, remembered per device and model, never trusted when it is stale; and batches that do not fit anyway."""
+"""The token budget: found by doubling, remembered per device and model, found again when it is stale.
+
+And batches that do not fit all the same.
+"""
 
 import json
 
@@ -119,7 +122,8 @@ def test_one_prompt_that_does_not_fit_is_a_config_error(engine, prompts, monkeyp
     monkeypatch.setattr(engine, "step", Short(engine.model, 20))
     with pytest.raises(
         ConfigError,
-        match=r"teacher\.max_length: one prompt of \d\d tokens does not fit in the GPU's memory; lower it or use a larger GPU",
+        match=r"teacher\.max_length: one prompt of \d\d tokens does not fit in the GPU's memory; "
+        "lower it or use a larger GPU",
     ):
         engine.encode(prompts)
 

@@ -1,4 +1,4 @@
-"""Stage `embeddings`: order kept, values as the engine gave them, and a user's way out when they cannot be stored."""
+"""Stage `embeddings`: order and values are kept, and values that cannot be stored are refused with a way out."""
 
 import threading
 import time
@@ -22,7 +22,10 @@ from tests.teacher.embedded import embedded, visits
 
 
 class LengthEngine:
-    """An engine whose embedding tells the prompt: its length and its first id. Its prompts are the characters of the input."""
+    """An engine whose embedding is the prompt's length and first id.
+
+    Its prompts are the characters of the input.
+    """
 
     hidden = 2
     load = Load(seconds=1.0, revision=None, adapter=None, engine="transformers", device="cpu")
@@ -85,7 +88,7 @@ def test_a_machine_with_another_model_under_the_same_name_refuses(tmp_path, teac
 
 
 class WaitingEngine(LengthEngine):
-    """Computes the second shard only once the first one's worker has returned: what the test releases. Notes whose prompts it was given."""
+    """Computes the second shard only when the first one's worker has returned, and notes whose prompts it was given."""
 
     def __init__(self):
         super().__init__()

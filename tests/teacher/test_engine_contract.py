@@ -1,5 +1,7 @@
-"""The engines' contract: every engine that is installed here keeps it, and engines that are wrong in one way each are caught by the
-clause for it."""
+"""Every engine that is installed here keeps the contract.
+
+Engines that are wrong in one way each are caught by the clause for it.
+"""
 
 import numpy as np
 import pytest

@@ -1,5 +1,7 @@
-"""The vLLM engine where vLLM is installed (`make test-vllm`), and what it refuses before it imports vLLM. Its contract is
-in test_engine_contract.py."""
+"""The vLLM engine where vLLM is installed (`make test-vllm`), and what it refuses before it imports vLLM.
+
+test_engine_contract.py tests its contract.
+"""
 
 import importlib.util
 import json
@@ -28,7 +30,7 @@ HERE = importlib.util.find_spec("vllm") is not None
 needs_vllm = pytest.mark.skipif(not HERE, reason="vLLM is not installed in this environment: make test-vllm")
 
 
-KEPT = []  # vLLM takes its process groups down with the first engine of a process that dies, for the others too: none dies before the end
+KEPT = []  # vLLM takes its process groups down with the first engine of a process that dies: none dies before the end
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,10 @@ def refused(message, config, kind=VllmEngine):
 
 
 def edited(folder, to, settings=(), tensors=None):
-    """A copy of the folder whose adapter has other settings, and tensors as `tensors(name, value)` gives them (None: left out)."""
+    """A copy of the folder whose adapter has other settings, and tensors as `tensors(name, value)` gives them.
+
+    None: that tensor is left out.
+    """
     shutil.copytree(folder, to)
     path = to / "adapter" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | dict(settings)))
@@ -88,7 +93,8 @@ def test_how_far_it_is_from_the_plain_forward_is_printed(engine, plain, capsys):
     apart, adapter = np.abs(found - wanted).max(), np.abs(wanted - bare).max()
     with capsys.disabled():
         sys.stdout.write(
-            f"\nvLLM and transformers, float32: {apart:.1e} apart at most; the adapter moves embeddings by up to {adapter:.1f}\n"
+            f"\nvLLM and transformers, float32: {apart:.1e} apart at most; "
+            f"the adapter moves embeddings by up to {adapter:.1f}\n"
         )
     assert apart <= 1e-4
 

@@ -1,4 +1,4 @@
-"""The shared prefix: found from the tokens, and the same embeddings with it as without it, for every kind of model or not at all."""
+"""The shared prefix: found from the tokens, and the embeddings are the same with it, for every kind of model."""
 
 import shutil
 
