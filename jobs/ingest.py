@@ -7,7 +7,6 @@ import tempfile
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,7 @@ from ckd.ehr.ingest import (
     merged_summary,
     unfinished,
 )
-from ckd.ehr.kinds import KINDS, open_source
-from ckd.ehr.layouts import LAYOUTS
+from ckd.ehr.kinds import KINDS, may_read, open_source
 from ckd.ehr.partition import partition
 from ckd.ehr.source import Source
 from ckd.ehr.subject_splits import SubjectSplits
@@ -91,17 +89,8 @@ def _on_this_machine(kind: str, folder: str, console: Console) -> str:
     """`folder`, or of a URL the copy of its tables: polars scans real files."""
     if is_local(folder):
         return folder
-    layout = LAYOUTS.get(kind)  # meds has none: any file may be a shard
-    names = {table.file for table in (*layout.tables.values(), *layout.titles.values())} if layout else set()
-
-    def wanted(name: str) -> bool:
-        parts = name.lower().split("/")
-        return (
-            layout is None or parts[0].startswith("license") or any(part.partition(".")[0] in names for part in parts)
-        )
-
     console.say(f"ingest: the tables of {folder} are copied to this machine, unless they are here already")
-    copy = fetched_folder(folder, wanted)
+    copy = fetched_folder(folder, partial(may_read, kind))
     console.say(f"ingest: the copy is {copy}; delete it when you need it no more")
     return copy
 
@@ -176,9 +165,9 @@ class _Ingest:
         artifact.commit([CARD_FILE, ASSOCIATION_FILE])
 
     def _partition(self) -> Sequence[Partition]:
-        self.console.say(
-            f"ingest: {len(self.source.files)} files, {sum(f.size for f in self.source.files) / 1e6:,.0f} MB, are partitioned by patient"
-        )
+        files = self.source.files
+        size = sum(files.values()) / 1e6
+        self.console.say(f"ingest: {len(files)} files, {size:,.0f} MB, are partitioned by patient")
         return [
             Partition(index, rows)
             for index, rows in enumerate(partition(self.source, self.work.tables, self.work.config.partitions))
@@ -199,20 +188,9 @@ class _Ingest:
         return found if is_local(self.given) else join(self.given, found.removeprefix(self.source.folder).lstrip("/"))
 
     def _card(self, splits: SubjectSplits, unmapped: Mapping[str, Any]) -> dict[str, Any]:
-        work, source = self.work, self.source
-        described = {
-            "kind": source.kind,
-            "files": [asdict(f) for f in source.files],
-            "data_license": source.license,
-            "credentialed": source.credentialed,
-        }
-        card = cohort_card(
-            described,
-            work.fields,
-            merged_facts(work, self.partitions),
-            merged_summary(work, self.partitions),
-            self._locate,
-        )
+        work = self.work
+        facts, summary = merged_facts(work, self.partitions), merged_summary(work, self.partitions)
+        card = cohort_card(self.source.description, work.fields, facts, summary, self._locate)
         method = work.config.treatment
         return {
             **card,

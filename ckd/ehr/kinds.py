@@ -1,29 +1,24 @@
-"""Every kind of source by its name: what `ckd ingest` offers, and how a source is opened.
-polars is imported only when one is, since `ckd --help` reads the names."""
+"""Every kind of source by its name: what `ckd ingest` offers, how a source is opened, which files it may read."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ckd.ehr.layouts import LAYOUTS
+from ckd.ehr.meds import Meds
+from ckd.ehr.source import Source
+from ckd.ehr.tables import Tables
 from ckd.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from ckd.ehr.source import Source
 
 _EVENTS = {"meds": "MEDS shards with hadm_id"}
 KINDS: Mapping[str, str] = {name: layout.help for name, layout in LAYOUTS.items()} | _EVENTS  # name -> help
 
 
-def open_source(kind: str, folder: str, split_column: str = "") -> "Source":
+def open_source(kind: str, folder: str, split_column: str = "") -> Source:
     """Find the files of `kind` below `folder` and read their headers.
 
     Raises DataError when a table or a column is missing, is there twice, or is of no use; ConfigError when no table has
     `split_column`.
     """
-    from ckd.ehr.meds import Meds
-    from ckd.ehr.tables import Tables
-
     if kind not in KINDS:
         raise ConfigError(f"'{kind}': no kind of tables; expected one of {', '.join(KINDS)}")
     if not Path(folder).is_dir():
@@ -32,3 +27,10 @@ def open_source(kind: str, folder: str, split_column: str = "") -> "Source":
     source = Tables.open(kind, folder, split_column, layout) if layout else Meds.open(kind, folder, split_column)
     source.require_split_column()
     return source
+
+
+def may_read(kind: str, name: str) -> bool:
+    """Whether file `name` below its folder may be one of a source's tables or its license; of events, any file may."""
+    parts, layout = name.lower().split("/"), LAYOUTS.get(kind)
+    names = {table.file for table in layout.all_tables.values()} if layout else set()
+    return not layout or parts[0].startswith("license") or any(part.partition(".")[0] in names for part in parts)

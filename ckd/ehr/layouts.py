@@ -1,5 +1,4 @@
-"""What each tabular source calls its files and columns. A new source is one more Layout in LAYOUTS.
-No polars here, since `ckd --help` reads the names."""
+"""What each tabular source calls its files and columns. A new source is one more Layout in LAYOUTS."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field

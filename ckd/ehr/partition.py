@@ -176,5 +176,5 @@ def _counts(folder: str, count: int) -> dict[str, Any]:
 
 
 def _partitions_for(source: Source) -> int:
-    text = sum(file.size * _PACKED.get(Path(file.name).suffix, 1) for file in source.files)
+    text = sum(size * _PACKED.get(Path(name).suffix, 1) for name, size in source.files.items())
     return min(_MOST, max(1, math.ceil(text / _PARTITION_BYTES)))

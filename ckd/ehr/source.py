@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -16,14 +17,6 @@ from ckd.ehr.csvfile import CsvFile
 from ckd.ehr.layouts import NOT_STATED, SECONDS
 from ckd.ehr.parquetfile import ParquetFile
 from ckd.errors import ConfigError, DataError
-
-
-@dataclass(frozen=True)
-class File:
-    """One source file: `name` relative to the source's folder, bytes."""
-
-    name: str
-    size: int
 
 
 @dataclass(frozen=True)
@@ -71,17 +64,24 @@ class Source(ABC):
         return f"{file.path}:{file.line_of(place & (1 << PLACE_BITS) - 1)}"
 
     @property
-    def files(self) -> list[File]:
-        """Every file that is read."""
-        return [File(f.path.relative_to(self.folder).as_posix(), f.path.stat().st_size) for f in self.opened]
+    def files(self) -> dict[str, int]:
+        """Every file that is read: its name below the folder -> bytes."""
+        return {file.path.relative_to(self.folder).as_posix(): file.path.stat().st_size for file in self.opened}
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What the cohort's card says of the source."""
+        files = [{"name": name, "size": size} for name, size in self.files.items()]
+        stated = {"data_license": self.license, "credentialed": self.credentialed}
+        return {"kind": self.kind, "files": files, **stated}
 
     @cached_property
     def content_hash(self) -> str:
         """SHA-256 over the names and bytes of the files, which are read once for it."""
         whole = hashlib.sha256()
-        for file, opened in zip(self.files, self.opened, strict=True):
-            with opened.path.open("rb") as stream:
-                whole.update(f"{file.name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+        for name, file in zip(self.files, self.opened, strict=True):
+            with file.path.open("rb") as stream:
+                whole.update(f"{name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
         return whole.hexdigest()
 
     @property

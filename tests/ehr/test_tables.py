@@ -252,8 +252,8 @@ def test_the_content_hash_changes_with_any_byte_and_not_with_the_folder(tmp_path
     rows["prescriptions"][0]["drug"] = "Furosemidx"
     other = open_source("mimic3", str(write_mimic3(tmp_path / "c", rows)))
     assert first.content_hash == again.content_hash != other.content_hash
-    assert [file.name for file in first.files][:2] == ["ADMISSIONS.csv", "PATIENTS.csv"]
-    assert all(file.size > 0 for file in first.files)
+    assert list(first.files)[:2] == ["ADMISSIONS.csv", "PATIENTS.csv"]
+    assert all(size > 0 for size in first.files.values())
 
 
 def test_the_license_comes_from_the_folder_where_it_is_stated(tmp_path):
