@@ -26,7 +26,7 @@ _STRICT_RECORD = re.compile(rb'(?:"(?:[^"]|"")*"|[^",]*)(?:,(?:"(?:[^"]|"")*"|[^
 
 @dataclass(frozen=True)
 class CsvFile:
-    """A CSV file, packed by gzip or not. Its header is record 1, its rows begin at record `first`."""
+    """A CSV file, packed by gzip or not. Its header is record 1, its rows start at record `first`."""
 
     path: Path
     columns: Mapping[str, pl.DataType]  # in the file's order, names lower case
@@ -45,7 +45,7 @@ class CsvFile:
             raise DataError(f"{path}: cannot be read ({_damage(error)}); get the file again") from None
 
     def scan(self) -> pl.LazyFrame:
-        """Every row as it stands, with its 0-based number ROW."""
+        """Every row as it is, with its 0-based number ROW."""
         # Positional names: polars would mend a header that is there twice, and hides cells after the last one it reads.
         return pl.scan_csv(
             self.path,

@@ -253,7 +253,7 @@ def merged_summary(work: Work, partitions: Sequence[Partition]) -> dict[str, Any
 
 
 def add(values: Sequence[Any]) -> Any:
-    """Add up nested dicts and lists of numbers; `place` is the least: where the first row of a kind stands."""
+    """Add up nested dicts and lists of numbers; `place` is the least: that of the first row of a kind."""
     if not values:
         return {}
     if isinstance(values[0], Mapping):

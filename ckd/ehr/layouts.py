@@ -36,7 +36,7 @@ class Layout:
     titles: Mapping[str, Table]  # "diagnosis", "procedure" -> optional table of code, version, title
     license: str  # what holds where the folder has no LICENSE file
     time_formats: tuple[str, ...] = SECONDS
-    subfolder: str = ""  # where the tables may lie instead of in the folder itself
+    subfolder: str = ""  # where the tables may be instead of in the folder itself
     parquet: bool = False  # whether tables may also be Parquet, or folders of parts
 
     @property

@@ -153,7 +153,7 @@ def _visits(events: pl.LazyFrame) -> pl.LazyFrame:
     stays = stays.join(deaths, on="subject_id", how="left").join(races, on="subject_id", how="left")
     return stays.with_columns(
         ethnicity=pl.coalesce("ethnicity", "race"),
-        # A death that is only dated lies at midnight of its day.
+        # A death with a date only is at midnight of its day.
         died=(pl.col("discharged_dead") | (pl.col("death") <= pl.col("end"))).fill_null(False),
         newborn=(pl.col("admission_type").str.to_uppercase() == "NEWBORN").fill_null(False),
         start_bad=pl.lit(False),

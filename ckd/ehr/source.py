@@ -1,4 +1,4 @@
-"""An opened source, of tables (tables.py) or events (meds.py): its files, its rows, where a row stands, its license."""
+"""An opened source, of tables (tables.py) or events (meds.py): its files, its rows, the place of a row, its license."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -21,7 +21,7 @@ from ckd.errors import ConfigError, DataError
 
 @dataclass(frozen=True)
 class Source(ABC):
-    """Every file was found and has the columns that it needs. Picklable."""
+    """Every file was found and has the columns that it needs."""
 
     kind: str
     folder: str
@@ -92,7 +92,7 @@ class Source(ABC):
 
     @property
     def credentialed(self) -> bool:
-        """Whether whoever passes rows on must be warned: the license asks for credentials, or none is stated."""
+        """Whether rows may not simply be passed on: the license asks for credentials, or none is stated."""
         text = self.license if self._license_text is None else self._license_text
         return "credentialed" in text.lower() or text == NOT_STATED
 
@@ -121,7 +121,7 @@ class Source(ABC):
         return cells.column(name, column, file.columns[column], time_formats, str(file.path))
 
     def place(self, index: int) -> pl.Expr:
-        """Where a row of file `index` stands."""
+        """The place of each row of file `index`."""
         return pl.col(ROW).cast(pl.UInt64) + (index << PLACE_BITS) + self.opened[index].first
 
     @cached_property

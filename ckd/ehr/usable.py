@@ -59,7 +59,7 @@ def by_reason(rows: pl.DataFrame) -> dict[str, Any]:
 
 
 def rejected(rows: pl.DataFrame) -> dict[str, Any]:
-    """{"read", "used", "rejected": by_reason}, and beside them the used rows whose code has no title."""
+    """{"read", "used", "rejected": by_reason}, and also the used rows whose code has no title."""
     reasons = by_reason(rows)
     kept = rows.height - sum(r["rows"] for r in reasons.values())
     facts: dict[str, Any] = {"read": rows.height, "used": kept, "rejected": reasons}
