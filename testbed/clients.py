@@ -1,4 +1,4 @@
-"""Clients of a running `ckd serve`, each with one connection: it asks for one visit, checks the answer and asks again until the time is over."""
+"""Clients of a running `ckd serve`: each has one connection and one visit at a time, and checks every answer."""
 
 import asyncio
 import json
@@ -13,35 +13,35 @@ import numpy as np
 
 from ckd.visits.labels import DISEASES
 
-GROWTH = (
-    0.05  # of memory between 10 s and the end that still counts as flat: threads' arenas and the connections' buffers
-)
+# Of memory between 10 s and the end that still counts as flat: threads' arenas and the connections' buffers.
+GROWTH = 0.05
 
 
 @dataclass
 class Seen:
-    """What the clients saw."""
+    """What the clients saw until the clock of time.monotonic comes to `ends`."""
 
     ends: float
     seconds: list[float] = field(default_factory=list)
     errors: dict[str, int] = field(default_factory=dict)
 
     def wrong(self, what: str) -> None:
+        """Count an error."""
         self.errors[what] = self.errors.get(what, 0) + 1
 
 
 async def load(pid: int, port: int, texts: list[str], clients: int, seconds: float) -> dict[str, Any]:
     """Run the clients for `seconds`; figures of their requests and of the server's memory."""
     before = (await metrics(port))["process_cpu_seconds_total"]
-    memory, began = [resident(pid)], time.monotonic()
-    seen = Seen(began + seconds)
+    memory, started = [resident(pid)], time.monotonic()
+    seen = Seen(started + seconds)
     tasks = [asyncio.create_task(client(port, texts, number, seen)) for number in range(clients)]
     every = min(10, seconds / 2)
     for _ in range(int(seconds / every)):
         await asyncio.sleep(every)
         memory.append(resident(pid))
     await asyncio.gather(*tasks)
-    wall = time.monotonic() - began
+    wall = time.monotonic() - started
     memory.append(resident(pid))
     growth = memory[-1] / memory[1] - 1
     server = await metrics(port)
@@ -61,21 +61,21 @@ async def load(pid: int, port: int, texts: list[str], clients: int, seconds: flo
 
 
 async def client(port: int, texts: list[str], number: int, seen: Seen) -> None:
-    """One client on one connection, request after request until the time is over; every answer is looked at."""
+    """One client on one connection, request after request until the time is over."""
     rng = random.Random(number)
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         while time.monotonic() < seen.ends:
             name = f"{number}-{rng.random()}"
+            question = {"visits": [{"visit_id": name, "input": rng.choice(texts)}]}
             started = time.monotonic()
-            status, body = await ask(
-                reader, writer, json.dumps({"visits": [{"visit_id": name, "input": rng.choice(texts)}]}).encode()
-            )
+            status, body = await ask(reader, writer, json.dumps(question).encode())
             seen.seconds.append(time.monotonic() - started)
-            answer = json.loads(body)
             if status != 200:
                 seen.wrong(f"status {status}")
-            elif answer["visits"][0]["visit_id"] != name or len(answer["visits"][0]["probabilities"]) != len(DISEASES):
+                continue
+            answer = json.loads(body)["visits"][0]
+            if answer["visit_id"] != name or len(answer["probabilities"]) != len(DISEASES):
                 seen.wrong("another's answer")
         writer.close()
     except (OSError, ValueError, asyncio.IncompleteReadError) as error:
@@ -86,10 +86,8 @@ async def ask(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes, path: str = "POST /predict"
 ) -> tuple[int, bytes]:
     """Status and body of one HTTP/1.1 request on a kept connection."""
-    head = (
-        f"{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    writer.write(head.encode() + body)
+    lines = [f"{path} HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json", f"Content-Length: {len(body)}"]
+    writer.write("\r\n".join([*lines, "", ""]).encode() + body)
     answer = (await reader.readuntil(b"\r\n\r\n")).decode()
     length = re.search(r"content-length: (\d+)", answer, re.IGNORECASE)
     return int(answer.split()[1]), await reader.readexactly(int(length[1]) if length else 0)
@@ -103,10 +101,8 @@ async def metrics(port: int) -> dict[str, float]:
     wanted = ("ckd_serve_visits_total", "ckd_serve_batch_visits_count", "process_cpu_seconds_total")
     lines = [line.split() for line in body.decode().splitlines() if line.startswith(wanted)]
     found = {line[0]: float(line[1]) for line in lines}
-    return {
-        **found,
-        "visits_per_batch": found["ckd_serve_visits_total"] / max(found["ckd_serve_batch_visits_count"], 1),
-    }
+    per_batch = found["ckd_serve_visits_total"] / max(found["ckd_serve_batch_visits_count"], 1)
+    return {**found, "visits_per_batch": per_batch}
 
 
 def resident(pid: int) -> float:

@@ -1,4 +1,4 @@
-"""Input rows for tests: strategies and writers of public JSONL and Parquet. Holds no tests."""
+"""Input rows: hypothesis strategies for visits, rows of a small cohort, and a writer of public JSONL."""
 
 import json
 from pathlib import Path
@@ -11,9 +11,8 @@ from ckd.visits.visit import SPLITS, Visit
 MARKER = "ZZPATIENTMARKERZZ"
 
 label_sets = st.lists(st.booleans(), min_size=NUM_LABELS, max_size=NUM_LABELS).map(tuple)
-texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(
-    lambda text: bool(text.strip())
-)
+characters = st.characters(exclude_categories=["Cs"])
+texts = st.text(characters, min_size=1, max_size=30).filter(lambda text: bool(text.strip()))
 visits = st.builds(
     Visit,
     visit_id=texts,
@@ -30,18 +29,9 @@ visits = st.builds(
 
 def as_json(visit: Visit) -> dict:
     """A visit as a public JSON object; what it does not know is left out."""
-    known = {
-        "visit_id": visit.visit_id,
-        "subject_id": visit.subject_id,
-        "split": visit.split,
-        "prediction_time": visit.prediction_time,
-    }
-    row = {
-        "instruction": visit.instruction,
-        "input": visit.input,
-        **{name: value for name, value in known.items() if value},
-        **visit.subgroups,
-    }
+    known = {name: getattr(visit, name) for name in ("visit_id", "subject_id", "split", "prediction_time")}
+    row = {"instruction": visit.instruction, "input": visit.input}
+    row |= {name: value for name, value in known.items() if value} | visit.subgroups
     row["output"] = None if visit.labels is None else render_output(visit.labels)
     if visit.current_labels is not None:
         row["current_labels"] = names(visit.current_labels)

@@ -1,17 +1,16 @@
-"""How a cluster comes and goes with the work: `ckd embed` with workers 0..4 on a local Ray cluster that scales itself, from no node to four and
-back to none, with one node killed and one drained on the way. Draws docs/autoscaling.svg (autoscaling_picture.py).
+"""How a cluster comes and goes with the work: `ckd embed` with workers 0..4 on a local Ray cluster that scales itself.
 
-The cluster and the slowed-down worker are the chaos benchmark's: Ray's own autoscaler with its fake provider, nodes that are processes of this
-machine and so are there within seconds, an embedding that sleeps. So the order of things is real and their pace is not a cloud's.
+It goes from no node to four and back to none, with one node killed and one drained on the way. Cluster and slowed-down
+worker are the chaos benchmark's: nodes are processes of this machine, there within seconds, and embedding sleeps. So
+the order of things is real and their pace is not a cloud's.
 
     python -m benchmarks.cluster.autoscaling            # about 2 minutes on 2 cores
     python -m benchmarks.cluster.autoscaling --draw     # only the picture, from benchmarks/results/autoscaling.json
 
-Writes benchmarks/results/autoscaling.json. Exit code 1 when the parts are not byte-equal to those of one process, or a shard was computed again that
-neither blow met in flight.
+Writes benchmarks/results/autoscaling.json and draws docs/autoscaling.svg (picture.py). Exit code 1 when the parts are
+not byte-equal to those of one process, or a shard was computed again that neither blow met in flight.
 """
 
-import argparse
 import json
 import os
 import random
@@ -25,66 +24,49 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cluster.chaos import ROOT, header
 from benchmarks.cluster.equal import parts_equal
 from benchmarks.cluster.ledger import Line, at_risk, recomputed, unexplained
 from benchmarks.cluster.picture import draw
 from benchmarks.cluster.plan import Blow
 from benchmarks.cluster.run import NODES, NOTICE_S, SETTINGS, Run
 from benchmarks.cluster.work import SHARD_ROWS, SHARD_S, make_inputs, words
+from benchmarks.report import RESULTS, ROOT, Report, options
 from testbed.raycluster import Cluster, until
 
-RESULT = ROOT / "benchmarks" / "results" / "autoscaling.json"
+RESULT = RESULTS / "autoscaling.json"
 PICTURE = ROOT / "docs" / "autoscaling.svg"
 SHARDS = 84
 BLOWS = [Blow("machine", "embed", 24), Blow("drain", "embed", 44)]
 LOOK_S = 0.2
-QUIET_S = 4.0  # before and after, to be seen
+QUIET_S = 4.0  # before and after, to be shown in the picture
+Nodes = dict[str, dict[str, Any]]  # the end of a node's id -> its times
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, RESULT.name)
     parser.add_argument("--draw", action="store_true", help="only draw the picture")
     parser.add_argument("--seed", type=int, default=1, help="of whom the blows fall on")
-    parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--picture", type=Path, default=PICTURE)
     arguments = parser.parse_args(argv)
-    good = True
+    code = 0
     if not arguments.draw:
-        report = header("benchmarks.cluster.autoscaling", sys.argv[1:] if argv is None else argv)
-        good = measure(report, arguments.seed)
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        report = Report("cluster.autoscaling", argv, arguments.out)
+        code = report.finish(measure(report, arguments.seed))
     arguments.picture.write_text(draw(json.loads(arguments.out.read_text(encoding="utf-8"))), encoding="utf-8")
     print(f"{arguments.out} drawn into {arguments.picture}")
-    return int(not good)
+    return code
 
 
-def measure(report: dict[str, Any], seed: int) -> bool:
+def measure(report: Report, seed: int) -> bool:
     """The run, added to the report; whether all is as it should be."""
     with tempfile.TemporaryDirectory(prefix="ckd", dir="/tmp") as root:
         folder = Path(root)
         for name in ("inputs", "alone", "cluster"):
             (folder / name).mkdir()
         make_inputs(folder / "inputs", SHARDS - 20, 10)
-        alone = [*words(folder / "inputs", folder / "alone", 1), "teacher.workers=0", "student.workers=0"]
-        environment = {
-            **os.environ,
-            **SETTINGS,
-        }  # as many threads as the cluster's workers have: the parts are to be byte-equal
-        subprocess.run(
-            [sys.executable, "-m", "jobs.embed", *alone],
-            cwd=ROOT,
-            env=environment,
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-        run = Run(
-            folder / "cluster",
-            [*words(folder / "inputs", folder / "cluster", 1), "teacher.workers=0..4"],
-            print,
-            stage="embed",
-        )
+        embed_alone(words(folder / "inputs", folder / "alone", 1))
+        settings = [*words(folder / "inputs", folder / "cluster", 1), "teacher.workers=0..4"]
+        run = Run(folder / "cluster", settings, print, stage="embed")
         try:
             with watched(run.cluster, run.started) as nodes:
                 time.sleep(QUIET_S)
@@ -95,23 +77,24 @@ def measure(report: dict[str, Any], seed: int) -> bool:
                 time.sleep(QUIET_S)
         finally:
             run.end()
-        equal = parts_equal(folder / "alone/chaos/artifacts/embeddings", folder / "cluster/chaos/artifacts/embeddings")
+        equal = parts_equal(*(folder / name / "chaos/artifacts/embeddings" for name in ("alone", "cluster")))
         report |= described(run, nodes, equal)
         report["seconds_from_the_end_to_no_node"] = round(emptied - ended, 1)
-    good = (
-        equal["equal"]
-        and not report["recomputed_without_a_kill_that_met_them"]
-        and run.codes == [0]
-        and len(run.kills) >= len(BLOWS)
-    )
-    print(json.dumps({key: value for key, value in report.items() if key not in ("nodes", "shards")}, indent=1))
-    return good
+    report.show(*(name for name in report if name not in ("nodes", "shards")))
+    explained = not report["recomputed_without_a_kill_that_met_them"]
+    return equal["equal"] and explained and run.codes == [0] and len(run.kills) >= len(BLOWS)
+
+
+def embed_alone(settings: list[str]) -> None:
+    """The same work in one process, with as many threads as a cluster's worker: the parts are to be byte-equal."""
+    command = [sys.executable, "-m", "jobs.embed", *settings, "teacher.workers=0", "student.workers=0"]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, **SETTINGS}, check=True, stdout=subprocess.DEVNULL)
 
 
 @contextmanager
-def watched(cluster: Cluster, started: float) -> Iterator[dict[str, dict[str, Any]]]:
-    """Every node beside the head, by the end of its id: `from` and `to`, in seconds after `started`, as the cluster's head believes."""
-    nodes: dict[str, dict[str, Any]] = {}
+def watched(cluster: Cluster, started: float) -> Iterator[Nodes]:
+    """Every node beside the head: `from` and `to`, in seconds after `started`, as the cluster's head believes."""
+    nodes: Nodes = {}
     ended = threading.Event()
 
     def look() -> None:
@@ -132,30 +115,23 @@ def watched(cluster: Cluster, started: float) -> Iterator[dict[str, dict[str, An
         watcher.join()
 
 
-def described(run: Run, nodes: dict[str, dict[str, Any]], equal: dict[str, Any]) -> dict[str, Any]:
+def described(run: Run, nodes: Nodes, equal: dict[str, Any]) -> dict[str, Any]:
     """The timeline and its figures; times in seconds after the cluster's start."""
     blows = {kill.victim.removeprefix("node "): kill for kill in run.kills if kill.kind in ("machine", "drain")}
     for name, node in nodes.items():
         node["end"] = blows[name].kind if name in blows else "idle"
         if name in blows:
             node["blow"] = round(blows[name].time - run.started, 1)
-    again = recomputed(run.ledger.lines)
+    amounts = {"shards": SHARDS, "visits": SHARDS * SHARD_ROWS, "least_seconds_per_shard": SHARD_S}
+    there = [sum(n["from"] <= at < n["to"] for n in nodes.values()) for at in [n["from"] for n in nodes.values()]]
     return {
-        "work": {
-            "shards": SHARDS,
-            "visits": SHARDS * SHARD_ROWS,
-            "least_seconds_per_shard": SHARD_S,
-            "workers": "0..4",
-            "nodes": NODES,
-        },
+        "work": {**amounts, "workers": "0..4", "nodes": NODES},
         "notice_s": NOTICE_S,
-        "most_nodes": max(
-            sum(n["from"] <= at < n["to"] for n in nodes.values()) for at in [n["from"] for n in nodes.values()]
-        ),
+        "most_nodes": max(there),
         "nodes_started": len(nodes),
         "parts": equal,
         "shards_in_flight_at_the_blows": sum(len(at_risk(kill, run.ledger.lines)) for kill in run.kills),
-        "shards_recomputed": sum(again.values()),
+        "shards_recomputed": sum(recomputed(run.ledger.lines).values()),
         "recomputed_without_a_kill_that_met_them": unexplained(run.ledger.lines, run.kills),
         "nodes": [{"node": name, **node} for name, node in sorted(nodes.items())],
         "shards": spans(run.ledger.lines, run.started),
@@ -163,7 +139,7 @@ def described(run: Run, nodes: dict[str, dict[str, Any]], equal: dict[str, Any])
 
 
 def spans(lines: list[Line], started: float) -> list[dict[str, Any]]:
-    """Every time that a shard was begun: on which node, from when to when; without `to` when it was not finished."""
+    """Every start of a shard: on which node, from when to when; without `to` when it was not finished."""
     found: list[dict[str, Any]] = []
     open_: dict[int, dict[str, Any]] = {}
     for line in lines:

@@ -1,11 +1,15 @@
-"""Whether two runs of the chaos benchmark made the same, by docs' meaning of equal: parts and head byte for byte; the student the same visits in
-every global batch and losses within 1e-3 (without dropout, for the number of workers changed on the way)."""
+"""Whether two runs of the chaos benchmark made the same, as the docs define equal.
+
+Parts and head are equal byte for byte. The student had the same visits in every global batch and losses within 1e-3
+(without dropout, since the number of workers changed on the way).
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.cluster.ledger import Line, batches, losses
+from ckd.visits.columns import flat
 
 STAGES = ("visits", "embeddings", "soft_labels", "tokens")
 LOSS = 1e-3
@@ -17,19 +21,17 @@ def compare(reference: Path, found: Path, reference_lines: list[Line], lines: li
     head = _bytes(reference / "artifacts/head/head.safetensors") == _bytes(found / "artifacts/head/head.safetensors")
     steps, difference = loss_difference(losses(reference_lines), losses(lines))
     same = same_batches(batches(reference_lines), batches(lines))
+    parts = all(stage["equal"] for stage in stages.values())
+    predictions = (folder / "artifacts/predictions" for folder in (reference, found))
     return {
-        "equal": bool(
-            all(stage["equal"] for stage in stages.values()) and head and same and steps and difference <= LOSS
-        ),
+        "equal": bool(parts and head and same and steps and difference <= LOSS),
         "parts_byte_equal": stages,
         "head_byte_equal": head,
         "same_visits_in_every_global_batch": same,
         "every_step_done": steps,
         "largest_difference_of_a_loss": difference,
         "largest_difference_of_a_weight": _weights(reference / "student", found / "student"),
-        "largest_difference_of_a_prediction": _predictions(
-            reference / "artifacts/predictions", found / "artifacts/predictions"
-        ),
+        "largest_difference_of_a_prediction": _predictions(*predictions),
     }
 
 
@@ -47,21 +49,18 @@ def parts_equal(reference: Path, found: Path) -> dict[str, Any]:
 
 def loss_difference(reference: dict[int, list[float]], found: dict[int, list[float]]) -> tuple[bool, float]:
     """Whether both did the same steps, and by how much a step's loss differs at most, however often it was done."""
-    pairs = [
-        (one, other) for step in reference.keys() & found.keys() for one in reference[step] for other in found[step]
-    ]
-    return bool(reference) and reference.keys() == found.keys(), max(
-        (abs(one - other) for one, other in pairs), default=0.0
-    )
+    both = reference.keys() & found.keys()
+    gaps = [abs(one - other) for step in both for one in reference[step] for other in found[step]]
+    return bool(reference) and reference.keys() == found.keys(), max(gaps, default=0.0)
 
 
 def same_batches(reference: dict[int, Any], found: dict[int, Any]) -> bool:
-    """Whether every global batch held the same visits: some group dealt all of it to its ranks, and no rank ever took another visit."""
-    return (
-        bool(reference)
-        and reference.keys() == found.keys()
-        and all(_same(reference[batch], found[batch]) for batch in reference)
-    )
+    """Whether every global batch held the same visits.
+
+    That is so when some group dealt all of it to its ranks, and no rank ever took another visit.
+    """
+    same_numbers = bool(reference) and reference.keys() == found.keys()
+    return same_numbers and all(_same(reference[batch], found[batch]) for batch in reference)
 
 
 def _same(reference: dict[int, dict[int, set[str]]], found: dict[int, dict[int, set[str]]]) -> bool:
@@ -94,9 +93,8 @@ def _predictions(reference: Path, found: Path) -> float:
     import numpy as np
     import pyarrow.parquet as pq
 
-    def column(path: Path) -> Any:
-        return pq.read_table(path)["probabilities"].combine_chunks().flatten().to_numpy()
+    def read(path: Path) -> np.ndarray:
+        return flat(pq.read_table(path)["probabilities"])
 
-    return max(
-        float(np.abs(column(path) - column(found / path.name)).max()) for path in reference.glob("part-*.parquet")
-    )
+    parts = reference.glob("part-*.parquet")
+    return max(float(np.abs(read(path) - read(found / path.name)).max()) for path in parts)

@@ -1,4 +1,4 @@
-"""What the chaos benchmark's ledger tells: what is under way, how far the run is, which work was done twice and which kill that is put down to."""
+"""What the chaos benchmark's ledger shows: what is under way, how far the run is, which work was done twice and why."""
 
 import json
 from collections import Counter, defaultdict
@@ -13,20 +13,20 @@ AFTERMATH_S = 5.0  # a process outlives its node's raylet or its driver by secon
 
 @dataclass
 class Kill:
-    """One blow: when, of which kind, on whom, and who was at work at that moment. `notice`: a drain, whose death comes later as a Kill of its own."""
+    """One blow: when, of which kind, on whom, and who was at work then. A drained node's death is a Kill of its own."""
 
     number: int
     kind: str
     stage: str
     time: float
     workers: frozenset[int]  # processes that had written into the ledger and were alive
-    in_flight: dict[int, int] = field(default_factory=dict)  # process -> the shard that it had begun
+    in_flight: dict[int, int] = field(default_factory=dict)  # process -> the shard that it had started
     victim: str = ""
     recovered_s: float | None = None  # until there was more than ever before
 
     @property
     def warned(self) -> bool:
-        """Whether what ran there was told beforehand."""
+        """Whether what ran there had a notice before."""
         return self.kind in ("drain", "drained")
 
 
@@ -59,11 +59,13 @@ def last_step(lines: Iterable[Line]) -> int:
 
 
 def progressed(kill: Kill, lines: list[Line]) -> bool:
-    """Whether the newest shard or step counts as progress after a kill: what orphans of the killed driver still do does not, nor what a training
-    group does that has not heard of it yet."""
+    """Whether the newest shard or step counts as progress after a kill.
+
+    Work of a killed driver's orphans does not, nor that of a training group that has not noticed the kill yet.
+    """
     newest = next((line for line in reversed(lines) if line["what"] == "shard_done" or "loss" in line), None)
-    alone = kill.stage == "embed" and kill.kind not in ("driver", "head")
-    return newest is not None and (alone or newest["pid"] not in kill.workers)
+    independent = kill.stage == "embed" and kill.kind not in ("driver", "head")
+    return newest is not None and (independent or newest["pid"] not in kill.workers)
 
 
 def workers(lines: Iterable[Line]) -> dict[int, Line]:
@@ -72,7 +74,7 @@ def workers(lines: Iterable[Line]) -> dict[int, Line]:
 
 
 def in_flight(lines: Iterable[Line]) -> dict[int, int]:
-    """Process -> the shard that it has begun and not finished, whether it lives or not."""
+    """Process -> the shard that it has started and not finished, whether it lives or not."""
     found: dict[int, int] = {}
     for line in lines:
         if line["what"] == "shard_begun":
@@ -83,7 +85,7 @@ def in_flight(lines: Iterable[Line]) -> dict[int, int]:
 
 
 def at_risk(kill: Kill, lines: list[Line]) -> set[int]:
-    """The shards in flight at a kill: begun by a process then alive and not finished; or begun right after it and never finished."""
+    """The shards in flight at a kill: not finished by a process then alive; or started right after it, never finished."""
     unfinished = in_flight(lines)
     late = {
         line["shard"]
@@ -97,19 +99,19 @@ def at_risk(kill: Kill, lines: list[Line]) -> set[int]:
 
 
 def recomputed(lines: list[Line]) -> dict[int, int]:
-    """Shard -> how often it was begun beyond the first time."""
+    """Shard -> how often it was started beyond the first time."""
     begun = Counter(line["shard"] for line in lines if line["what"] == "shard_begun")
     return {shard: count - 1 for shard, count in begun.items() if count > 1}
 
 
 def unexplained(lines: list[Line], kills: list[Kill]) -> dict[int, int]:
-    """Shards that were begun again more often than a kill met them in flight; must be empty."""
+    """Shards that were started again more often than a kill met them in flight; must be empty."""
     met = Counter(shard for kill in kills for shard in at_risk(kill, lines))
     return {shard: count - met[shard] for shard, count in recomputed(lines).items() if count > met[shard]}
 
 
 def blamed(lines: list[Line], kills: list[Kill]) -> dict[int, int]:
-    """Position of a kill -> shards that it cost: begun by a process that the kill was the last to meet alive, never finished by it."""
+    """Position of a kill -> shards that it cost: not finished by processes that this kill was the last to meet alive."""
     last_met = {pid: number for number, kill in enumerate(kills) for pid in kill.workers}
     again = recomputed(lines)
     return dict(Counter(last_met[pid] for pid, shard in in_flight(lines).items() if pid in last_met and shard in again))
@@ -126,16 +128,15 @@ class Repeat:
 
 
 def repeats(lines: list[Line], kills: list[Kill], interval: int) -> list[Repeat]:
-    """Every start of a training group. After a notice alone none may be repeated; else, one checkpoint interval at most."""
+    """Every start of a training group. After notices only, no step may be repeated; else one checkpoint interval."""
     found, done, since = [], 0, float("-inf")
     for line in lines:
         if "loss" in line:
             done = max(done, line["step"])
         elif "started" in line:
             sudden = any(not kill.warned for kill in kills if since < kill.time <= line["time"])
-            found.append(
-                Repeat(line["started"], line["world"], max(0, done - line["started"]), interval if sudden else 0)
-            )
+            repeated = max(0, done - line["started"])
+            found.append(Repeat(line["started"], line["world"], repeated, interval if sudden else 0))
             since = line["time"]
     return found
 

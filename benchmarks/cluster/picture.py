@@ -1,4 +1,4 @@
-"""The picture of an autoscaling run, as SVG text: a bar per node with its shards, and below it the shards done and the nodes there are."""
+"""The picture of an autoscaling run, as SVG: a bar per node with its shards, below it the shards done and the nodes."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ BAR, SEEN = 18, 4  # SEEN: the least width of what was lost
 FONT = "DejaVu Sans, Helvetica, Arial, sans-serif"
 INK, FAINT, NODE, SHARD, LOST = "#222222", "#d8d8d8", "#dbe7f3", "#3b75af", "#d1493f"
 CURVE, COUNT = "#3b75af", "#8a8a8a"
+TITLE = "ckd embed, workers 0..4, on a cluster that scales itself: one node killed, one drained"
 ENDS = {"machine": "killed", "drain": "notice (black), gone", "idle": "idle, removed"}
 
 
@@ -21,10 +22,11 @@ def draw(report: dict[str, Any]) -> str:
     def x(seconds: float) -> float:
         return round(LEFT + (WIDTH - LEFT - RIGHT) * seconds / last, 1)
 
+    font = f'font-family="{FONT}" font-size="12" fill="{INK}"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="{FONT}" font-size="12" fill="{INK}">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" {font}>',
         f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
-        f'<text x="{LEFT}" y="22" font-size="15">ckd embed, workers 0..4, on a cluster that scales itself: one node killed, one drained</text>',
+        f'<text x="{LEFT}" y="22" font-size="15">{TITLE}</text>',
         *_legend(),
         *_grid(x, last, chart),
     ]
@@ -41,54 +43,52 @@ def _legend() -> list[str]:
         (SHARD, "shard embedded (a worker's first: and the model loaded)"),
         (LOST, "begun and lost, embedded again elsewhere"),
     ):
-        found.append(
-            f'<rect x="{at}" y="34" width="12" height="12" fill="{colour}"/><text x="{at + 18}" y="44">{text}</text>'
-        )
+        box = f'<rect x="{at}" y="34" width="12" height="12" fill="{colour}"/>'
+        found.append(f'{box}<text x="{at + 18}" y="44">{text}</text>')
         at += 46 + 7 * len(text)
     return found
 
 
 def _grid(x: Any, last: float, chart: int) -> list[str]:
     step = 10 if last <= 130 else 20 if last <= 260 else 60
-    bottom = chart + CHART
+    bottom, stroke = chart + CHART, f'stroke="{FAINT}" stroke-width="0.6"'
     found = []
     for at in range(0, int(last) + 1, step):
-        found.append(
-            f'<line x1="{x(at)}" y1="{TOP - 8}" x2="{x(at)}" y2="{bottom}" stroke="{FAINT}" stroke-width="0.6"/>'
-        )
+        found.append(f'<line x1="{x(at)}" y1="{TOP - 8}" x2="{x(at)}" y2="{bottom}" {stroke}/>')
         found.append(f'<text x="{x(at)}" y="{bottom + 16}" text-anchor="middle">{at}</text>')
-    return [
-        *found,
-        f'<text x="{x(last / 2)}" y="{bottom + 34}" text-anchor="middle">seconds after the head started</text>',
-    ]
+    found.append(
+        f'<text x="{x(last / 2)}" y="{bottom + 34}" text-anchor="middle">seconds after the head started</text>'
+    )
+    return found
 
 
 def _node(x: Any, y: int, node: dict[str, Any], shards: list[dict[str, Any]]) -> list[str]:
-    end = node["blow"] if node["end"] == "machine" else node["to"]
+    end, left = _end(node), x(node["from"])
     found = [
         f'<text x="{LEFT - 8}" y="{y + 14}" text-anchor="end">node {int(node["node"], 16)}</text>',
-        f'<rect x="{x(node["from"])}" y="{y}" width="{round(x(end) - x(node["from"]), 1)}" height="{BAR}" fill="{NODE}"/>',
+        f'<rect x="{left}" y="{y}" width="{round(x(end) - left, 1)}" height="{BAR}" fill="{NODE}"/>',
     ]
     for shard in shards:
         right = x(shard.get("to", end))
         width = max(round(right - x(shard["from"]) - 0.8, 1), 1 if "to" in shard else SEEN)
-        colour = SHARD if "to" in shard else LOST
-        found.append(
-            f'<rect x="{round(right - width, 1)}" y="{y + 3}" width="{width}" height="{BAR - 6}" fill="{colour}"/>'
-        )
+        colour, left = SHARD if "to" in shard else LOST, round(right - width, 1)
+        found.append(f'<rect x="{left}" y="{y + 3}" width="{width}" height="{BAR - 6}" fill="{colour}"/>')
     if node["end"] == "drain":
         at = x(node["blow"])
         found.append(f'<line x1="{at}" y1="{y - 3}" x2="{at}" y2="{y + BAR + 3}" stroke="{INK}" stroke-width="2"/>')
     return [*found, f'<text x="{x(end) + 6}" y="{y + 13}">{ENDS[node["end"]]}</text>']
 
 
+def _end(node: dict[str, Any]) -> float:
+    """When a node was gone: a killed one at the blow."""
+    end: float = node["blow"] if node["end"] == "machine" else node["to"]
+    return end
+
+
 def _curves(x: Any, top: int, nodes: list[dict[str, Any]], shards: list[dict[str, Any]]) -> list[str]:
-    """Shards done (left axis) and nodes there (right axis) as steps."""
+    """Shards done and nodes that are there, as steps."""
     done = sorted({shard["shard"]: shard["to"] for shard in reversed(shards) if "to" in shard}.values())
-    changes = sorted(
-        [(node["from"], 1) for node in nodes]
-        + [(node["blow"] if node["end"] == "machine" else node["to"], -1) for node in nodes]
-    )
+    changes = sorted([(node["from"], 1) for node in nodes] + [(_end(node), -1) for node in nodes])
     there, counts = 0, []
     for at, change in changes:
         there += change

@@ -1,4 +1,4 @@
-"""Which blow falls when in the chaos benchmark, from a seed alone: the kind, and how far the run is by then."""
+"""Which blow falls when in the chaos benchmark, only from a seed: the kind, and how far the run is by then."""
 
 import random
 from dataclasses import dataclass

@@ -12,11 +12,11 @@ import psutil
 from benchmarks.cluster.ledger import Kill, Line, Reader, in_flight, last_step, progressed, shards_done, workers
 from benchmarks.cluster.plan import Blow
 from benchmarks.cluster.work import LEDGER
-from testbed.raycluster import Cluster, end_tree, stop
+from testbed.raycluster import Cluster, stop
+from testbed.raynode import end_tree
 
-NODES = {
-    "spot": {"resources": {"CPU": 1, "spot": 1}, "max_workers": 4}
-}  # three work at most; the fourth may replace one that is about to go
+# Three work at most; the fourth may replace one that is about to go.
+NODES = {"spot": {"resources": {"CPU": 1, "spot": 1}, "max_workers": 4}}
 SETTINGS = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 NOTICE_S = 30  # the shortest that a cloud gives
 STUCK_S = 300.0
@@ -44,7 +44,7 @@ class Run:
         self.cluster = Cluster(scaling=NODES, cpus=0, settings=SETTINGS)
 
     def finish(self, blows: list[Blow], rng: random.Random) -> None:
-        """Deal the blows, each when its point is reached and there was more than ever before since the last, and wait for the end.
+        """Deal the blows and wait for the end. A blow falls at its point, and after progress since the last.
 
         Raises StuckError. A driver that ends with exit code 3 is started again, as it asks for.
         """
@@ -63,12 +63,8 @@ class Run:
             if time.monotonic() - since > STUCK_S:
                 raise StuckError(f"nothing new for {STUCK_S:.0f} s after {best} shards and steps; see {self.log}")
             self._fall_due()
-            if (
-                waiting
-                and not self.unrecovered
-                and self._is_time(waiting[0], lines)
-                and self._strike(waiting[0].kind, waiting[0].stage, rng)
-            ):
+            ready = waiting and not self.unrecovered and self._is_time(waiting[0], lines)
+            if ready and self._strike(waiting[0].kind, waiting[0].stage, rng):
                 waiting.pop(0)
             time.sleep(LOOK_S)
         self.codes.append(code)
@@ -94,7 +90,7 @@ class Run:
             self.unrecovered = None
 
     def _strike(self, kind: str, stage: str, rng: random.Random) -> bool:
-        """Deal a blow of this kind to one who is at work; False when nobody is."""
+        """Deal a blow of this kind to a process or node that is at work; False when there is none."""
         busy = self._busy(stage)
         going = {node for _, node in self.doomed}
         raylets = self.cluster.raylets()
@@ -127,16 +123,12 @@ class Run:
             raylets[node].kill()
         elif kind in ("machine", "drought"):
             if kind == "drought":
-                autoscaler = next(
-                    p
-                    for p in self.cluster.head.tree()
-                    if any("/autoscaler/" in w and w.endswith("monitor.py") for w in p.cmdline())
-                )
+                autoscaler = next(p for p in self.cluster.head.tree() if _is_autoscaler(p))
                 autoscaler.suspend()
                 self.dry.append((time.time() + DROUGHT_S, autoscaler))
             end_tree(raylets[node])
         else:
-            # Not at the top: it imports Ray, which reads once that testbed.raycluster asks for a token.
+            # Not at the top: it imports Ray, which reads only once that testbed.raycluster asks for a token.
             from cluster.preemption import Notice, drain
 
             ends = time.time() + NOTICE_S
@@ -160,9 +152,8 @@ class Run:
         number = sum(kill.kind != "drained" for kill in self.kills) + (kind != "drained")
         self.kills.append(Kill(number, kind, stage, time.time(), alive, flying, victim))
         done = f"{shards_done(lines)} shards, step {last_step(lines)}"
-        self.say(
-            f"kill {number}: {kind} {victim} at {time.time() - self.started:.0f} s, {done}, shards {sorted(flying.values())} in flight"
-        )
+        at, shards = f"{time.time() - self.started:.0f} s", sorted(flying.values())
+        self.say(f"kill {number}: {kind} {victim} at {at}, {done}, shards {shards} in flight")
 
     def _busy(self, stage: str) -> dict[int, str]:
         """Living process -> its node, of those that embed a shard or train."""
@@ -170,6 +161,10 @@ class Run:
         known = {pid: line for pid, line in workers(lines).items() if lives(line)}
         flying = in_flight(lines)
         return {pid: line["node"] for pid, line in known.items() if (pid in flying) == (stage == "embed")}
+
+
+def _is_autoscaler(process: psutil.Process) -> bool:
+    return any("/autoscaler/" in word and word.endswith("monitor.py") for word in process.cmdline())
 
 
 def lives(line: Line) -> bool:

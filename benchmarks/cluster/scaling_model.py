@@ -1,8 +1,9 @@
-"""Hours and cost of the teacher's pass over millions of visits on N GPUs by the model of ckd/estimate.py. Prints the tables of docs/scaling.md.
+"""Hours and cost of the teacher's pass over millions of visits on N GPUs, by the model of ckd/estimate.py.
 
-python -m benchmarks.cluster.scaling_model
+Prints the table of docs/scaling.md: python -m benchmarks.cluster.scaling_model
 """
 
+from benchmarks.report import options
 from ckd.estimate import HOUR, Assumptions, spot_share, wall_s
 
 VISITS = (1_000_000, 10_000_000, 100_000_000)
@@ -22,22 +23,24 @@ def table(a: Assumptions) -> str:
             other = 1 - parts["visits"] / sum(parts.values())
             shards = visits / a.shard_rows / gpus
             cost = hours * gpus * a.price
-            lines.append(
-                f"| {visits:,} | {gpus} | {shards:,.1f} | {hours:,.2f} | {other:.1%} | {hours * gpus:,.1f} | {cost:,.0f} |"
-            )
+            work = f"| {visits:,} | {gpus} | {shards:,.1f} | {hours:,.2f} | {other:.1%} |"
+            lines.append(f"{work} {hours * gpus:,.1f} | {cost:,.0f} |")
     return "\n".join(lines)
 
 
-def main() -> None:
+def main() -> int:
+    options(__doc__).parse_args()
     a = Assumptions()
     print(table(a))
-    print(
-        f"\nvisits/s per GPU {a.rate:.0f}, seconds per shard {a.shard_s:.1f}, cost per million visits once loaded {1e6 / a.rate / HOUR * a.price:.2f}"
+    cost, often = (
+        1e6 / a.rate / HOUR * a.price,
+        f"at {a.preemptions_per_hour:g} per hour {spot_share(a):.2%} of its time",
     )
-    print(
-        f"a preemption costs {a.rework_s:.0f} s of its GPU; at {a.preemptions_per_hour:g} per hour {spot_share(a):.2%} of its time"
-    )
+    print(f"\nvisits/s per GPU {a.rate:.0f}, seconds per shard {a.shard_s:.1f}", end="")
+    print(f", cost per million visits once loaded {cost:.2f}")
+    print(f"a preemption costs {a.rework_s:.0f} s of its GPU; {often}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -1,4 +1,4 @@
-"""The chaos benchmark's own judgement: which kills a seed deals, which work it calls lost, what it calls equal; and the autoscaling picture."""
+"""What the chaos benchmark judges: which kills a seed deals, which work is lost, what is equal; and the picture."""
 
 import json
 import xml.etree.ElementTree as ElementTree

@@ -1,7 +1,7 @@
 """docs/scaling.md shows the table that its model prints."""
 
 from benchmarks.cluster.scaling_model import table
-from benchmarks.teacher.speed import ROOT
+from benchmarks.report import ROOT
 from ckd.estimate import Assumptions
 
 

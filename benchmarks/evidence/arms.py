@@ -1,5 +1,7 @@
-"""One arm with one training seed: soft labels as the arm wants them, the student trained and asked by the project's own jobs, its figures.
-In the selection nothing of held_out is predicted or read."""
+"""One arm with one training seed: its soft labels, the student trained by the project's own jobs, its figures.
+
+In the selection nothing of held_out is predicted or read.
+"""
 
 import json
 import os
@@ -13,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.evidence.cohort import SHARED_STAGES, configuration, link
-from benchmarks.evidence.setup import Arm, Phase, Setup
+from benchmarks.evidence.setup import Arm, Phase, Trial
 from ckd.config import Config
 from ckd.evaluation.metrics import auprc, auroc, macro_labels
 from ckd.evaluation.scores import read_split
@@ -31,21 +33,16 @@ from jobs.predict_student import predict_splits
 SPLITS: Mapping[Phase, tuple[Split, ...]] = {"selection": ("tuning",), "confirmation": ("tuning", "held_out")}
 
 
-def result_file(work: Path, phase: Phase, arm: str, seed: int) -> Path:
-    """Where the figures of an arm and seed lie; that file says that it is done."""
-    return work / "results" / phase / f"{arm}-{seed}.json"
+def run_arm(trial: Trial, arm: Arm, seed: int, shared: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Train and score an arm unless that is done; returns its figures.
 
-
-def run_arm(
-    work: Path, setup: Setup, phase: Phase, arm: Arm, seed: int, shared: Path, facts: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Train and score an arm unless that is done; returns its figures. Probabilities of the confirmation are kept beside them (.npz)."""
-    done = result_file(work, phase, arm.name, seed)
+    Probabilities of the confirmation are kept beside them (.npz).
+    """
+    done = trial.result_file(arm.name, seed)
     if done.exists():
         return dict(json.loads(done.read_text()))
-    started, cpu = time.monotonic(), time.process_time()
-    name = f"arms/{arm.name}-{seed}"
-    config = configuration(work, setup, phase, name, [*arm.teacher, *arm.student, f"seed={seed}"])
+    started, cpu, splits = time.monotonic(), time.process_time(), SPLITS[trial.phase]
+    config = configuration(trial, f"arms/{arm.name}-{seed}", [*arm.teacher, *arm.student, f"seed={seed}"])
     root = Path(config.run.artifacts_root)
     root.mkdir(parents=True, exist_ok=True)
     link(shared, root, SHARED_STAGES)
@@ -54,8 +51,8 @@ def run_arm(
     with (root.parent / "log.txt").open("a") as log:
         console = Console(log)
         train_student.run(config, console)
-        predict_splits(Run(config), console, SPLITS[phase])
-    scored = {split: score_split(config, split) for split in SPLITS[phase]}
+        predict_splits(Run(config), console, splits)
+    scored = {split: score_split(config, split) for split in splits}
     figures = {
         "arm": arm.name,
         "seed": seed,
@@ -67,7 +64,7 @@ def run_arm(
         "load_average": os.getloadavg()[0],
     }
     done.parent.mkdir(parents=True, exist_ok=True)
-    if phase == "confirmation":
+    if trial.phase == "confirmation":
         np.savez(done.with_suffix(".npz"), **{split: p for split, (_, p) in scored.items()})
     write_bytes(str(done), (json.dumps(figures, indent=1) + "\n").encode())
     shutil.rmtree(root.parent.parent)
@@ -77,39 +74,31 @@ def run_arm(
 def replace_soft_labels(config: Config, how: str, seed: int) -> None:
     """Write the control's soft labels of the labelled train visits in place of the teacher's. Safe to run twice."""
     cohort = Cohort.open(config.run.artifacts_root)
-    found = Stage(cohort.root, "soft_labels", {})
-    shards = cohort.select("train")
+    found, shards = Stage(cohort.root, "soft_labels", {}), cohort.select("train")
     parts = [found.read(shard.index) for shard in shards]
-    labels = np.concatenate([matrix(cohort.read(shard, ["labels"])["labels"]) for shard in shards])
-    ids = [visit for part in parts for visit in part["visit_id"].to_pylist()]
     if how == "true":
-        logits = true_logits(config, ids)
+        logits = true_logits(config, [visit for part in parts for visit in part["visit_id"].to_pylist()])
     else:
-        logits = shuffled(
-            np.concatenate([matrix(part["logits"]) for part in parts]),
-            labels,
-            np.random.default_rng([seed, 17]),
-        )
-    start = 0
+        labels = np.concatenate([matrix(cohort.read(shard, ["labels"])["labels"]) for shard in shards])
+        teachers = np.concatenate([matrix(part["logits"]) for part in parts])
+        logits = shuffled(teachers, labels, np.random.default_rng([seed, 17]))
+    stage, start = Stage(cohort.root, "soft_labels", {"head": f"{how} labels of the ablation, {seed}"}), 0
     for shard, part in zip(shards, parts, strict=True):
         rows = logits[start : start + shard.rows]
         start += shard.rows
-        made = {
-            "visit_id": part["visit_id"],
-            "probabilities": lists((1 / (1 + np.exp(-rows))).astype(np.float32)),
-            "logits": lists(rows.astype(np.float32)),
-        }
+        probabilities = lists((1 / (1 + np.exp(-rows))).astype(np.float32))
+        made = {"visit_id": part["visit_id"], "probabilities": probabilities, "logits": lists(rows.astype(np.float32))}
         table = pa.table({**made, "out_of_fold": part["out_of_fold"]})
-        stage = Stage(cohort.root, "soft_labels", {"head": f"{how} labels of the ablation, {seed}"})
         stage.write(shard.index, table, rows=shard.rows, input_hash=shard.text_hash)
-    for shard in cohort.select("train", labeled=False):  # of another head now, and asked for by no control
+    for shard in cohort.select("train", labeled=False):  # of another head now, and needed by no control
         found.delete(shard.index)
 
 
 def shuffled(logits: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Soft logits [n, 25] exchanged, label by label, among the visits that truly have it and among those that have it not.
+    """Soft logits [n, 25] exchanged, label by label, among the visits that truly have it and among those that do not.
 
-    Each label keeps how its soft labels are distributed in either class; what they say of a single visit beyond its true label is gone.
+    Each label keeps the distribution of its soft labels in either class; what they say of a single visit beyond its
+    true label is gone.
     """
     mixed = logits.copy()
     for label in range(labels.shape[1]):
@@ -148,9 +137,5 @@ def truncated(config: Config) -> float:
     """The share of the labelled train visits that lost text to student.max_length."""
     cohort = Cohort.open(config.run.artifacts_root)
     stage = Stage(cohort.root, "tokens", {})
-    lost = [
-        flag
-        for shard in cohort.select("train")
-        for flag in stage.read(shard.index, ["truncated"])["truncated"].to_pylist()
-    ]
-    return float(np.mean(lost))
+    parts = [stage.read(shard.index, ["truncated"])["truncated"] for shard in cohort.select("train")]
+    return float(np.mean([flag for part in parts for flag in part.to_pylist()]))

@@ -1,6 +1,6 @@
-"""What benchmarks/evidence/ablation.yaml says: seeds, sizes, the base configuration, the arms and the criterion. Making the cohort is
-ablation_cohort's business, running an arm ablation_arms'."""
+"""What ablation.yaml says: seeds, sizes, base configuration, arms and criterion; and where a phase's files are."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 import yaml
 
-SETUP = Path(__file__).with_suffix(".yaml").with_name("ablation.yaml")
+SETUP = Path(__file__).with_name("ablation.yaml")
 BASE = "base"
 METRICS = ("macro_auroc", "macro_auprc", "log_loss")
 Phase = Literal["selection", "confirmation"]
+Figures = Mapping[tuple[str, int], Mapping[str, Any]]  # (arm, seed) -> the figures of that training
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,42 @@ class Setup:
     raw: Mapping[str, Any]
     arms: tuple[Arm, ...]
 
-    def seeds(self, phase: Phase) -> list[int]:
-        """The training seeds of a phase; arms with the same seed are a pair."""
-        return list(self.raw[phase]["seeds"])
-
     def arm(self, name: str) -> Arm:
         """An arm by its name. Raises KeyError."""
         return {arm.name: arm for arm in self.arms}[name]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One phase of a set-up, in a working folder."""
+
+    work: Path
+    setup: Setup
+    phase: Phase
+
+    @property
+    def seeds(self) -> list[int]:
+        """The training seeds; arms with the same seed are a pair."""
+        return list(self.setup.raw[self.phase]["seeds"])
+
+    @property
+    def generator_seed(self) -> int:
+        """Of the cohort."""
+        return int(self.setup.raw[self.phase]["generator_seed"])
+
+    @property
+    def folder(self) -> Path:
+        """Where its cohort and shared stages lie."""
+        return self.work / f"{self.phase}-{self.generator_seed}"
+
+    def result_file(self, arm: str, seed: int) -> Path:
+        """Where the figures of an arm and seed lie. It is there when they are done."""
+        return self.work / "results" / self.phase / f"{arm}-{seed}.json"
+
+    def results(self) -> Figures:
+        """The finished arms."""
+        keys = [(arm.name, seed) for arm in self.setup.arms for seed in self.seeds]
+        return {key: json.loads(path.read_text()) for key in keys if (path := self.result_file(*key)).exists()}
 
 
 def load_setup(path: Path = SETUP) -> Setup:
@@ -58,7 +88,8 @@ def load_setup(path: Path = SETUP) -> Setup:
         arms.append(Arm(name, **{**row, **lists}))
     names = [arm.name for arm in arms]
     if names[0] != BASE or not {arm.against for arm in arms} <= set(names) or raw["criterion"] not in METRICS:
+        criteria = ", ".join(METRICS)
         raise ValueError(
-            f"{path}: expected the arm '{BASE}' first, known names in 'against', and one criterion of {', '.join(METRICS)}"
+            f"{path}: expected arm '{BASE}' first, known names in 'against', and one criterion of {criteria}"
         )
     return Setup(raw, tuple(arms))

@@ -1,4 +1,4 @@
-"""The ablation: its arms run through the project's own jobs, nothing of held_out reaches the choice, its interval agrees with a plain reference."""
+"""The ablation: arms run in the project's jobs, the choice reads no held_out, the interval agrees with a plain one."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from benchmarks.evidence import ablation
 from benchmarks.evidence import report as ablation_report
-from benchmarks.evidence.arms import replace_soft_labels, result_file, run_arm, shuffled
+from benchmarks.evidence.arms import replace_soft_labels, run_arm, shuffled
 from benchmarks.evidence.choice import choose, compare, intervals
 from benchmarks.evidence.cohort import (
     SHARED_STAGES,
@@ -24,7 +24,7 @@ from benchmarks.evidence.cohort import (
     make_shared,
     make_student_base,
 )
-from benchmarks.evidence.setup import SETUP, Setup, load_setup
+from benchmarks.evidence.setup import SETUP, Setup, Trial, load_setup
 from ckd.configfile import load
 from ckd.evaluation.bootstrap import Draws
 from ckd.store.artifacts import Stage
@@ -39,13 +39,16 @@ criterion: macro_auroc
 untrained: true
 selection: {generator_seed: 21, seeds: [1, 2]}
 confirmation: {generator_seed: 22, seeds: [3, 4], beside: [], resamples: 20}
-sizes: {patients: 300, train_share: 0.5, ceiling_patients: 50, student_patients: 30, teacher_patients: 20, adapter_steps: 0}
+sizes:
+  {patients: 300, train_share: 0.5, ceiling_patients: 50, student_patients: 30, teacher_patients: 20, adapter_steps: 0}
 reference_seed: 42
-base: [data.shard_rows=256, teacher.dtype=float32, head.folds=2, head.epochs=1, student.hard_weight=0.5, student.max_length=64, student.epochs=1]
+base: [data.shard_rows=256, teacher.dtype=float32, head.folds=2, head.epochs=1,
+       student.hard_weight=0.5, student.max_length=64, student.epochs=1]
 arms:
   base: {changes: "nothing"}
   shuffled: {changes: "soft labels shuffled", labels: shuffled, kind: control}
-  half: {changes: "no teacher for half of them", teacher: [teacher.adapter_share=0.5], student: [student.embedding_weight=1]}
+  half:
+    {changes: "no teacher for half", teacher: [teacher.adapter_share=0.5], student: [student.embedding_weight=1]}
 """
 
 
@@ -55,20 +58,22 @@ def made(tmp_path_factory):
     work = tmp_path_factory.mktemp("ablation")
     (work / "setup.yaml").write_text(TINY)
     setup = load_setup(work / "setup.yaml")
-    make_cohort(work, setup, "selection")
+    make_cohort(Trial(work, setup, "selection"))
     make_student_base(work, setup)
     return work, setup
 
 
 def run(work, setup, phase="selection"):
+    trial = Trial(work, setup, phase)
     for arm in setup.arms if phase == "selection" else ablation.confirmed(work, setup):
-        for seed in setup.seeds(phase):
-            ablation.work_on(work, setup, phase, arm, seed, {"commit": "c"})
+        for seed in trial.seeds:
+            ablation.work_on(trial, arm, seed, {"commit": "c"})
 
 
 def test_every_arm_is_trained_once_and_held_out_may_be_unreadable_during_the_selection(made):
     work, setup = made
-    roots = {arm.shared: make_shared(work, setup, "selection", arm, Console(io.StringIO())) for arm in setup.arms}
+    trial = Trial(work, setup, "selection")
+    roots = {arm.shared: make_shared(trial, arm, Console(io.StringIO())) for arm in setup.arms}
     for shared, root in roots.items():
         (work / f"selection-21/ready-{shared}").write_text(str(root))
         cohort = Cohort.open(str(root))
@@ -78,19 +83,19 @@ def test_every_arm_is_trained_once_and_held_out_may_be_unreadable_during_the_sel
                 path.unlink()  # a link between the arms' stages
                 path.write_bytes(b"nothing may read this")
     run(work, setup)
-    found = ablation.results(work, setup, "selection")
+    found = trial.results()
     assert len(found) == 6 and all("held_out" not in row for row in found.values())
     assert not list(work.rglob("arms/*/*"))
     before = {path: path.stat().st_mtime_ns for path in work.glob("results/*/*")}
     arm = setup.arms[0]
-    assert run_arm(work, setup, "selection", arm, 1, Path("nowhere"), {}) == found["base", 1]
+    assert run_arm(trial, arm, 1, Path("nowhere"), {}) == found["base", 1]
     assert before == {path: path.stat().st_mtime_ns for path in work.glob("results/*/*")}
 
 
 def test_the_confirmation_trains_on_other_patients_and_the_report_shows_what_the_files_say(made, tmp_path):
     work, setup = made
     run(work, setup)
-    make_cohort(work, setup, "confirmation")
+    make_cohort(Trial(work, setup, "confirmation"))
     arms = ablation.confirmed(work, setup)
     assert [arm.name for arm in arms] == ["base", "half"]
     run(work, setup, "confirmation")
@@ -99,18 +104,19 @@ def test_the_confirmation_trains_on_other_patients_and_the_report_shows_what_the
         for phase in ("selection-21", "confirmation-22")
     ]
     assert not ids[0] & ids[1]
-    whole = ablation_report.confirmation(work, setup, "half")
+    whole = ablation_report.confirmation(Trial(work, setup, "confirmation"), "half")
     assert whole["against_base"]["half"]["macro_auroc"]["difference"] == pytest.approx(
         whole["means"]["half"]["macro_auroc"] - whole["means"]["base"]["macro_auroc"]
     )
     assert len(whole["against_base"]["half"]["macro_auroc"]["by_seed"]) == 2
-    found = ablation.results(work, setup, "selection")
+    selection = Trial(work, setup, "selection")
+    found = selection.results()
     references = {**whole["references"], "split": "tuning"}
     results = {
         "setup": setup.raw,
         "selection": {
             "references": references,
-            "compared": [{**vars(c), "arm": c.arm.name} for c in compare(setup, found)],
+            "compared": [{**vars(c), "arm": c.arm.name} for c in compare(selection, found)],
             "arms": list(found.values()),
         },
         "choice": json.loads((work / "choice.json").read_text()),
@@ -134,7 +140,7 @@ def test_true_probabilities_and_shuffled_labels_stand_in_place_of_the_teachers(m
     work, setup = made
     run(work, setup)
     root = Path((work / "selection-21/ready-all").read_text())
-    config = configuration(work, setup, "selection", "control")
+    config = configuration(Trial(work, setup, "selection"), "control")
     Path(config.run.artifacts_root).mkdir(parents=True)
     link(root, Path(config.run.artifacts_root), SHARED_STAGES)
     cohort, stage = Cohort.open(config.run.artifacts_root), Stage(config.run.artifacts_root, "soft_labels", {})
@@ -206,7 +212,7 @@ def test_the_interval_agrees_with_resampling_seeds_and_patients_row_by_row():
 
 
 def figures(**auroc):
-    """Selection figures with the given tuning macro AUROC per arm, alike for both seeds but for a common shift; held_out would choose otherwise."""
+    """Figures with these tuning macro AUROC, alike for both seeds but for a shift; held_out would choose otherwise."""
     made = {}
     for arm, value in auroc.items():
         for seed in (1, 2):
@@ -216,27 +222,26 @@ def figures(**auroc):
 
 
 def test_the_choice_takes_the_option_with_the_largest_gain_on_tuning_and_no_control(made):
-    _, setup = made
-    found = choose(setup, compare(setup, figures(base=0.5, shuffled=0.7, half=0.6)))
+    trial = Trial(*made, "selection")
+    found = choose("macro_auroc", compare(trial, figures(base=0.5, shuffled=0.7, half=0.6)))
     assert found == {
         "criterion": "macro_auroc",
         "winner": "half",
         "candidate": "half",
         "gain_on_tuning": pytest.approx(0.1),
     }
-    lost = choose(setup, compare(setup, figures(base=0.5, shuffled=0.7, half=0.4)))
+    lost = choose("macro_auroc", compare(trial, figures(base=0.5, shuffled=0.7, half=0.4)))
     assert (lost["winner"], lost["candidate"]) == ("base", "half")
-    with_less_loss = Setup({**setup.raw, "criterion": "log_loss"}, setup.arms)
-    assert choose(with_less_loss, compare(setup, figures(base=0.5, half=0.4)))["winner"] == "half"
+    assert choose("log_loss", compare(trial, figures(base=0.5, half=0.4)))["winner"] == "half"
 
 
 def test_an_arm_that_lacks_a_seed_is_not_compared(made):
-    _, setup = made
+    work, setup = made
     found = figures(base=0.5, shuffled=0.6, half=0.7)
     del found["half", 2]
-    assert [c.arm.name for c in compare(setup, found)] == ["base", "shuffled"]
+    assert [c.arm.name for c in compare(Trial(work, setup, "selection"), found)] == ["base", "shuffled"]
     against = Setup(setup.raw, (*setup.arms[:2], replace(setup.arms[2], against="shuffled")))
-    whole = compare(against, figures(base=0.5, shuffled=0.6, half=0.7))
+    whole = compare(Trial(work, against, "selection"), figures(base=0.5, shuffled=0.6, half=0.7))
     assert whole[2].difference["macro_auroc"] == pytest.approx(0.1) and whole[2].deviation[
         "macro_auroc"
     ] == pytest.approx(0)
@@ -245,11 +250,10 @@ def test_an_arm_that_lacks_a_seed_is_not_compared(made):
 def test_every_arm_of_the_set_up_is_a_configuration_of_this_package():
     setup = load_setup()
     names = [arm.name for arm in setup.arms]
-    assert (
-        len(set(names)) == len(names) and len(setup.seeds("selection")) >= 3 and len(setup.seeds("confirmation")) >= 5
-    )
-    assert setup.raw["selection"]["generator_seed"] != setup.raw["confirmation"]["generator_seed"]
-    assert not set(setup.seeds("selection")) & set(setup.seeds("confirmation"))
+    selection, confirmation = Trial(Path(), setup, "selection"), Trial(Path(), setup, "confirmation")
+    assert len(set(names)) == len(names) and len(selection.seeds) >= 3 and len(confirmation.seeds) >= 5
+    assert selection.generator_seed != confirmation.generator_seed
+    assert not set(selection.seeds) & set(confirmation.seeds)
     for arm in setup.arms:
         load(None, [*setup.raw["base"], *arm.teacher, *arm.student])
     assert yaml.safe_load(SETUP.read_text())["criterion"] == "macro_auroc"
@@ -264,7 +268,5 @@ def test_arms_of_two_set_ups_do_not_mix(made, tmp_path):
 
 
 def test_a_finished_arm_has_a_file_of_its_own_per_phase(tmp_path):
-    assert (
-        len({result_file(tmp_path, phase, "a", seed) for phase in ("selection", "confirmation") for seed in (1, 2)})
-        == 4
-    )
+    trials = [Trial(tmp_path, load_setup(), phase) for phase in ("selection", "confirmation")]
+    assert len({trial.result_file("a", seed) for trial in trials for seed in (1, 2)}) == 4

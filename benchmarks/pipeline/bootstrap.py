@@ -1,26 +1,22 @@
-"""What the intervals cost: 1,000 patient-cluster draws of 100,000 visits x 25 labels, against scikit-learn with sample weights on the same draws.
+"""What the intervals cost: 1,000 patient-cluster draws of 100,000 visits x 25 labels, against scikit-learn.
 
-Both give AUROC and AUPRC of every label; the project's pass gives the pooled labels (micro) and the Brier and F1 figures too. The peer takes a
-second per draw, so a few draws are timed and the rest is extrapolated, which the result says. Both must agree before any is timed.
+Both give AUROC and AUPRC of every label on the same draws (scikit-learn with sample weights); the project's pass also
+gives the pooled labels (micro), Brier and F1 figures. The peer takes a second per draw, so a few draws are timed and
+the rest is extrapolated, which the result says. Both must agree before any is timed.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.pipeline.bootstrap     # 2 cores, a few minutes; writes benchmarks/results/bootstrap.json
+    OMP_NUM_THREADS=1 python -m benchmarks.pipeline.bootstrap     # 2 cores, a few minutes
+
+Writes benchmarks/results/bootstrap.json.
 """
 
-import argparse
-import json
 import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-import scipy
-import sklearn
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from benchmarks.teacher.speed import ROOT, header
+from benchmarks.report import Report, Seconds, in_turn, options, timed, versions
 from ckd.evaluation.bootstrap import Draws, resample
 from ckd.visits.labels import NUM_LABELS
 
@@ -28,43 +24,32 @@ LIMIT_S = 300.0
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, "bootstrap.json")
     parser.add_argument("--visits", type=int, default=100_000)
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--peer-resamples", type=int, default=3, help="draws of scikit-learn in each run")
     parser.add_argument("--runs", type=int, default=3, help="timed runs of each way, in turn")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/bootstrap.json")
     arguments = parser.parse_args(argv)
-    report: dict[str, Any] = header("cpu", sys.argv[1:] if argv is None else argv, None, "pipeline.bootstrap")
-    report["versions"] |= {"numpy": np.__version__, "scipy": scipy.__version__, "scikit-learn": sklearn.__version__}
+    report = Report("pipeline.bootstrap", argv, arguments.out)
+    report["versions"] |= versions("numpy", "scipy", "scikit-learn")
     members, labels, p = cohort(arguments.visits)
     draws = Draws(members, int(members.max()) + 1, arguments.resamples, 0, True)
     few = Draws(members, draws.groups, arguments.peer_resamples, 0, True)
-    report |= {
-        "visits": arguments.visits,
-        "patients": draws.groups,
-        "labels": NUM_LABELS,
-        "resamples": draws.resamples,
-        "peer_resamples": few.resamples,
-    }
-    report |= {"positive_share": {"least": float(labels.mean(0).min()), "most": float(labels.mean(0).max())}}
+    report |= {"visits": arguments.visits, "patients": draws.groups, "labels": NUM_LABELS}
+    report |= {"resamples": draws.resamples, "peer_resamples": few.resamples}
+    report["positive_share"] = {"least": float(labels.mean(0).min()), "most": float(labels.mean(0).max())}
     report["largest_difference"] = float(np.abs(ours(few, labels, p)[:, :NUM_LABELS, :2] - peer(few, labels, p)).max())
     if report["largest_difference"] > 1e-10:
         print(f"the two ways disagree by {report['largest_difference']}", file=sys.stderr)
         return 1
-    seconds: dict[str, list[tuple[float, float]]] = {"project": [], "scikit-learn": []}
-    for _ in range(arguments.runs):
-        seconds["project"].append(timed(lambda: ours(draws, labels, p)))
-        seconds["scikit-learn"].append(timed(lambda: peer(few, labels, p)))
+    ways = {"project": lambda: ours(draws, labels, p), "scikit-learn": lambda: peer(few, labels, p)}
+    seconds: dict[str, list[Seconds]] = {name: [] for name in ways}
+    for run in range(arguments.runs):
+        for name in in_turn(ways, run):
+            seconds[name].append(timed(ways[name]))
     report |= figures(seconds, draws.resamples / few.resamples)
-    print(
-        json.dumps(
-            {key: report[key] for key in ("project", "scikit-learn", "times_faster_per_cpu_second", "target")}, indent=1
-        )
-    )
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return 0
+    report.show(*ways, "times_faster_per_cpu_second", "target")
+    return report.finish()
 
 
 def cohort(visits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -90,32 +75,23 @@ def peer(draws: Draws, labels: np.ndarray, p: np.ndarray) -> np.ndarray:
     )
 
 
-def timed(way: Callable[[], Any]) -> tuple[float, float]:
-    """Wall and CPU seconds (all threads)."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    way()
-    return time.perf_counter() - wall, time.process_time() - cpu
-
-
-def figures(seconds: dict[str, list[tuple[float, float]]], more: float) -> dict[str, Any]:
+def figures(seconds: dict[str, list[Seconds]], more: float) -> dict[str, Any]:
     """Medians of the runs; the peer's times `more` for all draws."""
     found: dict[str, Any] = {
         name: {
-            "runs_wall_s": [s[0] for s in runs],
-            "runs_cpu_s": [s[1] for s in runs],
-            "wall_s": median(s[0] for s in runs),
-            "cpu_s": median(s[1] for s in runs),
+            "runs_wall_s": [s.wall for s in runs],
+            "runs_cpu_s": [s.cpu for s in runs],
+            "wall_s": median(s.wall for s in runs),
+            "cpu_s": median(s.cpu for s in runs),
         }
         for name, runs in seconds.items()
     }
-    found["scikit-learn"] |= {
-        "extrapolated_wall_s": found["scikit-learn"]["wall_s"] * more,
-        "extrapolated_cpu_s": found["scikit-learn"]["cpu_s"] * more,
-    }
-    measured = found["project"]["wall_s"]
+    project, other = found["project"], found["scikit-learn"]
+    other |= {f"extrapolated_{clock}_s": other[f"{clock}_s"] * more for clock in ("wall", "cpu")}
+    measured = project["wall_s"]
     return {
         **found,
-        "times_faster_per_cpu_second": found["scikit-learn"]["extrapolated_cpu_s"] / found["project"]["cpu_s"],
+        "times_faster_per_cpu_second": other["extrapolated_cpu_s"] / project["cpu_s"],
         "target": {"wall_s_at_most": LIMIT_S, "measured": measured, "met": measured <= LIMIT_S},
     }
 

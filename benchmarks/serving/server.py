@@ -1,16 +1,14 @@
-"""`ckd serve` under load: many clients at once against a real server process on loopback, each asking for one visit as soon as it has its answer.
+"""`ckd serve` under load: many clients at once on loopback, each with one visit at a time, against a real process.
 
-    python -m benchmarks.serving.server                    # 200 clients, 60 s, a tiny student; writes benchmarks/results/serve.json
+    python -m benchmarks.serving.server                    # 200 clients, 60 s, a tiny student
     python -m benchmarks.serving.server --model results/<run>/student
 
-Client and server share the machine, so the server alone would be quicker. Errors must be 0 and memory flat; exit code 1 when they are not. It takes
-the given seconds and the server's start, and ends what it starts.
+Client and server share the machine, so the server without them would be quicker. It takes the given seconds and the
+server's start, and ends what it starts. Writes benchmarks/results/serve.json. Exit code 1 when there are errors or
+memory is not flat.
 """
 
-import argparse
 import asyncio
-import json
-import os
 import random
 import re
 import signal
@@ -19,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.teacher.speed import ROOT, header
+from benchmarks.report import ROOT, Report, options
 from ckd.store.artifacts import FolderArtifact
 from ckd.store.folders import ARTIFACT_FILE
 from ckd.student.tiny import StudentSize, make_student
@@ -27,54 +25,31 @@ from testbed.clients import load
 
 SIZE = StudentSize()  # the demo's
 WORDS = 40  # of a visit's text: about as many tokens
+SHOWN = ("requests", "errors", "requests_per_s", "p50_ms", "p99_ms", "server_cpu_ms_per_request", "memory")
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, "serve.json")
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--model", help="a student's folder; without it a tiny untrained one")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/serve.json")
     arguments = parser.parse_args(argv)
-    report = header("cpu", sys.argv[1:] if argv is None else argv, None, "serving.server")
-    texts = make_texts(500)
+    report, texts = Report("serving.server", argv, arguments.out), make_texts(500)
     with tempfile.TemporaryDirectory() as folder:
         model = arguments.model or write_student(folder, texts)
-        report |= {
-            "model": arguments.model or f"untrained, {SIZE}",
-            "words_per_visit": WORDS,
-            "clients": arguments.clients,
-        }
+        report |= {"model": arguments.model or f"untrained, {SIZE}", "words_per_visit": WORDS}
+        report["clients"] = arguments.clients
         server = launch(model)
         try:
             port, written = listening(server)
             report |= asyncio.run(load(server.pid, port, texts, arguments.clients, arguments.seconds))
         finally:
             server.send_signal(signal.SIGTERM)
-            code = server.wait(60)
-    good = code == 0 and not report["errors"] and report["memory"]["flat"]
-    report |= {"exit_code": code, "load_average_after": os.getloadavg()[0], "good": good}
-    print(
-        json.dumps(
-            {
-                name: report[name]
-                for name in (
-                    "requests",
-                    "errors",
-                    "requests_per_s",
-                    "p50_ms",
-                    "p99_ms",
-                    "server_cpu_ms_per_request",
-                    "memory",
-                )
-            },
-            indent=1,
-        )
-    )
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(f"written to {arguments.out}; {written.strip()}")
-    return int(not good)
+            report["exit_code"] = server.wait(60)
+    report["good"] = report["exit_code"] == 0 and not report["errors"] and report["memory"]["flat"]
+    report.show(*SHOWN)
+    print(written.strip())
+    return report.finish(report["good"])
 
 
 def make_texts(count: int) -> list[str]:
@@ -94,12 +69,8 @@ def write_student(folder: str, texts: list[str]) -> str:
 
 def launch(model: str) -> subprocess.Popen[str]:
     """A server's process on a free port."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "jobs.serve", "--model", model, "--port", "0"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    command = [sys.executable, "-m", "jobs.serve", "--model", model, "--port", "0"]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
 def listening(server: subprocess.Popen[str]) -> tuple[int, str]:

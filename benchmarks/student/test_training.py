@@ -1,4 +1,4 @@
-"""The student's training benchmark: its visits have the measured lengths, and both its halves run to the end at a tiny size."""
+"""The student's training benchmark: its visits have the measured lengths, and both its halves run at a tiny size."""
 
 import json
 
@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.student.loops import BATCH, global_batches
-from benchmarks.student.training import main, make_config, useful_share
-from benchmarks.student.visits import LONGEST, TINY, lengths, make_visits, write_base, write_cohort
+from benchmarks.student.geometry import TINY
+from benchmarks.student.loops import BATCH, global_batches, make_config, useful_share
+from benchmarks.student.training import main
+from benchmarks.student.visits import LONGEST, lengths, make_visits, write_base, write_cohort
 from ckd.student.batches import Batches
 from ckd.student.examples import SOFT_LABELS, Examples
 from ckd.student.tokens import token_fields

@@ -1,4 +1,4 @@
-"""The benchmark of the student against the teacher: its visits have the measured lengths, and both halves run to the end at a tiny size."""
+"""The student against the teacher: the visits have the measured lengths, and both halves run at a tiny size."""
 
 import json
 
@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.student.geometry import BERT_BASE
 from benchmarks.student.texts import make_visits
 from benchmarks.student.versus_teacher import main
-from benchmarks.student.ways import BERT_BASE, TINY, make_student, student_flops
+from benchmarks.student.ways import TINY, make_student, student_flops
 from benchmarks.teacher.prompts import PREFIX, described
 from ckd.teacher.prefix import shared_prefix
 

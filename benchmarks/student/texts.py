@@ -1,8 +1,8 @@
-"""Made-up visits as text, and two tokenizers that cut them into the measured numbers of tokens: no patient, no real word, no download.
+"""Made-up visits as text, and two tokenizers that cut them into the measured numbers of tokens; no download.
 
-Speed from text to answer depends on lengths alone: the teacher's prompts get the lengths of teacher_prompts.py, and the student's follow from them,
-since a number is one token for a WordPiece tokenizer and several for Qwen's, which splits digits. Measured on MIMIC-III visits: the student's input
-has a median of 440 tokens and 36 % exceed 512.
+Speed from text to answer depends only on lengths. The teacher's prompts get the lengths of teacher/prompts.py. The
+student's follow from them, since a number is one token for WordPiece and several for Qwen's tokenizer, which splits
+digits. Measured on MIMIC-III visits: the student's input has a median of 440 tokens and 36 % exceed 512.
 """
 
 from dataclasses import dataclass
@@ -23,8 +23,9 @@ _QWEN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _TEMPLATE = (
-    "{{ '<|im_start|>system\n%s<|im_end|>\n' }}{%% for message in messages %%}{{ '<|im_start|>user\n' + message['content'] + '<|im_end|>\n' }}\
-{%% endfor %%}{%% if add_generation_prompt %%}{{ '<|im_start|>assistant\n' }}{%% endif %%}"
+    "{{ '<|im_start|>system\n%s<|im_end|>\n' }}{%% for message in messages %%}"
+    "{{ '<|im_start|>user\n' + message['content'] + '<|im_end|>\n' }}{%% endfor %%}"
+    "{%% if add_generation_prompt %%}{{ '<|im_start|>assistant\n' }}{%% endif %%}"
 )
 
 
@@ -42,7 +43,7 @@ class Visits:
 
 
 def make_visits(count: int, max_length: int, shorter: int = 1, seed: int = 0) -> Visits:
-    """`count` visits in random order whose prompts have the measured lengths; `shorter` divides the visits' own part of them, for tests."""
+    """`count` visits whose prompts have the measured lengths, in random order; `shorter` divides their own part."""
     rng = np.random.default_rng(seed)
     words = ["".join(letters) for letters in rng.choice(list("abcdefghijklmnopqrstuvwxyz"), (WORDS, 6))]
     prompter = _prompter(words, max_length)
@@ -52,7 +53,7 @@ def make_visits(count: int, max_length: int, shorter: int = 1, seed: int = 0) ->
 
 
 def _text(rng: np.random.Generator, words: list[str], tokens: int) -> str:
-    """Words, and two-digit numbers between them: in Qwen's cut a word is one token with its space, a number a space and two digits."""
+    """Words, and two-digit numbers between them. For Qwen a word with its space is one token, a number three."""
     numbers = tokens // TOKENS_PER_NUMBER
     parts = [words[i] for i in rng.integers(0, len(words), tokens - 3 * numbers)]
     for where in sorted(rng.integers(1, len(parts), numbers), reverse=True):
@@ -61,14 +62,13 @@ def _text(rng: np.random.Generator, words: list[str], tokens: int) -> str:
 
 
 def _prompter(words: list[str], max_length: int) -> Prompter:
-    """Byte-pair encoding behind Qwen's pre-tokenizer, trained until each word is one token; a system text fills the shared prefix to PREFIX."""
+    """Byte-pair encoding behind Qwen's pre-tokenizer, trained until each word is one token.
+
+    A system text fills the prefix that all visits share to PREFIX tokens.
+    """
     raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_QWEN), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    split, to_bytes = pre_tokenizers.Split(Regex(_QWEN), "isolated"), {"add_prefix_space": False, "use_regex": False}
+    raw.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(**to_bytes)])
     raw.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=30_000,
@@ -76,22 +76,18 @@ def _prompter(words: list[str], max_length: int) -> Prompter:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    raw.train_from_iterator(
-        [" ".join(words), "\n".join(words), *[INSTRUCTION + "\n system user assistant\n"] * 2], trainer
-    )
+    common = [INSTRUCTION + "\n system user assistant\n"] * 2
+    raw.train_from_iterator([" ".join(words), "\n".join(words), *common], trainer)
 
-    def made(system: str) -> Prompter:
-        template = _TEMPLATE % system
-        return Prompter(
-            PreTrainedTokenizerFast(tokenizer_object=raw, chat_template=template, eos_token="<|im_end|>"), max_length
-        )
+    def made(filling: int) -> Prompter:
+        template = _TEMPLATE % " ".join(words[:filling])
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, chat_template=template, eos_token="<|im_end|>")
+        return Prompter(tokenizer, max_length)
 
     filling = 0
-    while (
-        missing := PREFIX - shared_prefix(made(" ".join(words[:filling])).encode([INSTRUCTION] * 2, words[:2])[0])
-    ) > 0:
+    while (missing := PREFIX - shared_prefix(made(filling).encode([INSTRUCTION] * 2, words[:2])[0])) > 0:
         filling += missing
-    return made(" ".join(words[:filling]))
+    return made(filling)
 
 
 def _wordpiece(words: list[str]) -> Any:
@@ -100,9 +96,7 @@ def _wordpiece(words: list[str]) -> Any:
     known = dict.fromkeys([*special, *words, *map(str, range(10, 100))])
     raw = Tokenizer(models.WordPiece({word: i for i, word in enumerate(known)}, unk_token="[UNK]"))
     raw.normalizer, raw.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    raw.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    )
+    ends = [("[CLS]", 2), ("[SEP]", 3)]
+    raw.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return PreTrainedTokenizerFast(tokenizer_object=raw, **names)

@@ -1,21 +1,18 @@
-"""What training the student costs: the public code's loop (everything padded to 512, float32, batch 8) and this project's, same visits and steps.
+"""What training the student costs: the public code's loop (all padded to 512, float32, batch 8) and this project's.
 
-Token ids of the lengths measured on MIMIC-III (student_visits.py); the project's side is the whole of ckd.student.train, checkpoint included.
+Both see the same visits and steps: token ids of the lengths measured on MIMIC-III (visits.py). The project's side is
+the whole of ckd.student.train, checkpoint included.
 
-    python -m benchmarks.student.training            # CPU: 4 layers of hidden 256, one thread; CPU seconds, medians of alternating runs
-    python -m benchmarks.student.training --gpu      # one CUDA device: bert-base's geometry; under 8 minutes
-    python -m benchmarks.student.training --gpu --device cpu --tiny --out /tmp/x.json   # the GPU benchmark's code on a CPU; figures mean nothing
+    python -m benchmarks.student.training          # CPU: 4 layers of hidden 256, one thread; CPU seconds
+    python -m benchmarks.student.training --gpu    # one CUDA device: bert-base's geometry; under 8 minutes
+    python -m benchmarks.student.training --gpu --device cpu --tiny --out /tmp/x.json   # only to try the GPU's code
 
-Writes benchmarks/results/student-training-cpu.json or student-training-gpu.json.
+Writes benchmarks/results/student-training-cpu.json (medians of alternating runs) or student-training-gpu.json.
 """
 
 import argparse
-import json
-import os
 import shutil
-import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, median
@@ -23,110 +20,52 @@ from typing import Any
 
 import torch
 
-from benchmarks.student import loops as student_loops
-from benchmarks.student.visits import (
-    LONGEST,
-    SMALL,
-    SMALLER,
-    TINY,
-    Geometry,
-    Made,
-    make_visits,
-    write_base,
-    write_cohort,
-)
-from benchmarks.teacher.speed import ROOT, header, target
-from ckd.config import Config
-from ckd.student.order import deal
+from benchmarks.gpu import gpu_options, start
+from benchmarks.report import Report, in_turn
+from benchmarks.student import loops
+from benchmarks.student.geometry import SMALL, SMALLER, TINY, Geometry
+from benchmarks.student.gpu import Bench, measure_gpu
+from benchmarks.student.loops import ACCUMULATION, BATCH, make_config, useful_share
+from benchmarks.student.visits import LONGEST, SHORTER, Made, make_visits, write_base, write_cohort
 
-ACCUMULATION = 4  # micro-batches of two visits: with a batch of 8, what deals by length
-SHORTER = 8  # divides the lengths of --tiny
-SMALLER_SETTINGS = {"epochs": 3, "learning_rate": 2e-3}
+LIMIT_S = 400.0
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = _parse(argv)
-    device = arguments.device or ("cuda" if arguments.gpu else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        print(
-            "student_training --gpu: this machine has no CUDA device; run it on one, or try its code with --gpu --device cpu --tiny",
-            file=sys.stderr,
-        )
+    report = start("student.training", "student-training", arguments, argv)
+    if report is None:
         return 2
-    out = arguments.out or ROOT / "benchmarks/results" / f"student-training-{'gpu' if arguments.gpu else 'cpu'}.json"
-    report: dict[str, Any] = header(
-        device, sys.argv[1:] if argv is None else argv, arguments.commit, "student.training"
-    )
-
-    def save() -> None:
-        report["load_average_after"] = os.getloadavg()[0]
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-
     good = True
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         if arguments.gpu:
-            from benchmarks.student.gpu import measure_gpu
-
-            good = measure_gpu(report, Path(folder), device, arguments.tiny, arguments.seconds, arguments.limit, save)
+            bench = Bench(report, folder, arguments.device, arguments.tiny, arguments.seconds, arguments.limit)
+            good = measure_gpu(bench)
         else:
             torch.set_num_threads(1)
-            report |= {
-                "threads": 1,
-                "dtype": "float32",
-                "batch_size": student_loops.BATCH,
-                "gradient_accumulation": ACCUMULATION,
-            }
-            measure_cpu(report, Path(folder), arguments.tiny, arguments.visits, arguments.runs, save)
-    save()
-    print(f"written to {out}")
-    return int(not good)
+            report |= {"threads": 1, "dtype": "float32", "batch_size": BATCH, "gradient_accumulation": ACCUMULATION}
+            measure_cpu(report, folder, arguments.tiny, arguments.visits, arguments.runs)
+    return report.finish(good)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gpu", action="store_true")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda with --gpu, else cpu")
-    parser.add_argument(
-        "--tiny",
-        action="store_true",
-        help="a tiny model and visits an eighth as long, to try the code",
-    )
-    parser.add_argument(
-        "--visits",
-        type=int,
-        default=64,
-        help="CPU: visits per timed run, one epoch; 4 times as many and 3 epochs at 2 layers",
-    )
+    limit = f"GPU: seconds after which no way is started (default {LIMIT_S:.0f})"
+    parser = gpu_options(__doc__, "a tiny model and visits an eighth as long", limit)
+    parser.set_defaults(limit=LIMIT_S)
+    visits = "CPU: visits per timed run, one epoch; 4 times as many and 3 epochs at 2 layers"
+    parser.add_argument("--visits", type=int, default=64, help=visits)
     parser.add_argument("--runs", type=int, default=5, help="CPU: runs of each loop")
     parser.add_argument("--seconds", type=float, default=15, help="GPU: timed seconds of each way")
-    parser.add_argument("--limit", type=float, default=400, help="GPU: seconds after which no way is begun")
-    parser.add_argument("--commit", help="where the checkout's git history did not travel along")
-    parser.add_argument("--out", type=Path)
     return parser.parse_args(argv)
 
 
-def make_config(folder: Path, base: str, seed: int = 0, gpus: float = 0, rows: int = 4096, **student: Any) -> Config:
-    """A run below `folder` with the public code's batch size."""
-    settings = {
-        "base_model": base,
-        "batch_size": student_loops.BATCH,
-        "gpus_per_worker": gpus,
-        "checkpoint_steps": 1 << 30,
-        **student,
-    }
-    run = {"artifacts": str(folder / "artifacts"), "results": str(folder / "results")}
-    return Config.model_validate({"run": run, "data": {"shard_rows": rows}, "student": settings, "seed": seed})
-
-
-def measure_cpu(
-    report: dict[str, Any], folder: Path, tiny: bool, visits: int, runs: int, save: Callable[[], None]
-) -> None:
+def measure_cpu(report: Report, folder: Path, tiny: bool, visits: int, runs: int) -> None:
     """Speed at two geometries: at the smaller one all that is not the model's own work weighs most."""
     shorter = SHORTER if tiny else 1
-    parts = {
+    parts: dict[str, tuple[Geometry, int, dict[str, Any]]] = {
         "speed": (SMALL, visits, {"epochs": 1, "learning_rate": 5e-4}),
-        "smaller": (SMALLER, 4 * visits, SMALLER_SETTINGS),
+        "smaller": (SMALLER, 4 * visits, {"epochs": 3, "learning_rate": 2e-3}),
     }
     for name, (geometry, count, settings) in parts.items():
         geometry = TINY if tiny else geometry
@@ -134,17 +73,12 @@ def measure_cpu(
         compared = Compared(folder / name, geometry, made, LONGEST // shorter, settings)
         for seed in range(runs):
             compared.pair(seed)
-            print(
-                f"{name}, run {seed + 1} of {runs}:",
-                {n: round(values[-1], 3) for n, values in compared.per_step.items()},
-                flush=True,
-            )
+            last = {n: round(values[-1], 3) for n, values in compared.per_step.items()}
+            print(f"{name}, run {seed + 1} of {runs}:", last, flush=True)
         report[name] = compared.figures()
-        save()
-    report["targets"] = {
-        "useful samples per CPU second over the public loop": target(1.15, report["speed"]["project_over_public"])
-    }
-    print(f"targets: {report['targets']}")
+        report.save()
+    over = report["speed"]["project_over_public"]
+    report.add_targets({"useful samples per CPU second over the public loop": (1.15, over)})
 
 
 class Compared:
@@ -153,33 +87,31 @@ class Compared:
     def __init__(self, folder: Path, geometry: Geometry, made: Made, width: int, settings: dict[str, Any]) -> None:
         self.folder, self.geometry, self.made, self.width = folder, geometry, made, width
         self.settings = {"max_length": width, "warmup_share": 0.1, **settings}
-        self.per_step: dict[str, list[float]] = {"public": [], "project": []}
-        self.whole: dict[str, list[float]] = {"public": [], "project": []}
-        self.base = write_base(folder / "base", geometry)
         self.loops = {"public": self._public, "project": self._project}
+        self.per_step: dict[str, list[float]] = {name: [] for name in self.loops}
+        self.whole: dict[str, list[float]] = {name: [] for name in self.loops}
+        self.base = write_base(folder / "base", geometry)
 
     def pair(self, seed: int) -> None:
         """Run both loops; which is first alternates."""
-        for name in self.loops if seed % 2 == 0 else reversed(self.loops):
-            self.loops[name](seed)
+        for name in in_turn(self.loops, seed):
+            steps = self.loops[name](seed)
+            self.per_step[name].append(steps.seconds_per_step())
+            self.whole[name].append(steps.whole())
+            shutil.rmtree(self.folder / "run", ignore_errors=True)
 
-    def _public(self, seed: int) -> None:
-        config, weights = make_config(self.folder / "run", self.base, seed, **self.settings), self.folder / "public.pt"
-        steps = student_loops.Steps()
-        student_loops.public(config, self.made, weights, "cpu", self.width, steps)
-        self._took("public", steps)
+    def _public(self, seed: int) -> loops.Steps:
+        config = make_config(self.folder / "run", self.base, seed, **self.settings)
+        steps = loops.Steps()
+        loops.public(config, self.made, self.folder / "public.pt", "cpu", self.width, steps)
+        return steps
 
-    def _project(self, seed: int) -> None:
+    def _project(self, seed: int) -> loops.Steps:
         config = make_config(self.folder / "run", self.base, seed, gradient_accumulation=ACCUMULATION, **self.settings)
         write_cohort(config, self.made)
-        steps = student_loops.Steps()
-        student_loops.project(config, steps)
-        self._took("project", steps)
-        shutil.rmtree(config.run.artifacts_root)
-
-    def _took(self, name: str, steps: student_loops.Steps) -> None:
-        self.per_step[name].append(steps.seconds_per_step())
-        self.whole[name].append(steps.whole())
+        steps = loops.Steps()
+        loops.project(config, steps)
+        return steps
 
     def figures(self) -> dict[str, Any]:
         """Medians over the pairs so far."""
@@ -195,22 +127,10 @@ class Compared:
             "fewer_computed_tokens": padded / useful,
             "cpu_s_per_step": {name: [round(s, 4) for s in values] for name, values in self.per_step.items()},
             "cpu_s_whole": {name: [round(s, 3) for s in values] for name, values in self.whole.items()},
-            "visits_per_cpu_s": {name: student_loops.BATCH / value for name, value in middle.items()},
+            "visits_per_cpu_s": {name: BATCH / value for name, value in middle.items()},
             "project_over_public": middle["public"] / middle["project"],
             "project_over_public_with_start_and_saving": whole["public"] / whole["project"],
         }
-
-
-def useful_share(
-    made: Made, width: int, batch: int = student_loops.BATCH, accumulation: int = ACCUMULATION
-) -> tuple[float, float]:
-    """The share of computed tokens that are no padding: padded to `width`, and dealt by length (batches of neighbours in a random order)."""
-    sizes = [len(ids) for ids in made.ids]
-    dealt = 0
-    for start in range(0, len(sizes), batch):
-        part = sizes[start : start + batch]
-        dealt += sum(max(part[i] for i in slot) * len(slot) for slot in deal(part, 1, accumulation)[0] if slot)
-    return sum(sizes) / (width * len(sizes)), sum(sizes) / dealt
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Qwen2-shaped models with random weights, made where they run, and the project's engine on them without a detour over a disk."""
+"""Qwen2-shaped models with random weights, made where they run, and the project's engine on them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +41,7 @@ TINY = Shape(layers=2, hidden=128, intermediate=128, heads=4, groups=2, vocabula
 
 
 def make_model(shape: Shape, dtype: torch.dtype, device: str) -> Any:
-    """The causal model with its own lm_head (Qwen2.5-7B's is not tied); the same weights at every call on the same device."""
+    """The causal model with its own lm_head (Qwen2.5-7B's is not tied); the same weights at every call on a device."""
     settings = Qwen2Config(
         vocab_size=shape.vocabulary,
         hidden_size=shape.hidden,
@@ -70,63 +70,37 @@ def make_tokenizer() -> Any:
 
 
 def write_adapter(folder: Path, causal: Any, base: Path) -> str:
-    """A random LoRA adapter of rank 8 on every projection of the model, which will lie in `base`, as PEFT writes one."""
+    """Write a random LoRA adapter on every projection of the model in `base`, as PEFT does; returns its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     generator, tensors = torch.Generator().manual_seed(1), {}
     for name, layer in causal.named_modules():
         if name.endswith("_proj"):
             outputs, inputs = layer.weight.shape
             a, b = (torch.empty(shape) for shape in ((_RANK, inputs), (outputs, _RANK)))
-            tensors[f"base_model.model.{name}.lora_A.weight"] = a.uniform_(
-                -(inputs**-0.5), inputs**-0.5, generator=generator
-            )
-            tensors[f"base_model.model.{name}.lora_B.weight"] = b.uniform_(
-                -_WEAK * _RANK**-0.5, _WEAK * _RANK**-0.5, generator=generator
-            )
+            for factor, weight, bound in (("A", a, inputs**-0.5), ("B", b, _WEAK * _RANK**-0.5)):
+                weight.uniform_(-bound, bound, generator=generator)
+                tensors[f"base_model.model.{name}.lora_{factor}.weight"] = weight
     save_file(tensors, folder / "adapter_model.safetensors")
     projections = sorted({name.split(".")[-3] for name in tensors})
-    settings = LoraConfig(
-        r=_RANK,
-        lora_alpha=2 * _RANK,
-        target_modules=projections,
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=str(base),
-    )
-    settings.save_pretrained(folder)
+    scale = {"r": _RANK, "lora_alpha": 2 * _RANK, "target_modules": projections}
+    LoraConfig(**scale, task_type="CAUSAL_LM", base_model_name_or_path=str(base)).save_pretrained(folder)
     return str(folder)
 
 
 def make_engine(causal: Any, folder: Path, device: str, **settings: Any) -> TransformersEngine:
-    """The project's default engine on a model that is already on its device; an adapter in `settings` becomes part of that model."""
+    """The project's default engine on a model that is on its device. An adapter in `settings` becomes part of it."""
     causal.config.save_pretrained(folder)
     causal.set_attn_implementation("sdpa")  # as a model comes from a disk
-    dtype = str(causal.dtype).removeprefix("torch.")
+    config = TeacherConfig(base_model=str(folder), dtype=str(causal.dtype).removeprefix("torch."), **settings)
     with _read_from_nowhere(causal):
-        return TransformersEngine(
-            TeacherConfig(base_model=str(folder), dtype=dtype, **settings), gpus=float(device == "cuda")
-        )
+        return TransformersEngine(config, gpus=float(device == "cuda"))
 
 
 @contextmanager
 def _read_from_nowhere(causal: Any) -> Iterator[None]:
-    """Only the reading of weights is replaced: 15 GB need not be written to be read again. Everything else is the engine's own."""
+    """Replaces only the reading of weights, so that 15 GB need not be written. All else is the engine's own code."""
     read, decoder._load = decoder._load, lambda *_: (make_tokenizer(), causal)
     try:
         yield
     finally:
         decoder._load = read
-
-
-def versions() -> dict[str, str]:
-    """Of what computes."""
-    import platform
-
-    import peft
-    import transformers
-
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "peft": peft.__version__,
-    }

@@ -1,21 +1,23 @@
-"""Token ids with the lengths that were measured, and no visit in them: speed depends on lengths and on the shared prefix alone."""
+"""Token ids with the measured lengths and without any visit: speed depends only on lengths and on the shared prefix."""
 
 import numpy as np
 
-# Real Qwen tokens of MIMIC-III visits in this project's prompt: template and instruction, which every visit shares, and quantiles of the whole. The
-# quantile at 0 was not measured: it is the one that gives the measured share of the prefix in the mean (30 %).
+# Real Qwen tokens of MIMIC-III visits in this project's prompt: template and instruction, which every visit shares,
+# and quantiles of the whole. The quantile at 0 was not measured: it gives the prefix its measured share of the mean
+# (30 %).
 PREFIX = 201
 KNOTS = ((0.0, 216), (0.5, 656), (0.915, 1024), (0.95, 1178), (1.0, 1421))
+SHORTER = 8  # divides the lengths where code is only tried (--tiny)
 
 
 def lengths(count: int) -> np.ndarray:
-    """int [count], ascending: tokens per prompt at evenly spaced quantiles, so that a few prompts have the whole distribution."""
+    """int [count], ascending: tokens per prompt at evenly spaced quantiles, so that a few prompts show them all."""
     quantiles = (np.arange(count) + 0.5) / count
-    return np.interp(quantiles, [q for q, _ in KNOTS], [n for _, n in KNOTS]).round().astype(int)
+    return np.interp(quantiles, *zip(*KNOTS, strict=True)).round().astype(int)
 
 
 def make_prompts(count: int, vocabulary: int, seed: int = 0, shorter: int = 1) -> list[list[int]]:
-    """`count` prompts in random order; their common prefix is PREFIX tokens and not one more. `shorter` divides all lengths, for tests."""
+    """`count` prompts in random order that share PREFIX tokens and not one more. `shorter` divides all lengths."""
     rng = np.random.default_rng(seed)
     prefix = rng.integers(0, vocabulary, PREFIX // shorter).tolist()
     prompts = []
@@ -33,9 +35,8 @@ def described(prompts: list[list[int]]) -> dict[str, float]:
         "count": len(prompts),
         "mean": float(tokens.mean()),
         "median": float(np.median(tokens)),
-        "p95": float(
-            np.quantile(tokens, 0.95, method="hazen")
-        ),  # as `lengths` reads them: the n-th of N at (n - ½) / N
+        # As `lengths` reads them: the n-th of N at (n - ½) / N.
+        "p95": float(np.quantile(tokens, 0.95, method="hazen")),
         "min": int(tokens.min()),
         "max": int(tokens.max()),
         "share_over_1024": float((tokens > 1024).mean()),

@@ -1,25 +1,24 @@
-"""The vLLM engine in a Python of its own (its CPU build wants other versions), called like the other ways. Its process is started once; each
-call tells the CPU seconds that it took there.
+"""The vLLM engine in a Python of its own (its CPU build wants other versions), called like the other ways.
 
-The far end: `<that python> -m benchmarks.teacher.vllm_child FOLDER MAX_LENGTH`, one JSON list of prompts per line in, one line of JSON per call out.
+Its process is started once, as `<that python> -m benchmarks.teacher.vllm_child FOLDER MAX_LENGTH`: one JSON list of
+prompts per line in, one line of JSON per call out, which says the CPU seconds that it took there.
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from benchmarks.report import ROOT
 from ckd.teacher.work import Work
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-ROOT = Path(__file__).resolve().parents[2]
 _MARK = "RESULT "  # vLLM may write other lines
 _MAX_LENGTH = 1536
 
@@ -46,16 +45,13 @@ class VllmChild:
     """A `ckd.teacher.engine_vllm.VllmEngine` in another process."""
 
     def __init__(self, python: Path, folder: Path, threads: int) -> None:
-        import os
-
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
         command = [str(python), "-m", "benchmarks.teacher.vllm_child", str(folder), str(_MAX_LENGTH)]
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
         self.vectors, self.cpu_s, self.work, self.version = folder / "vectors.npy", 0.0, Work(), ""
 
-    def __call__(self, prompts: "Sequence[Sequence[int]]") -> np.ndarray:
+    def __call__(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps([list(p) for p in prompts]) + "\n")
         self.process.stdin.flush()
