@@ -87,7 +87,7 @@ def measure(report: Report, seed: int) -> bool:
 
 def embed_alone(settings: list[str]) -> None:
     """The same work in one process, with as many threads as a cluster's worker: the parts are to be byte-equal."""
-    command = [sys.executable, "-m", "jobs.embed", *settings, "teacher.workers=0", "student.workers=0"]
+    command = [sys.executable, "-m", "jobs", "embed", *settings, "teacher.workers=0", "student.workers=0"]
     subprocess.run(command, cwd=ROOT, env={**os.environ, **SETTINGS}, check=True, stdout=subprocess.DEVNULL)
 
 

@@ -105,7 +105,7 @@ def finished(folder: Path, name: str, epochs: int, blows: list[Blow], seed: int)
 
 def verified(settings: list[str]) -> dict[str, Any]:
     """What `ckd verify` says of a run."""
-    command = [sys.executable, "-m", "jobs.verify", *settings]
+    command = [sys.executable, "-m", "jobs", "verify", *settings]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return {"exit_code": done.returncode, "last_line": (done.stdout + done.stderr).strip().splitlines()[-1:]}
 

@@ -86,7 +86,7 @@ def content(cohort: Path) -> dict[str, str]:
 
 def measure(tables: Path, work: Path, visits: int) -> float:
     """Print the figures of one size; returns the ratio to the bare scan."""
-    ckd = [sys.executable, "-m", "jobs.cli", "ingest", "mimic3", str(tables), "--out"]
+    ckd = [sys.executable, "-m", "jobs", "ingest", "mimic3", str(tables), "--out"]
     peer = timed([sys.executable, "-m", "benchmarks.pipeline.ingest", "--bare", str(tables)])
     print(peer.line("bare scan + group_by", visits))
     whole, stopped = work / "whole" / "cohort", work / "stopped" / "cohort"
@@ -120,9 +120,7 @@ def main() -> None:
             tables = (arguments.tables or Path(root)) / f"tables-{visits}"
             if not tables.exists():
                 patients = round(visits / VISITS_PER_PATIENT)
-                made = timed(
-                    [sys.executable, "-m", "jobs.cli", "synth", "--patients", str(patients), "--out", str(tables)]
-                )
+                made = timed([sys.executable, "-m", "jobs", "synth", "--patients", str(patients), "--out", str(tables)])
                 print(made.line("ckd synth", visits))
             count = admissions(tables)
             print(f"{count:,} admissions")

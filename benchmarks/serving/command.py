@@ -22,7 +22,7 @@ class Command:
         words += [f"student.workers={workers}", f"data.shard_rows={shard_rows}"]
         self.out, self.workers, self.errors, self.started = out, workers, Path(f"{out}.stderr"), time.monotonic()
         self.peaks = {"driver": 0.0, "worker": 0.0}
-        command = [sys.executable, "-m", "jobs.cli", "predict", *words]
+        command = [sys.executable, "-m", "jobs", "predict", *words]
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors)
 

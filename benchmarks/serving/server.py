@@ -69,7 +69,7 @@ def write_student(folder: str, texts: list[str]) -> str:
 
 def launch(model: str) -> subprocess.Popen[str]:
     """A server's process on a free port."""
-    command = [sys.executable, "-m", "jobs.serve", "--model", model, "--port", "0"]
+    command = [sys.executable, "-m", "jobs", "serve", "--model", model, "--port", "0"]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
