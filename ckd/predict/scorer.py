@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from ckd.batching import pad, token_batches
 from ckd.calibration import sigmoid
 from ckd.errors import ArtifactError, ConfigError
 from ckd.predict.modelfolder import ENGINES, ModelFolder
-from ckd.student.tokens import ragged, tokenize
+from ckd.student.tokens import token_rows, tokenize
 from ckd.visits.labels import NUM_LABELS
 
 Forward = Callable[[NDArray[np.int64], NDArray[np.int64]], Any]  # token ids and attention mask [n, T] -> logits [n, 25]
@@ -63,8 +62,8 @@ class Scorer:
     def __call__(self, texts: Sequence[str]) -> Scores:
         """Score some texts: as many as may be in memory at once. Raises ArtifactError where a logit is not finite."""
         tokens = self._tokens(texts)
-        ids, offsets = ragged(tokens["input_ids"])
-        logits = self._logits([ids[a:b] for a, b in pairwise(offsets)])
+        rows = token_rows(tokens["input_ids"])
+        logits = self._logits(rows)
         wrong = int((~np.isfinite(logits)).any(axis=1).sum())
         if wrong:
             raise ArtifactError(
@@ -75,7 +74,7 @@ class Scorer:
         calibrated = None if calibration is None else calibration.probabilities(logits)
         flags = None if calibration is None or calibrated is None else calibration.flags(calibrated)
         truncated = tokens["truncated"].to_numpy()
-        return Scores(logits, sigmoid(logits), calibrated, flags, truncated, len(ids))
+        return Scores(logits, sigmoid(logits), calibrated, flags, truncated, sum(map(len, rows)))
 
     def _tokens(self, texts: Sequence[str]) -> Any:
         import pyarrow as pa

@@ -1,5 +1,7 @@
-"""The student's checkpoints, `<artifacts>/checkpoints/step-0000200/`, at a path or URL: each a folder artifact whose footer is written last.
-Which files a checkpoint holds is the trainer's business; the newest whole one wins."""
+"""The student's checkpoints, `<artifacts>/checkpoints/step-0000200/`, at a path or URL. The newest whole one wins.
+
+Each is a folder artifact whose footer is written last.
+"""
 
 import shutil
 import tempfile
@@ -34,15 +36,15 @@ class Checkpoint:
         return int(self.extra["world"])
 
     def fetched(self, everything: bool = True) -> str:
-        """A local folder with its files, checked while they are copied; without `everything` only the weights, not what training needs."""
+        """A local folder with its files, checked while they are copied; without `everything` only the weights."""
         return fetched_folder(self.folder, lambda name: everything or "/" not in name)
 
 
 class Checkpoints:
     """The checkpoints of one student below an artifacts root.
 
-    `fields` hold what decides the values; `layout` (its names are LAYOUT) how the files are cut, which training must not change either. None: only to
-    be read, whatever the layout. The number of ranks may change; it stands in `extra`.
+    `fields` hold what decides the values. `layout` (its names are LAYOUT) says how the files are cut, which training
+    must not change either; None: only to be read, whatever the layout. The number of ranks may change: see `extra`.
     """
 
     def __init__(self, root: str, fields: Fields, layout: Fields | None) -> None:
@@ -51,16 +53,16 @@ class Checkpoints:
         self.ignored = LAYOUT if layout is None else ()
 
     def folder(self, step: int) -> str:
-        """Where the checkpoint of a step lies."""
+        """The folder of a step's checkpoint."""
         return join(self.root, f"step-{step:07d}")
 
     def clear(self, step: int) -> None:
-        """Remove what lies where a new checkpoint is to come, its footer first, so that a kill leaves nothing that looks whole."""
+        """Remove the folder of a new checkpoint, its footer first, so that a kill leaves nothing that looks whole."""
         delete_folder(self.folder(step))
 
     @contextmanager
     def staging(self, step: int) -> Iterator[str]:
-        """An empty local folder for one rank's files, gone afterwards; on the checkpoint's own disk where that is local."""
+        """An empty local folder for one rank's files, removed afterwards; on the checkpoint's disk if that is local."""
         above = Path(self.folder(step)) if is_local(self.root) else cache_folder() / "staging"
         make_folder(above)
         folder = tempfile.mkdtemp(prefix=".rank-", dir=above)
@@ -70,7 +72,7 @@ class Checkpoints:
             shutil.rmtree(folder, ignore_errors=True)
 
     def add(self, step: int, staged: str) -> Listing:
-        """Bring one rank's staged files into the checkpoint; what they are. Not to be seen as a checkpoint before `commit`."""
+        """Bring one rank's staged files into the checkpoint and list them. It becomes a checkpoint with `commit`."""
         source, target = Path(staged), self.folder(step)
         names = sorted(str(path.relative_to(source)) for path in source.rglob("*") if path.is_file())
         listing = {name: size_and_hash(str(source / name)) for name in names}
@@ -84,7 +86,7 @@ class Checkpoints:
         return listing
 
     def commit(self, step: int, listing: Listing, extra: dict[str, Any]) -> None:
-        """Write the footer over the files that all ranks have added. What they lists decides: files of another attempt make it a damaged one."""
+        """Write the footer over the files that all ranks have added. Another attempt's file makes it a damaged one."""
         FolderArtifact(self.folder(step), self.fields).commit(listing, extra)
 
     def newest(self, say: Callable[[str], None]) -> Checkpoint | None:

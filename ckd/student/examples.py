@@ -31,7 +31,7 @@ _COLUMNS = {SOFT_LABELS: "logits", EMBEDDINGS: "embedding"}  # what the student 
 
 @dataclass(frozen=True)
 class ShardExamples:
-    """One shard, R visits, L=25 labels. An array of the teacher has width 0 where the student does not learn from it."""
+    """One shard, R visits, L=25 labels. An array of the teacher has width 0 where it is not learned from."""
 
     visit_ids: list[str]
     tokens: Flat  # int32, all visits' ids one after the other

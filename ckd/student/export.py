@@ -1,5 +1,4 @@
-"""The finished student as others use it: `results/<run>/student/` (loads with from_pretrained) and the public best_model.pt. Training
-chose the checkpoint; predictions are predict's."""
+"""The finished student as others use it: `results/<run>/student/`, and the public best_model.pt."""
 
 import tempfile
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from ckd.visits.public_files import student_file, write_tensors
 
 
 def export(run: Run, say: Callable[[str], None]) -> str:
-    """Write the best epoch's student in float32 with its tokenizer, artifact.json last; returns the folder. Safe to run twice.
+    """Write the best epoch's student in float32 with its tokenizer; returns the folder. Safe to run twice.
 
     Raises ArtifactError when training has not finished.
     """

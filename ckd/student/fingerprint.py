@@ -66,7 +66,8 @@ def _made_by(run: Run, data: TeacherData, shards: list[Shard]) -> str:
         footer = stage.footer(shard.index)
         if footer is None:
             raise ArtifactError(
-                f"{stage.path(shard.index)}: missing; run 'ckd {data.command}' first, or set {data.instead} to do without"
+                f"{stage.path(shard.index)}: missing; run 'ckd {data.command}' first, "
+                f"or set {data.instead} to do without"
             )
         if footer.input_hash != shard.text_hash:
             raise ArtifactError(

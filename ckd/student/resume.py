@@ -59,7 +59,7 @@ def random_seed(seed: int, step: int, ranks: Ranks) -> int:
 
 
 def to_universal(folder: str, target: Path) -> None:
-    """Write the DeepSpeed checkpoint (ZeRO stage 1 to 3) in `folder` to `target` in its form for any number of ranks."""
+    """Write the DeepSpeed checkpoint (ZeRO stage 1 to 3) in `folder` to `target`, cut for any number of ranks."""
     from deepspeed.checkpoint import ds_to_universal
 
     shutil.rmtree(target, ignore_errors=True)

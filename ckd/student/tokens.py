@@ -1,7 +1,10 @@
-"""Stage `tokens`: the student's token ids of each visit's `input`, one part per visits shard. The instruction is the same for every visit
-and is left out; joining with labels belongs to examples."""
+"""Stage `tokens`: the student's token ids of each visit's `input`, one part per visits shard.
+
+The instruction is the same for every visit and is left out.
+"""
 
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,21 +34,16 @@ class TokenWorker:
         student = run.config.student
         self.max_length = student.max_length
         self.tokenizer = load_tokenizer(student.base_model)
-        known = min(self.tokenizer.model_max_length, _positions(student.base_model))
-        if self.max_length > known:
-            raise ConfigError(
-                f"student.max_length={self.max_length}: {student.base_model} knows {known} positions; set student.max_length to at most that"
-            )
+        _require_positions(run.config, min(self.tokenizer.model_max_length, _positions(student.base_model)))
         self.cohort, self.stage = run.cohort, TOKENS.stage(run)
 
     def __call__(self, shard: Shard) -> dict[str, Any]:
-        """Returns the figures of one shard: index, rows, seconds, tokens, truncated."""
+        """Commit part `shard.index`; returns index, rows, seconds, tokens, truncated."""
         started = time.monotonic()
         visits = self.cohort.read(shard, ["visit_id", "input"])
         table = tokenize(self.tokenizer, visits, self.max_length)
         self.stage.write(shard.index, table, rows=shard.rows, input_hash=shard.text_hash)
-        tokens = sum(map(len, table["input_ids"].to_pylist()))
-        truncated = sum(table["truncated"].to_pylist())
+        tokens, truncated = int(lengths(table["input_ids"]).sum()), sum(table["truncated"].to_pylist())
         done = {"index": shard.index, "rows": shard.rows, "seconds": time.monotonic() - started}
         return {**done, "tokens": tokens, "truncated": truncated}
 
@@ -53,16 +51,13 @@ class TokenWorker:
 def token_fields(config: Config) -> Fields:
     """The fingerprint of stage `tokens`.
 
-    Raises ConfigError when student.base_model is neither a folder nor a Hub id, or knows fewer positions than student.max_length.
+    Raises ConfigError when student.base_model is neither a folder nor a Hub id, or is too short for student.max_length.
     """
-    name, wanted = config.student.base_model, config.student.max_length
-    known = known_positions(name)
-    if known is not None and wanted > known:
-        raise ConfigError(
-            f"student.max_length={wanted}: {name} knows {known} positions; set student.max_length to at most that"
-        )
+    name = config.student.base_model
+    _require_positions(config, known_positions(name))
     tokenizer = "student.base_model tokenizer"
-    return {tokenizer: model_fields("student.base_model", name)[tokenizer], "student.max_length": wanted}
+    found = {tokenizer: model_fields("student.base_model", name)[tokenizer]}
+    return {**found, "student.max_length": config.student.max_length}
 
 
 def _shards(config: Config, cohort: Cohort) -> list[Shard]:
@@ -81,7 +76,7 @@ TOKENS = Step(
 
 
 def load_tokenizer(base_model: str) -> Any:
-    """The tokenizer of student.base_model."""
+    """Load the tokenizer of student.base_model."""
     from transformers import AutoTokenizer
 
     folder = local_folder("student.base_model", base_model)
@@ -89,7 +84,7 @@ def load_tokenizer(base_model: str) -> Any:
 
 
 def tokenize(tokenizer: Any, visits: "pa.Table", max_length: int) -> "pa.Table":
-    """visit_id, input_ids list<int32> with the special tokens, and truncated bool: whether text was cut off at the end."""
+    """visit_id, input_ids list<int32> with the special tokens, and truncated bool: whether a text lost its end."""
     import pyarrow as pa
 
     texts = visits["input"].to_pylist()
@@ -109,8 +104,22 @@ def tokenize(tokenizer: Any, visits: "pa.Table", max_length: int) -> "pa.Table":
 
 
 def ragged(column: "pa.ChunkedArray") -> tuple[np.ndarray, np.ndarray]:
-    """All token ids of a column input_ids, int32, and where each visit's begin and the last one's end, int64 [R+1]."""
+    """All token ids of a column input_ids, int32, and where each visit's start and the last one's end, int64 [R+1]."""
     return flat(column), np.concatenate([[0], np.cumsum(lengths(column), dtype=np.int64)])
+
+
+def token_rows(column: "pa.ChunkedArray") -> list[np.ndarray]:
+    """The token ids of each visit, int32."""
+    ids, offsets = ragged(column)
+    return [ids[start:stop] for start, stop in pairwise(offsets)]
+
+
+def _require_positions(config: Config, known: int | None) -> None:
+    wanted, name = config.student.max_length, config.student.base_model
+    if known is not None and wanted > known:
+        raise ConfigError(
+            f"student.max_length={wanted}: {name} knows {known} positions; set student.max_length to at most that"
+        )
 
 
 def _positions(base_model: str) -> int:

@@ -1,5 +1,7 @@
-"""One rank of the student's training: put together data, model and trainer, continue from the newest checkpoint, train to the end.
-Starting the ranks is not its business, nor is exporting the best epoch. Imports torch only when training starts."""
+"""One rank of the student's training: put data, model and trainer together and train to the end.
+
+It continues from the newest checkpoint. torch is imported only when training starts.
+"""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -35,12 +37,14 @@ def train(
     deepspeed: bool,
     seconds_between: float = SECONDS_BETWEEN_QUESTIONS,
 ) -> bool:
-    """Train until the epochs or the patience end (True): `best_checkpoint` then names the winner. Calling again continues, at any `world`.
+    """Train until the epochs or the patience end (True). Calling again continues, at any `world`.
 
-    Every rank calls `preempted` equally often; once it is true, all ranks save the step and leave (False). A report is {"line": …} for a person,
-    {"started" (the step), "world"} before the first step, {"step", "loss" (mean per visit), "visits_per_s", …} every few seconds, {"epoch",
-    "tuning_score", …} after an epoch, {"checkpoint", "preempted"} after a save. `deepspeed` needs torch.distributed to be set up. Raises DataError
-    without training visits, ArtifactError naming the field when the checkpoints belong to another configuration, UnreachableError.
+    `best_checkpoint` then names the winner. Every rank calls `preempted` equally often; once it is true, all ranks save
+    the step and leave (False). A report is {"line": …} for a person, {"started" (the step), "world"} before the first
+    step, {"step", "loss" (mean per visit), "visits_per_s", …} every few seconds, {"epoch", "tuning_score", …} after an
+    epoch, {"checkpoint", "preempted"} after a save. `deepspeed` needs torch.distributed to be set up. Raises DataError
+    without training visits, ArtifactError naming the field when the checkpoints belong to another configuration,
+    UnreachableError.
     """
     config, place = run.config, _place(run.config, Ranks(world, rank), deepspeed)
     require_same_base(run)
@@ -49,16 +53,18 @@ def train(
         examples, tuning = _examples(run, mapped)
         metric, labels, why = choose_metric(all_labels(tuning))
         start = place.ranks.once(lambda: checkpoints.newest(lambda line: report({"line": line})))
-        selection = (
-            Selection.from_json(start.extra["selection"])
-            if start
-            else Selection(metric, config.student.patience, config.student.epochs)
-        )
+        fresh = Selection(metric, config.student.patience, config.student.epochs)
+        selection = Selection.from_json(start.extra["selection"]) if start else fresh
         report({"line": _beginning(start, why, place)})
         report({"started": start.step if start else 0, "world": world})
         if not selection.finished:
+            from ckd.student.callback import Course
+
             trainer = _trainer(config, place, examples, checkpoints, selection, start)
-            _drive(trainer, tuning, labels, preempted, report, seconds_between)
+            course = Course(
+                trainer, tuning, labels, preempted=preempted, report=report, seconds_between=seconds_between
+            )
+            trainer.add_callback(course)
             trainer.train(resume_from_checkpoint=trainer.resume.folder if trainer.resume else None)
     return selection.finished
 
@@ -71,7 +77,7 @@ def _beginning(start: Checkpoint | None, why: str, place: Place) -> str:
 
 
 def open_checkpoints(run: Run, place: Place) -> Checkpoints:
-    """The checkpoints of this student. What kind of files they hold must be the same on resume too, but not the number of ranks."""
+    """The checkpoints of this student. The kind of their files must be the same on resume too, but not the ranks."""
     layout = {
         "student.workers": "1 or more" if place.deepspeed else "0",
         "student.zero_stage": run.config.student.zero_stage if place.deepspeed else None,
@@ -81,7 +87,10 @@ def open_checkpoints(run: Run, place: Place) -> Checkpoints:
 
 
 def best_checkpoint(run: Run, say: Callable[[str], None]) -> Checkpoint:
-    """The winning epoch's checkpoint of a finished training. Raises ArtifactError when training has not finished or it is damaged."""
+    """The winning epoch's checkpoint of a finished training.
+
+    Raises ArtifactError when training has not finished or the checkpoint is damaged.
+    """
     checkpoints = Checkpoints(run.root, STUDENT.artifact(run).fields, None)
     newest = checkpoints.newest(say)
     selection = Selection.from_json(newest.extra["selection"]) if newest else None
@@ -89,9 +98,8 @@ def best_checkpoint(run: Run, say: Callable[[str], None]) -> Checkpoint:
         raise ArtifactError(f"{checkpoints.root}: training has not finished; run 'ckd train-student' again")
     best = newest if newest and newest.step == selection.best_step else checkpoints.load(selection.best_step, say)
     if best is None:
-        raise ArtifactError(
-            f"{checkpoints.folder(selection.best_step)}: the best epoch is damaged; delete {checkpoints.root} and train again"
-        )
+        where = checkpoints.folder(selection.best_step)
+        raise ArtifactError(f"{where}: the best epoch is damaged; delete {checkpoints.root} and train again")
     return Checkpoint(best.step, best.folder, {"selection": selection.to_json()})
 
 
@@ -103,9 +111,8 @@ def _place(config: Config, ranks: Ranks, deepspeed: bool) -> Place:
     choose_device(device.type)
     if deepspeed:
         without_compiler()
-    return Place(
-        ranks, device, uses_bf16(config.student.zero_stage if deepspeed else None, has_bf16(device)), deepspeed
-    )
+    bf16 = uses_bf16(config.student.zero_stage if deepspeed else None, has_bf16(device))
+    return Place(ranks, device, bf16, deepspeed)
 
 
 def _examples(run: Run, mapped: MappedArrays) -> tuple[Examples, Examples | None]:
@@ -140,7 +147,8 @@ def _trainer(
     from ckd.student.trainer import MicroBatches, StudentTrainer, training_arguments
 
     resume = prepare(start, place.ranks, config.student.zero_stage if place.deepspeed else None) if start else None
-    # Before the arguments: they switch ZeRO-3's partitioned loading on, which a BERT does not need and which skips our seed.
+    # Before the arguments: they switch ZeRO-3's partitioned loading on, which a BERT does not need and which skips our
+    # seed.
     model = new_student(config)
     loss = Loss.prepare(config, model, examples, place.ranks)
     batches = Batches(
@@ -156,19 +164,4 @@ def _trainer(
     data = MicroBatches(batches)
     return StudentTrainer(
         model, arguments, data, loss=loss, checkpoints=checkpoints, selection=selection, resume=resume
-    )
-
-
-def _drive(
-    trainer: "StudentTrainer",
-    tuning: Examples | None,
-    labels: list[int],
-    preempted: Callable[[], bool],
-    report: Report,
-    seconds_between: float,
-) -> None:
-    from ckd.student.callback import Course
-
-    trainer.add_callback(
-        Course(trainer, tuning, labels, preempted=preempted, report=report, seconds_between=seconds_between)
     )
