@@ -96,34 +96,27 @@ def cohort_by_hand(
             "labels": flags(bits[verdict["next_id"]]) if verdict["role"] == "pair" else None,
             **person(stays[visit], tables["patients"], verdict["start"]),
         }
-    drugs = {
-        visit: drug_names(used["prescriptions"], visit, stay_of, verdict["start"]) for visit, verdict in kept.items()
-    }
+    drugs = {v: drug_names(used["prescriptions"], v, stay_of, verdict["start"]) for v, verdict in kept.items()}
     train = [
-        (
-            stays[v]["subject_id"],
-            fold_of(stays[v]["subject_id"], folds),
-            bits[v],
-            bits[verdict["next_id"]],
-            set(drugs[v]),
-        )
-        for v, verdict in kept.items()
-        if verdict["role"] == "pair" and rows[v]["split"] == "train"
+        (row["subject_id"], fold_of(row["subject_id"], folds), bits[v], bits[kept[v]["next_id"]], set(drugs[v]))
+        for v, row in rows.items()
+        if kept[v]["role"] == "pair" and row["split"] == "train"
     ]
-    clauses = {None: table_by_hand(train, method, m, top)} | {
-        fold: table_by_hand([visit for visit in train if visit[1] != fold], method, m, top) for fold in range(folds)
-    }
+    clauses = clauses_by_hand(train, method, m, top, folds)
     for visit, row in rows.items():
         table = clauses[fold_of(row["subject_id"], folds) if row["split"] == "train" else None]
-        named = {
-            disease: table[disease]
-            for disease, present in zip(DISEASES, row["current_labels"], strict=True)
-            if present and disease in table
-        }
+        present = [disease for disease, now in zip(DISEASES, row["current_labels"], strict=True) if now]
+        named = {disease: table[disease] for disease in present if disease in table}
         diseases = code_names(used["diagnoses_icd"], "diagnosis", visit, stay_of, stays)
         operations = code_names(used["procedures_icd"], "procedure", visit, stay_of, stays)
         row["input"] = render_input(diseases, drugs[visit], operations, named)
     return rows
+
+
+def clauses_by_hand(train, method, m, top, folds):
+    """{fold: disease -> drugs, from the other folds' visits}; None: from all."""
+    others = {fold: [visit for visit in train if visit[1] != fold] for fold in range(folds)}
+    return {fold: table_by_hand(visits, method, m, top) for fold, visits in {**others, None: train}.items()}
 
 
 def usable(rows, stays):
