@@ -20,9 +20,6 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
     intake = Intake(inputs)
     for _ in intake:
         pass
-    counts = intake.counts
-    if counts.read != counts.kept + counts.quarantined:
-        raise RuntimeError(f"read {counts.read} is not kept {counts.kept} + quarantined {counts.quarantined}")
-    for line in counts.lines():
+    for line in intake.counts.lines():
         console.say(f"validate: {line}")
-    counts.require_at_most(config.data.max_bad_rows)
+    intake.settle(config.data.max_bad_rows)

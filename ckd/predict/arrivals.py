@@ -4,7 +4,6 @@ What cannot be read is quarantined and counted as in prepare. The shards' texts 
 the counts stay.
 """
 
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -13,8 +12,7 @@ from typing import Any, BinaryIO
 
 from ckd.config import DataConfig
 from ckd.store.artifacts import Fields, Stage, require_equal
-from ckd.store.files import join, write_file
-from ckd.visits.cohort import STAGE, Cohort, cohort_artifact, commit
+from ckd.visits.cohort import STAGE, Cohort, cohort_artifact, commit, quarantine_file
 from ckd.visits.inputs import Input
 from ckd.visits.intake import Counts, Intake
 from ckd.visits.visit import Visit
@@ -39,8 +37,7 @@ def receive(root: str, source: Input, data: DataConfig) -> Cohort:
 
 def restore(root: str, source: Input, data: DataConfig, cohort: Cohort) -> None:
     """Make the working copy of the texts again unless all of it is there."""
-    there = set(Stage(root, STAGE, {}).indices())
-    if any(shard.index not in there for shard in cohort.shards):
+    if not cohort.is_whole():
         store(root, source, data, (cohort_artifact(root, {}).load() or {})["fields"])
 
 
@@ -74,11 +71,6 @@ def counted(cohort: Cohort) -> Counts:
     return Counts(**{**found, "reasons": Counter(found["reasons"])})
 
 
-def quarantine_file(root: str) -> str:
-    """Where the rows that cannot be used are listed: JSONL of location (file:line) and reason."""
-    return join(cohort_artifact(root, {}).folder, "quarantine.jsonl")
-
-
 def _fields(source: Input, data: DataConfig) -> Fields:
     return {"input": source.content_hash(), "data.shard_rows": data.shard_rows, "arrivals_version": ARRIVALS_VERSION}
 
@@ -88,10 +80,4 @@ def _visits(root: str, source: Input, data: DataConfig, facts: dict[str, Any], q
     for visit, _ in intake:
         if intake.counts.quarantined <= data.max_bad_rows:  # beyond it the run stops: the rest is counted, not stored
             yield replace(visit, split=visit.split or "held_out")  # a shard has one; nothing here depends on which
-    counts = intake.counts
-    if counts.read != counts.kept + counts.quarantined:
-        raise RuntimeError(f"read {counts.read} is not kept {counts.kept} + quarantined {counts.quarantined}")
-    quarantine.seek(0)
-    write_file(quarantine_file(root), lambda stream: shutil.copyfileobj(quarantine, stream))
-    counts.require_at_most(data.max_bad_rows, quarantine_file(root))
-    facts["counts"] = vars(counts)
+    facts["counts"] = vars(intake.settle(data.max_bad_rows, quarantine_file(root)))

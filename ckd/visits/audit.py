@@ -1,4 +1,4 @@
-"""What is there and whether it is whole: per stage the shards done and missing, and a proof over the values. Needs no model and no torch."""
+"""Finds which shards of a stage are done, missing or damaged, and proves the values of its parts. Needs no model."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from ckd.visits.visit import Shard, from_table, hash64, to_table, visit_schema
 
 @dataclass(frozen=True)
 class StageAudit:
-    """One stage: the shards it should have, those that are there and belong to their visits, and its damaged parts with the reason."""
+    """One stage: the shards it should have, those that are done, and per damaged part the reason."""
 
     name: str
     wanted: tuple[Shard, ...]
@@ -32,9 +32,9 @@ class StageAudit:
 
 
 def audit_stage(root: str, name: str, shards: list[Shard], hash_of: Callable[[Shard], str]) -> StageAudit:
-    """Read the footers only: a part counts when it is whole, was made from its shard as it is now, and shares the others' fingerprint.
+    """The state of a stage by its footers: a done part is whole and was made from its shard as it is now.
 
-    `hash_of` gives the hash of what a shard's part is made from.
+    All parts must have one fingerprint. `hash_of` gives the hash of what a shard's part is made from.
     """
     stage = Stage(root, name, {})
     done, damaged, prints = [], {}, set()
@@ -48,53 +48,50 @@ def audit_stage(root: str, name: str, shards: list[Shard], hash_of: Callable[[Sh
             damaged[shard.index] = str(error)
             continue
         if footer is None or (footer.rows, footer.input_hash) != (shard.rows, hash_of(shard)):
-            damaged[shard.index] = (
-                f"{stage.path(shard.index)}: made from other visits; delete it and run the stage again"
-            )
+            why = "made from other visits; delete it and run the stage again"
+            damaged[shard.index] = f"{stage.path(shard.index)}: {why}"
             continue
         prints.add(digest(footer.fields))
         done.append(shard)
     if len(prints) > 1:
-        damaged[-1] = (
-            f"{stage.folder}: its parts have {len(prints)} different fingerprints; delete the folder and run the stage again"
-        )
+        why = f"its parts have {len(prints)} different fingerprints; delete the folder and run the stage again"
+        damaged[-1] = f"{stage.folder}: {why}"
     return StageAudit(name, tuple(shards), tuple(done), damaged)
 
 
 def audit_values(
     cohort: Cohort, audit: StageAudit, proves: Mapping[str, Callable[[pa.ChunkedArray], str]]
 ) -> Iterator[str]:
-    """Problems in the values of the parts that are there, one line each: visits against their hashes, ids against the visits, and what `proves`
-    finds in a column."""
+    """Problems in the values of the parts that are done, one line each.
+
+    Visits are compared with their hashes, ids with the visits; `proves` names the check of a column.
+    """
     stage = Stage(cohort.root, audit.name, {})
     for shard in audit.done:
-        table = stage.read(shard.index)
+        table, path = stage.read(shard.index), stage.path(shard.index)
         if audit.name == VISITS and not _as_prepared(table, shard):
-            yield f"{stage.path(shard.index)}: its rows are not those that were prepared; delete it and run 'ckd run' again"
+            yield f"{path}: its rows are not those that were prepared; delete it and run 'ckd run' again"
             continue
         if table["visit_id"] != cohort.read(shard, ["visit_id"])["visit_id"]:
-            yield f"{stage.path(shard.index)}: its visit_ids are not those of its visits shard"
+            yield f"{path}: its visit_ids are not those of its visits shard"
         for column, check in proves.items():
             if column in table.column_names and (problem := check(table[column])):
-                yield f"{stage.path(shard.index)}: {column} {problem}"
+                yield f"{path}: {column} {problem}"
 
 
 def audit_strays(cohort: Cohort, name: str) -> Iterator[str]:
-    """Parquet files in a stage's folder that no shard of the cohort owns: whoever reads the folder would meet their visits twice."""
+    """Parquet files in a stage's folder without a shard: who reads the whole folder would get their visits twice."""
     stage = Stage(cohort.root, name, {})
     owned = {stage.path(shard.index).rpartition("/")[2] for shard in cohort.shards}
     for file in list_files(stage.folder, ".parquet"):
-        if file not in owned and not file.startswith("_"):  # readers of a folder pass over "_"
+        if file not in owned and not file.startswith("_"):  # readers of a folder skip "_"
             yield f"{stage.folder}/{file}: belongs to no shard of the visits; delete it"
 
 
 def audit_ids(cohort: Cohort) -> Iterator[str]:
-    """A visit_id that stands more than once in the cohort, as 64-bit hashes: 8 bytes per visit."""
-    hashed = [
-        np.fromiter(map(hash64, cohort.read(shard, ["visit_id"])["visit_id"].to_pylist()), np.uint64)
-        for shard in cohort.shards
-    ]
-    ids = np.concatenate(hashed)
+    """A line when visit_ids are more than once in the cohort. Costs 8 bytes per visit, as 64-bit hashes."""
+    columns = (cohort.read(shard, ["visit_id"])["visit_id"].to_pylist() for shard in cohort.shards)
+    ids = np.concatenate([np.fromiter(map(hash64, column), np.uint64) for column in columns])
     repeated = len(ids) - len(np.unique(ids))
     if repeated:
         yield f"{Stage(cohort.root, VISITS, {}).folder}: {repeated} visit_ids stand more than once"
@@ -109,28 +106,24 @@ def _as_prepared(table: pa.Table, shard: Shard) -> bool:
 
 def finite(column: pa.ChunkedArray) -> str:
     """What is wrong with a list column of numbers: null, infinite, NaN."""
-    values = flat(column)
-    return _nulls(column) or (
-        "" if np.isfinite(values).all() else f"has {int((~np.isfinite(values)).sum())} values that are not finite"
-    )
+    return _nulls(column) or _wrong(np.isfinite(flat(column)), "values that are not finite")
 
 
 def probability(column: pa.ChunkedArray) -> str:
     """What is wrong with a list column of probabilities: null, or outside 0..1."""
     values = flat(column)
     inside = (values >= 0) & (values <= 1)  # false for NaN
-    return _nulls(column) or ("" if inside.all() else f"has {int((~inside).sum())} values outside 0..1")
+    return _nulls(column) or _wrong(inside, "values outside 0..1")
 
 
 def token_ids(column: pa.ChunkedArray) -> str:
     """What is wrong with a list column of token ids: null, empty, below 0."""
-    empty = int((lengths(column) == 0).sum())
     valid = flat(column) >= 0  # false for null, which is NaN here
-    if problem := _nulls(column):
-        return problem
-    if empty:
-        return f"has {empty} visits without a token"
-    return "" if valid.all() else f"has {int((~valid).sum())} values below 0"
+    return _nulls(column) or _wrong(lengths(column) != 0, "visits without a token") or _wrong(valid, "values below 0")
+
+
+def _wrong(valid: np.ndarray, what: str) -> str:
+    return "" if valid.all() else f"has {int((~valid).sum())} {what}"
 
 
 def _nulls(column: pa.ChunkedArray) -> str:

@@ -1,5 +1,4 @@
-"""The prepared visits of a run (stage `visits`): parts of one split each, and the artifact.json that lists them. Reading input files and
-choosing splits is prepare's business."""
+"""The stored visits of a run (stage `visits`): shards of one split each, and the artifact.json that lists them."""
 
 import hashlib
 import json
@@ -28,9 +27,7 @@ class Cohort:
     root: str
     shards: tuple[Shard, ...]
     identity: str  # hash over all shards' content: a fingerprint field of what is made from labels or splits
-    facts: Mapping[
-        str, Any
-    ]  # what prepare counted and said: read, kept, quarantined, grouped_by, teacher_saw_held_out, …
+    facts: Mapping[str, Any]  # what prepare counted: read, kept, quarantined, grouped_by, teacher_saw_held_out, …
 
     @classmethod
     def open(cls, root: str) -> "Cohort":
@@ -38,17 +35,15 @@ class Cohort:
         artifact = cohort_artifact(root, {})
         content = artifact.load()
         if content is None:
-            raise ArtifactError(
-                f"{artifact.folder}: no visits have been prepared there; run 'ckd embed' or 'ckd run' first"
-            )
+            why = "no visits have been prepared there"
+            raise ArtifactError(f"{artifact.folder}: {why}; run 'ckd embed' or 'ckd run' first")
         shards = tuple(Shard(**row) for row in content["extra"]["shards"])
         return cls(root, shards, _identity(shards), content["extra"]["facts"])
 
     def select(self, *splits: Split, labeled: bool | None = True) -> list[Shard]:
         """Shards of the named splits (none named: all); `labeled=None` takes unlabeled ones too."""
-        return [
-            s for s in self.shards if (not splits or s.split in splits) and (labeled is None or s.labeled == labeled)
-        ]
+        chosen = [shard for shard in self.shards if not splits or shard.split in splits]
+        return [shard for shard in chosen if labeled is None or shard.labeled == labeled]
 
     def count(self, *splits: Split, labeled: bool | None = True) -> int:
         """Number of visits in those shards."""
@@ -58,17 +53,26 @@ class Cohort:
         """The rows of one shard, in their order."""
         return Stage(self.root, STAGE, {}).read(shard.index, columns)
 
+    def is_whole(self) -> bool:
+        """Whether every shard has its part; some may have been lost since artifact.json was written."""
+        return {shard.index for shard in self.shards} <= set(Stage(self.root, STAGE, {}).indices())
+
 
 def cohort_artifact(root: str, fields: Fields) -> FolderArtifact:
-    """What says that the stage is whole. Its folder begins with "_": readers of the parts (pyarrow.dataset) pass over such names."""
+    """The folder whose artifact.json says that the stage is whole. Readers of the parts pass over names with "_"."""
     return FolderArtifact(join(root, STAGE, "_cohort"), fields)
+
+
+def quarantine_file(root: str) -> str:
+    """Where the rows that cannot be used are listed: JSONL of location (file:line) and reason."""
+    return join(cohort_artifact(root, {}).folder, "quarantine.jsonl")
 
 
 def commit(root: str, visits: Iterable[Visit], *, fields: Fields, shard_rows: int, facts: Mapping[str, Any]) -> Cohort:
     """Write visits into shards of one split each, in input order, then artifact.json. Safe to run twice.
 
-    `facts` may be filled by the caller while `visits` is consumed; it is read after the last visit. Holds at most `shard_rows`
-    visits per (split, labelled or not) in memory. Parts of an earlier, longer attempt are removed.
+    `facts` is read after the last visit, so the caller may fill it while `visits` is consumed. At most `shard_rows`
+    visits per split, labelled or not, are in memory. Parts of an earlier, longer attempt are removed.
     """
     stage = Stage(root, STAGE, fields)
     shards: list[Shard] = []
@@ -98,7 +102,7 @@ def commit(root: str, visits: Iterable[Visit], *, fields: Fields, shard_rows: in
 
 
 def describe(index: int, visits: Sequence[Visit]) -> Shard:
-    """What the plan says of visits (at least one) that stand in part `index`: all of one split, all labelled or all not."""
+    """The plan's row for the visits of part `index`: at least one, all of one split, all labelled or all not."""
     first = visits[0]
     if first.split is None:
         raise ValueError(f"visit {first.visit_id} has no split")
@@ -106,14 +110,13 @@ def describe(index: int, visits: Sequence[Visit]) -> Shard:
 
 
 def text_hash(visits: Iterable[Visit]) -> str:
-    """Hash of what the teacher sees of a shard: visit_id, instruction, input, in order."""
+    """Hash of what the teacher reads of a shard: visit_id, instruction, input, in order."""
     return _hash([v.visit_id, v.instruction, v.input] for v in visits)
 
 
 def _content_hash(visits: Iterable[Visit]) -> str:
-    return _hash(
-        [getattr(v, name) for name in _VISIT_FIELDS] for v in visits
-    )  # asdict copies deeply: half of prepare's time
+    # dataclasses.asdict would copy deeply, which took half of prepare's time.
+    return _hash([getattr(v, name) for name in _VISIT_FIELDS] for v in visits)
 
 
 def _identity(shards: Iterable[Shard]) -> str:

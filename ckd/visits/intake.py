@@ -1,6 +1,7 @@
 """Gives every input row an identity: names those without one, quarantines what cannot be used, counts everything."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,6 +9,7 @@ from typing import BinaryIO
 
 from ckd.config import DataConfig
 from ckd.errors import DataError
+from ckd.store.files import write_file
 from ckd.visits.grammar import diseases_in_treatment_clause
 from ckd.visits.inputs import BadRow, Input
 from ckd.visits.splits import HashSet
@@ -106,6 +108,20 @@ class Intake:
                     continue
                 self._count(visit)
                 yield visit, location
+
+    def settle(self, max_bad_rows: int, listed_in: str = "") -> Counts:
+        """The counts, when all has been read; the quarantined rows are then listed at the path or URL `listed_in`.
+
+        Raises DataError when they are more than `max_bad_rows`.
+        """
+        counts, quarantine = self.counts, self._quarantine
+        if counts.read != counts.kept + counts.quarantined:
+            raise RuntimeError(f"read {counts.read} is not kept {counts.kept} + quarantined {counts.quarantined}")
+        if quarantine is not None:
+            quarantine.seek(0)
+            write_file(listed_in, lambda stream: shutil.copyfileobj(quarantine, stream))
+        counts.require_at_most(max_bad_rows, listed_in)
+        return counts
 
     def _refuse(self, row: BadRow) -> None:
         self.counts.reasons[row.reason] += 1

@@ -129,8 +129,8 @@ class Splitter:
         if self.contradictions:
             raise DataError(
                 f"{self.first_contradiction}: the first of {self.contradictions:,} visits whose 'split' differs from "
-                "that of earlier visits of the same subject (without subject_id: of the same input); expected one split "
-                "per subject: mend the split column, or leave it out"
+                "that of earlier visits of the same subject (without subject_id: of the same input); expected one "
+                "split per subject: mend the split column, or leave it out"
             )
 
     def _by_file(self, visit: Visit, group: int) -> Split:

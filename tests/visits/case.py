@@ -13,6 +13,7 @@ class Case:
     def __init__(self, folder: Path, **found: list[dict]) -> None:
         self.folder = folder
         self.files = {name: write_jsonl(folder / f"{name}.json", given) for name, given in found.items()}
+        self.root = str(folder / "artifacts")
         self.said: list[str] = []
 
     def config(self, seed=42, **data) -> Config:

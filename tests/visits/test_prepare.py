@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckd.errors import ArtifactError, DataError
+from ckd.visits.cohort import quarantine_file
 from ckd.visits.labels import DISEASES
-from ckd.visits.prepare import quarantine_file
 from testbed.rows import MARKER, row, rows, write_jsonl
 from tests.visits.case import Case, splits_of, stored
 
@@ -117,10 +117,10 @@ def test_too_many_bad_rows_stop_the_run_with_places_and_without_patient_text(tmp
     assert (
         "3 of 11 rows" in message
         and "train.json:5" in message
-        and quarantine_file(case.config()) in message
+        and quarantine_file(case.root) in message
         and "\n" not in message
     )
-    listed = Path(quarantine_file(case.config())).read_text()
+    listed = Path(quarantine_file(case.root)).read_text()
     assert [json.loads(line)["location"].rsplit(":")[-1] for line in listed.splitlines()] == ["5", "6", "7"]
     assert not list(tmp_path.rglob("artifact.json"))
     cohort = case.prepare(max_bad_rows=3)
@@ -140,7 +140,7 @@ def test_a_repeated_visit_id_is_quarantined_across_files(tmp_path):
     )
     cohort = case.prepare(max_bad_rows=1)
     assert [visit["visit_id"] for visit in stored(cohort)] == ["7", "a", "b"]
-    assert Path(quarantine_file(case.config())).read_text().count("held_out.json:1") == 1
+    assert Path(quarantine_file(case.root)).read_text().count("held_out.json:1") == 1
 
 
 def test_derived_ids_follow_content_and_identical_rows_differ(tmp_path):
@@ -212,7 +212,7 @@ def test_read_is_kept_plus_quarantined_whatever_the_file_holds(tmp_path_factory,
         == facts["kept"] + facts["quarantined"]
         == 4 + sum(bool(line.strip()) for line in b"\n".join(found).split(b"\n")) + 2
     )
-    assert len(Path(quarantine_file(case.config())).read_text().splitlines()) == facts["quarantined"]
+    assert len(Path(quarantine_file(case.root)).read_text().splitlines()) == facts["quarantined"]
     assert (
         sum(pq.read_metadata(path).num_rows for path in (case.folder / "artifacts" / "visits").glob("*.parquet"))
         == facts["kept"]
