@@ -1,4 +1,4 @@
-"""Computes features of a patient's history: the labels of this and of earlier visits, age, sex, number of earlier visits.
+"""Computes features of a history: the labels of this and of earlier visits, age, sex, number of earlier visits.
 
 No `labels` column is read. A visit's own diseases are its current_labels (or those that its treatment clause names);
 they are known at its prediction_time. The label of an earlier visit is the current_labels of the one after it, and

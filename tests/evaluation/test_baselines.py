@@ -21,7 +21,6 @@ from ckd.evaluation.baselines import (
 from ckd.evaluation.evaluate import evaluate
 from ckd.evaluation.scores import NotComputableError, Splits, read_split, texts
 from ckd.evaluation.tfidf import fit_tfidf, sample
-from ckd.visits.cohort import Cohort
 from ckd.visits.grammar import render_input
 from ckd.visits.labels import DISEASES, NUM_LABELS
 from tests.evaluation.evaluation_cohort import make_visits, write_all, write_cohort
@@ -51,7 +50,7 @@ def test_one_row_of_the_table_is_all_that_a_baseline_needs(tmp_path, monkeypatch
     monkeypatch.setitem(BASELINES, "guess", Baseline("A guess", "A coin for everyone.", "nothing", guess))
     said = []
     cohort = write_all(tmp_path, make_visits((60, 60, 60)))
-    metrics = evaluate(Cohort.open(cohort.root), seed=0, say=said.append, wanted=EvaluationConfig(resamples=100))
+    metrics = evaluate(cohort, seed=0, say=said.append, wanted=EvaluationConfig(resamples=100))
     assert metrics["held_out"]["baselines"]["guess"]["macro"]["auroc"] == 0.5
     assert "guess" in metrics["comparisons"]["student"] and "baselines: nothing" in said
     assert "guess" in metrics["headline"]["strongest_baseline_tuning"]

@@ -28,7 +28,6 @@ from ckd.evaluation.evaluate import evaluate
 from ckd.evaluation.reliability import expected_calibration_error, figures, recalibration
 from ckd.evaluation.scores import read_split
 from ckd.evaluation.thresholds import choose_thresholds, precision_threshold, sensitivity_threshold
-from ckd.visits.cohort import Cohort
 from ckd.visits.labels import NUM_LABELS
 from tests.evaluation.evaluation_cohort import MARKER, make_visits, noisy, write_all, write_cohort, write_stage
 
@@ -141,7 +140,7 @@ def test_poisoned_held_out_labels_leave_calibration_json_bit_equal(tmp_path):
         cohort = write_cohort(tmp_path / name, rows)
         write_stage(cohort, "predictions", noisy(visits, 1))
         path = tmp_path / f"{name}.json"
-        calibrate_student(Cohort.open(cohort.root), F1, 0).save(str(path), "m")
+        calibrate_student(cohort, F1, 0).save(str(path), "m")
         written.append(path.read_bytes())
     assert written[0] == written[1] and MARKER.encode() not in written[0]
     flipped = [
@@ -149,7 +148,7 @@ def test_poisoned_held_out_labels_leave_calibration_json_bit_equal(tmp_path):
     ]
     cohort = write_cohort(tmp_path / "flipped", flipped)
     write_stage(cohort, "predictions", noisy(visits, 1))
-    calibrate_student(Cohort.open(cohort.root), F1, 0).save(str(tmp_path / "flipped.json"), "m")
+    calibrate_student(cohort, F1, 0).save(str(tmp_path / "flipped.json"), "m")
     assert Path(tmp_path / "flipped.json").read_bytes() != written[0]
 
 
@@ -157,8 +156,8 @@ def test_metrics_use_the_maps_that_are_saved_and_tell_raw_from_calibrated(tmp_pa
     cohort = write_all(tmp_path, make_visits((60, 120, 60)))
     wanted = EvaluationConfig(threshold_for="sensitivity", threshold_target=0.8)
     metrics, found = (
-        evaluate(Cohort.open(cohort.root), seed=0, say=lambda _: None, wanted=wanted),
-        calibrate_student(Cohort.open(cohort.root), wanted, 0),
+        evaluate(cohort, seed=0, say=lambda _: None, wanted=wanted),
+        calibrate_student(cohort, wanted, 0),
     )
     held_out = read_split(cohort, "held_out", ["predictions"])
     p = found.probabilities(log_odds(held_out.scores["predictions"]))
@@ -238,6 +237,6 @@ def test_a_float32_probability_gives_its_logit_back(z):
 
 def test_the_cohort_of_the_tests_gives_a_calibration_that_can_be_read_back(tmp_path):
     cohort = write_all(tmp_path, make_visits())
-    found = calibrate_student(Cohort.open(cohort.root), F1, 0)
+    found = calibrate_student(cohort, F1, 0)
     found.save(str(tmp_path / "calibration.json"), "m")
     assert Calibration.load(str(tmp_path / "calibration.json"), "m").maps == found.maps

@@ -11,6 +11,7 @@ from ckd.evaluation.baselines import NAMES
 from ckd.evaluation.evaluate import evaluate
 from ckd.evaluation.headline import sentence
 from ckd.evaluation.table import render
+from ckd.visits.cohort import Cohort
 from ckd.visits.labels import DISEASES, NUM_LABELS
 from tests.evaluation.evaluation_cohort import (
     MARKER,
@@ -28,7 +29,8 @@ FIGURES = {"auroc", "auprc", "brier", "brier_skill", "f1", "f1_at_05", "prevalen
 
 def run(root, **arguments):
     return evaluate(
-        str(root), **{"seed": 0, "wanted": EvaluationConfig(resamples=300), "say": lambda line: None, **arguments}
+        Cohort.open(str(root)),
+        **{"seed": 0, "wanted": EvaluationConfig(resamples=300), "say": lambda line: None, **arguments},
     )
 
 

@@ -20,7 +20,6 @@ from ckd.evaluation.report.facts import without_small_counts
 from ckd.evaluation.report.figures import draw_all
 from ckd.evaluation.report.page import render
 from ckd.store.artifacts import FolderArtifact
-from ckd.visits.cohort import Cohort
 from ckd.visits.labels import DISEASES
 from tests.evaluation.browser import CHROMIUM, visit
 from tests.evaluation.evaluation_cohort import MARKER, make_visits, noisy, write_all, write_cohort, write_stage
@@ -72,10 +71,10 @@ def make_run(folder, visits):
         visits,
         {"read": 590, "kept": 580, "quarantined_by_reason": {"no input": {"rows": 10}}, "echo_rate": 0.1},
     )
-    metrics = evaluate(Cohort.open(cohort.root), seed=0, wanted=EvaluationConfig(resamples=100), say=lambda line: None)
+    metrics = evaluate(cohort, seed=0, wanted=EvaluationConfig(resamples=100), say=lambda line: None)
     student = FolderArtifact(str(folder / "student"), {"seed": 1})
     student.commit([])
-    calibrate_student(Cohort.open(cohort.root), EvaluationConfig(), 0).save(
+    calibrate_student(cohort, EvaluationConfig(), 0).save(
         str(folder / "student" / "calibration.json"), student.identity()
     )
     (folder / "metrics.json").write_text(json.dumps(metrics))

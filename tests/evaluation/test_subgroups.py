@@ -14,7 +14,6 @@ from ckd.evaluation.evaluate import evaluate
 from ckd.evaluation.scores import read_split
 from ckd.evaluation.small_cells import MIN_CELL, OTHER, WITHHELD, parts_text, pooled, shown, total_tells
 from ckd.evaluation.subgroups import UNKNOWN, age_band, read_fields
-from ckd.visits.cohort import Cohort
 from tests.evaluation.evaluation_cohort import MARKER, make_visits, write_all
 
 COUNTS = st.lists(st.integers(0, 60), min_size=1, max_size=8)
@@ -37,7 +36,7 @@ def cohort(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def metrics(cohort):
-    return evaluate(Cohort.open(cohort.root), seed=0, wanted=EvaluationConfig(resamples=100), say=lambda line: None)
+    return evaluate(cohort, seed=0, wanted=EvaluationConfig(resamples=100), say=lambda line: None)
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +63,7 @@ def test_ages_become_bands():
 def test_a_group_has_its_figures_as_a_plain_count_gives_them(cohort, metrics, block):
     rows = read_split(cohort, "held_out", ["predictions"])
     thresholds = metrics["thresholds"]["student"]["values"]
-    calibrated = calibrate_student(Cohort.open(cohort.root), EvaluationConfig(), 0).probabilities(
-        log_odds(rows.scores["predictions"])
-    )
+    calibrated = calibrate_student(cohort, EvaluationConfig(), 0).probabilities(log_odds(rows.scores["predictions"]))
     women = read_fields(cohort, "held_out")["sex"] == "F"
     found = next(group for group in block["fields"]["sex"]["groups"] if group["group"] == "F")
     pairs = events = hits = alarms = 0

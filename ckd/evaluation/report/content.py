@@ -30,7 +30,7 @@ STAGES = ("embeddings", "soft_labels", "tokens", "predictions")
 
 
 @dataclass(frozen=True)
-class Run:
+class Content:
     """Everything that the report of one run shows."""
 
     name: str
@@ -77,7 +77,7 @@ class Run:
         return [found[value] for value in sorted(found)]
 
 
-def gather(folder: str, root: str, *, name: str, cohort_folder: str, config: str) -> Run:
+def gather(folder: str, root: str, *, name: str, cohort_folder: str, config: str) -> Content:
     """The run with its results in `folder` and its stages below `root`; `cohort_folder` may hold a card.json.
 
     Raises ArtifactError where metrics.json is missing, of another version, or of other predictions than the stored.
@@ -92,7 +92,7 @@ def gather(folder: str, root: str, *, name: str, cohort_folder: str, config: str
     }
     loaded = {key: artifact.load() or {} for key, artifact in artifacts.items()}
     calibration = Calibration.of_student(artifacts["student"].folder)
-    run = Run(
+    run = Content(
         name=name,
         metrics=metrics,
         headline=headline_facts(metrics),
@@ -129,7 +129,7 @@ def _metrics(folder: str) -> dict[str, Any]:
     return metrics
 
 
-def _require_same(run: Run, where: str) -> None:
+def _require_same(run: Content, where: str) -> None:
     """Refuse other predictions than those of metrics.json: the curves are drawn from the stored ones."""
     for model, stage in MODELS.items():
         written = run.metrics["held_out"][model]["macro"]["auroc"]

@@ -6,14 +6,14 @@ Every dot is a number of metrics.json.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ckd.evaluation.report.content import VIEWS, Run
+from ckd.evaluation.report.content import VIEWS, Content
 from ckd.evaluation.report.drawing import Figure, model_name, without_labels
 from ckd.evaluation.report.svg import ACCENT, GRID, INK, OTHER, STUDENT, TEACHER
 from ckd.evaluation.small_cells import OTHER as POOLED
 from ckd.visits.labels import DISEASES
 
 
-def _models(run: Run, canvas: Any) -> Any:
+def _models(run: Content, canvas: Any) -> Any:
     rows = [(name, block["macro"]) for name, block in run.blocks.items()]
     rows = [(name, macro) for name, macro in rows if macro and macro["auroc"] is not None]
     rows.sort(key=lambda row: row[1]["auroc"])
@@ -28,7 +28,7 @@ def _models(run: Run, canvas: Any) -> Any:
     return figure
 
 
-def _labels(run: Run, canvas: Any) -> Any:
+def _labels(run: Content, canvas: Any) -> Any:
     student, teacher = (run.metrics["held_out"][name]["per_label"] for name in ("student", "teacher"))
     names = sorted((DISEASES[j] for j in run.chosen), key=lambda name: student[name]["auroc"])
     figure = canvas(figsize=(10, 0.24 * len(names) + 0.9))
@@ -39,7 +39,7 @@ def _labels(run: Run, canvas: Any) -> Any:
     return _finished(figure, axes, names, "AUROC")
 
 
-def _onset(run: Run, canvas: Any) -> Any:
+def _onset(run: Content, canvas: Any) -> Any:
     student = run.metrics["held_out"]["student"]
     chosen = {view: {row["disease"] for row in run.metrics[f"labels_in_macro_{view}"]} for view in VIEWS}
     names = [disease for disease in reversed(DISEASES) if any(disease in of_view for of_view in chosen.values())]
@@ -53,13 +53,13 @@ def _onset(run: Run, canvas: Any) -> Any:
     return _finished(figure, axes, names, "AUROC of the student")
 
 
-def _without_onset(run: Run) -> str | None:
+def _without_onset(run: Content) -> str | None:
     known = any(run.metrics["held_out"]["student"][view]["per_label"] for view in VIEWS)
     reason = "the current visit's diseases are unknown, so new onset and persistent cannot be told apart"
     return None if known else reason
 
 
-def _teacher(run: Run, canvas: Any) -> Any:
+def _teacher(run: Content, canvas: Any) -> Any:
     student, teacher = (run.metrics["held_out"][name]["per_label"] for name in ("student", "teacher"))
     points = [(teacher[DISEASES[j]]["auroc"], student[DISEASES[j]]["auroc"]) for j in run.chosen]
     low = min(0.95, *(min(point) for point in points)) - 0.03
@@ -72,7 +72,7 @@ def _teacher(run: Run, canvas: Any) -> Any:
     return figure
 
 
-def _subgroups(run: Run, canvas: Any) -> Any:
+def _subgroups(run: Content, canvas: Any) -> Any:
     rows: list[tuple[str, Mapping[str, Any] | None]] = []
     for field, block in run.metrics["subgroups"]["fields"].items():
         if block["groups"]:
@@ -96,7 +96,7 @@ def _subgroups(run: Run, canvas: Any) -> Any:
     return figure
 
 
-def _without_groups(run: Run) -> str | None:
+def _without_groups(run: Content) -> str | None:
     fields = run.metrics["subgroups"]["fields"]
     reasons = [f"{name.replace('_', ' ')}: {field['reason']}" for name, field in fields.items() if field["reason"]]
     return f"No subgroup can be shown ({'; '.join(reasons)})." if len(reasons) == len(fields) else None

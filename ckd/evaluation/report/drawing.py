@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ckd.evaluation.baselines import BASELINES
-from ckd.evaluation.report.content import Run
+from ckd.evaluation.report.content import Content
 from ckd.evaluation.report.svg import inline
 
 MODEL_NAMES = {
@@ -37,11 +37,11 @@ class Figure:
     name: str
     title: str
     reading: str  # how to read it
-    draw: Callable[[Run, Any], Any]  # run, matplotlib's class Figure (see svg.style) -> figure
-    missing: Callable[[Run], str | None] = lambda run: None  # why a run does not have it
+    draw: Callable[[Content, Any], Any]  # run, matplotlib's class Figure (see svg.style) -> figure
+    missing: Callable[[Content], str | None] = lambda run: None  # why a run does not have it
     performance: bool = True  # left out where the sample is too small for a claim about performance
 
-    def of(self, run: Run, canvas: Any) -> Drawing:
+    def of(self, run: Content, canvas: Any) -> Drawing:
         """Draw it with the class `canvas`, unless there is a reason not to."""
         small = run.headline.too_small if self.performance else None
         reason = f"This figure is left out: {small}." if small else self.missing(run)
@@ -54,6 +54,6 @@ def model_name(name: str) -> str:
     return MODEL_NAMES.get(name, name)
 
 
-def without_labels(run: Run) -> str | None:
+def without_labels(run: Content) -> str | None:
     """Why there is no figure per label, if so."""
     return None if run.chosen else "no label has enough positive and negative held-out visits"

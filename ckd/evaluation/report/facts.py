@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from ckd.evaluation.baselines import BASELINES
-from ckd.evaluation.report.content import Run
+from ckd.evaluation.report.content import Content
 from ckd.evaluation.report.drawing import model_name
 from ckd.evaluation.report.tables import NOTHING, Table, plain
 from ckd.evaluation.small_cells import MIN_CELL, WITHHELD, count_text, parts_text, small, total_tells
@@ -31,7 +31,7 @@ def without_small_counts(line: str) -> str:
     return line
 
 
-def splits(run: Run) -> Table:
+def splits(run: Content) -> Table:
     """Labelled visits and patients per split."""
     counts = run.metrics["counts"]
     visits, groups = (parts_text({split: counts[split][unit] for split in SPLITS}) for unit in ("visits", "groups"))
@@ -45,7 +45,7 @@ def splits(run: Run) -> Table:
     return plain("splits", "Labelled visits", ("Split", "Visits", unit, "Used for"), rows)
 
 
-def visits(run: Run) -> Table:
+def visits(run: Content) -> Table:
     """What became of the rows that were read."""
     facts = run.facts
     reasons = {reason: entry["rows"] for reason, entry in facts.get("quarantined_by_reason", {}).items()}
@@ -67,7 +67,7 @@ def visits(run: Run) -> Table:
     return plain("visits", "Rows of the input", ("What", "Visits"), rows)
 
 
-def admissions(run: Run, card: Mapping[str, Any]) -> Table:
+def admissions(run: Content, card: Mapping[str, Any]) -> Table:
     """What became of every admission: pairs, last visits, excluded with the reason.
 
     The pairs and last visits are the input's rows, so a reader can compute the sum of what was excluded.
@@ -83,7 +83,7 @@ def admissions(run: Run, card: Mapping[str, Any]) -> Table:
     return plain("admissions", "Every admission is exactly one of these", ("What", "Admissions"), rows)
 
 
-def _kept_tells(run: Run) -> bool:
+def _kept_tells(run: Content) -> bool:
     """Whether the number of kept visits would give away a small count.
 
     Less the labelled visits it is the number without a next visit, and the other way round.
@@ -119,7 +119,7 @@ def _group(group: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in group.items() if key != "women" or not few}
 
 
-def baseline_notes(run: Run) -> Table:
+def baseline_notes(run: Content) -> Table:
     """What each baseline says, and why one was not computed."""
     rows = []
     for name, block in run.metrics["held_out"]["baselines"].items():
@@ -129,7 +129,7 @@ def baseline_notes(run: Run) -> Table:
     return plain("baseline-notes", "What the baselines are", ("Baseline", "What it says"), rows)
 
 
-def speed(run: Run) -> Table:
+def speed(run: Content) -> Table:
     """Visits, seconds and rate per stage, summed over the commands that continued this run.
 
     A stage's visits are sums of splits: where a split is small, they and the rates are withheld.
@@ -150,7 +150,7 @@ def speed(run: Run) -> Table:
     return plain("speed", "Speed", ("Stage", "Visits", "Seconds", "Visits per second"), rows)
 
 
-def cost(run: Run) -> list[tuple[str, str]]:
+def cost(run: Content) -> list[tuple[str, str]]:
     """Name and value of what the teacher's pass cost."""
     accounts = [event for event in run.events if event["event"] == "embed_accounting"]
     if not accounts:
@@ -169,7 +169,7 @@ def cost(run: Run) -> list[tuple[str, str]]:
     return rows
 
 
-def fingerprints(run: Run) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+def fingerprints(run: Content) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """Stage -> what decides its values."""
     for stage, fields in run.fingerprints.items():
         yield stage, [(name, str(value)) for name, value in sorted(fields.items())]

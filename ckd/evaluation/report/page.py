@@ -12,7 +12,7 @@ from typing import Any
 from ckd import __version__
 from ckd.evaluation import claims
 from ckd.evaluation.report import facts, tables
-from ckd.evaluation.report.content import Run
+from ckd.evaluation.report.content import Content
 from ckd.evaluation.report.drawing import model_name
 from ckd.evaluation.report.figures import draw_all
 
@@ -35,7 +35,7 @@ SECTIONS = (
 )
 
 
-def render(run: Run) -> str:
+def render(run: Content) -> str:
     """The page of a run."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -68,7 +68,7 @@ def script_hash(script: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _tables(run: Run) -> dict[str, Any]:
+def _tables(run: Content) -> dict[str, Any]:
     fields = run.metrics["subgroups"]["fields"]
     return {
         "splits": facts.splits(run),
@@ -96,19 +96,19 @@ def _tables(run: Run) -> dict[str, Any]:
     }
 
 
-def _sentence(run: Run) -> str:
+def _sentence(run: Content) -> str:
     """The headline, with the baseline's name for a reader."""
     name = run.metrics["headline"]["strongest_baseline"]
     return run.headline.sentence.replace(name, f"“{model_name(name)}”")
 
 
-def _strongest(run: Run) -> str:
+def _strongest(run: Content) -> str:
     headline = run.metrics["headline"]
     name = model_name(headline["strongest_baseline"])
     return f"The strongest baseline was chosen without held-out visits: {name} ({headline['chosen_by']})."
 
 
-def _distillation(run: Run) -> Iterator[str]:
+def _distillation(run: Content) -> Iterator[str]:
     """Sentences on what distilling kept; none of a small sample."""
     if run.headline.too_small:
         return
@@ -124,7 +124,7 @@ def _distillation(run: Run) -> Iterator[str]:
             yield f"The student reaches {gain} that “{model_name(name)}” has."
 
 
-def _intervals(run: Run) -> str:
+def _intervals(run: Content) -> str:
     found = run.metrics["intervals"]
     if found["reason"]:
         return f"none are given ({facts.without_small_counts(found['reason'])})"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ckd.evaluation.report import curves
-from ckd.evaluation.report.content import CALIBRATED, Run
+from ckd.evaluation.report.content import CALIBRATED, Content
 from ckd.evaluation.report.drawing import Figure, without_labels
 from ckd.evaluation.report.svg import ACCENT, MUTED, OTHER, STUDENT, TEACHER
 from ckd.visits.labels import DISEASES
@@ -30,12 +30,12 @@ _SQUARE = {**_TICKS, "ylim": (0, 1), "yticks": (0, 0.5, 1), "yticklabels": ("0",
 class _Panels:
     """Draws a panel per label of the macro average."""
 
-    panel: Callable[[Any, Run, int], None]  # axes, run, label
+    panel: Callable[[Any, Content, int], None]  # axes, run, label
     x: str  # names of the axes
     y: str
     axes: Mapping[str, Any]
 
-    def __call__(self, run: Run, canvas: Any) -> Any:
+    def __call__(self, run: Content, canvas: Any) -> Any:
         rows = math.ceil(len(run.chosen) / ACROSS)
         height, square = 1.75 * rows + 0.9, "ylim" in self.axes
         figure = canvas(figsize=(10, height))
@@ -60,19 +60,19 @@ class _Panels:
         return figure
 
 
-def _roc(axes: Any, run: Run, j: int) -> None:
+def _roc(axes: Any, run: Content, j: int) -> None:
     axes.plot([0, 1], [0, 1], color=OTHER, linestyle=":", linewidth=1)
     _lines(axes, run, j, curves.roc)
 
 
-def _precision(axes: Any, run: Run, j: int) -> None:
+def _precision(axes: Any, run: Content, j: int) -> None:
     student = run.ranked[j]["student"]
     rate = student.events / student.visits
     axes.plot([0, 1], [rate, rate], color=OTHER, linestyle=":", linewidth=1)
     _lines(axes, run, j, curves.precision_recall)
 
 
-def _alerts(axes: Any, run: Run, j: int) -> None:
+def _alerts(axes: Any, run: Content, j: int) -> None:
     axes.plot([0, 1], [0, 100], color=OTHER, linestyle=":", linewidth=1)
     _lines(axes, run, j, curves.alerts_for_sensitivity)
     point = run.metrics["alerts"]["per_label"][DISEASES[j]]
@@ -80,21 +80,21 @@ def _alerts(axes: Any, run: Run, j: int) -> None:
         axes.plot(point["sensitivity"], point["alerts_per_100"], "o", color=STUDENT, markersize=4)
 
 
-def _lines(axes: Any, run: Run, j: int, curve: Callable[[curves.Ranked], curves.Points]) -> None:
+def _lines(axes: Any, run: Content, j: int, curve: Callable[[curves.Ranked], curves.Points]) -> None:
     """A curve per model but the calibrated student, who ranks as the student does."""
     for model, ranked in run.ranked[j].items():
         if model != CALIBRATED:
             axes.plot(*curve(ranked), label=model, **STYLES[model])
 
 
-def _reliability(axes: Any, run: Run, j: int) -> None:
+def _reliability(axes: Any, run: Content, j: int) -> None:
     axes.plot([0, 1], [0, 1], color=OTHER, linestyle=":", linewidth=1)
     for model, p in run.columns.items():
         points = curves.reliability(run.held_out.labels[:, j], p[:, j])
         axes.plot(*points, label=model, marker=MARKERS[model], markersize=2.5, linewidth=1, **STYLES[model])
 
 
-def _decision(axes: Any, run: Run, j: int) -> None:
+def _decision(axes: Any, run: Content, j: int) -> None:
     ranks = run.ranked[j]
     everyone = curves.net_benefit_of_all(ranks["student"], THRESHOLDS)
     shown = {model: curves.net_benefit(ranked, THRESHOLDS) for model, ranked in ranks.items()}

@@ -10,7 +10,7 @@ from typing import Any
 from ckd.evaluation.claims import MIN_EVENTS
 from ckd.evaluation.comparisons import decided
 from ckd.evaluation.metrics import METRICS, MIN_COUNT, SHOWN
-from ckd.evaluation.report.content import VIEWS, Run
+from ckd.evaluation.report.content import VIEWS, Content
 from ckd.evaluation.report.drawing import model_name
 from ckd.evaluation.small_cells import MIN_CELL
 from ckd.visits.labels import DISEASES
@@ -53,7 +53,7 @@ def figure(value: float | None, bounds: Sequence[float] | None = None, digits: i
     return Cell(format(round(value, digits) + 0.0, form), small, repr(value))
 
 
-def models(run: Run) -> Table:
+def models(run: Content) -> Table:
     """Macro figures of every model; after AUROC the same inside new onset and persistent."""
     rows = []
     for name, block in run.blocks.items():
@@ -66,7 +66,7 @@ def models(run: Run) -> Table:
     return Table("models-table", caption, ("Model", *headings), rows, sortable=True)
 
 
-def labels(run: Run) -> Table:
+def labels(run: Content) -> Table:
     """The student per disease. A label outside the macro average has too few visits for any figure."""
     student, teacher = (run.metrics["held_out"][name] for name in ("student", "teacher"))
     shown = {name: metric.title for name, metric in SHOWN.items() if name != "f1"}  # F1 is in the table of alerts
@@ -98,7 +98,7 @@ def _positives(count: int) -> Cell:
     return Cell(text + (" †" if count < MIN_EVENTS else ""), sort=str(max(count, MIN_CELL - 1)))
 
 
-def alerts(run: Run) -> Table:
+def alerts(run: Content) -> Table:
     """The student's alerts at the thresholds from tuning."""
     student = run.metrics["held_out"]["student"]["per_label"]
     rows = []
@@ -114,7 +114,7 @@ def alerts(run: Run) -> Table:
     return Table("alerts-table", caption, columns, rows, sortable=True)
 
 
-def calibration(run: Run) -> Table:
+def calibration(run: Content) -> Table:
     """Calibration of each model as it is and calibrated on tuning; means over the labels of the macro average."""
     rows = []
     for name, block in run.metrics["calibration"].items():
@@ -132,7 +132,7 @@ def calibration(run: Run) -> Table:
     return Table("calibration-table", caption, columns, rows)
 
 
-def comparisons(run: Run) -> Table:
+def comparisons(run: Content) -> Table:
     """Student minus every other model, paired over the same draws of patients."""
     rows = []
     for name, pair in run.metrics["comparisons"]["student"].items():
@@ -149,7 +149,7 @@ def comparisons(run: Run) -> Table:
     return Table("comparisons-table", caption, columns, rows, sortable=True)
 
 
-def subgroups(run: Run) -> list[Table]:
+def subgroups(run: Content) -> list[Table]:
     """One table per field that has groups."""
     columns = (
         *("Group", "Visits", "Observed per 100", "Predicted per 100", "Predicted minus observed"),
@@ -171,7 +171,7 @@ def subgroups(run: Run) -> list[Table]:
     return tables
 
 
-def subgroups_by_label(run: Run) -> list[Table]:
+def subgroups_by_label(run: Content) -> list[Table]:
     """Per field a table of disease × group: predicted minus observed per 100 visits, and sensitivity."""
     tables = []
     for field, block in run.metrics["subgroups"]["fields"].items():

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ckd.evaluation.report.content import Run
+from ckd.evaluation.report.content import Content
 from ckd.evaluation.report.drawing import Figure
 from ckd.evaluation.report.svg import OTHER, STUDENT, TEACHER
 
 
-def _training(run: Run, canvas: Any) -> Any:
+def _training(run: Content, canvas: Any) -> Any:
     steps, epochs, losses = _steps(run), _epochs(run), _losses(run)
     figure = canvas(figsize=(10, 2.7))
     first, second, third = figure.subplots(1, 3)
@@ -26,19 +26,19 @@ def _training(run: Run, canvas: Any) -> Any:
     return figure
 
 
-def _steps(run: Run) -> list[dict[str, Any]]:
+def _steps(run: Content) -> list[dict[str, Any]]:
     return run.last_events("student_step", "step")
 
 
-def _epochs(run: Run) -> list[dict[str, Any]]:
+def _epochs(run: Content) -> list[dict[str, Any]]:
     return run.last_events("student_epoch", "epoch")
 
 
-def _losses(run: Run) -> Sequence[float]:
+def _losses(run: Content) -> Sequence[float]:
     return run.extras["head"].get("tuning_loss_by_epoch") or []
 
 
-def _without_steps(run: Run) -> str | None:
+def _without_steps(run: Content) -> str | None:
     known = _steps(run) or _epochs(run) or _losses(run)
     return None if known else "events.jsonl and the head's record hold no training step."
 
