@@ -1,6 +1,7 @@
 """One run: its configuration, its cohort, the names of its folders and files, its fingerprints.
 
-Each is computed once per process and handed to the workers. Hashing the inputs or a model again for every stage costs minutes of idle GPUs.
+Each is computed once per process and handed to the workers. Hashing the inputs or a model again for every stage costs
+minutes of idle GPUs.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from ckd.visits.inputs import Input
 from ckd.visits.intake import configured_inputs
 from ckd.visits.prepare import VISITS_VERSION, Say, halves_tuning, prepare
 
-# Every key of the configuration changes stored values and is in a fingerprint, unless it stands in one of these three tables.
+# Every key of the configuration changes stored values and is in a fingerprint, unless one of these three tables has it.
 NOT_DECIDING: Mapping[str, str] = {
     "run.*": "where files lie",
     "data.max_bad_rows": "stops a run; keeps the same rows",
@@ -84,7 +85,7 @@ class Run:
 
     @cached_property
     def stored(self) -> Cohort:
-        """The visits that lie below the root, whatever input they come from. Raises ArtifactError when there are none."""
+        """The visits below the root, whatever input they come from. Raises ArtifactError when there are none."""
         return Cohort.open(self.root)
 
     @cached_property
@@ -99,9 +100,9 @@ class Run:
 
     @property
     def visits_fields(self) -> Fields:
-        """The fingerprint of the prepared visits: each input's content, the split rule, the shard size; the seed only where it splits.
+        """The fingerprint of the prepared visits: each input's content, the split rule, the shard size.
 
-        Reads every byte of the inputs, once.
+        The seed is in it only where it splits. Reads every byte of the inputs, once.
         """
         return self.once("visits", self._visits_fields)
 
@@ -132,9 +133,10 @@ class Run:
 
 
 def deciding(config: Config, section: str, *but: str) -> dict[str, Any]:
-    """`section.key` -> value of every key of a section that changes stored values, `but` those of another stage's fingerprint.
+    """`section.key` -> value of every key of a section that changes stored values.
 
-    Keys that name a file or a model are left out: a fingerprint holds the hash of what they name.
+    Left out are the keys `but`, which are in another stage's fingerprint, and keys that name a file or a model: a
+    fingerprint holds the hash of what they name.
     """
     values = getattr(config, section).model_dump(exclude=set(but))
     values = {f"{section}.{key}": value for key, value in values.items()}

@@ -36,12 +36,18 @@ class Step:
         return Stage(run.root, self.name, run.once(self.name, lambda: self.fingerprint(run)))
 
     def missing(self, run: Run, shards: Sequence[Shard] | None = None) -> list[Shard]:
-        """The shards still to do of those given (None: all). Raises MismatchError naming the field when a part was made otherwise."""
+        """Those of the given shards (None: all) that are still to do.
+
+        Raises MismatchError naming the field when a part was made otherwise.
+        """
         wanted = self.shards(run.config, run.cohort) if shards is None else shards
         return self.stage(run).missing(wanted, self.input_hash)
 
     def require(self, run: Run, shards: Sequence[Shard] | None = None) -> Stage:
-        """The stored parts of those shards (None: all). Raises ArtifactError naming the command that makes them when one is missing."""
+        """The stored parts of those shards (None: all).
+
+        Raises ArtifactError naming the command that makes them when one is missing.
+        """
         wanted = self.shards(run.config, run.cohort) if shards is None else shards
         stage = self.stage(run)
         stage.require(wanted, self.command, self.input_hash)
@@ -72,14 +78,17 @@ class FolderStep:
         return FolderArtifact(self.folder(run), run.once(self.name, lambda: self.fingerprint(run)))
 
     def require(self, run: Run) -> FolderArtifact:
-        """The finished folder. Raises ArtifactError when it is not there, MismatchError naming the field when it is another's."""
+        """The finished folder.
+
+        Raises ArtifactError when it is not there, MismatchError naming the field when it is another configuration's.
+        """
         artifact = self.artifact(run)
         if not artifact.is_done():
             raise ArtifactError(f"{artifact.folder}: no {self.name} has been trained there; run '{self.command}' first")
         return artifact
 
     def compare(self, run: Run) -> None:
-        """Raise MismatchError naming the field when the finished folder is another configuration's, ArtifactError when it is not there."""
+        """Raise as `require` when the finished folder is not this run's."""
         self.require(run)
 
 
