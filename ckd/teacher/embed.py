@@ -1,4 +1,4 @@
-"""Stage `embeddings`: one teacher embedding per visit, shard by shard. Prompts, batching and the forward pass live beside it."""
+"""Stage `embeddings`: one teacher embedding per visit, shard by shard, with the next window tokenised ahead."""
 
 import threading
 import time
@@ -29,12 +29,17 @@ from ckd.visits.cohort import Cohort
 from ckd.visits.columns import lists
 from ckd.visits.visit import Shard
 
-WINDOW = 512  # visits tokenised ahead of the forward pass: one call of the engine, so a shared prefix of 201 tokens costs 0.1 % of it
-FIRST = 64  # of the first window: the device waits for nothing but these to be tokenised
+# Visits tokenised ahead of the forward pass: one call of the engine, so a shared prefix of 201 tokens costs 0.1 % of
+# it.
+WINDOW = 512
+FIRST = 64  # of the first window: the device waits only for these to be tokenised
 
 
 def teacher_fields(config: Config) -> Fields:
-    """Everything that changes an embedding's value and nothing that doesn't. Raises ConfigError when a model is not there."""
+    """Everything that changes an embedding's value and nothing that doesn't.
+
+    Raises ConfigError when a model is not there.
+    """
     teacher = config.teacher
     return {
         **model_fields("teacher.base_model", teacher.base_model),
@@ -45,7 +50,10 @@ def teacher_fields(config: Config) -> Fields:
 
 
 def local_teacher(config: TeacherConfig) -> TeacherConfig:
-    """The same teacher with an adapter that lies on this machine: engines take a base model from a URL themselves, but PEFT and vLLM no adapter."""
+    """The same teacher with an adapter that lies on this machine.
+
+    Engines take a base model from a URL themselves, but PEFT and vLLM take no adapter from one.
+    """
     return config if is_local(config.adapter) else config.model_copy(update={"adapter": local_adapter(config.adapter)})
 
 
@@ -60,17 +68,17 @@ def shards_to_embed(config: Config, cohort: Cohort) -> list[Shard]:
 class EmbedWorker:
     """Embeds one shard per call; the model loads with the first. Safe to run twice on a shard.
 
-    The fingerprint is the driver's: a machine that sees another model under the same name refuses (ArtifactError). Two threads may call it at
-    once: the engine computes one shard after the other, so that reading, tokenising and writing one overlaps the forward passes of the other.
+    The fingerprint is the driver's: a machine that finds another model under the same name refuses (ArtifactError). Two
+    threads may call it at once: the engine computes one shard after the other, so that reading, tokenising and writing
+    one overlaps the forward passes of the other.
     """
 
     def __init__(self, run: Run, engine: Engine | None = None) -> None:
+        """`engine`: one that is loaded already."""
         self.run, self.stage, self.engine = run, EMBEDDINGS.stage(run), engine
         self.meter: Meter | None = None
-        self.loading, self.turn = (
-            threading.Lock(),
-            threading.Lock(),
-        )  # the model is loaded once, and computes one shard at a time
+        # The model is loaded once, and computes one shard at a time.
+        self.loading, self.turn = threading.Lock(), threading.Lock()
 
     def __call__(self, shard: Shard) -> dict[str, Any]:
         """Write part `shard.index`; returns index, rows, seconds, tokens, truncated, account (see accounting)."""
@@ -114,11 +122,11 @@ EMBEDDINGS = Step(
 def encode_texts(
     engine: Engine, instructions: list[str], inputs: list[str], turn: AbstractContextManager[Any] | None = None
 ) -> tuple[np.ndarray, int, int, Work]:
-    """float32 [n, hidden] in the order given, tokens seen, prompts truncated, the engine's work. Tokenising one window overlaps the forward pass
-    of another.
+    """float32 [n, hidden] in the order given, tokens, prompts truncated, the engine's work.
 
-    `turn` is held from the first call of the engine to the last, not per call: shards that take turns end together, and then the device waits for
-    both to be written and two others to be read.
+    Tokenising one window overlaps the forward pass of another. `turn` is held from the first call of the engine to the
+    last, not per call: shards that take turns end together, and then the device waits for both to be written and two
+    others to be read.
     """
     vectors = np.empty((len(inputs), engine.hidden), np.float32)
     tokens = truncated = 0
@@ -150,7 +158,10 @@ def _tokenised_ahead(
 
 
 def column(vectors: np.ndarray, config: TeacherConfig) -> pa.Array:
-    """The vectors [n, hidden] as a fixed-size list column of teacher.store_dtype; raises ConfigError when one is not finite there."""
+    """The vectors [n, hidden] as a fixed-size list column of teacher.store_dtype.
+
+    Raises ConfigError when a value is not finite there.
+    """
     lost = int((~np.isfinite(vectors).all(1)).sum())
     if lost:
         raise ConfigError(

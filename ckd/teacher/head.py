@@ -1,5 +1,7 @@
-"""The 25-label linear heads on stored embeddings: K fold heads and the final one, how they are stored and applied. Fitting them is
-head_fit's business; nothing here needs torch."""
+"""The 25-label linear heads on stored embeddings: how they are stored and applied.
+
+There are K fold heads and the final one. Nothing here needs torch; head_fit.py fits them.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +28,10 @@ _FILE = "head.safetensors"
 
 @dataclass
 class Heads:
-    """weight [K+1, 25, hidden] and bias [K+1, 25] on raw embeddings, float32; the last is the final head, fitted on all training visits."""
+    """weight [K+1, 25, hidden] and bias [K+1, 25] on raw embeddings, float32.
+
+    The last is the final head, fitted on all training visits.
+    """
 
     weight: np.ndarray
     bias: np.ndarray
@@ -48,7 +53,10 @@ class Heads:
 
 
 def head_fields(run: Run) -> Fields:
-    """The head's fingerprint: what it was fitted on and how. head.cross_fitted is not in it: it says which head a visit gets."""
+    """The head's fingerprint: what it was fitted on and how.
+
+    head.cross_fitted is not in it: it says which head a visit gets.
+    """
     share = run.config.teacher.adapter_share
     return {
         "visits": run.stored.identity,
@@ -65,7 +73,10 @@ HEAD = FolderStep(
 
 
 def save_heads(artifact: FolderArtifact, heads: Heads, public_file: str) -> None:
-    """Write head.safetensors (weight, bias, fold keys) and commit the folder, with `public_file` that is there already, and the report."""
+    """Write head.safetensors (weight, bias, fold keys) and commit the folder with the report.
+
+    `public_file` is in the folder already.
+    """
     tensors = {"weight": heads.weight, "bias": heads.bias, "fold_keys": heads.folds.keys}
     write_bytes(join(artifact.folder, _FILE), save_tensors(tensors))
     artifact.commit([_FILE, public_file], {**heads.report, "fold_seed": heads.folds.seed})
@@ -83,9 +94,10 @@ def load_heads(artifact: FolderArtifact) -> Heads:
 
 
 class EmbeddingReader:
-    """Embedded shards as arrays, joined to their visits by visit_id. `adapter_share`: train subjects that `labeled` leaves out."""
+    """Embedded shards as arrays, joined to their visits by visit_id."""
 
     def __init__(self, cohort: Cohort, stage: Stage, adapter_share: float = 0) -> None:
+        """`adapter_share`: the share of the train subjects that `labeled` leaves out, the adapter's."""
         self.cohort, self.stage, self.adapter_share = cohort, stage, adapter_share
 
     def vectors(self, shard: Shard) -> np.ndarray:
@@ -95,7 +107,10 @@ class EmbeddingReader:
         return matrix(joined(part, ids, self.stage.path(shard.index))["embedding"])
 
     def labeled(self, shard: Shard) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """embeddings float32 [n, hidden], labels float32 [n, 25], group keys uint64 [n] of a labelled shard, without the adapter's train subjects."""
+        """A labelled shard without the adapter's train subjects.
+
+        Embeddings float32 [n, hidden], labels float32 [n, 25], group keys uint64 [n].
+        """
         visits = self.cohort.read(shard, ["labels", "group"])
         x, y, groups = self.vectors(shard), matrix(visits["labels"]), visits["group"].to_numpy()
         if shard.split != "train" or not self.adapter_share:

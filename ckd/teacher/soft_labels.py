@@ -1,6 +1,9 @@
-"""Stage `soft_labels`: sigmoid(head(embedding)) per visit without a second pass of the teacher. A training visit gets the head of its
-subject's fold, which never saw that subject (the final head with head.cross_fitted=false); all others get the final head. With
-teacher.adapter_share the adapter's train subjects get theirs too, which nothing may use: ckd.student.examples sees to it."""
+"""Stage `soft_labels`: sigmoid(head(embedding)) per visit, without a second pass of the teacher.
+
+A training visit gets the head of its subject's fold, which was fitted without that subject (the final head with
+head.cross_fitted=false); all others get the final head. With teacher.adapter_share the adapter's train subjects get
+soft labels too, but ckd.student.examples leaves them out.
+"""
 
 import heapq
 import time
@@ -32,6 +35,7 @@ class SoftLabelWorker:
     """Labels one shard per call from its stored embeddings. Safe to run twice on a shard."""
 
     def __init__(self, run: Run) -> None:
+        """Read the finished head. Raises ArtifactError when there is none."""
         self.cross_fitted, self.cohort = run.config.head.cross_fitted, run.cohort
         self.stage, self.heads = SOFT_LABELS.stage(run), load_heads(HEAD.artifact(run))
         self.read = EmbeddingReader(run.cohort, EMBEDDINGS.stage(run))
@@ -41,9 +45,8 @@ class SoftLabelWorker:
         started = time.monotonic()
         visits = self.cohort.read(shard, ["visit_id", "group"])
         crossed = self.cross_fitted and shard.split == "train"
-        heads = (
-            self.heads.folds.assign(visits["group"].to_numpy()) if crossed else np.full(shard.rows, self.heads.final)
-        )
+        final = np.full(shard.rows, self.heads.final)
+        heads = self.heads.folds.assign(visits["group"].to_numpy()) if crossed else final
         logits = self.heads.logits(self.read.vectors(shard), heads)
         probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
         table = pa.table(
@@ -71,8 +74,9 @@ SOFT_LABELS = Step(
 def public_rows(run: Run, split: Split) -> Iterator[dict[str, Any]]:
     """Rows (instruction, input, labels, probabilities) of one public file in the order of its source, streamed.
 
-    With data.tuning given, name_train.json and name_val.json are data.train and data.tuning as they were read, whatever split their rows
-    went to; without it they are the splits train and tuning. Train visits of the adapter's subjects (teacher.adapter_share) are left out.
+    With data.tuning given, name_train.json and name_val.json are data.train and data.tuning as they were read, whatever
+    split their rows went to; without it they are the splits train and tuning. Train visits of the adapter's subjects
+    (teacher.adapter_share) are left out.
     """
     source: Source | None = split if run.config.data.tuning else None
     shards = [s for s in run.cohort.select() if source or s.split == split]

@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 
 from ckd.configfile import load
+from jobs.commands import COMMANDS
 from tests.deploy.deploy_files import DEPLOY, PINS, ROOT, changed, fits_a_worker, parsed_start, parsed_watch, read
 
 CRDS = Path(os.environ.get("CKD_CRDS", ROOT.parent / "shared" / "crds"))
@@ -214,23 +215,13 @@ def runs_the_pipeline(job):
 
     It asks for no more workers than the cluster's GPUs hold.
     """
-    python, _, module, _, path, *overrides = shlex.split(job["spec"]["entrypoint"])
-    assert (
-        python == "python"
-        and "WORKDIR /app\n" in (DEPLOY / "Dockerfile").read_text()
-        and (ROOT / f"{module.replace('.', '/')}.py").is_file()
-    )
+    words = shlex.split(job["spec"]["entrypoint"])
+    (*python, command, _, path), overrides = words[:6], words[6:]
+    assert python == ["python", "-m", "jobs"] and command in COMMANDS
+    assert "WORKDIR /app\n" in (DEPLOY / "Dockerfile").read_text()
     config = load(str(ROOT / Path(path).relative_to("/app")), overrides)
-    assert all(
-        "://" in each
-        for each in (
-            config.run.artifacts,
-            config.run.results,
-            config.run.public_files,
-            config.data.train,
-            config.data.tuning,
-        )
-    )
+    run, data = config.run, config.data
+    assert all("://" in each for each in (run.artifacts, run.results, run.public_files, data.train, data.tuning))
     gpus = sum(
         group["maxReplicas"] * started(group)["num_gpus"] for group in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     )
@@ -250,7 +241,8 @@ def test_the_job_runs_the_pipeline_on_urls_within_its_cluster():
     ("path", "before", "after"),
     [
         (("spec", "entrypoint"), "teacher.workers=1..8", "teacher.workers=1..9"),
-        (("spec", "entrypoint"), "jobs.pipeline", "jobs.pipelin"),
+        (("spec", "entrypoint"), "jobs run", "jobs rnu"),
+        (("spec", "entrypoint"), "-m jobs", "-m job"),
         (("spec", "entrypoint"), "run.results=s3://my-bucket/", "run.results="),
         (("spec", "entrypoint"), "student.workers", "student.worker"),
         (("spec", "entrypointResources"), "on_demand", "spot"),

@@ -84,11 +84,11 @@ def parts(folder):
 
 
 def drivers():
-    """Processes that run jobs.embed in a job's folder."""
+    """Processes that run `python -m jobs embed` in a job's folder."""
     found = []
     for process in psutil.process_iter(["cmdline", "cwd"]):
         line = process.info["cmdline"] or []
-        if line[1:3] == ["-m", "jobs.embed"] and "working_dir_files" in (process.info["cwd"] or ""):
+        if line[1:4] == ["-m", "jobs", "embed"] and "working_dir_files" in (process.info["cwd"] or ""):
             found.append(process)
     return found
 
@@ -98,9 +98,8 @@ def test_a_job_whose_driver_is_killed_continues_when_it_is_submitted_again(
 ):
     same = tmp_path_factory.mktemp("undisturbed")
     (same / "train.json").write_bytes((folder / "train.json").read_bytes())
-    undisturbed = subprocess.run(
-        [sys.executable, "-m", "jobs.embed", *words(same, teacher_folder)], cwd=CHECKOUT, capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "jobs", "embed", *words(same, teacher_folder)]
+    undisturbed = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
     assert undisturbed.returncode == 0, undisturbed.stderr
 
     job = ["submit", "embed", *words(folder, teacher_folder), "teacher.workers=1"]
@@ -141,21 +140,14 @@ def test_the_jobs_exit_code_is_the_commands(head, folder, teacher_folder):
 def test_plain_ray_job_submit_works_and_refuses_paths_of_one_machine(head, folder, teacher_folder):
     def submit(*more):
         known = {"RAY_ADDRESS": head.dashboard, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(head.token)}
-        ray = [
-            sys.executable,
-            "-m",
-            "ray.scripts.scripts",
-            "job",
-            "submit",
-            "--working-dir",
-            ".",
-            "--",
-            "python",
-            "-m",
-            "jobs.embed",
-        ]
+        ray = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--working-dir", "."]
         return subprocess.run(
-            [*ray, *more], cwd=CHECKOUT, env={**os.environ, **known}, capture_output=True, text=True, timeout=240
+            [*ray, "--", "python", "-m", "jobs", "embed", *more],
+            cwd=CHECKOUT,
+            env={**os.environ, **known},
+            capture_output=True,
+            text=True,
+            timeout=240,
         )
 
     done = submit("--config", "jobs/default.yaml")
