@@ -127,7 +127,10 @@ def make_tokens(config: Config) -> None:
 
 
 def train_rank(payload: dict, **ranks: object) -> bool:
-    """A rank for cluster.fit that reports after every step. What torch or DeepSpeed compile would lie in <artifacts>/compiled."""
+    """A rank for cluster.fit that reports after every step.
+
+    What torch or DeepSpeed compile would lie in <artifacts>/compiled.
+    """
     from ckd.student.train import train
 
     config = Config.model_validate(payload)
@@ -163,7 +166,7 @@ def train_rank_killed_once(payload: dict, *, rank: int, report, **ranks: object)
 
 
 def make_embeddings(config: Config, *, only: Split | None = None, width: int = 6) -> None:
-    """Teacher embeddings that depend on what a visit says (and its id), for the shards of one split or of all, unlabeled ones too."""
+    """Make embeddings that follow what a visit says, for the shards of one split or of all, unlabeled ones too."""
     root = config.run.artifacts_root
     stage, made = Stage(root, "embeddings", {"teacher": "made up"}), Cohort.open(root)
     for shard in made.select(*([only] if only else []), labeled=None):

@@ -42,7 +42,8 @@ def main() -> None:
     )
     assert finished == (leave_after == 0)
     distributed.destroy_process_group()
-    # An interpreter that ends while gloo's threads ask for its lock aborts now and then ("terminate called …"), after all work is done.
+    # An interpreter that ends while gloo's threads ask for its lock aborts now and then ("terminate called …"), after
+    # all work is done.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

@@ -1,4 +1,4 @@
-"""The order of visits: every visit once per epoch, global batches that know nothing of the world, micro-batches dealt by length."""
+"""Every visit comes once per epoch, global batches do not depend on the ranks, micro-batches are dealt by length."""
 
 from collections import Counter
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Checkpoints: the newest whole one wins, damaged ones are skipped aloud, another configuration's are refused, old ones go."""
+"""The newest whole checkpoint wins, damaged ones are named, another configuration's are refused, old ones go."""
 
 import re
 from pathlib import Path

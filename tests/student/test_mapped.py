@@ -1,4 +1,4 @@
-"""Arrays of a shard in a mapped file: equal to what was built, built once per machine, gone afterwards, and never in the way."""
+"""Arrays in a mapped file equal what was built, are built once per machine, and are gone afterwards."""
 
 import multiprocessing
 from pathlib import Path

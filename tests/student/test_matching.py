@@ -1,8 +1,7 @@
-"""Embedding matching: its loss against a plain one, exact resume, what it reads, and that the exported student knows nothing of it."""
+"""Embedding matching: its loss, exact resume, what it reads, and that the exported student does not have it."""
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,18 +16,12 @@ from ckd.run import Run
 from ckd.store.artifacts import Stage
 from ckd.student.loss import PROJECTION, Embeddings, attach, measure
 from ckd.student.model import load_student, new_student
-from ckd.student.train import best_checkpoint, train
+from ckd.student.train import best_checkpoint
 from ckd.visits.cohort import Cohort
 from jobs import train_student
 from jobs.console import Console
-from tests.student.student_cohort import make_base, make_cohort, make_config, make_embeddings, make_tokens, make_visits
-
-VISITS = [*make_visits("train", 30), *make_visits("tuning", 55), *make_visits("held_out", 10)]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> str:
-    return make_base(tmp_path_factory.mktemp("base"))
+from tests.student.student_cohort import make_cohort, make_config, make_embeddings, make_tokens
+from tests.student.trainings import VISITS, Ear, MachineLostError, run_train, weights
 
 
 def prepared(folder, base, visits=VISITS, only=None, **student):
@@ -97,24 +90,8 @@ def test_the_projection_depends_on_the_seed_alone_and_sees_the_first_token(tmp_p
     )
 
 
-class LostError(Exception):
-    """The machine went away."""
-
-
 def run(config, stop_at=None):
-    heard = []
-
-    def hear(figures):
-        heard.append(figures)
-        if stop_at is not None and figures.get("checkpoint", -1) >= stop_at:
-            raise LostError
-
-    train(Run(config), world=1, rank=0, preempted=lambda: False, report=hear, deepspeed=False, seconds_between=0)
-    return {r["step"]: r["loss"] for r in heard if "loss" in r}
-
-
-def weights(config):
-    return load_file(Path(best_checkpoint(Run(config), print).fetched()) / "model.safetensors")
+    return run_train(config, Ear(stop_at)).losses()
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +102,7 @@ def undisturbed(tmp_path_factory, base):
 
 def test_a_stopped_run_continues_exactly_the_projection_included(tmp_path, base, undisturbed):
     config = prepared(tmp_path, base)
-    with pytest.raises(LostError):
+    with pytest.raises(MachineLostError):
         run(config, stop_at=3)
     assert run(config) == {step: loss for step, loss in undisturbed[1].items() if step > 3}
     one, other = weights(config), weights(undisturbed[0])

@@ -1,4 +1,4 @@
-"""Stage `tokens`: a text longer than the student reads keeps its beginning, in training, tuning scores and predictions alike."""
+"""Stage `tokens`: a long text keeps its beginning, in training, tuning scores and predictions alike."""
 
 import io
 import math
@@ -17,19 +17,14 @@ from ckd.student.batches import Batches
 from ckd.student.examples import Examples
 from ckd.student.model import load_student, new_student
 from ckd.student.tokens import load_tokenizer, ragged, token_fields, tokenize
-from ckd.student.train import train
 from ckd.visits.cohort import Cohort
 from ckd.visits.labels import INSTRUCTION
 from ckd.visits.visit import Visit
 from jobs import train_student
 from jobs.console import Console
 from jobs.predict_student import predict_splits
-from tests.student.student_cohort import make_base, make_cohort, make_config, make_embeddings, make_tokens, make_visits
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> str:
-    return make_base(tmp_path_factory.mktemp("base"))
+from tests.student.student_cohort import make_cohort, make_config, make_embeddings, make_tokens, make_visits
+from tests.student.trainings import run_train
 
 
 @pytest.fixture(scope="module")
@@ -87,11 +82,7 @@ def prepared(folder, base, **student):
 
 
 def losses(config) -> list[float]:
-    heard = []
-    train(
-        Run(config), world=1, rank=0, preempted=lambda: False, report=heard.append, deepspeed=False, seconds_between=0
-    )
-    return [r["loss"] for r in heard if "loss" in r]
+    return [*run_train(config).losses().values()]
 
 
 def test_the_first_steps_loss_is_that_of_the_visits_computed_one_by_one(tmp_path, base):

@@ -10,12 +10,12 @@ from ckd.config import Config
 from ckd.run import Run
 from ckd.student.fingerprint import STUDENT
 from ckd.student.loss import MOST, positive_weights
-from ckd.student.train import train
 from ckd.visits.cohort import Cohort
 from ckd.visits.labels import INSTRUCTION, NUM_LABELS
 from ckd.visits.visit import Visit
-from tests.student.student_cohort import make_base, make_cohort, make_config, make_tokens, make_visits
+from tests.student.student_cohort import make_cohort, make_config, make_tokens, make_visits
 from tests.student.test_loss import example, plain_bce, visit_loss
+from tests.student.trainings import run_train
 
 
 def commit(root, rows):
@@ -54,18 +54,9 @@ def test_the_hard_part_is_its_formula_and_the_soft_part_stays():
         assert found[i].item() == pytest.approx(hard_part + soft_part.item(), rel=1e-5)
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> str:
-    return make_base(tmp_path_factory.mktemp("base"))
-
-
 def losses(config: Config) -> list[float]:
-    heard = []
     make_tokens(config)
-    train(
-        Run(config), world=1, rank=0, preempted=lambda: False, report=heard.append, deepspeed=False, seconds_between=0
-    )
-    return [r["loss"] for r in heard if "loss" in r]
+    return [*run_train(config).losses().values()]
 
 
 def test_it_changes_what_training_minimises_and_the_fingerprint_only_where_set(tmp_path, base):
