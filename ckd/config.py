@@ -287,12 +287,10 @@ def absolute(config: Config) -> Config:
         return folder(name) if Path(name).is_dir() else name  # else a Hub id
 
     run, teacher, student = config.run, config.teacher, config.student
-    return config.model_copy(
-        update={
-            "run": run.model_copy(update={"artifacts": folder(run.artifacts), "results": folder(run.results)}),
-            "teacher": teacher.model_copy(
-                update={"base_model": model(teacher.base_model), "adapter": model(teacher.adapter)}
-            ),
-            "student": student.model_copy(update={"base_model": model(student.base_model)}),
-        }
-    )
+    changed = {
+        "run": {"artifacts": folder(run.artifacts), "results": folder(run.results)},
+        "teacher": {"base_model": model(teacher.base_model), "adapter": model(teacher.adapter)},
+        "student": {"base_model": model(student.base_model)},
+    }
+    sections = {name: getattr(config, name).model_copy(update=values) for name, values in changed.items()}
+    return config.model_copy(update=sections)
