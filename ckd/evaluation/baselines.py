@@ -1,6 +1,6 @@
 """Fits what a student has to beat: BASELINES, one row each. Train fits, tuning tunes; held_out gives features only."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from ckd.evaluation import logistic
 from ckd.evaluation.history import read_history
-from ckd.evaluation.scores import Flags, NotComputableError, Scores, Splits, texts
+from ckd.evaluation.scores import Flags, NotComputableError, Rows, Scores, Splits, texts
 from ckd.evaluation.tfidf import fit_tfidf, sample
-from ckd.visits.labels import NUM_LABELS
+from ckd.visits.visit import SPLITS
 
 SHRINKAGE = 2.0  # persistence: visits' worth of the label's prevalence added to each conditional rate
 MAX_TRAIN = 200_000  # training visits for label_logreg and history_logreg
@@ -37,17 +37,6 @@ class NotComputable:
 Result = Predictions | NotComputable
 
 
-@dataclass(frozen=True)
-class Current:
-    """The labels of the current visits: all that the label baselines get of held_out."""
-
-    train: Flags  # [rows of train with known current labels, 25]
-    train_next: Flags  # the same rows' labels at the next visit
-    tuning: Flags
-    held_out: Flags
-    notes: dict[str, Any]
-
-
 def fit_all(data: Splits, seed: int, say: Callable[[str], None]) -> dict[str, Result]:
     """Every baseline by name, or why it cannot be computed."""
     results: dict[str, Result] = {}
@@ -68,29 +57,6 @@ def prevalence(labels: Flags) -> NDArray[np.float64]:
     return np.asarray(labels.mean(0), dtype=np.float64)
 
 
-def current_visits(data: Splits) -> Current:
-    """The current visits' labels.
-
-    Raises NotComputableError unless every tuning and held_out visit has them: all models are scored on the same visits.
-    """
-    for name, rows in (("tuning", data.tuning), ("held_out", data.held_out)):
-        unknown = int((~rows.has_current).sum())
-        if unknown:
-            raise NotComputableError(
-                f"current labels unknown for {unknown} of {len(rows)} {name} visits, "
-                "and no treatment clause names diseases"
-            )
-    splits = (data.train, data.tuning, data.held_out)
-    guessed = sum(int(rows.from_clause.sum()) for rows in splits)
-    known = sum(int(rows.has_current.sum()) for rows in splits)
-    source = "current_labels" if not guessed else "treatment clause" if guessed == known else "both"
-    usable = data.train.has_current
-    notes = {"current_labels_from": source, "train_visits": int(usable.sum())}
-    return Current(
-        data.train.current[usable], data.train.labels[usable], data.tuning.current, data.held_out.current, notes
-    )
-
-
 def persistence_rates(now: Flags, following: Flags) -> NDArray[np.float64]:
     """P(label at the next visit | label absent, present now) per label, [2, 25], from now and following [n, 25].
 
@@ -108,59 +74,82 @@ def persist(rates: NDArray[np.float64], now: Flags) -> Scores:
 
 def _prevalence(data: Splits, seed: int) -> Predictions:
     rates = prevalence(data.train.labels)
-    tuning, held_out = (
-        np.broadcast_to(rates, (len(rows), NUM_LABELS)).astype(np.float32) for rows in (data.tuning, data.held_out)
-    )
-    return Predictions(tuning, held_out)
+    return _both(data, lambda rows: np.broadcast_to(rates, rows.labels.shape).astype(np.float32), {})
 
 
 def _copy_forward(data: Splits, seed: int) -> Predictions:
-    current = current_visits(data)
-    return Predictions(current.tuning.astype(np.float32), current.held_out.astype(np.float32), current.notes)
+    return _both(data, lambda rows: rows.current.astype(np.float32), _current_notes(data))
 
 
 def _persistence(data: Splits, seed: int) -> Predictions:
-    current = _with_training(current_visits(data))
-    rates = persistence_rates(current.train, current.train_next)
-    return Predictions(persist(rates, current.tuning), persist(rates, current.held_out), current.notes)
+    notes, usable = _current_notes(data), _with_current(data.train)
+    rates = persistence_rates(data.train.current[usable], data.train.labels[usable])
+    return _both(data, lambda rows: persist(rates, rows.current), notes)
 
 
 def _label_logreg(data: Splits, seed: int) -> Predictions:
-    current = _with_training(current_visits(data))
-    chosen = sample(len(current.train), MAX_TRAIN, seed)
-    x, y = current.train[chosen].astype(np.float64), current.train_next[chosen]
-    tuning, held_out = (flags.astype(np.float64) for flags in (current.tuning, current.held_out))
-    model = logistic.fit(x, y, tuning, data.tuning.labels, _LABEL_GRID)
-    notes = {**current.notes, "train_visits": len(chosen), "c": model.c, "c_tuned": model.tuned}
-    return Predictions(model.predict(tuning), model.predict(held_out), notes)
+    notes, usable = _current_notes(data), _with_current(data.train)
+    current = (data.train.current[usable], data.tuning.current, data.held_out.current)
+    return _regression(current, data.train.labels[usable], data, seed, notes)
 
 
 def _history_logreg(data: Splits, seed: int) -> Predictions:
-    train, tuning, held_out = (read_history(data.cohort, split).features() for split in ("train", "tuning", "held_out"))
-    chosen = sample(len(data.train), MAX_TRAIN, seed)
-    model = logistic.fit(train[chosen], data.train.labels[chosen], tuning, data.tuning.labels, _LABEL_GRID)
-    notes = {"train_visits": len(chosen), "of_train_visits": len(data.train), "c": model.c, "c_tuned": model.tuned}
-    return Predictions(model.predict(tuning), model.predict(held_out), notes)
+    features = [read_history(data.cohort, split).features() for split in SPLITS]
+    notes = {"train_visits": 0, "of_train_visits": len(data.train)}
+    return _regression(features, data.train.labels, data, seed, notes)
 
 
 def _tfidf_logreg(data: Splits, seed: int) -> Predictions:
     train, tuning = texts(data.cohort, "train"), texts(data.cohort, "tuning")
     model = fit_tfidf(train, data.train.labels, tuning, data.tuning.labels, seed)
-    notes = {
-        "train_visits": model.trained_on,
-        "of_train_visits": len(data.train),
-        "c": model.regression.c,
-        "c_tuned": model.regression.tuned,
-    }
+    notes = {"train_visits": model.trained_on, "of_train_visits": len(data.train), **_tuned(model.regression)}
     return Predictions(
         model.predict(texts(data.cohort, "tuning")), model.predict(texts(data.cohort, "held_out")), notes
     )
 
 
-def _with_training(current: Current) -> Current:
-    if not len(current.train):
+def _both(data: Splits, predict: Callable[[Rows], Scores], notes: dict[str, Any]) -> Predictions:
+    return Predictions(predict(data.tuning), predict(data.held_out), notes)
+
+
+def _regression(
+    features: Sequence[NDArray[Any]], following: Flags, data: Splits, seed: int, notes: dict[str, Any]
+) -> Predictions:
+    """A logistic regression from the features of train, tuning and held_out on at most MAX_TRAIN visits of train."""
+    chosen = sample(len(following), MAX_TRAIN, seed)
+    train, tuning, held_out = (x.astype(np.float64, copy=False) for x in (features[0][chosen], *features[1:]))
+    model = logistic.fit(train, following[chosen], tuning, data.tuning.labels, _LABEL_GRID)
+    notes = {**notes, "train_visits": len(chosen), **_tuned(model)}
+    return Predictions(model.predict(tuning), model.predict(held_out), notes)
+
+
+def _tuned(model: logistic.OneVsRest) -> dict[str, Any]:
+    return {"c": model.c, "c_tuned": model.tuned}
+
+
+def _current_notes(data: Splits) -> dict[str, Any]:
+    """Where the labels of the current visits are from.
+
+    Raises NotComputableError unless every tuning and held_out visit has them: all models are scored on the same visits.
+    """
+    for name, rows in (("tuning", data.tuning), ("held_out", data.held_out)):
+        unknown = int((~rows.has_current).sum())
+        if unknown:
+            raise NotComputableError(
+                f"current labels unknown for {unknown} of {len(rows)} {name} visits, "
+                "and no treatment clause names diseases"
+            )
+    splits = (data.train, data.tuning, data.held_out)
+    guessed, known = sum(r.from_clause.sum() for r in splits), sum(r.has_current.sum() for r in splits)
+    source = "current_labels" if not guessed else "treatment clause" if guessed == known else "both"
+    return {"current_labels_from": source, "train_visits": int(data.train.has_current.sum())}
+
+
+def _with_current(train: Rows) -> Flags:
+    """Which visits have current labels [n]."""
+    if not train.has_current.any():
         raise NotComputableError("no training visit has known current labels")
-    return current
+    return train.has_current
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Uses tuning visits only.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,20 +24,38 @@ class Thresholds:
     reasons: dict[str, str]  # disease -> reason, only where the default is kept
 
 
+class Ranked(NamedTuple):
+    """Counts at every distinct probability, the highest first, after a first entry without any alert."""
+
+    thresholds: NDArray[np.float64]  # [k + 1], the first is infinite
+    hits: NDArray[np.float64]  # alerts (p >= threshold) that are events
+    alerts: NDArray[np.float64]
+    events: int
+    visits: int
+
+
+def rank(y: Flags, p: Floats) -> Ranked:
+    """The counts of y, p [n]; n > 0."""
+    order = np.argsort(-p, kind="stable")
+    scores, hits = p[order].astype(np.float64), np.cumsum(y[order])
+    ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))  # visits that tie become alerts together
+    thresholds, found, alerts = np.append(np.inf, scores[ends]), np.append(0.0, hits[ends]), np.append(0.0, ends + 1)
+    return Ranked(thresholds, found, alerts, int(y.sum()), len(y))
+
+
 def best_threshold(y: Flags, p: Floats) -> float:
     """The score among p [n] at which alarms (p >= threshold) have the largest F1; of equals the highest.
 
     Needs a positive in y [n].
     """
-    scores, hits, alarms = _candidates(y, p)
-    f1 = 2 * hits / (alarms + hits[-1])
-    return float(scores[np.argmax(f1)])
+    ranked = rank(y, p)
+    return float(ranked.thresholds[np.argmax(2 * ranked.hits / (ranked.alerts + ranked.events))])
 
 
 def sensitivity_threshold(y: Flags, p: Floats, target: float) -> float:
     """The highest score at which at least the share `target` of positives raises an alarm. Needs a positive in y."""
-    scores, hits, _ = _candidates(y, p)
-    return float(scores[np.argmax(hits / hits[-1] >= target)])  # the lowest score finds them all
+    ranked = rank(y, p)
+    return float(ranked.thresholds[np.argmax(ranked.hits / ranked.events >= target)])  # the lowest finds them all
 
 
 def precision_threshold(y: Flags, p: Floats, target: float) -> float | None:
@@ -44,9 +63,10 @@ def precision_threshold(y: Flags, p: Floats, target: float) -> float | None:
 
     Of equals the highest; None when there is no such score.
     """
-    scores, hits, alarms = _candidates(y, p)
-    reached = hits / alarms >= target
-    return float(scores[np.argmax(np.where(reached, hits, -1))]) if reached.any() else None
+    ranked = rank(y, p)
+    hits = ranked.hits[1:]
+    reached = hits / ranked.alerts[1:] >= target
+    return float(ranked.thresholds[1:][np.argmax(np.where(reached, hits, -1))]) if reached.any() else None
 
 
 def choose_thresholds(labels: Flags, p: Floats, wanted: EvaluationConfig | None = None) -> Thresholds:
@@ -74,11 +94,3 @@ def _one(y: Flags, p: Floats, wanted: EvaluationConfig) -> float | None:
         return best_threshold(y, p)
     choose = sensitivity_threshold if wanted.threshold_for == "sensitivity" else precision_threshold
     return choose(y, p, wanted.threshold_target)
-
-
-def _candidates(y: Flags, p: Floats) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
-    """The scores that occur, from the highest; at each the hits and the alarms, with all visits that tie."""
-    order = np.argsort(-p, kind="stable")
-    scores, hits = p[order], np.cumsum(y[order])
-    ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
-    return scores[ends], np.asarray(hits[ends], np.int64), np.asarray(ends + 1, np.int64)

@@ -15,8 +15,8 @@ from ckd.evaluation.calibrate import log_odds
 from ckd.evaluation.claims import HeadlineFacts, headline_facts
 from ckd.evaluation.evaluate import MODELS
 from ckd.evaluation.metrics import Floats, macro_auroc
-from ckd.evaluation.report import curves
 from ckd.evaluation.scores import Rows, read_split
+from ckd.evaluation.thresholds import Ranked, rank
 from ckd.store.artifacts import Fields, FolderArtifact, Stage
 from ckd.store.files import exists, join, read_bytes
 from ckd.store.jsonfile import read_json
@@ -57,10 +57,10 @@ class Content:
         return found if self.calibrated is None else {**found, CALIBRATED: self.calibrated}
 
     @cached_property
-    def ranked(self) -> dict[int, dict[str, curves.Ranked]]:
+    def ranked(self) -> dict[int, dict[str, Ranked]]:
         """Label of the macro average -> model -> its counts at every threshold."""
         labels = self.held_out.labels
-        return {j: {m: curves.rank(labels[:, j], p[:, j]) for m, p in self.columns.items()} for j in self.chosen}
+        return {j: {m: rank(labels[:, j], p[:, j]) for m, p in self.columns.items()} for j in self.chosen}
 
     @property
     def blocks(self) -> dict[str, Mapping[str, Any]]:

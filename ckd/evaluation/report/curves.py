@@ -1,38 +1,16 @@
 """Computes the points of a label's curves: ROC, precision-recall, alerts by sensitivity, reliability, net benefit."""
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
 from ckd.evaluation.metrics import Floats
 from ckd.evaluation.scores import Flags
+from ckd.evaluation.thresholds import Ranked
 
 MOST_POINTS = 120  # of one curve: more cannot be seen at the size of a panel
 MOST_BINS = 10
 BIN_VISITS = 30  # in every bin of a reliability curve
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]  # x, y
-
-
-class Ranked(NamedTuple):
-    """Counts at every distinct probability, the highest first, after a first entry without any alert."""
-
-    thresholds: NDArray[np.float64]  # [k + 1], the first is infinite
-    hits: NDArray[np.float64]  # alerts (p >= threshold) that are events
-    alerts: NDArray[np.float64]
-    events: int
-    visits: int
-
-
-def rank(y: Flags, p: Floats) -> Ranked:
-    """The counts of y, p [n]; n > 0."""
-    order = np.argsort(-p, kind="stable")
-    scores, hits = p[order].astype(np.float64), np.cumsum(y[order])
-    ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))  # visits that tie become alerts together
-    zero = np.zeros(1)
-    return Ranked(
-        np.append(np.inf, scores[ends]), np.append(zero, hits[ends]), np.append(zero, ends + 1.0), int(y.sum()), len(y)
-    )
 
 
 def roc(ranked: Ranked) -> Points:

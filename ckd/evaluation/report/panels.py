@@ -12,6 +12,7 @@ from ckd.evaluation.report import curves
 from ckd.evaluation.report.content import CALIBRATED, Content
 from ckd.evaluation.report.drawing import Figure, without_labels
 from ckd.evaluation.report.svg import ACCENT, MUTED, OTHER, STUDENT, TEACHER
+from ckd.evaluation.thresholds import Ranked
 from ckd.visits.labels import DISEASES
 
 ACROSS = 5
@@ -80,7 +81,7 @@ def _alerts(axes: Any, run: Content, j: int) -> None:
         axes.plot(point["sensitivity"], point["alerts_per_100"], "o", color=STUDENT, markersize=4)
 
 
-def _lines(axes: Any, run: Content, j: int, curve: Callable[[curves.Ranked], curves.Points]) -> None:
+def _lines(axes: Any, run: Content, j: int, curve: Callable[[Ranked], curves.Points]) -> None:
     """A curve per model but the calibrated student, who ranks as the student does."""
     for model, ranked in run.ranked[j].items():
         if model != CALIBRATED:
