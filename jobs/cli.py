@@ -103,7 +103,7 @@ def _dry_run(config: Config, console: Console) -> None:
 
 
 def _hush_libraries() -> None:
-    """Drop the libraries' notes that a user can do nothing about, such as the guess of a device that the configuration names."""
+    """Drop the libraries' notes that a user can do nothing about, such as guesses about a device."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|torch|peft|ray)\b")
     logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
 

@@ -1,4 +1,4 @@
-"""Where a run on a cluster may keep its files: every machine must see them, and a job's own folder is gone when the job ends."""
+"""Checks where a run on a cluster keeps its files: every machine must see them, also after the job has ended."""
 
 import os
 from collections.abc import Iterator
@@ -12,17 +12,17 @@ IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a subm
 
 
 def on_cluster(config: Config) -> bool:
-    """Whether this process drives a run on a cluster: it is a submitted job, or RAY_ADDRESS names a cluster and something asks for workers."""
+    """Whether this process drives a run on a cluster: a submitted job, or RAY_ADDRESS is set and there are workers."""
     address = os.environ.get("RAY_ADDRESS", "")
     workers = max(config.teacher.workers.max, config.student.workers.max)
     return IN_A_JOB in os.environ or bool(workers and address and address != "local")
 
 
 def require_shared(config: Config) -> Config:
-    """The configuration as it runs on a cluster: public files go below run.results unless they have a shared place of their own.
+    """The configuration as it runs on a cluster: public files go below run.results unless they have a shared place.
 
-    Raises ConfigError naming the first key whose files not every machine sees: they must be URLs, or lie below run.shared_mounts. Nothing is looked
-    up, so a machine that sees none of it can ask.
+    Raises ConfigError naming the first key whose files not every machine sees: they must be URLs, or lie below
+    run.shared_mounts. No path is looked up, so this works on a machine that sees none of them.
     """
     run = config.run
     for mount in run.shared_mounts:
@@ -33,21 +33,22 @@ def require_shared(config: Config) -> Config:
     for key, path in _folders(config):
         if not _shared(path, run.shared_mounts):
             raise ConfigError(
-                f"{key}={path}: a path of one machine, which a cluster's others do not see and which ends with the job; "
-                "give a URL (s3://, gs://) or a folder below one that run.shared_mounts lists"
+                f"{key}={path}: a path of one machine, which a cluster's others do not see and which ends with "
+                "the job; give a URL (s3://, gs://) or a folder below one that run.shared_mounts lists"
             )
     public = run.public_files if _shared(run.public_files, run.shared_mounts) else run.results
     return config.model_copy(update={"run": run.model_copy(update={"public_files": public})})
 
 
 def placed(config: Config) -> Config:
-    """The configuration for a stage that is about to run here: on a cluster as `require_shared`, else as it is."""
+    """The configuration of a stage that is about to run here: on a cluster as `require_shared`, else unchanged."""
     if not on_cluster(config):
         return config
     address = os.environ.get("RAY_ADDRESS", "")
     if address.startswith(("http://", "https://")):
         raise ConfigError(
-            f"RAY_ADDRESS={address}: a cluster's dashboard, which takes jobs: 'ckd submit …'; to run here, unset it or take RAY_ADDRESS=local"
+            f"RAY_ADDRESS={address}: a cluster's dashboard, which takes jobs: 'ckd submit …'; "
+            "to run here, unset it or take RAY_ADDRESS=local"
         )
     return require_shared(config)
 
@@ -80,5 +81,5 @@ def _shared(path: str, mounts: tuple[str, ...]) -> bool:
 
 
 def _plain(path: str) -> str:
-    """Without `..` and doubled slashes: /mnt/nfs/../home is not below /mnt/nfs."""
+    """The path without `..` and doubled slashes: /mnt/nfs/../home is not below /mnt/nfs."""
     return os.path.normpath(path).replace("//", "/")

@@ -1,6 +1,5 @@
-"""The commands of `ckd`: each a module of jobs with `run(config, console, arguments)` and, where it has options, `add_options(parser)`.
-
-A module is imported only when its command runs, so that `ckd --help` answers in a fraction of a second.
+"""The commands of `ckd`. Each is a module of jobs with `run(config, console, arguments)`, and `add_options(parser)`
+where it has options. A module is imported only when its command runs, so that `ckd --help` is quick.
 """
 
 import argparse
@@ -101,7 +100,7 @@ COMMANDS = {
     ),
     "serve": Command(
         "serve",
-        "a finished student over HTTP: /predict, /healthz, /metrics, /docs; loopback unless told otherwise",
+        "a finished student over HTTP: /predict, /healthz, /metrics, /docs; loopback unless --host names another",
         words="",
         events="",
     ),

@@ -1,4 +1,4 @@
-"""What a person and a log collector see of a run: lines, progress, events.jsonl. Only positions, ids and figures, never patient text."""
+"""Shows a run to a person and a log collector: lines, progress, events.jsonl. No patient text, only ids and figures."""
 
 import json
 import sys
@@ -17,7 +17,10 @@ SECONDS_BETWEEN_LINES = 10.0
 
 @dataclass
 class Console:
-    """Lines go to `stream`; events go to `<folder>/events.jsonl` (none: nowhere) and to `watch`. As a context it uploads the events at its end."""
+    """Writes lines to `stream`, and events to `<folder>/events.jsonl` (none: nowhere) and to `watch`.
+
+    As a context it uploads the events at its end.
+    """
 
     stream: TextIO
     folder: str = ""
@@ -33,7 +36,7 @@ class Console:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.upload()
-        elif not issubclass(kind, UnreachableError):  # else waiting once more would tell nothing new
+        elif not issubclass(kind, UnreachableError):  # else a second wait would show nothing new
             with suppress(UnreachableError):
                 self.upload()
 

@@ -1,4 +1,4 @@
-"""Job: a synthetic cohort and tiny models, made once, then the whole pipeline on them and a table against the known ceilings."""
+"""Job: make a synthetic cohort and tiny models once, run the pipeline, compare the result with the known ceilings."""
 
 import time
 from argparse import Namespace
@@ -12,14 +12,16 @@ from ckd.run import Run
 from ckd.store.jsonfile import read_json
 from jobs import pipeline
 from jobs.console import Console
-from jobs.evaluate import CEILINGS_FILE
 
 TARGET_SHARE = 0.75  # of oracle_observed's macro AUROC gain over .5
-CLAIM = "This shows that the machinery works. It shows nothing about a 7B model on MIMIC: patients, drugs and models are invented and tiny."
+CLAIM = (
+    "This shows that the machinery works. It shows nothing about a 7B model on MIMIC: patients, drugs and models are "
+    "invented and tiny."
+)
 
 
 def run(config: Config, console: Console, arguments: Namespace | None = None) -> None:
-    """Make what is missing, run every stage, print the demo table. Raises ConfigError when the config names other data or models."""
+    """Make what is missing, run every stage, print the table. Raises ConfigError for data or models of others."""
     from ckd.ehr.synthetic.patients import parameters
 
     started = time.monotonic()
@@ -34,11 +36,12 @@ def run(config: Config, console: Console, arguments: Namespace | None = None) ->
 def make(config: Config, console: Console, sizes: Mapping[str, Mapping[str, int]], *, trained: bool = True) -> None:
     """Cohort, teacher and student base at the places that the config names; what is there already is kept.
 
-    `sizes` gives patients and generator seed of demo, teacher, student, ceiling. `trained=False`: smaller models that take a second.
+    `sizes` gives patients and generator seed of demo, teacher, student, ceiling. `trained=False`: smaller models that
+    take a second.
     """
     import pyarrow.parquet as pq
 
-    from ckd.ehr.synthetic.rows import COHORT_FILE, write_cohort
+    from ckd.ehr.synthetic.rows import CEILINGS_FILE, COHORT_FILE, write_cohort
 
     cohort, teacher, student = _places(config, COHORT_FILE)
     console.say(f"demo: synthetic cohort in {cohort}, models in {teacher} and {student}")
@@ -46,14 +49,15 @@ def make(config: Config, console: Console, sizes: Mapping[str, Mapping[str, int]
     write_cohort(str(cohort), sizes["demo"]["patients"], sizes["demo"]["seed"], sizes["ceiling"]["patients"])
     rows = pq.read_table(cohort / COHORT_FILE, columns=["split"]).num_rows
     console.say(
-        f"demo: {rows:,} visits with a next one, ceilings in {cohort / CEILINGS_FILE} ({time.monotonic() - started:.0f} s)"
+        f"demo: {rows:,} visits with a next one, ceilings in {cohort / CEILINGS_FILE} "
+        f"({time.monotonic() - started:.0f} s)"
     )
     _make_teacher(teacher, sizes["teacher"], console, trained)
     _make_student(student, sizes["student"], console, trained)
 
 
 def summary(metrics: Mapping[str, Any]) -> list[str]:
-    """The demo table: ceilings, teacher, student, baselines; the paired interval against persistence; the share of the gain."""
+    """The demo table: ceilings, models, baselines; the paired interval against persistence; the share of the gain."""
     held_out = metrics["held_out"]
     models = {name: held_out[name] for name in ("oracle_latent", "oracle_observed", "teacher", "student")} | held_out[
         "baselines"
@@ -69,7 +73,8 @@ def summary(metrics: Mapping[str, Any]) -> list[str]:
         low, high = against["interval"]
         verdict = "above 0" if low > 0 else "NOT above 0"
         lines.append(
-            f"student - persistence: {against['difference']:+.3f} macro AUROC, paired 95 % interval {low:+.3f} to {high:+.3f}: {verdict}"
+            f"student - persistence: {against['difference']:+.3f} macro AUROC, "
+            f"paired 95 % interval {low:+.3f} to {high:+.3f}: {verdict}"
         )
     share = metrics["ceilings"]["oracle_observed"]["share_of_gain"]
     if share is not None:
@@ -98,7 +103,8 @@ def _make_student(folder: Path, size: Mapping[str, int], console: Console, train
     inputs, _ = _other_patients(size)
     make_student(str(folder), inputs, size["seed"], StudentSize() if trained else SMALLEST)
     console.say(
-        f"demo: student base, vocabulary from the text of {len(inputs):,} visits of other patients ({time.monotonic() - started:.0f} s)"
+        f"demo: student base, vocabulary from the text of {len(inputs):,} visits of other patients "
+        f"({time.monotonic() - started:.0f} s)"
     )
 
 
@@ -122,7 +128,8 @@ def _places(config: Config, cohort_file: str) -> tuple[Path, Path, Path]:
         )
     if (base.name, adapter.name) != ("base", "adapter") or base.parent != adapter.parent:
         raise ConfigError(
-            f"teacher.base_model={base}: the demo makes its own <folder>/base and <folder>/adapter; run another teacher with 'ckd run'"
+            f"teacher.base_model={base}: the demo makes its own <folder>/base and <folder>/adapter; "
+            "run another teacher with 'ckd run'"
         )
     return train.parent, base.parent, Path(config.student.base_model)
 

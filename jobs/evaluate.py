@@ -1,5 +1,5 @@
-"""Job: predict tuning and held_out with the student, calibrate it on tuning, score it beside teacher and
-baselines, write calibration.json, metrics.json and the public result files."""
+"""Job: predict tuning and held_out with the student, calibrate it on tuning, score it beside teacher and baselines.
+Writes calibration.json, metrics.json and the public result files."""
 
 import math
 from argparse import Namespace
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from ckd.calibration import Calibration
-
-CEILINGS_FILE = "oracles.parquet"  # a synthetic cohort's true probabilities lie beside its rows
 
 
 def run(config: Config, console: Console, arguments: Namespace | None = None) -> None:
@@ -88,7 +86,7 @@ def report(run: Run, console: Console, metrics: dict[str, Any]) -> None:
 
 
 def write_public_results(run: Run, console: Console, metrics: dict[str, Any]) -> None:
-    """Write test_results.pt and the line of test_metrics.txt as the public code does: the student's probabilities, hard and soft labels."""
+    """Write test_results.pt (probabilities, hard and soft labels) and test_metrics.txt, as the public code does."""
     import torch
 
     from ckd.evaluation.evaluate import MODELS
@@ -108,14 +106,19 @@ def write_public_results(run: Run, console: Console, metrics: dict[str, Any]) ->
 
 
 def adapter_optimism(run: Run) -> float | None:
-    """What the head recorded: tuning log-loss minus out-of-fold train log-loss."""
+    """Tuning log-loss minus out-of-fold train log-loss, as the head recorded it."""
     content = HEAD.artifact(run).load() or {}
     value: float | None = content.get("extra", {}).get("adapter_optimism")
     return value
 
 
 def ceilings(config: Config) -> "pa.Table | None":
-    """visit_id and one column per oracle for the held_out rows; None unless the rows are a synthetic cohort in its own splits."""
+    """The true probabilities that lie beside a synthetic cohort's rows: visit_id, one column per oracle.
+
+    None for other rows, and where the cohort's own splits are not used.
+    """
+    from ckd.ehr.synthetic.rows import CEILINGS_FILE
+
     rows = config.data.held_out or config.data.train
     path = join(rows.rpartition("/")[0] or ".", CEILINGS_FILE)
     if not rows or config.data.split == "public" or not exists(path):

@@ -1,5 +1,5 @@
-"""events.jsonl: appended on this machine; for a run whose results lie at a URL, a local copy that is uploaded now and then. What an event
-says is the jobs' business."""
+"""Keeps events.jsonl. It is appended on this machine; where a run's results lie at a URL, a local copy is uploaded now
+and then."""
 
 import threading
 import time
@@ -16,10 +16,10 @@ SECONDS_BETWEEN_UPLOADS = 30.0
 
 
 class EventLog:
-    """`<folder>/events.jsonl`. Object stores cannot append: there the whole file is uploaded, by `upload` or with an event when 30 s have passed.
+    """`<folder>/events.jsonl`. Object stores cannot append: the whole file is uploaded, by `upload` and every 30 s.
 
-    What stands at the URL is merged in before it is replaced, so a run that continues on another machine, or on one that was killed before it
-    could upload, loses no line; their order is by upload, each line has its time.
+    Lines at the URL are merged in before the file is replaced. So no line is lost when a run continues on another
+    machine, or when one was killed before its upload. Their order is by upload; each line has its time.
     """
 
     def __init__(self, folder: str) -> None:
@@ -33,7 +33,7 @@ class EventLog:
         self._uploaded = time.monotonic()
 
     def append(self, line: str) -> None:
-        """Append one line. A URL that does not answer is no reason to stop here: the line waits on this machine."""
+        """Append one line. Where a URL does not answer, the line waits on this machine and the run goes on."""
         with self._lock:
             make_folder(self.local.parent)
             with self.local.open("a", encoding="utf-8") as file:

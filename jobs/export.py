@@ -1,4 +1,4 @@
-"""Job: a cohort as the public JSONL files, with what LLaMA-Factory needs to tune the teacher on them; or the student as a folder."""
+"""Job: export a cohort as the public JSONL files, with what LLaMA-Factory needs to tune on them; or the student."""
 
 from argparse import ArgumentParser, Namespace
 
@@ -25,7 +25,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(config: Config, console: Console, arguments: Namespace) -> None:
-    """Export the labelled visits of a cohort, or the run's student. Raises DataError when the cohort, or what lies in --out, cannot be used."""
+    """Export a cohort's labelled visits, or the run's student. Raises DataError for what cannot be used."""
     if arguments.format == "model":
         with terminal_console(config.run.folder) as events:
             export_model.run(config, events, arguments)
@@ -39,11 +39,12 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
     console.say(f"export: {done.unlabeled:,} visits without labels left out")
     if adapter_share:
         console.say(
-            f"export: {done.for_adapter:,} of the train visits in {adapter_file(out)}, for the adapter alone; "
+            f"export: {done.for_adapter:,} of the train visits in {adapter_file(out)}, only for the adapter; "
             f"train on them, then run with teacher.adapter_share={adapter_share:g}: head and soft labels use the others"
         )
     console.say(
-        f"export: {DATASETS_FILE} lists name_train and name_val, never name_test; recipe for LLaMA-Factory: {done.recipe}"
+        f"export: {DATASETS_FILE} lists name_train and name_val, never name_test; "
+        f"recipe for LLaMA-Factory: {done.recipe}"
     )
     if done.recipe_kept:
         console.say(
@@ -53,5 +54,6 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
         console.say(f"export: data license of the source: {done.data_license}")
     if done.credentialed:
         console.say(
-            "export: WARNING: credentialed data: do not share or commit these files; the data use agreement goes with them"
+            "export: WARNING: credentialed data: do not share or commit these files; "
+            "the data use agreement goes with them"
         )

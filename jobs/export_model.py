@@ -33,8 +33,10 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(config: Config, console: Console, arguments: Namespace) -> None:
-    """Export results/<run>/student to --out. Raises ArtifactError when it is not trained or evaluated, or ONNX differs from torch; ConfigError
-    when --out holds something else, or a package is missing.
+    """Export results/<run>/student to --out.
+
+    Raises ArtifactError when it is not trained or evaluated, or ONNX differs from torch; ConfigError when --out holds
+    something else, or a package is missing.
     """
     from ckd.predict.bundle import KIND, build, bundle_fields, deliver, is_done
 
@@ -71,12 +73,12 @@ def _metrics(path: str, model: ModelFolder) -> dict[str, Any]:
     except FileNotFoundError:
         raise ArtifactError(f"{path}: missing; {again}") from None
     if metrics.get("model") != model.student:
-        raise ArtifactError(f"{path}: tells of another student than that in {model.folder}; {again}")
+        raise ArtifactError(f"{path}: is about another student than that in {model.folder}; {again}")
     return metrics
 
 
 def _license(config: Config) -> dict[str, Any]:
-    """What the card of an ingested cohort says of its data."""
+    """License and credentialed access of the data, as the card of an ingested cohort says."""
     try:
         card = json.loads(read_bytes(join(config.data.train, "card.json"))) if config.data.train else {}
     except (OSError, ValueError):
@@ -87,7 +89,7 @@ def _license(config: Config) -> dict[str, Any]:
 def _compared(
     config: Config, console: Console, cohort: Cohort, model: ModelFolder, local: str, parity: float | None
 ) -> tuple[dict[str, dict[str, Any]], str]:
-    """Size, largest gap to torch and AUROC on tuning visits of each ONNX file; on which visits. Held_out visits are not looked at."""
+    """Size, largest gap to torch and AUROC of each ONNX file on tuning visits, never on held_out; on which."""
     from ckd.predict.bundle import compare_engines
 
     texts, labels, of = _tuning(cohort, config.seed)
@@ -107,13 +109,14 @@ def _compared(
         f"{len(texts):,} of {of:,} labelled tuning visits" if texts else "no visits: there is no labelled tuning visit"
     )
     console.say(
-        f"export: model.onnx agrees with torch within {parity:.1e} in a probability (random tokens, lengths up to {model.max_length})"
+        f"export: model.onnx agrees with torch within {parity:.1e} in a probability (random tokens, "
+        f"lengths up to {model.max_length})"
     )
     for name, row in engines.items():
         loss = "unknown" if row["auroc_loss"] is None else f"{row['auroc_loss']:+.4f}"
-        gap_told = "-" if row["largest_gap"] is None else f"{row['largest_gap']:.1e}"
+        largest = "-" if row["largest_gap"] is None else f"{row['largest_gap']:.1e}"
         console.say(
-            f"export: {name}, {row['megabytes']:.1f} MB: macro AUROC loss {loss}, largest gap {gap_told}, on {visits}"
+            f"export: {name}, {row['megabytes']:.1f} MB: macro AUROC loss {loss}, largest gap {largest}, on {visits}"
         )
     return engines, visits
 

@@ -1,5 +1,6 @@
-"""Job: hospital tables -> a cohort of next-visit pairs in Parquet parts, with its card and association table. Partition, assemble, decide the
-splits, associate, render; every step does only what is missing, so the same command continues."""
+"""Job: hospital tables -> a cohort of next-visit pairs in Parquet parts, with its card and association table.
+Partition, assemble, decide the splits, associate, render; every step does only what is missing, so that the same
+command continues."""
 
 import os
 import shutil
@@ -44,8 +45,8 @@ from jobs.shards import map_worker
 
 CARD_FILE, ASSOCIATION_FILE = "card.json", "association.csv"
 ASSOCIATION_READING = (
-    "How often a disease that is present now is absent at the next visit, with the drug against without it. An association among patients who "
-    "return, confounded by why a drug is given; not efficacy."
+    "How often a disease that is present now is absent at the next visit, with the drug against without it. "
+    "An association among patients who return, confounded by why a drug is given; not efficacy."
 )
 
 
@@ -61,7 +62,7 @@ def add_options(parser: ArgumentParser) -> None:
 def run(config: Config, console: Console, arguments: Namespace) -> None:
     """Make the cohort --out from the tables in a folder, or say that it is there.
 
-    Raises DataError for tables that cannot be used, ArtifactError when --out holds a cohort of other tables or settings.
+    Raises DataError for tables that cannot be used, ArtifactError when --out was made of other tables or settings.
     """
     kind, folder, out = arguments.source, arguments.folder, arguments.out
     source = open_source(kind, _on_this_machine(kind, folder, console), config.ingest.split_column)
@@ -81,12 +82,13 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
     for line in lines(read_json(join(out, CARD_FILE), "run 'ckd ingest' again")):
         console.say(f"ingest: {line}")
     console.say(
-        f"ingest: {out} is a cohort: ckd run data.train={out}; the card is {join(out, CARD_FILE)}, the associations {ASSOCIATION_FILE} beside it"
+        f"ingest: {out} is a cohort: ckd run data.train={out}; the card is {join(out, CARD_FILE)}, "
+        f"the associations {ASSOCIATION_FILE} beside it"
     )
 
 
 def _on_this_machine(kind: str, folder: str, console: Console) -> str:
-    """`folder`, or of a URL the copy of its tables: polars scans real files."""
+    """`folder`, or for a URL a local copy of its tables: polars scans real files."""
     if is_local(folder):
         return folder
     console.say(f"ingest: the tables of {folder} are copied to this machine, unless they are here already")
@@ -101,8 +103,8 @@ def _require_writable(place: str, config: Config) -> None:
             raise ConfigError(f"--out {place}: expected a folder of its own, such as {place.rstrip('/')}/cohort")
         if not config.ingest.workers.in_process and os.environ.get("RAY_ADDRESS"):
             raise ConfigError(
-                f"--out {place}: the tables are partitioned on this machine's disk, which the cluster's other machines do not see; set "
-                "ingest.workers=0, or give a folder that all of them mount"
+                f"--out {place}: the tables are partitioned on this machine's disk, which the cluster's other "
+                "machines do not see; set ingest.workers=0, or give a folder that all of them mount"
             )
         return
     try:
@@ -116,7 +118,10 @@ def _require_writable(place: str, config: Config) -> None:
 
 @contextmanager
 def _refusals(out: str, work: Work) -> Iterator[None]:
-    """A mismatch names what this command offers instead. Refused tables or settings leave no work: it would stand in the way of the mended ones."""
+    """Says in a mismatch what this command offers instead.
+
+    Refused tables or settings leave no work folder: it would be refused again when they are mended.
+    """
     try:
         yield
     except DataError:

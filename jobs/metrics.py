@@ -1,4 +1,4 @@
-"""Events as Prometheus metrics, where a Ray session can show them; elsewhere nothing happens. Names and values belong to cluster.gauges."""
+"""Shows events as Prometheus metrics where there is a Ray session; elsewhere nothing happens."""
 
 import sys
 from collections.abc import Mapping

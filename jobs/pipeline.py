@@ -21,7 +21,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(config: Config, console: Console, arguments: Namespace | None = None) -> None:
-    """Visits to metrics and report. Inputs, models and a writable run.results are looked for before the first stage: before the teacher's pass.
+    """Visits to metrics and report. Inputs, models and storage are checked first, so the teacher's pass is not wasted.
 
     Raises UnreachableError when storage does not answer.
     """
@@ -40,7 +40,7 @@ def run(config: Config, console: Console, arguments: Namespace | None = None) ->
 
 
 def _ray(config: Config) -> AbstractContextManager[None]:
-    """One Ray session for all stages that ask for workers; none, and no import of Ray, where all run in this process."""
+    """One Ray session for all stages that ask for workers; where none does, no session and no import of Ray."""
     workers = max(config.teacher.workers.max, config.student.workers.max)
     if not workers:
         return nullcontext()

@@ -35,8 +35,8 @@ def add_options(parser: ArgumentParser) -> None:
 def run(config: Config, console: Console, arguments: Namespace) -> None:
     """Predict INPUT with the student in --model into `<out>/predictions`, and MEDS tables into --meds.
 
-    Raises ConfigError or ArtifactError for a model that cannot be used, DataError for such input, MismatchError when --out belongs to another
-    model or input, IncompleteError when shards failed.
+    Raises ConfigError or ArtifactError for a model that cannot be used, DataError for such input, MismatchError when
+    --out was made with another model or input, IncompleteError when shards failed.
     """
     source, engine, meds = arguments.input, arguments.engine, arguments.meds
     folder, out = _absolute(arguments.model), _absolute(arguments.out)
@@ -86,8 +86,8 @@ def _predict(config: Config, console: Console, stage: Stage, missing: list[Shard
     truncated, visits = sum(row["truncated"] for row in rows), sum(row["rows"] for row in rows)
     if truncated:
         console.say(
-            f"predict: {truncated:,} of {visits:,} visits are longer than the {model.max_length} tokens that this student "
-            "reads and lost text from their end"
+            f"predict: {truncated:,} of {visits:,} visits are longer than the {model.max_length} tokens that this "
+            "student reads and lost text from their end"
         )
 
 
@@ -108,17 +108,18 @@ def _say_counts(console: Console, cohort: Cohort) -> None:
 
 
 def _check(console: Console, stage: Stage, cohort: Cohort) -> None:
-    """Count what the parts' footers say against what was read: nothing is lost, nothing is twice."""
+    """Compare the parts' footers with what was read: no visit is lost, none is there twice."""
     counts = arrivals.counted(cohort)
     footers = [stage.footer(index) for index in stage.indices()]
     predicted = sum(footer.rows for footer in footers if footer)
     if counts.read != predicted + counts.quarantined:
         raise ArtifactError(
-            f"{stage.folder}: read {counts.read:,} visits, but {predicted:,} are predicted and {counts.quarantined:,} quarantined; "
-            "run the same command again"
+            f"{stage.folder}: read {counts.read:,} visits, but {predicted:,} are predicted and "
+            f"{counts.quarantined:,} quarantined; run the same command again"
         )
     console.say(
-        f"predict: read {counts.read:,} = predicted {predicted:,} + quarantined {counts.quarantined:,}, in {stage.folder}"
+        f"predict: read {counts.read:,} = predicted {predicted:,} + quarantined {counts.quarantined:,}, "
+        f"in {stage.folder}"
     )
     console.event("predict_done", read=counts.read, predicted=predicted, quarantined=counts.quarantined, **stage.fields)
 
@@ -136,5 +137,5 @@ def _meds(console: Console, stage: Stage, cohort: Cohort, folder: str) -> None:
 
 
 def _absolute(path: str) -> str:
-    """For a worker that may run in another folder than the command."""
+    """The path for a worker, which may run in another folder than the command."""
     return str(Path(path).absolute()) if is_local(path) else path.rstrip("/")

@@ -1,4 +1,4 @@
-"""The student's predictions, for the evaluate job: tokens and predictions of the asked splits, only what is missing."""
+"""Makes the student's predictions for the evaluate job: tokens and predictions of some splits, only what is missing."""
 
 from ckd.predict.predictions import PREDICTIONS
 from ckd.run import Run

@@ -12,7 +12,7 @@ from jobs.console import Console
 
 
 def run(config: Config, console: Console, arguments: Namespace | None = None) -> None:
-    """Write the report. Raises ArtifactError when predictions or metrics.json are missing, or belong to another configuration."""
+    """Write the report. Raises ArtifactError when predictions or metrics.json are missing or of other settings."""
     work(Run(config), console)
 
 

@@ -1,4 +1,4 @@
-"""Job: a student over HTTP. Decides who may listen where, loads the model, runs uvicorn; requests and answers are ckd.predict.serving's."""
+"""Job: serve a student over HTTP. Checks address and token, loads the model, runs uvicorn."""
 
 import ipaddress
 import logging
@@ -38,7 +38,8 @@ def add_options(parser: ArgumentParser) -> None:
 def run(config: Config, console: Console, arguments: Namespace) -> None:
     """Serve the student in folder --model until SIGTERM or Ctrl-C; requests in flight are answered first.
 
-    Raises ConfigError: another host than loopback without a token, a token that cannot be used, an address that is taken; ArtifactError: the model.
+    Raises ConfigError for another host than loopback without a token, a token that cannot be used and an address that
+    is taken; ArtifactError for a model that cannot be used.
     """
     if not all(map(find_spec, PACKAGES)):
         raise ConfigError(
@@ -57,7 +58,8 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
     address, bound = listening.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
     console.say(
-        f"serve: http://{shown}:{bound}/predict, page at /docs; {'with' if token else 'without'} a token; Ctrl-C or SIGTERM ends it"
+        f"serve: http://{shown}:{bound}/predict, page at /docs; {'with' if token else 'without'} a token; "
+        "Ctrl-C or SIGTERM ends it"
     )
     _run(app, listening)
     console.say(f"serve: ended; {app.gauges.answered:,} requests and {app.gauges.scored:,} visits answered")
@@ -70,7 +72,7 @@ def read_token(file: str | None) -> str | None:
         text = Path(file).read_text(encoding="utf-8") if file else os.environ.get(VARIABLE)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"{source}: cannot be read ({type(error).__name__}); expected a text file with the token alone"
+            f"{source}: cannot be read ({type(error).__name__}); expected a text file with only the token"
         ) from None
     if text is None:
         return None
@@ -92,7 +94,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """Before the model is loaded, so that a taken address is known at once; nobody gets in before the socket listens."""
+    """Bind before the model is loaded, so that a taken address is known at once. Nobody gets in until it listens."""
     name = "127.0.0.1" if host == "localhost" else host
     listening = socket.socket(socket.AF_INET6 if ":" in name else socket.AF_INET)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -108,7 +110,7 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 def _application(folder: str, engine: str, token: str | None, console: Console) -> Any:
-    """The model first: a server that listens is ready."""
+    """The app, made after the model is loaded: a server that listens is ready."""
     from ckd.predict.modelfolder import ModelFolder
     from ckd.predict.scorer import Scorer
     from ckd.predict.serving.app import make_app
@@ -123,7 +125,7 @@ def _application(folder: str, engine: str, token: str | None, console: Console) 
 
 
 class _WithoutMessages(logging.Formatter):
-    """Errors by type and place: their messages may quote a visit."""
+    """Logs errors by type and place: their messages may quote a visit."""
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
         from ckd.predict.serving.batcher import without_message
@@ -150,7 +152,7 @@ def _run(app: Any, listening: socket.socket) -> None:
         timeout_graceful_shutdown=DRAIN_S,
     )
     server = uvicorn.Server(settings)
-    # uvicorn takes these over while it runs, and raises them again when it has ended, where they would end the process half-way.
+    # uvicorn takes these over while it runs and raises them again when it has ended, which would end the process early.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     server.run(sockets=[listening])

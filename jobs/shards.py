@@ -24,9 +24,9 @@ _MAKING = threading.Lock()  # two threads with their first shard must not make (
 
 @dataclass
 class Guarded:
-    """A worker that is made with its first shard and returns a failure as a row: an exception would abort the whole data set.
+    """Makes a worker with its first shard and returns a failure as a row: an exception would abort the whole data set.
 
-    The row names the error's type and place; its text may quote a patient, so only our own errors' text is kept.
+    The row names the error's type and place. Its text may quote a patient, so only our own errors' text is kept.
     """
 
     factory: Factory
@@ -55,9 +55,10 @@ class Made:
 def make_missing(
     run: Run, console: Console, step: Step, label: str, shards: Sequence[Shard] | None = None, **machines: Any
 ) -> Made:
-    """Compute the missing parts of a stage (of `shards`; None: of all that it should have). `machines` as of `map_worker`.
+    """Compute the missing parts of a stage, of `shards` or of all that it should have. `machines` as in `map_worker`.
 
-    Raises MismatchError when a part was made otherwise, IncompleteError naming the failed shards after the others are done.
+    Raises MismatchError when a part was made otherwise; IncompleteError after the others are done, naming the failed
+    shards.
     """
     wanted = step.shards(run.config, run.cohort) if shards is None else shards
     missing = step.missing(run, wanted)
@@ -81,7 +82,8 @@ def map_worker(
 ) -> list[dict[str, Any]]:
     """Every shard's row. Raises IncompleteError naming the failed shards after the others are done.
 
-    With `threads` a worker is called with that many shards at once, so that one is read or written while another is computed.
+    With `threads` a worker is called with that many shards at once, so that one is read or written while another is
+    computed.
     """
     if not shards:
         return []
@@ -140,13 +142,13 @@ def _run(
 
 
 def _refused(shard: Unit, attempts: int) -> dict[str, Any]:
-    """The row of a shard that is set aside without starting it an `attempts`th time: a process that is killed cannot say why."""
-    told = f"its process was killed each of the {attempts - 1} times it was started (for want of memory, most often)"
-    return {"index": shard.index, "rows": 0, "error": f"{told}; the worker's and the machine's logs say more"}
+    """The row of a shard that is not started an `attempts`th time: a process that is killed cannot say why."""
+    killed = f"its process was killed each of the {attempts - 1} times it was started (for want of memory, most often)"
+    return {"index": shard.index, "rows": 0, "error": f"{killed}; the worker's and the machine's logs say more"}
 
 
 def _kind(error: BaseException) -> str:
-    """The type; of an error of the operating system also its own words for it, which know nothing of the data."""
+    """The error's type; for one of the operating system also its text, which holds nothing of the data."""
     number = error.errno if isinstance(error, OSError) else None
     return f"{type(error).__name__} ({os.strerror(number)})" if number else type(error).__name__
 

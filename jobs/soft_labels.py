@@ -34,9 +34,10 @@ def _write_public(run: Run, console: Console) -> None:
         count = write_soft_labels(path, (row["probabilities"] for row in public_rows(run, split)))
         console.say(f"soft-labels: wrote {path}, {count:,} visits")
         clean = clean_file(config.run.public_files, name)
-        delete(clean)  # an earlier run's would stand beside soft labels that it does not belong to
+        delete(clean)  # an earlier run's does not fit these soft labels
         if lost or not config.data.tuning:
             write_rows(clean, public_rows(run, split))
             console.say(
-                f"soft-labels: {path} is aligned with {clean} (the labelled visits that were kept), not with the input file"
+                f"soft-labels: {path} is aligned with {clean} (the labelled visits that were kept), "
+                "not with the input file"
             )

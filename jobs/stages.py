@@ -1,4 +1,4 @@
-"""The stages of a run in their order: the one list that run, status, verify, plan, dry run, refusals and report read."""
+"""The stages of a run in their order. status, verify, a dry run and the refusals read this one list."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,8 @@ FOLDERS = tuple(stage for stage in STAGES if isinstance(stage, FolderStep))
 def refusals(run: Run, say: Callable[[str], None]) -> list[str]:
     """Why what is stored would be refused by this configuration, each reason once.
 
-    What has not been made yet is not refused; what cannot be compared here, because a model is not on this machine, is said.
+    What has not been made yet is not refused. What cannot be compared, because a model is not on this machine, goes to
+    `say`.
     """
     found: dict[str, None] = {}
     unknown: dict[str, None] = {}

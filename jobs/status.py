@@ -1,4 +1,4 @@
-"""Job: which shards of every stage are done and which are missing. Reads footers only, starts nothing."""
+"""Job: show which shards of every stage are done and which are missing. Reads only footers and starts nothing."""
 
 from argparse import Namespace
 from collections.abc import Iterator

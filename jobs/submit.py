@@ -1,5 +1,5 @@
-"""Job: hand a stage to a Ray cluster as a job of its own, or attach to the one that runs. What the stage does is its own module's business;
-submitting again continues, because every stage does only what is missing."""
+"""Job: hand a stage to a Ray cluster as a job of its own, or attach to the one that runs. Submitting again continues,
+because every stage does only what is missing."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(config: Config, console: Console, arguments: Namespace) -> None:
-    """Submit, and with --follow stay until the job has ended. Raises ConfigError, UnreachableError, or JobError with the job's exit code."""
+    """Submit; with --follow stay until the end. Raises ConfigError, UnreachableError, JobError with an exit code."""
     config = require_shared(config) if arguments.stage != "doctor" or overrides(config) else config
     job = Job(
         submission(arguments.stage, config), entrypoint(arguments.stage, config), config.run.name, arguments.stage
@@ -78,7 +78,8 @@ class Job:
         """Submit it or attach to it, and with `following` show its log until it ends. Raises as `run`."""
         if not address:
             raise ConfigError(
-                "no cluster: give --address http://HEAD:8265 or set RAY_ADDRESS to it (docs/operating.md says how to reach the port)"
+                "no cluster: give --address http://HEAD:8265 or set RAY_ADDRESS to it "
+                "(docs/operating.md says how to reach the port)"
             )
         from cluster.submit import RefusedError, UnreachableClusterError
 
@@ -86,7 +87,8 @@ class Job:
             self._on(console, address, resource, following)
         except RefusedError as error:
             raise ConfigError(
-                f"cluster {address}: {error}; put its token into RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token (docs/security.md)"
+                f"cluster {address}: {error}; put its token into RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token "
+                "(docs/security.md)"
             ) from None
         except UnreachableClusterError as error:
             raise UnreachableError(
@@ -94,7 +96,8 @@ class Job:
             ) from None
         except KeyboardInterrupt:
             console.say(
-                f"submit: {self.name} goes on without being watched; the same command follows it again, 'ray job stop {self.name}' ends it"
+                f"submit: {self.name} goes on without being watched; the same command follows it again, "
+                f"'ray job stop {self.name}' ends it"
             )
             raise SystemExit(130) from None
 
@@ -118,8 +121,8 @@ def submission(stage: str, config: Config) -> str:
 
 
 def entrypoint(stage: str, config: Config, *options: str) -> str:
-    """The shell command of a stage's job. The configuration travels as the overrides that make it: its file may lie outside of the checkout, or be
-    left out of the copy that travels.
+    """The shell command of a stage's job. The configuration is given as overrides, since its file may lie outside of
+    the checkout or be left out of the copy that travels.
     """
     return shlex.join(["python", "-m", "jobs", stage, *options, *overrides(config)])
 
@@ -161,7 +164,8 @@ def _tell(console: Console, found: "Submitted", unwatched: str, resource: str, o
         console.say(f"submit: {found.id}, its driver {where}{missing}")
     for other in others:
         console.say(
-            f"submit: {other} works on the same run with other settings; two at once waste time, 'ray job stop {other}' ends it"
+            f"submit: {other} works on the same run with other settings; two at once waste time, "
+            f"'ray job stop {other}' ends it"
         )
     if unwatched:
         console.say(f"submit: follow it with --follow or 'ray job logs -f {unwatched}'")
@@ -184,13 +188,13 @@ def _finish(console: Console, job: str, outcome: "Outcome") -> None:
         raise JobError(code, f"{job} ended with exit code {code}; its last lines above say why")
     if code is None:
         raise JobError(3, f"{job} failed before or beside its command ({outcome.message}); {AGAIN}")
-    signal = -code if code < 0 else code - 128  # as Python and as a shell tell it
+    signal = -code if code < 0 else code - 128  # as Python and as a shell report it
     how = f"its driver was killed by signal {signal}" if signal > 0 else f"it ended with exit code {code}"
     raise JobError(3, f"{job}: {how}; finished shards are kept, {AGAIN}")
 
 
 def _yaml(value: Any) -> str:
-    """A string as it is where YAML reads it back as that, or as a number that is written so; else quoted. Anything else as JSON, which YAML holds."""
+    """A value in YAML: a string as it is where YAML reads the same back, else quoted; anything else as JSON."""
     if not isinstance(value, str | list):
         return json.dumps(value)
     try:

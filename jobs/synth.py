@@ -1,4 +1,4 @@
-"""Job: MIMIC-III-shaped tables of the synthetic cohort, any size."""
+"""Job: write MIMIC-III-shaped tables of synthetic patients, any number."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -19,7 +19,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(config: Config, console: Console, arguments: Namespace) -> None:
-    """Write the tables of synthetic patients into the local folder --out. Raises ConfigError when it holds other tables."""
+    """Write the tables into the local folder --out. Raises ConfigError when it holds other tables."""
     from ckd.ehr.synthetic.tables import CHUNK, write_tables
 
     out, patients, seed = arguments.out, arguments.patients, arguments.seed
@@ -36,5 +36,6 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
 
     rows = write_tables(out, patients, seed, report)
     console.say(
-        f"synth: {', '.join(f'{count:,} {name}' for name, count in rows.items())} in {Path(out)}; next: ckd ingest mimic3 {out} --out data/cohort"
+        f"synth: {', '.join(f'{count:,} {name}' for name, count in rows.items())} in {Path(out)}; "
+        f"next: ckd ingest mimic3 {out} --out data/cohort"
     )

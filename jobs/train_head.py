@@ -29,7 +29,8 @@ def work(run: Run, console: Console) -> None:
     if report["adapter_optimism"] is not None:
         gap = f"{report['adapter_optimism']:+.4f}"
         console.say(
-            f"train-head: adapter_optimism {gap} (tuning minus out-of-fold train log-loss: what the adapter remembers of its labels)"
+            f"train-head: adapter_optimism {gap} (tuning minus out-of-fold train log-loss: "
+            "what the adapter remembers of its labels)"
         )
     path = head_file(run.config.run.public_files)
     write_bytes(path, read_bytes(join(artifact.folder, HEAD_FILE)))

@@ -1,4 +1,5 @@
-"""Job: tokenise, train the student (in this process, or on Ray ranks with DeepSpeed), export the best epoch. Continues where it stopped."""
+"""Job: tokenise, train the student in this process or on Ray ranks with DeepSpeed, export the best epoch.
+Continues where it stopped."""
 
 import signal
 import time
@@ -23,7 +24,10 @@ from jobs.shards import make_missing
 
 
 def run(config: Config, console: Console, arguments: Namespace | None = None) -> None:
-    """Train and export unless that is done. Raises ArtifactError when soft labels are missing or a setting changed, IncompleteError when stopped."""
+    """Train and export unless that is done.
+
+    Raises ArtifactError when soft labels are missing or a setting changed, IncompleteError when stopped.
+    """
     work(Run(config), console)
 
 
@@ -48,7 +52,7 @@ def work(run: Run, console: Console) -> None:
 
 
 def _restore_public(run: Run, console: Console, artifact: FolderArtifact) -> None:
-    """Another run with the same run.results and hard_weight may have written its best_model.pt since."""
+    """Write best_model.pt again where another run with the same run.results and hard_weight has replaced it."""
     path = student_file(run.config.run.results, run.config.student.hard_weight)
     recorded = (artifact.load() or {})["extra"]["best_model"]
     if not exists(path) or size_and_hash(path) != recorded:
@@ -74,7 +78,7 @@ def tokenize(run: Run, console: Console, shards: list[Shard]) -> None:
 
 
 class Reports:
-    """What training says on the way, as lines and events."""
+    """Turns what training reports into lines and events."""
 
     def __init__(self, console: Console) -> None:
         self.console, self.said = console, time.monotonic()
@@ -103,7 +107,8 @@ class Reports:
         elif "epoch" in figures:
             self.console.event("student_epoch", **figures)
             self.console.say(
-                f"train-student: epoch {figures['epoch']}, {figures['metric']} {figures['tuning_score']:.4f}, best epoch {figures['best_epoch']}"
+                f"train-student: epoch {figures['epoch']}, {figures['metric']} {figures['tuning_score']:.4f}, "
+                f"best epoch {figures['best_epoch']}"
             )
         elif "checkpoint" in figures:
             self.saved = figures["checkpoint"]
@@ -117,7 +122,8 @@ class Reports:
             self.said = time.monotonic()
             where = f"step {figures['step']:,}/{figures['steps']:,}, loss {figures['loss']:.4f}"
             self.console.say(
-                f"train-student: {where}, {figures['visits_per_s']:,.1f} visits/s, at most {figures['seconds_left']} s left"
+                f"train-student: {where}, {figures['visits_per_s']:,.1f} visits/s, "
+                f"at most {figures['seconds_left']} s left"
             )
 
 
@@ -134,7 +140,7 @@ def _train_here(run: Run, reports: Reports) -> None:
 
 @contextmanager
 def _termination() -> Iterator[list[int]]:
-    """Collects SIGTERM instead of dying of it, so that the step in progress can be saved."""
+    """Collects SIGTERM, which would end the process, so that the step in progress can be saved."""
     received: list[int] = []
     if current_thread() is not main_thread():
         yield received
@@ -167,14 +173,18 @@ def _train_on_ray(run: Run, reports: Reports) -> None:
             )
         except FitError as error:
             raise reports.refusal or IncompleteError(
-                f"train-student: the training group failed again and again ({error}); its checkpoints are kept, run the same command again"
+                f"train-student: the training group failed again and again ({error}); "
+                "its checkpoints are kept, run the same command again"
             ) from error
     if reports.refusal:
         raise reports.refusal
 
 
 def rank_main(payload: dict[str, Any], *, world: int, rank: int, preempted: Any, report: Any) -> bool:
-    """One rank, on whatever machine Ray put it; False when it left early. A user error, which a new group would only meet again, becomes a report."""
+    """Train as one rank on a machine of the cluster; False when it left early.
+
+    A user error becomes a report: a new group would only meet it again.
+    """
     from ckd.student.train import train
 
     try:

@@ -1,4 +1,4 @@
-"""Job: read input files, count and locate the rows that cannot be used, and say whether the target repeats the current visit. No model."""
+"""Job: read input files, count and locate bad rows, say whether the target repeats the current visit. No model."""
 
 from argparse import Namespace
 
@@ -10,12 +10,13 @@ from jobs.console import Console
 
 
 def run(config: Config, console: Console, arguments: Namespace) -> None:
-    """Validate the files given, or without any the configured inputs. Raises DataError when more than data.max_bad_rows rows are bad."""
+    """Validate the given files, or else the configured inputs. Raises DataError above data.max_bad_rows bad rows."""
     files = [word for word in arguments.words if "=" not in word]
     inputs = [Input(path, "train") for path in files] or configured_inputs(config.data)
     if not inputs:
         raise DataError(
-            "nothing to validate; expected files, as in 'ckd validate data/name_train.json', or data.train in the configuration"
+            "nothing to validate; expected files, as in 'ckd validate data/name_train.json', "
+            "or data.train in the configuration"
         )
     intake = Intake(inputs)
     for _ in intake:

@@ -1,6 +1,10 @@
-"""Job: prove that the visits are those that were prepared, that every visit_id stands once in every artifact's parts, in the order of its
-visits, that embeddings, logits, probabilities and token ids are finite and in range, that the files of head and student are those that were
-committed, and that calibration.json, where it is, is that student's. Whether a model really computed those values is not provable from them."""
+"""Job: prove that a run's files are whole.
+
+The visits are those that were prepared; every visit_id stands once in every artifact's parts, in the order of its
+visits; embeddings, logits, probabilities and token ids are finite and in range; the files of head and student are those
+that were committed; calibration.json, where it is, is that student's. That a model really computed those values cannot
+be proved from them.
+"""
 
 from argparse import Namespace
 
@@ -16,7 +20,7 @@ from jobs.stages import FOLDERS, STEPS, refusals
 
 
 def run(config: Config, console: Console, arguments: Namespace | None = None) -> None:
-    """Raises ArtifactError when something is damaged, IncompleteError when only shards are missing."""
+    """Print what is proved. Raises ArtifactError for damage, IncompleteError when only shards are missing."""
     one = Run(config)
     cohort = one.stored
     problems, missing = [*audit_ids(cohort), *refusals(one, console.say)], 0
@@ -39,7 +43,8 @@ def run(config: Config, console: Console, arguments: Namespace | None = None) ->
         console.say(f"problem: {problem}")
     if problems:
         raise ArtifactError(
-            f"{cohort.root}: {len(problems)} problems (listed above); delete what they name and run the same command again"
+            f"{cohort.root}: {len(problems)} problems (listed above); "
+            "delete what they name and run the same command again"
         )
     if missing:
         raise IncompleteError(f"{cohort.root}: {missing} shards or folders are still missing; run 'ckd run' again")

@@ -17,6 +17,7 @@ import pyarrow as pa
 from benchmarks.evidence.cohort import SHARED_STAGES, configuration, link
 from benchmarks.evidence.setup import Arm, Phase, Trial
 from ckd.config import Config
+from ckd.ehr.synthetic.rows import CEILINGS_FILE
 from ckd.evaluation.metrics import auprc, auroc, macro_labels
 from ckd.evaluation.scores import read_split
 from ckd.run import Run
@@ -27,7 +28,6 @@ from ckd.visits.columns import lists, matrix
 from ckd.visits.visit import Split
 from jobs import train_student
 from jobs.console import Console
-from jobs.evaluate import CEILINGS_FILE
 from jobs.predict_student import predict_splits
 
 SPLITS: Mapping[Phase, tuple[Split, ...]] = {"selection": ("tuning",), "confirmation": ("tuning", "held_out")}

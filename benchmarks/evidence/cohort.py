@@ -18,16 +18,14 @@ from ckd.config import Config
 from ckd.configfile import load
 from ckd.ehr.synthetic.ceiling import oracle_observed
 from ckd.ehr.synthetic.patients import generate, parameters
-from ckd.ehr.synthetic.rows import table
+from ckd.ehr.synthetic.rows import CEILINGS_FILE, COHORT_FILE, table
 from ckd.store.artifacts import FolderArtifact
 from ckd.store.files import write_file
 from ckd.visits.columns import lists, matrix
 from ckd.visits.splits import of_adapter, point
 from jobs import embed, soft_labels, train_head
 from jobs.console import Console
-from jobs.evaluate import CEILINGS_FILE
 
-COHORT_FILE = "cohort.parquet"
 SHARED_STAGES = ("visits", "embeddings", "soft_labels")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from benchmarks.evidence.arms import SPLITS, figures
 from benchmarks.evidence.cohort import configuration
 from benchmarks.evidence.setup import Trial
+from ckd.ehr.synthetic.rows import CEILINGS_FILE
 from ckd.evaluation.scores import read_split, texts
 from ckd.evaluation.tfidf import fit_tfidf
 from ckd.store.artifacts import FolderArtifact
@@ -18,7 +19,6 @@ from ckd.store.files import join, read_table
 from ckd.visits.cohort import Cohort
 from ckd.visits.columns import matrix
 from ckd.visits.visit import Split
-from jobs.evaluate import CEILINGS_FILE
 
 
 def references(trial: Trial) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The command as a person meets it: help, wrong words, exit codes, one line without a traceback, and no heavy import before it is needed."""
+"""The command line: help, wrong words, exit codes, errors of one line, and no heavy import before it is needed."""
 
 import subprocess
 import sys
@@ -13,7 +13,10 @@ HEAVY = ("torch", "transformers", "peft", "deepspeed", "sklearn", "ray")
 
 
 def ckd(*words):
-    script = f"import sys; from jobs.cli import main; code = main({list(words)!r}); print([m for m in {HEAVY!r} if m in sys.modules]); sys.exit(code)"
+    script = (
+        f"import sys; from jobs.cli import main; code = main({list(words)!r}); "
+        f"print([m for m in {HEAVY!r} if m in sys.modules]); sys.exit(code)"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
 

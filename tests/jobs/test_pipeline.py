@@ -1,4 +1,4 @@
-"""The whole pipeline through the command: on open MIMIC demo rows, killed and continued, on Ray and in process, without a trace of the text."""
+"""The whole pipeline by its command: open MIMIC demo rows, killed and continued, on Ray, without patient text."""
 
 import json
 import os
@@ -54,12 +54,9 @@ def words(folder, rows, teacher_folder, bert, *more):
         "run",
         *(f"data.{split}={rows}/{split}.json" for split in ("train", "tuning", "held_out")),
         *(f"run.name=t run.results={folder}/results run.public_files={folder} data.shard_rows=32 seed=7".split()),
-        *(
-            f"teacher.base_model={teacher_folder}/base teacher.adapter={teacher_folder}/adapter teacher.dtype=float32".split()
-        ),
-        *(
-            f"student.base_model={bert} student.max_length=64 student.epochs=2 student.learning_rate=1e-2 student.checkpoint_steps=2".split()
-        ),
+        *(f"teacher.base_model={teacher_folder}/base teacher.adapter={teacher_folder}/adapter".split()),
+        *("teacher.dtype=float32", f"student.base_model={bert}", "student.max_length=64", "student.epochs=2"),
+        *("student.learning_rate=1e-2", "student.checkpoint_steps=2"),
         *("head.epochs=3", "head.folds=3", *more),
     ]
 
@@ -305,7 +302,7 @@ def test_open_mimic_rows_run_to_metrics(tmp_path, teacher_folder, bert):
 
 
 def test_hospital_tables_run_to_metrics_with_every_option_of_the_distillation(tmp_path, teacher_folder, bert):
-    """Unlabeled last visits of train subjects, and theirs alone, come from the tables through the teacher into the student."""
+    """Unlabeled last visits come through the teacher into the student, only those of train subjects."""
     write_tables(str(tmp_path / "tables"), 80, 5)
     settings = ("ingest.min_support=2", "ingest.folds=2", "ingest.tuning_share=0.2", "ingest.held_out_share=0.2")
     assert main(["ingest", "mimic3", str(tmp_path / "tables"), "--out", str(tmp_path / "cohort"), *settings]) == 0

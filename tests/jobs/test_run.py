@@ -1,4 +1,4 @@
-"""One run is one object: inputs are hashed once, and every key of the configuration is in a fingerprint or is listed as not deciding."""
+"""One run is one object: inputs are hashed once, and every key is in a fingerprint or is listed as not deciding."""
 
 import io
 from pathlib import Path
@@ -48,7 +48,7 @@ def finished(tmp_path_factory, teacher_folder):
 
 
 def fingerprints(config: Config) -> dict[str, Fields | str]:
-    """Stage name -> its fingerprint, or the field by which what is stored refuses the configuration; and an ingest's."""
+    """Stage name -> its fingerprint, or the field by which stored files refuse the configuration; and an ingest's."""
     run = Run(config)
     found: dict[str, Fields | str] = {"ingest": ingest.fingerprint(config.ingest, config.seed, "mimic3", "h")}
     for stage in STAGES:

@@ -1,4 +1,4 @@
-"""`ckd submit` before it reaches a cluster: the job's id and command, which paths a cluster takes, and one line for every refusal."""
+"""`ckd submit` before it reaches a cluster: the job's id and command, the paths it takes, its refusals."""
 
 import shlex
 import socket
@@ -44,7 +44,8 @@ def test_the_command_of_a_job_is_short_and_the_config_file_is_part_of_it(tmp_pat
     (tmp_path / "mine.yaml").write_text("data: {train: s3://bucket/visits}\nrun: {results: s3://bucket/results}\n")
     config = load(str(tmp_path / "mine.yaml"), ["teacher.workers=0..8", "student.workers=2", "run.name=7"])
     assert entrypoint("train-head", config) == (
-        "python -m jobs train-head run.name=7 run.results=s3://bucket/results data.train=s3://bucket/visits teacher.workers=0..8 student.workers=2"
+        "python -m jobs train-head run.name=7 run.results=s3://bucket/results data.train=s3://bucket/visits "
+        "teacher.workers=0..8 student.workers=2"
     )
 
 

@@ -225,6 +225,6 @@ def test_figures_of_another_student_reach_no_card(config, tmp_path):
     )
     for wrong in (metrics | {"model": "0" * 16}, {key: value for key, value in metrics.items() if key != "model"}):
         (run / "metrics.json").write_text(json.dumps(wrong))
-        with pytest.raises(ArtifactError, match="tells of another student.*run 'ckd evaluate' first"):
+        with pytest.raises(ArtifactError, match="is about another student.*run 'ckd evaluate' first"):
             export_model.run(again, Console(io.StringIO()), Namespace(out=str(tmp_path / "out"), onnx=False))
     assert not (tmp_path / "out").exists()
