@@ -21,9 +21,7 @@ ARRIVALS_VERSION = 1  # raise it when the same input gives other rows, ids or sh
 
 
 def receive(root: str, source: Input, data: DataConfig) -> Cohort:
-    """Open the shards of an input, or make them unless they are below `root` already.
-
-    Memory: 8 bytes per visit and a few shards.
+    """Open the shards of an input, or make them unless they are below `root` already. Memory: 8 bytes per visit.
 
     Raises DataError when more than data.max_bad_rows rows cannot be used, MismatchError when other input lies there.
     """
@@ -42,10 +40,7 @@ def restore(root: str, source: Input, data: DataConfig, cohort: Cohort) -> None:
 
 
 def store(root: str, source: Input, data: DataConfig, fields: Fields) -> None:
-    """Read the input and write its shards, then the list of them.
-
-    Raises MismatchError, ArtifactError rather than write over others' parts.
-    """
+    """Read the input, write its shards, then the list of them. Raises MismatchError, ArtifactError at others' parts."""
     stage = Stage(root, STAGE, fields)
     for index in stage.indices():
         footer = stage.footer(index)
@@ -53,9 +48,8 @@ def store(root: str, source: Input, data: DataConfig, fields: Fields) -> None:
             require_equal(stage.path(index), footer.fields, fields)
     facts: dict[str, Any] = {}
     with tempfile.TemporaryFile() as quarantine:
-        commit(
-            root, _visits(root, source, data, facts, quarantine), fields=fields, shard_rows=data.shard_rows, facts=facts
-        )
+        visits = _visits(root, source, data, facts, quarantine)
+        commit(root, visits, fields=fields, shard_rows=data.shard_rows, facts=facts)
 
 
 def forget(root: str, cohort: Cohort) -> None:

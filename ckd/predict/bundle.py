@@ -1,7 +1,4 @@
-"""The folder that is handed over: a finished student as transformers, ONNX Runtime and the Hub load it.
-
-Its calibration and its card lie beside it.
-"""
+"""The folder that is handed over: a finished student with calibration and card, as transformers and ONNX load it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -31,21 +28,12 @@ def bundle_fields(model: ModelFolder, *, onnx: bool, card: Mapping[str, Any]) ->
     """The fingerprint of an exported folder: student, calibration, whether with ONNX files, and the card's figures."""
     own = FolderArtifact(model.folder, {}).load() or {}
     kept = {name: value for name, value in own["fields"].items() if name.startswith(_TRAINING)}
-    return {
-        **kept,
-        FORMAT: KIND,
-        EXPORTED: model.student,
-        "onnx": onnx,
-        "calibration": model.calibration_hash,
-        "card": digest(dict(card)),
-    }
+    of_card = {"calibration": model.calibration_hash, "card": digest(dict(card))}
+    return {**kept, FORMAT: KIND, EXPORTED: model.student, "onnx": onnx, **of_card}
 
 
 def is_done(folder: str, fields: Fields) -> bool:
-    """Whether this very export stands there.
-
-    Raises ConfigError when the folder holds something else, or another student.
-    """
+    """Whether this very export stands there. Raises ConfigError when the folder holds something else."""
     there = standing(folder, KIND)
     if there is None:
         return False
@@ -81,9 +69,8 @@ def build(model: ModelFolder, folder: str, *, onnx: bool) -> float | None:
 
 def compare_engines(model: ModelFolder, folder: str, texts: Sequence[str]) -> dict[str, NDArray[np.float64]]:
     """Probabilities [n, 25] of some texts by torch and by both ONNX files in the local `folder`."""
-    return (
-        {engine: score_all(_scorer(model, folder, engine), texts).probabilities for engine in ENGINES} if texts else {}
-    )
+    engines = ENGINES if texts else ()
+    return {engine: score_all(_scorer(model, folder, engine), texts).probabilities for engine in engines}
 
 
 def deliver(local: str, folder: str, fields: Fields, card: str, extra: Mapping[str, Any]) -> None:

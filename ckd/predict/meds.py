@@ -21,13 +21,13 @@ from ckd.visits.visit import Shard
 
 KIND = "folder of MEDS tables"
 SCHEMA = pa.schema(
-    [  # the prediction schema of meds-evaluation (pypi.org/project/meds-evaluation)
-        pa.field("subject_id", pa.int64()),
-        pa.field("prediction_time", pa.timestamp("us")),
-        pa.field("boolean_value", pa.bool_()),
-        pa.field("predicted_boolean_value", pa.bool_()),
-        pa.field("predicted_boolean_probability", pa.float64()),
-    ]
+    {  # the prediction schema of meds-evaluation (pypi.org/project/meds-evaluation)
+        "subject_id": pa.int64(),
+        "prediction_time": pa.timestamp("us"),
+        "boolean_value": pa.bool_(),
+        "predicted_boolean_value": pa.bool_(),
+        "predicted_boolean_probability": pa.float64(),
+    }
 )
 _INT64 = range(-(2**63), 2**63)
 
@@ -44,10 +44,7 @@ def write_tables(folder: str, stage: Stage, shards: Sequence[Shard]) -> dict[str
     The probability is the calibrated one where there is one. Raises DataError when no visit is left, ConfigError when
     the folder holds something else.
     """
-    fields: Fields = {
-        FORMAT: KIND,
-        "predictions": digest([dict(stage.fields), [shard.content_hash for shard in shards]]),
-    }
+    fields: Fields = {FORMAT: KIND, "predictions": digest([dict(stage.fields), [s.content_hash for s in shards]])}
     there = standing(folder, KIND)
     if there is not None and there["fields"] == fields:
         return None
@@ -79,9 +76,8 @@ def write_tables(folder: str, stage: Stage, shards: Sequence[Shard]) -> dict[str
 def _who_and_when(part: pa.Table, left_out: Counter[str]) -> tuple[list[int], list[datetime], list[int]]:
     """Subjects and times of the rows that have both, and the positions of these rows; counts the others."""
     subjects, times, usable = [], [], []
-    for row, (subject, time) in enumerate(
-        zip(part["subject_id"].to_pylist(), part["prediction_time"].to_pylist(), strict=True)
-    ):
+    given = (part[name].to_pylist() for name in ("subject_id", "prediction_time"))
+    for row, (subject, time) in enumerate(zip(*given, strict=True)):
         found_subject, found_time = _integer(subject), _time(time)
         if found_subject is None:
             left_out["without subject_id" if subject is None else "subject_id is no 64-bit integer"] += 1

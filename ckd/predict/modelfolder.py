@@ -27,15 +27,12 @@ EXPORTED = "exported student"  # field of an exported folder: the identity of th
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A checked folder.
-
-    `local` is where its files are on this machine, `student` the identity of the student inside, whoever copied it.
-    """
+    """A checked folder; `local` is where its files are on this machine."""
 
     folder: str
     local: str
     engine: str
-    student: str
+    student: str  # identity of the student inside, whoever copied it
     max_length: int
     weights: str  # hash over the engine's weight files
     calibration: Calibration | None
@@ -43,9 +40,7 @@ class ModelFolder:
 
     @classmethod
     def open(cls, folder: str, engine: str = "torch") -> "ModelFolder":
-        """Open a folder, local or at a URL, for one engine.
-
-        Reads the files that it needs once, to compare their SHA-256.
+        """Open a folder, local or at a URL, for one engine. Reads the files that it needs once, to compare SHA-256.
 
         Raises ConfigError when it is no such folder, lacks the engine's file or names other labels; ArtifactError when
         a file is not the one that was written.

@@ -42,14 +42,8 @@ class ScoreWorker:
         self.stage.write(
             shard.index, predictions(table.select(_KEPT), scores), rows=shard.rows, input_hash=shard.content_hash
         )
-        truncated = int(scores.truncated.sum())
-        return {
-            "index": shard.index,
-            "rows": shard.rows,
-            "seconds": time.monotonic() - started,
-            "tokens": scores.tokens,
-            "truncated": truncated,
-        }
+        done = {"index": shard.index, "rows": shard.rows, "seconds": time.monotonic() - started}
+        return {**done, "tokens": scores.tokens, "truncated": int(scores.truncated.sum())}
 
 
 def score_all(scorer: Scorer, texts: Sequence[str]) -> Scores:
@@ -61,26 +55,16 @@ def score_all(scorer: Scorer, texts: Sequence[str]) -> Scores:
         found.append(scorer([texts[i] for i in chosen]))
     back = np.argsort(order)
 
-    def whole(pieces: list[NDArray[Any]]) -> NDArray[Any]:
-        return np.concatenate(pieces)[back]
+    def whole(name: str) -> Any:
+        pieces = [getattr(scores, name) for scores in found]
+        return None if pieces[0] is None else np.concatenate(pieces)[back]
 
-    return Scores(
-        logits=whole([s.logits for s in found]),
-        probabilities=whole([s.probabilities for s in found]),
-        calibrated=None
-        if found[0].calibrated is None
-        else whole([s.calibrated for s in found if s.calibrated is not None]),
-        flags=None if found[0].flags is None else whole([s.flags for s in found if s.flags is not None]),
-        truncated=whole([s.truncated for s in found]),
-        tokens=sum(s.tokens for s in found),
-    )
+    arrays = {name: whole(name) for name in ("logits", "probabilities", "calibrated", "flags", "truncated")}
+    return Scores(**arrays, tokens=sum(scores.tokens for scores in found))
 
 
 def predictions(visits: pa.Table, scores: Scores) -> pa.Table:
-    """visit_id, subject_id, prediction_time, labels, probabilities, calibrated and names.
-
-    The last two are null without a calibration.
-    """
+    """_KEPT, probabilities, and calibrated and names, which are null without a calibration."""
     rows = len(visits)
     alarms = [None] * rows if scores.flags is None else [names(row) for row in scores.flags]
     columns = {

@@ -86,8 +86,7 @@ class Scorer:
 def load_logits(local: str, engine: str, gpus: float = 0) -> Logits:
     """Load the model in a local folder. Raises ConfigError when it cannot be loaded, or without the engine's package.
 
-    int8 computes one text at a time: the scales of its activations are taken over a whole batch, and a text's
-    neighbours must not matter.
+    int8 computes one text at a time, since the scales of its activations are taken over a whole batch.
     """
     forward, pad_id = _torch(local, gpus) if engine == "torch" else _onnx(local, engine)
     return in_batches(forward, pad_id, 1 if engine == "onnx-int8" else TOKEN_BUDGET)

@@ -11,10 +11,7 @@ MicroBatch = dict[str, np.ndarray]  # input_ids and attention_mask int64 [R, T],
 
 
 class Batches:
-    """The global batches of every epoch, and this rank's micro-batches of them.
-
-    The visits of a global batch do not depend on the number of ranks.
-    """
+    """The global batches of every epoch, whatever the number of ranks, and this rank's micro-batches of them."""
 
     def __init__(
         self,
@@ -53,10 +50,7 @@ class Batches:
         return self._dealt[2][slot]
 
     def micro_batch(self, epoch: int, step: int, slot: int) -> MicroBatch:
-        """This rank's micro-batch `slot` of a global batch, padded.
-
-        Every rank must take part in every step, so an empty one carries a visit of the batch with weight 0.
-        """
+        """This rank's micro-batch `slot`, padded. An empty one has a visit of weight 0: every rank takes every step."""
         mine = self.micro_rows(epoch, step, slot)
         found = collate(self.examples, mine or self.global_batch(epoch, step)[:1], self.pad_id)
         return found if mine else {**found, "weight": 0 * found["weight"]}

@@ -67,10 +67,7 @@ class Course(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
         return control
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """Score the tuning visits, decide whether to stop, and save.
-
-        The Trainer calls it also when it leaves in the middle of an epoch.
-        """
+        """Score the tuning visits, decide whether to stop, and save. In the middle of an epoch do nothing."""
         if state.global_step % self.steps_per_epoch:
             return control
         selection, epoch = self.trainer.selection, state.global_step // self.steps_per_epoch

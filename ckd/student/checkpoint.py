@@ -1,7 +1,4 @@
-"""The student's checkpoints, `<artifacts>/checkpoints/step-0000200/`, at a path or URL. The newest whole one wins.
-
-Each is a folder artifact whose footer is written last.
-"""
+"""The student's checkpoints, `<artifacts>/checkpoints/step-0000200/`: folder artifacts at a path or URL."""
 
 import shutil
 import tempfile
@@ -95,11 +92,8 @@ class Checkpoints:
         Raises ArtifactError naming the field when one was made with another configuration, UnreachableError.
         """
         self.refuse_other()
-        for step in reversed(self._steps()):
-            found = self.load(step, say)
-            if found is not None:
-                return found
-        return None
+        found = (self.load(step, say) for step in reversed(self._steps()))
+        return next((checkpoint for checkpoint in found if checkpoint is not None), None)
 
     def load(self, step: int, say: Callable[[str], None]) -> Checkpoint | None:
         """The checkpoint of a step, its files checked against their SHA-256; None (and a line) when it is not whole."""

@@ -1,7 +1,4 @@
-"""Training examples: tokens, true labels and the teacher's data of a shard, joined by visit_id.
-
-Only a few shards are in memory at a time.
-"""
+"""Training examples: a shard's tokens, true labels and teacher's data joined by visit_id, a few shards in memory."""
 
 from collections import OrderedDict
 from collections.abc import Collection, Sequence

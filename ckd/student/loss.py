@@ -1,9 +1,7 @@
 """What the student learns: a sum of terms, one class each, with its weight, its formula and what it needs.
 
-R visits, L=25 labels.
-
-A new term is a class here, its name in TERMS and its keys in config. Teacher data that no term had yet is read in
-examples too.
+A new term is a class here, its name in TERMS and its keys in config; teacher data that no term had yet is read in
+examples. R visits, L=25 labels.
 """
 
 from abc import ABC, abstractmethod
@@ -207,9 +205,8 @@ def micro_batch_loss(
 ) -> "torch.Tensor":
     """The scalar to differentiate: Σ weight · loss · micro_batches / batch_size.
 
-    `micro_batches` = world × accumulation. Ranks and slots average their gradients over that many micro-batches, so
-    what remains is Σ over the global batch / batch_size at any world size and accumulation, whatever number of visits
-    each micro-batch has.
+    Ranks and slots average their gradients over `micro_batches` = world × accumulation, so what remains is Σ over the
+    global batch / batch_size, whatever the division into micro-batches.
     """
     return (weight_R * losses_R).sum() * (micro_batches / batch_size)
 
@@ -218,8 +215,7 @@ def positive_weights(cohort: Cohort) -> np.ndarray:
     """Weight [L], float32, of a positive beside 1 for a negative: negatives / positives, at most MOST; 1 without any.
 
     Both classes of a label then have the same total weight (King & Zeng 2001, "Logistic Regression in Rare Events
-    Data", section 4.2, weighting with a population of equal halves). Counted over the labelled train visits, one shard
-    in memory at a time.
+    Data", section 4.2, weighting with a population of equal halves). Counted over the labelled train visits.
     """
     visits, positives_L = 0, np.zeros(NUM_LABELS, np.int64)
     for shard in cohort.select("train"):
@@ -248,12 +244,10 @@ def measure(parts: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def attach(model: Any, width: int, seed: int) -> None:
-    """Give the model a linear layer from its hidden size to `width`; its outputs then carry `projected` [R, width] of
-    the first token.
+    """Give the model a linear layer to `width`: `projected` [R, width] of its output's first token.
 
     A part of the model, so that the optimizer, every checkpoint and ZeRO treat it like all else. It runs inside the
-    model's forward pass, the only place where ZeRO stage 3 has the weights. Its random values depend on nothing but
-    `seed`.
+    model's forward pass, the only place where ZeRO stage 3 has the weights. Its values depend on nothing but `seed`.
     """
     import torch
 

@@ -1,8 +1,4 @@
-"""A shard's arrays in one file on this machine's disk, mapped into memory.
-
-The first process that needs it makes it. All ranks of the machine share its memory. The files are a copy and go when
-training ends.
-"""
+"""A shard's arrays in a file on this machine's disk, which all its ranks map; a copy that goes when training ends."""
 
 import json
 import shutil
@@ -21,10 +17,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class MappedArrays:
-    """The files of one run in `folder`, removed when its `with` ends.
-
-    Only this user can read them: they hold the visits' tokens.
-    """
+    """The files of one run in `folder`, removed when its `with` ends; only this user can read the visits' tokens."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -17,9 +17,7 @@ _DROPOUTS = ("dropout", "pdrop", "dropout_prob", "dropout_p")  # how the names o
 
 
 def new_student(config: Config) -> Any:
-    """Load the base model with a fresh 25-label head, in float32.
-
-    The head's random values depend on nothing but `seed`.
+    """Load the base model in float32 with a fresh 25-label head, whose values depend on nothing but `seed`.
 
     Raises ConfigError when student.base_model cannot be loaded.
     """
@@ -61,10 +59,7 @@ class Outline:
 
 
 def outline(name: str, folder: str) -> Outline:
-    """Find the size of student.base_model without its weights; `folder` holds at least its configuration.
-
-    Raises ConfigError.
-    """
+    """Find the size of student.base_model from its configuration in `folder`, without weights. Raises ConfigError."""
     _quiet()
     try:
         settings = AutoConfig.from_pretrained(
@@ -103,10 +98,7 @@ def set_dropout(settings: Any, share: float) -> None:
 
 
 def device_of(gpus_per_worker: float) -> torch.device:
-    """Choose CUDA where the configuration asks for a GPU, else the CPU: never what happens to be there.
-
-    Raises ConfigError when there is no GPU.
-    """
+    """Choose CUDA where a GPU is asked for, else the CPU. Raises ConfigError where there is none."""
     if gpus_per_worker > 0 and not torch.cuda.is_available():
         raise ConfigError(
             f"student.gpus_per_worker={gpus_per_worker:g}: this worker sees no CUDA device; "

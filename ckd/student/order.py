@@ -1,7 +1,4 @@
-"""Which visits make global batch i of an epoch, and how they are dealt to ranks.
-
-Computed from nothing but (seed, epoch).
-"""
+"""Which visits make global batch i of an epoch, and how they are dealt to ranks, from nothing but (seed, epoch)."""
 
 import math
 from collections import OrderedDict

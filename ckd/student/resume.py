@@ -1,7 +1,6 @@
 """From a checkpoint to what a rank can load: copied down from a URL, and cut anew for another number of ranks.
 
-The order of visits does not depend on the ranks, so training goes on where it was; only the dropout masks are drawn
-anew.
+The order of visits does not depend on the ranks, so training goes on where it was; only dropout masks are drawn anew.
 """
 
 import hashlib
@@ -32,10 +31,7 @@ class Resume:
 
 
 def prepare(start: Checkpoint, ranks: Ranks, zero_stage: int | None) -> Resume:
-    """Make what this rank loads. All ranks call it; ranks on one machine share a copy.
-
-    Raises ArtifactError, UnreachableError on all of them.
-    """
+    """Make what this rank loads; ranks on one machine share a copy. Errors are raised on all ranks."""
     folder = ranks.each(start.fetched)[ranks.rank]
     temporary = () if is_local(start.folder) else (folder,)
     other_world = start.world != ranks.world

@@ -1,7 +1,4 @@
-"""Stage `tokens`: the student's token ids of each visit's `input`, one part per visits shard.
-
-The instruction is the same for every visit and is left out.
-"""
+"""Stage `tokens`: the student's token ids of each visit's `input`; the instruction, the same for all, is left out."""
 
 import time
 from itertools import pairwise

@@ -38,10 +38,7 @@ _OFF: dict[str, Any] = {  # what the Trainer is not to do, most of which is done
 
 
 class MicroBatches(Dataset[dict[str, torch.Tensor]]):
-    """Item k of an epoch is micro-batch k % accumulation of global batch k // accumulation.
-
-    A resume skips items without reading them.
-    """
+    """Item k of an epoch is micro-batch k % accumulation of global batch k // accumulation."""
 
     def __init__(self, batches: Batches) -> None:
         self.batches, self.epoch = batches, 0
@@ -143,10 +140,9 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
         return made
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Mend what DeepSpeed has loaded from a universal ZeRO-3 checkpoint by now.
+        """Mend what DeepSpeed has loaded from a universal ZeRO-3 checkpoint.
 
-        It gives all groups the first one's weight decay, and one step counter, which would count double: each gets its
-        own again.
+        It gives all groups the first one's weight decay, and one step counter, which would count double.
         """
         super()._load_optimizer_and_scheduler(checkpoint)
         if self.resume is not None and self.resume.universal:
@@ -156,10 +152,7 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
                 state["step"] = deepcopy(state["step"])
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Load the rank's own random state, so that a resume draws the same dropout masks.
-
-        A fresh one where another number of ranks wrote the checkpoint.
-        """
+        """Load the rank's own random state, which draws the same dropout masks; a fresh one where none fits."""
         if self.resume is not None and self.resume.other_world:
             set_seed(random_seed(self.args.seed, self.state.global_step, self.ranks))
         else:

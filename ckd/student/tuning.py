@@ -21,10 +21,7 @@ def all_labels(tuning: Examples | None) -> np.ndarray:
 
 
 def choose_metric(hard_nl: np.ndarray) -> tuple[Metric, list[int], str]:
-    """Choose the score that these tuning labels [n, 25] are enough for, the labels it runs over, and say why.
-
-    Fixed before training.
-    """
+    """Choose, before training, the score that the tuning labels [n, 25] are enough for, its labels, and say why."""
     visits, positives_l = len(hard_nl), hard_nl.sum(0)
     every = "all epochs are trained and the last one is kept"
     if visits < MIN_VISITS:
@@ -40,10 +37,7 @@ def choose_metric(hard_nl: np.ndarray) -> tuple[Metric, list[int], str]:
 
 
 def score(metric: Metric, labels: list[int], logits_nl: np.ndarray, hard_nl: np.ndarray) -> float:
-    """Score logits [n, 25]: macro average precision over `labels`, or minus the mean BCE. Higher is better.
-
-    0 where the last epoch wins anyway.
-    """
+    """Score logits [n, 25]: macro average precision over `labels`, minus mean BCE, or 0. Higher is better."""
     if metric == "last_epoch":
         return 0.0
     z, y = logits_nl.astype(np.float64), hard_nl
@@ -82,10 +76,7 @@ class Selection:
     history: list[dict[str, float]] = field(default_factory=list)
 
     def update(self, epoch: int, step: int, value: float) -> None:
-        """Take in the score after `epoch` (counted from 1).
-
-        The first of equal scores wins; without a metric the last epoch wins.
-        """
+        """Take in the score after `epoch` (from 1). The first of equal scores wins, without a metric the last epoch."""
         self.history.append({"epoch": epoch, "step": step, "score": value})
         if self.metric == "last_epoch" or self.best_score is None or value > self.best_score:
             self.best_score, self.best_step, self.best_epoch = value, step, epoch

@@ -11,17 +11,12 @@ _BUCKET = 50_000_000  # elements per gradient bucket: 200 MB; DeepSpeed's defaul
 
 
 def uses_bf16(zero_stage: int | None, hardware_has_it: bool) -> bool:
-    """Take bf16 where the hardware has it, but not with ZeRO stage 0: it has no float32 master weights.
-
-    None: no DeepSpeed.
-    """
+    """Take bf16 where the hardware has it, but not with ZeRO stage 0 (None: no ZeRO): its weights are not float32."""
     return hardware_has_it and zero_stage != 0
 
 
 def zero_config(student: StudentConfig, *, rows: int, bf16: bool, universal: bool = False) -> dict[str, Any]:
-    """The dict for TrainingArguments(deepspeed=…).
-
-    `rows`: most visits per micro-batch; `universal`: for a universal checkpoint.
+    """The dict for TrainingArguments(deepspeed=…), for at most `rows` visits per micro-batch.
 
     There is no "optimizer" section on purpose: the Trainer's torch AdamW (no decay on biases and norms) is the same
     with and without DeepSpeed, and DeepSpeed's own FusedAdam would be compiled first.
@@ -53,10 +48,7 @@ def choose_device(device: str) -> None:
 
 
 def without_compiler() -> None:
-    """Keep DeepSpeed from compiling its shared-memory collectives on a CPU, which takes minutes, and from warnings.
-
-    It uses torch's own collectives instead. The warnings are torch's, of functions that DeepSpeed calls by old names.
-    """
+    """Keep DeepSpeed from compiling collectives on a CPU, which takes minutes, and torch from warning of its calls."""
     import deepspeed.ops
 
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.")

@@ -131,9 +131,8 @@ def _add_pages(app: FastAPI, batcher: Batcher, gauges: Gauges) -> None:
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return HTMLResponse(
-            _page(app.openapi()), headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
-        )
+        policy = "default-src 'none'; style-src 'unsafe-inline'"
+        return HTMLResponse(_page(app.openapi()), headers={"Content-Security-Policy": policy})
 
 
 class _StrictRequest(Request):
@@ -177,13 +176,10 @@ def _page(schema: dict[str, Any]) -> str:
     parts.append('<p>For programs: <a href="/openapi.json">/openapi.json</a></p>')
     for path, methods in schema["paths"].items():
         for method, route in methods.items():
-            parts.append(
-                f"<h2>{escape(method.upper())} {escape(path)}</h2><p>{escape(route.get('summary', ''))}</p><ul>"
-            )
-            parts += [
-                f"<li>{escape(status)}: {escape(answer['description'])}</li>"
-                for status, answer in route["responses"].items()
-            ]
+            title = f"{escape(method.upper())} {escape(path)}"
+            parts.append(f"<h2>{title}</h2><p>{escape(route.get('summary', ''))}</p><ul>")
+            given = route["responses"].items()
+            parts += [f"<li>{escape(status)}: {escape(answer['description'])}</li>" for status, answer in given]
             parts.append("</ul>")
     for name, shape in schema.get("components", {}).get("schemas", {}).items():
         parts.append(f"<h3>{escape(name)}</h3><pre>{escape(json.dumps(shape, indent=1))}</pre>")

@@ -23,10 +23,7 @@ class BusyError(Exception):
 
 
 class ModelFailedError(Exception):
-    """The model raised on this request's texts.
-
-    It names the error's type and place; the message, which may quote a text, is left behind.
-    """
+    """The model raised on this request's texts. Names the error's type and place; the message may quote a text."""
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,8 @@ ROUTES = ("/predict", "/healthz", "/metrics", "/openapi.json", "/docs")
 OPEN = "/healthz"  # answers without the token
 _LOOPBACK_NAMES = {"localhost", "127.0.0.1", "[::1]"}
 _GONE = 499  # in the metrics: the client went away
-_LINGER = (
-    8  # times the limit that is read and thrown away, so that a client that sends first and reads then sees the 413
-)
+# Times the limit that is read and thrown away, so that a client that sends first and reads then sees the 413.
+_LINGER = 8
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,7 @@ class RefusedError(Exception):
 
 
 class Guard:
-    """An ASGI application around another.
-
-    `token` None means: loopback only, so requests must name a loopback host (DNS rebinding).
-    """
+    """An ASGI application around another. Without a token requests must name a loopback host (DNS rebinding)."""
 
     def __init__(self, app: Any, gauges: Gauges, limits: Limits, token: str | None) -> None:
         self.app, self.gauges, self.limits = app, gauges, limits
@@ -75,13 +71,11 @@ class Guard:
         except Exception as error:  # noqa: BLE001 - what is left to uvicorn it logs with its message, which may quote a visit
             log.error("a request failed: %s", without_message(error))
             if status == _GONE:
-                await JSONResponse({"error": "the server failed; its log says where", "details": []}, 500)(
-                    scope, receive, watched
-                )
+                failed = JSONResponse({"error": "the server failed; its log says where", "details": []}, 500)
+                await failed(scope, receive, watched)
         finally:
-            self.gauges.request(
-                scope["path"] if scope["path"] in ROUTES else "other", status, time.monotonic() - started
-            )
+            route = scope["path"] if scope["path"] in ROUTES else "other"
+            self.gauges.request(route, status, time.monotonic() - started)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

@@ -78,17 +78,12 @@ def refusal(error: RequestValidationError) -> dict[str, Any]:
     details = [{"where": _where(one["loc"]), "what": _what(one)} for one in errors[:_TOLD]]
     more = f", {_TOLD} of {len(errors)} listed" if len(errors) > _TOLD else ""
     expected = '{"visits": [{"visit_id": "…", "input": "…"}]}'
-    return {
-        "error": f"not a valid request{more}; expected {expected} as application/json",
-        "details": details,
-    }
+    return {"error": f"not a valid request{more}; expected {expected} as application/json", "details": details}
 
 
 def _where(location: Sequence[Any]) -> str:
     known = {*PredictRequest.model_fields, *VisitIn.model_fields}
-    steps = [
-        str(step) if isinstance(step, int) or step in known else "(unknown key)" for step in location if step != "body"
-    ]
+    steps = [str(s) if isinstance(s, int) or s in known else "(unknown key)" for s in location if s != "body"]
     return ".".join(steps) or "body"
 
 
