@@ -1,4 +1,4 @@
-"""For tests/ and for the tests beside the benchmarks: one core per test process, no hub, no telemetry. Set before any library is imported."""
+"""For tests/ and the tests beside benchmarks: one core per test process, no hub, no telemetry, before any import."""
 
 import os
 

@@ -13,12 +13,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+Argv = Sequence[str] | None  # None: the process's
 LIBRARIES = ("torch", "transformers", "peft", "deepspeed", "ray", "pyarrow")
 
 
@@ -34,20 +35,15 @@ class Report(dict[str, Any]):
     """What goes into the file `out`; it starts with where, when and by what it was made."""
 
     def __init__(
-        self,
-        module: str,
-        argv: Sequence[str] | None,
-        out: Path | None,
-        *,
-        device: str = "cpu",
-        commit: str | None = None,
+        self, module: str, argv: Argv, out: Path | None, device: str = "cpu", commit: str | None = None
     ) -> None:
+        words = shlex.join(sys.argv[1:] if argv is None else argv)
         super().__init__(
-            command=f"python -m benchmarks.{module} {shlex.join(sys.argv[1:] if argv is None else argv)}".strip(),
+            command=f"python -m benchmarks.{module} {words}".strip(),
             commit=commit or git("rev-parse", "HEAD"),
             changed_since=changes(),
             when=datetime.now(UTC).isoformat(timespec="seconds"),
-            device=_processor() if device == "cpu" else _accelerator(),
+            device=_named(device),
             versions={"python": platform.python_version(), **versions(*LIBRARIES)},
             load_average=os.getloadavg()[0],
         )
@@ -82,14 +78,8 @@ class Report(dict[str, Any]):
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """The versions of those packages that are installed."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    """Of installed packages."""
+    return {package: version(package) for package in packages}
 
 
 def changes() -> str | None:
@@ -103,16 +93,14 @@ def git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _processor() -> str:
+def _named(device: str) -> str:
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name()
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.processor()}, {len(names)} cores"
-
-
-def _accelerator() -> str:
-    import torch
-
-    return torch.cuda.get_device_name()
 
 
 class Seconds(NamedTuple):

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from testbed import scaling as autoscaler
+from testbed.ports import free_port
 from testbed.raynode import Node, end_tree
 
 os.environ["RAY_AUTH_MODE"] = "token"  # before Ray is imported here: nodes, drivers and this process agree
@@ -38,13 +38,6 @@ SETTINGS = {  # a dead node is noticed within 3 s, not 30
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def until(condition, seconds: float, what: str, pause: float = 0.1):

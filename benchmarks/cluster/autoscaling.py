@@ -1,14 +1,11 @@
 """How a cluster comes and goes with the work: `ckd embed` with workers 0..4 on a local Ray cluster that scales itself.
 
-It goes from no node to four and back to none, with one node killed and one drained on the way. Cluster and slowed-down
-worker are the chaos benchmark's: nodes are processes of this machine, there within seconds, and embedding sleeps. So
-the order of things is real and their pace is not a cloud's.
-
-    python -m benchmarks.cluster.autoscaling            # about 2 minutes on 2 cores
-    python -m benchmarks.cluster.autoscaling --draw     # only the picture, from benchmarks/results/autoscaling.json
-
-Writes benchmarks/results/autoscaling.json and draws docs/autoscaling.svg (picture.py). Exit code 1 when the parts are
+It goes from no node to four and back, with one node killed and one drained on the way. Nodes are processes of this
+machine and embedding sleeps: the order of things is real, their pace is not a cloud's. Exit code 1 when the parts are
 not byte-equal to those of one process, or a shard was computed again that neither blow met in flight.
+
+    python -m benchmarks.cluster.autoscaling        # about 2 minutes; results/autoscaling.json, docs/autoscaling.svg
+    python -m benchmarks.cluster.autoscaling --draw # only the picture, from the last result
 """
 
 import json

@@ -1,15 +1,10 @@
-"""Does a run come to the same end whatever is killed, whenever?
+"""Does a run come to the same end whatever is killed, whenever? `ckd run` with random kills and without.
 
-The whole pipeline (`ckd run`) on a local Ray cluster that scales itself from no node, once undisturbed and once with
-random kills while it embeds and while it trains the student. The cluster is Ray's own autoscaler with its fake
-provider: nodes of one CPU that are processes of this machine. The models are tiny and slowed down (work.py), so that
-every kill meets work under way. Its place, kind and victim come from --seed (plan.py lists the kinds). A kill falls
-only when more shards or steps are done than ever before since the last one.
+The cluster is Ray's autoscaler with nodes of one CPU that are processes of this machine. The models are tiny and slowed
+down (work.py), so that every kill meets work under way. Place, kind and victim come from --seed (plan.py); a kill falls
+only after more shards or steps than ever before are done. Exit code 1 when one of `checks` fails.
 
-    python -m benchmarks.cluster.chaos [--kills 50] [--seed 1]      # under 45 minutes on 2 cores
-
-Writes benchmarks/results/chaos.json. Exit code 1 when the runs' artifacts differ, `ckd verify` finds something, a shard
-was computed again that no kill met in flight, or a step was repeated that a notice or a checkpoint should have saved.
+    python -m benchmarks.cluster.chaos [--kills 50] [--seed 1]      # under 45 minutes; writes results/chaos.json
 """
 
 import random
@@ -68,13 +63,9 @@ def measure(report: Report, folder: Path, kills: int, seed: int) -> bool:
     report["drivers"] = {"ended_by_themselves_with": run.codes, "undisturbed": reference.codes}
     report["verify"] = verified(words(folder / "inputs", folder / "chaos", epochs))
     lost = run.seconds - reference.seconds
-    report["time"] = {
-        "undisturbed_s": round(reference.seconds, 1),
-        "with_kills_s": round(run.seconds, 1),
-        "lost_s": round(lost, 1),
-        "lost_s_per_kill": round(lost / max(kills, 1), 1),
-        "whole_benchmark_s": round(time.monotonic() - started, 1),
-    }
+    seconds = {"undisturbed_s": reference.seconds, "with_kills_s": run.seconds, "lost_s": lost}
+    seconds |= {"lost_s_per_kill": lost / max(kills, 1), "whole_benchmark_s": time.monotonic() - started}
+    report["time"] = {name: round(value, 1) for name, value in seconds.items()}
     report["checks"] = checks(report, kills)
     report.show(*SHOWN)
     return all(report["checks"].values())

@@ -37,14 +37,9 @@ def compare(reference: Path, found: Path, reference_lines: list[Line], lines: li
 
 def parts_equal(reference: Path, found: Path) -> dict[str, Any]:
     """Whether two folders hold the same part files with the same bytes."""
-    one, other = (
-        {path.name: path.read_bytes() for path in folder.glob("part-*.parquet")} for folder in (reference, found)
-    )
-    return {
-        "parts": len(one),
-        "equal": bool(one) and one == other,
-        "different": sorted(n for n in one.keys() | other.keys() if one.get(n) != other.get(n))[:5],
-    }
+    one, other = ({p.name: p.read_bytes() for p in folder.glob("part-*.parquet")} for folder in (reference, found))
+    different = sorted(n for n in one.keys() | other.keys() if one.get(n) != other.get(n))[:5]
+    return {"parts": len(one), "equal": bool(one) and one == other, "different": different}
 
 
 def loss_difference(reference: dict[int, list[float]], found: dict[int, list[float]]) -> tuple[bool, float]:
@@ -55,10 +50,7 @@ def loss_difference(reference: dict[int, list[float]], found: dict[int, list[flo
 
 
 def same_batches(reference: dict[int, Any], found: dict[int, Any]) -> bool:
-    """Whether every global batch held the same visits.
-
-    That is so when some group dealt all of it to its ranks, and no rank ever took another visit.
-    """
+    """Whether some group dealt every global batch's visits to its ranks, and no rank ever took another visit."""
     same_numbers = bool(reference) and reference.keys() == found.keys()
     return same_numbers and all(_same(reference[batch], found[batch]) for batch in reference)
 

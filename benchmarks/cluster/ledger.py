@@ -85,16 +85,11 @@ def in_flight(lines: Iterable[Line]) -> dict[int, int]:
 
 
 def at_risk(kill: Kill, lines: list[Line]) -> set[int]:
-    """The shards in flight at a kill: not finished by a process then alive; or started right after it, never finished."""
+    """The shards in flight at a kill: not finished by a process alive then; or started right after, never finished."""
     unfinished = in_flight(lines)
-    late = {
-        line["shard"]
-        for line in lines
-        if line["what"] == "shard_begun"
-        and line["pid"] in kill.workers
-        and kill.time < line["time"] <= kill.time + AFTERMATH_S
-        and unfinished.get(line["pid"]) == line["shard"]
-    }
+    started = [line for line in lines if line["what"] == "shard_begun" and line["pid"] in kill.workers]
+    after = [line for line in started if kill.time < line["time"] <= kill.time + AFTERMATH_S]
+    late = {line["shard"] for line in after if unfinished.get(line["pid"]) == line["shard"]}
     return set(kill.in_flight.values()) | late
 
 
@@ -111,7 +106,7 @@ def unexplained(lines: list[Line], kills: list[Kill]) -> dict[int, int]:
 
 
 def blamed(lines: list[Line], kills: list[Kill]) -> dict[int, int]:
-    """Position of a kill -> shards that it cost: not finished by processes that this kill was the last to meet alive."""
+    """Position of a kill -> shards that it cost: not finished by processes that it was the last to meet alive."""
     last_met = {pid: number for number, kill in enumerate(kills) for pid in kill.workers}
     again = recomputed(lines)
     return dict(Counter(last_met[pid] for pid, shard in in_flight(lines).items() if pid in last_met and shard in again))

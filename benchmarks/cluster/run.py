@@ -101,16 +101,13 @@ class Run:
             pid = rng.choice(sorted(busy))
             self._note(kind, stage, f"process {pid}")
             psutil.Process(pid).kill()
-        elif kind == "driver":
+        elif kind in ("driver", "head"):
             self._note(kind, stage, "")
             stop(self.driver)
-            self.driver = self._submit()
-        elif kind == "head":
-            self._note(kind, stage, "")
-            stop(self.driver)
-            self.cluster.end()
-            self.doomed, self.dry = [], []
-            self.cluster = Cluster(scaling=NODES, cpus=0, settings=SETTINGS)
+            if kind == "head":
+                self.cluster.end()
+                self.doomed, self.dry = [], []
+                self.cluster = Cluster(scaling=NODES, cpus=0, settings=SETTINGS)
             self.driver = self._submit()
         else:
             self._strike_node(kind, stage, rng.choice(nodes), raylets)

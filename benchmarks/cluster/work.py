@@ -1,5 +1,7 @@
-"""What the chaos benchmark runs: the whole pipeline on a tiny cohort, its embedding and its training slowed down so that something is always
-under way, and writing down in a ledger what begins and ends. Everything else is the product: `ckd run` itself, in the process of this module.
+"""What the chaos benchmark runs: the whole pipeline on a tiny cohort, slowed down so that work is always under way.
+
+Embedding and training write into a ledger what starts and ends. Everything else is the product: `ckd run` itself, in
+the process of this module.
 
     python -m benchmarks.cluster.work run key=value…        # as `ckd run`
 """
@@ -12,8 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 SHARD_ROWS = 4
 BATCH = 8  # visits per optimizer step
 CHECKPOINT_STEPS = 10
@@ -23,17 +23,16 @@ LEDGER = "ledger.jsonl"
 
 
 class Ledger:
-    """Lines of all processes of a run in one file; a line is written by one call, so that a kill leaves it whole or not there."""
+    """Lines of all processes of a run in one file. One call writes a line: a kill leaves it whole or not there."""
 
     def __init__(self, results: str) -> None:
         import ray
 
-        self.path, self.who = (
-            Path(results) / LEDGER,
-            {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()},
-        )
+        self.path = Path(results) / LEDGER
+        self.who = {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
 
     def write(self, what: str, **more: Any) -> None:
+        """Append a line: now, this process, its node, and what it did."""
         line = json.dumps({"time": time.time(), "what": what, **self.who, **more}) + "\n"
         file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.write(file, line.encode())
@@ -41,7 +40,7 @@ class Ledger:
 
 
 class SlowEmbedWorker:
-    """EmbedWorker, slower, and writing down which shard it begins and has finished."""
+    """EmbedWorker, slower; the ledger gets which shard it starts and has finished."""
 
     def __init__(self, run: Any) -> None:
         from ckd.teacher.embed import EmbedWorker
@@ -57,7 +56,10 @@ class SlowEmbedWorker:
 
 
 def slow_rank(payload: dict[str, Any], *, world: int, rank: int, preempted: Any, report: Any) -> bool:
-    """jobs.train_student.rank_main, slower, asked after every step, and writing down the visits of its micro-batches and rank 0's reports."""
+    """jobs.train_student.rank_main, slower, and interruptible after every step.
+
+    The ledger gets the visits of its micro-batches and rank 0's reports.
+    """
     from ckd.errors import CkdError
     from ckd.student import batches
     from ckd.student.train import train
@@ -71,15 +73,15 @@ def slow_rank(payload: dict[str, Any], *, world: int, rank: int, preempted: Any,
         time.sleep(STEP_S)
         return bool(preempted())
 
-    def told(figures: dict[str, Any]) -> None:
+    def recorded(figures: dict[str, Any]) -> None:
         if rank == 0:
             ledger.write("report", **{**figures, "world": world})
         report(figures)
 
     try:
-        return train(run, world=world, rank=rank, preempted=slowly, report=told, deepspeed=True, seconds_between=0)
+        return train(run, world=world, rank=rank, preempted=slowly, report=recorded, deepspeed=True, seconds_between=0)
     except CkdError as error:
-        told({"refused": str(error), "kind": type(error).__name__})
+        recorded({"refused": str(error), "kind": type(error).__name__})
         return True
 
 
@@ -88,9 +90,8 @@ def _recording(ledger: Ledger, batches: type) -> type:
         def micro_rows(self, epoch: int, step: int, slot: int) -> list[Any]:
             found: list[Any] = super().micro_rows(epoch, step, slot)
             visits = [self.examples[shard].visit_ids[row] for shard, row in found]
-            ledger.write(
-                "batch", batch=epoch * self.steps + step, slot=slot, rank=self.rank, world=self.world, visits=visits
-            )
+            place = {"slot": slot, "rank": self.rank, "world": self.world}
+            ledger.write("batch", batch=epoch * self.steps + step, visits=visits, **place)
             return found
 
     return Recording
@@ -98,9 +99,8 @@ def _recording(ledger: Ledger, batches: type) -> type:
 
 def make_inputs(folder: Path, train_shards: int, other_shards: int) -> None:
     """Write rows of all splits, a tiny teacher and a tiny student into `folder`."""
+    from benchmarks.pipeline.visits import make_teacher_base
     from ckd.student.tiny import SMALLEST, make_student
-    from ckd.teacher.tiny import UNTRAINED, make_teacher
-    from ckd.visits.labels import NUM_LABELS
     from testbed.rows import rows, write_jsonl
 
     train, held_out = train_shards * SHARD_ROWS, other_shards * SHARD_ROWS
@@ -108,46 +108,30 @@ def make_inputs(folder: Path, train_shards: int, other_shards: int) -> None:
     found += rows(train + held_out, train + 2 * held_out, split="held_out")
     write_jsonl(folder / "visits.json", found)
     texts = [row["input"] for row in found]
-    make_teacher(str(folder / "teacher"), texts, np.zeros((len(texts), NUM_LABELS)), 0, UNTRAINED)
+    make_teacher_base(folder / "teacher", texts)
     make_student(str(folder / "student"), texts, 0, SMALLEST)
 
 
 def words(inputs: Path, results: Path, epochs: int) -> list[str]:
     """The settings of a run on a cluster; `inputs` and `results` are below one shared folder."""
-    settings = {
-        "run.name": "chaos",
-        "run.results": results,
-        "run.shared_mounts": f"[{inputs}, {results}]",
-        "data.train": inputs / "visits.json",
-        "data.shard_rows": SHARD_ROWS,
-        "teacher.base_model": inputs / "teacher/base",
-        "teacher.adapter": inputs / "teacher/adapter",
-        "teacher.dtype": "float32",
-        "teacher.workers": "2..3",
-        "head.folds": 2,
-        "head.epochs": 3,
-        "student.base_model": inputs / "student",
-        "student.max_length": 32,
-        "student.batch_size": BATCH,
-        "student.checkpoint_steps": CHECKPOINT_STEPS,
-        "student.epochs": epochs,
-        "student.patience": epochs,
-        "student.learning_rate": 1e-3,
-        "student.dropout": 0.0,  # the masks depend on the number of workers
-        "student.workers": "1..2",
-    }
-    return [f"{key}={value}" for key, value in settings.items()]
+    run = ["run.name=chaos", f"run.results={results}", f"run.shared_mounts=[{inputs}, {results}]"]
+    data = [f"data.train={inputs}/visits.json", f"data.shard_rows={SHARD_ROWS}"]
+    teacher = [f"teacher.base_model={inputs}/teacher/base", f"teacher.adapter={inputs}/teacher/adapter"]
+    teacher += ["teacher.dtype=float32", "teacher.workers=2..3", "head.folds=2", "head.epochs=3"]
+    student = [f"student.base_model={inputs}/student", "student.max_length=32", f"student.batch_size={BATCH}"]
+    student += [f"student.checkpoint_steps={CHECKPOINT_STEPS}", "student.learning_rate=1e-3", "student.workers=1..2"]
+    student += [f"student.epochs={epochs}", f"student.patience={epochs}"]
+    return [*run, *data, *teacher, *student, "student.dropout=0.0"]  # masks would depend on the number of workers
 
 
 def main() -> int:
-    from benchmarks.cluster import (
-        work as chaos_work,
-    )  # by this name the pool's and the group's processes find what __main__ defines
+    """`ckd` with the slow worker and rank. Other processes find them by this module's name, not as __main__."""
+    from benchmarks.cluster import work
     from jobs import embed, train_student
     from jobs.cli import main as ckd
 
-    embed.EMBEDDINGS = replace(embed.EMBEDDINGS, worker=chaos_work.SlowEmbedWorker)
-    train_student.rank_main = chaos_work.slow_rank
+    embed.EMBEDDINGS = replace(embed.EMBEDDINGS, worker=work.SlowEmbedWorker)
+    train_student.rank_main = work.slow_rank
     return ckd(sys.argv[1:])
 
 

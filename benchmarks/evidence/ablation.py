@@ -1,14 +1,12 @@
 """Which of the student's options help: every option against the base configuration on tuning, then one confirmation.
 
-Arms have paired training seeds, and the confirmation of the winner is on other patients. Seeds, sizes, arms and the
-criterion: benchmarks/evidence/ablation.yaml.
+Arms have paired training seeds; the winner is confirmed on other patients. What runs: ablation.yaml. A killed run
+continues: an arm and seed that are done are read from their file below --work. `report` writes results/ablation.json
+and the tables of docs/ablation.md.
 
     OMP_NUM_THREADS=1 python -m benchmarks.evidence.ablation selection [--processes 2] [--minutes 60]
     OMP_NUM_THREADS=1 python -m benchmarks.evidence.ablation confirmation
     python -m benchmarks.evidence.ablation report
-
-A killed run continues: an arm and seed that are done are read from their file below --work. `report` writes
-benchmarks/results/ablation.json and the tables of docs/ablation.md.
 """
 
 import argparse
@@ -30,7 +28,8 @@ from benchmarks.evidence.cohort import make_cohort, make_shared, make_student_ba
 from benchmarks.evidence.report import report
 from benchmarks.evidence.setup import BASE, SETUP, Arm, Setup, Trial, load_setup
 from benchmarks.report import ROOT, changes, git, options
-from ckd.store.files import digest, write_bytes
+from ckd.store.files import digest
+from ckd.store.jsonfile import write_json
 from jobs.console import Console
 
 WORK = ROOT / "results" / "ablation"
@@ -127,8 +126,7 @@ def confirmed(work: Path, setup: Setup) -> list[Arm]:
     path = work / "choice.json"
     if not path.exists():
         selection = Trial(work, setup, "selection")
-        chosen = choose(setup.raw["criterion"], compare(selection, selection.results()))
-        write_bytes(str(path), (json.dumps(chosen, indent=1) + "\n").encode())
+        write_json(str(path), choose(setup.raw["criterion"], compare(selection, selection.results())))
     choice = json.loads(path.read_text())
     names = dict.fromkeys([BASE, choice["candidate"], *setup.raw["confirmation"]["beside"]])
     return [setup.arm(name) for name in names]

@@ -22,7 +22,8 @@ from ckd.evaluation.metrics import auprc, auroc, macro_labels
 from ckd.evaluation.scores import read_split
 from ckd.run import Run
 from ckd.store.artifacts import Stage
-from ckd.store.files import read_table, write_bytes
+from ckd.store.files import read_table
+from ckd.store.jsonfile import write_json
 from ckd.visits.cohort import Cohort
 from ckd.visits.columns import lists, matrix
 from ckd.visits.visit import Split
@@ -53,20 +54,14 @@ def run_arm(trial: Trial, arm: Arm, seed: int, shared: Path, facts: Mapping[str,
         train_student.run(config, console)
         predict_splits(Run(config), console, splits)
     scored = {split: score_split(config, split) for split in splits}
-    figures = {
-        "arm": arm.name,
-        "seed": seed,
-        **facts,
-        **{split: found for split, (found, _) in scored.items()},
-        "truncated_share": truncated(config),
-        "wall_s": round(time.monotonic() - started, 1),
-        "cpu_s": round(time.process_time() - cpu, 1),
-        "load_average": os.getloadavg()[0],
-    }
+    seconds = {"wall_s": time.monotonic() - started, "cpu_s": time.process_time() - cpu}
+    figures = {"arm": arm.name, "seed": seed, **facts, **{split: found for split, (found, _) in scored.items()}}
+    figures |= {"truncated_share": truncated(config), **{clock: round(value, 1) for clock, value in seconds.items()}}
+    figures["load_average"] = os.getloadavg()[0]
     done.parent.mkdir(parents=True, exist_ok=True)
     if trial.phase == "confirmation":
         np.savez(done.with_suffix(".npz"), **{split: p for split, (_, p) in scored.items()})
-    write_bytes(str(done), (json.dumps(figures, indent=1) + "\n").encode())
+    write_json(str(done), figures)
     shutil.rmtree(root.parent.parent)
     return figures
 

@@ -89,7 +89,7 @@ def intervals(
 def gap(
     labels: np.ndarray, first: np.ndarray, second: np.ndarray, draws: Draws, counts: np.ndarray, chosen: Sequence[int]
 ) -> np.ndarray:
-    """Macro AUROC and AUPRC of `first` minus `second` [B, 2]; rows are weighted by patient with counts [patients, B]."""
+    """Macro AUROC and AUPRC of `first` minus `second` [B, 2]; counts [patients, B] are the weights of their rows."""
 
     def of(p: np.ndarray, j: int) -> np.ndarray:
         return np.stack(Ranking(labels[:, j], p[:, j], draws.members, draws.groups).figures(counts), 1)

@@ -1,4 +1,4 @@
-"""The ablation's results: benchmarks/results/ablation.json from the finished arms, and the tables of docs/ablation.md."""
+"""The ablation's results: benchmarks/results/ablation.json of the finished arms, and the tables of docs/ablation.md."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from benchmarks.report import RESULTS, ROOT, Report
 from ckd.evaluation.bootstrap import LEVEL, make_draws
 from ckd.evaluation.metrics import macro_labels
 from ckd.evaluation.scores import read_split
-from ckd.store.files import write_bytes
+from ckd.store.jsonfile import write_json
 from ckd.visits.cohort import Cohort
 
 OUT, PAGE = RESULTS / "ablation.json", ROOT / "docs/ablation.md"
@@ -37,9 +37,8 @@ def report(work: Path, setup: Setup, out: Path = OUT, page: Path = PAGE) -> None
     choice = work / "choice.json"
     if choice.exists():
         whole["choice"] = json.loads(choice.read_text())
-        confirming = Trial(work, setup, "confirmation")
-        whole["confirmation"] = confirmation(confirming, whole["choice"]["candidate"])
-    write_bytes(str(out), (json.dumps(whole, indent=1, allow_nan=False) + "\n").encode())
+        whole["confirmation"] = confirmation(Trial(work, setup, "confirmation"), whole["choice"]["candidate"])
+    write_json(str(out), whole)
     print(f"wrote {out}")
     page.write_text(filled(page.read_text(encoding="utf-8"), tables(whole)), encoding="utf-8")
     print(f"wrote the tables of {page}")

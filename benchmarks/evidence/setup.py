@@ -88,8 +88,6 @@ def load_setup(path: Path = SETUP) -> Setup:
         arms.append(Arm(name, **{**row, **lists}))
     names = [arm.name for arm in arms]
     if names[0] != BASE or not {arm.against for arm in arms} <= set(names) or raw["criterion"] not in METRICS:
-        criteria = ", ".join(METRICS)
-        raise ValueError(
-            f"{path}: expected arm '{BASE}' first, known names in 'against', and one criterion of {criteria}"
-        )
+        what = f"arm '{BASE}' first, known names in 'against', and one criterion of {', '.join(METRICS)}"
+        raise ValueError(f"{path}: expected {what}")
     return Setup(raw, tuple(arms))

@@ -1,12 +1,9 @@
 """What the intervals cost: 1,000 patient-cluster draws of 100,000 visits x 25 labels, against scikit-learn.
 
-Both give AUROC and AUPRC of every label on the same draws (scikit-learn with sample weights); the project's pass also
-gives the pooled labels (micro), Brier and F1 figures. The peer takes a second per draw, so a few draws are timed and
-the rest is extrapolated, which the result says. Both must agree before any is timed.
+Both give AUROC and AUPRC of every label on the same draws and must agree; the project's pass also gives the pooled
+labels, Brier and F1 figures. The peer takes a second per draw: a few are timed and the rest is extrapolated.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.pipeline.bootstrap     # 2 cores, a few minutes
-
-Writes benchmarks/results/bootstrap.json.
+    OMP_NUM_THREADS=1 python -m benchmarks.pipeline.bootstrap     # a few minutes; writes results/bootstrap.json
 """
 
 import sys
@@ -77,15 +74,11 @@ def peer(draws: Draws, labels: np.ndarray, p: np.ndarray) -> np.ndarray:
 
 def figures(seconds: dict[str, list[Seconds]], more: float) -> dict[str, Any]:
     """Medians of the runs; the peer's times `more` for all draws."""
-    found: dict[str, Any] = {
-        name: {
-            "runs_wall_s": [s.wall for s in runs],
-            "runs_cpu_s": [s.cpu for s in runs],
-            "wall_s": median(s.wall for s in runs),
-            "cpu_s": median(s.cpu for s in runs),
-        }
-        for name, runs in seconds.items()
-    }
+    found: dict[str, Any] = {}
+    for name, runs in seconds.items():
+        clocks = {"wall": [s.wall for s in runs], "cpu": [s.cpu for s in runs]}
+        found[name] = {f"runs_{clock}_s": values for clock, values in clocks.items()}
+        found[name] |= {f"{clock}_s": median(values) for clock, values in clocks.items()}
     project, other = found["project"], found["scikit-learn"]
     other |= {f"extrapolated_{clock}_s": other[f"{clock}_s"] * more for clock in ("wall", "cpu")}
     measured = project["wall_s"]

@@ -61,9 +61,11 @@ class Command:
         """Wait for its end; returns seconds since its start."""
         driver = psutil.Process(self.process.pid)
         while self.process.poll() is None:
-            workers = [process for process in _below(driver) if _is_worker(process)]
-            for place, process in [("driver", driver), *(("worker", worker) for worker in workers)]:
-                self.peaks[place] = max(self.peaks[place], _megabytes(process))
+            for process in [driver, *_below(driver)]:
+                with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+                    if process == driver or "ray::" in "".join(process.cmdline()[:1]):
+                        place = "driver" if process == driver else "worker"
+                        self.peaks[place] = max(self.peaks[place], process.memory_info().rss / 1e6)
             time.sleep(0.1)
         return time.monotonic() - self.started
 
@@ -101,17 +103,3 @@ def _below(process: psutil.Process) -> list[psutil.Process]:
         return list(process.children(recursive=True))
     except psutil.Error:
         return []
-
-
-def _megabytes(process: psutil.Process) -> float:
-    try:
-        return float(process.memory_info().rss / 1e6)
-    except psutil.Error:
-        return 0.0
-
-
-def _is_worker(process: psutil.Process) -> bool:
-    try:
-        return any("ray::" in word for word in process.cmdline()[:1])
-    except psutil.Error:
-        return False

@@ -1,14 +1,11 @@
 """What `ckd predict` does per second and how much memory it takes, by engine and workers; and what a kill changes.
 
-The student is tiny and the texts are short, so that the machinery is measured; a model of your size costs what
-student.versus_teacher says. Each run is the command in a process of its own: `seconds` are the whole command's,
-`visits_per_s` leaves out what comes before the stage, `steady_visits_per_s` also every worker's start and first part.
-The peer is transformers' pipeline (batches of 32) over the first 2,000 texts, loaded and warm. The larger numbers of
-visits come last, so that an early end costs little: --out is written after every run.
+Student and texts are tiny, so that the machinery is measured. `seconds` are the whole command's, `visits_per_s` leaves
+out what comes before the stage, `steady_visits_per_s` also every worker's start and first part. The peer is
+transformers' pipeline (batches of 32) over the first 2,000 texts, loaded and warm. --out is written after every run.
+Exit code 1 when a kill was not half-way, or its run's parts differ from an undisturbed run's.
 
     python -m benchmarks.serving.predict [--visits 20000 200000] [--runs 3 1] [--shard-rows 4096] [--out FILE]
-
-Exit code 1 when a kill was not half-way, or its run's parts differ from an undisturbed run's.
 """
 
 import argparse
@@ -67,12 +64,8 @@ def main(argv: list[str] | None = None) -> int:
                 report["killed"] = [bench.kill_half_way(count, engine) for engine in ENGINES]
                 report["pipeline_visits_per_s"] = round(bench.peer(count), 1)
                 report.save()
-    report["ratio_to_pipeline"] = {
-        f"{row['visits']} {row['engine']} {row['workers']}": round(
-            row["steady_visits_per_s"] / report["pipeline_visits_per_s"], 2
-        )
-        for row in report["results"]
-    }
+    rates = {f"{r['visits']} {r['engine']} {r['workers']}": r["steady_visits_per_s"] for r in report["results"]}
+    report["ratio_to_pipeline"] = {k: round(v / report["pipeline_visits_per_s"], 2) for k, v in rates.items()}
     print(json.dumps(report, indent=1))
     return report.finish(all(map(_proves, report["killed"])))
 
@@ -126,15 +119,9 @@ class Bench:
         left = times(out)
         seconds = self._command(count, out, engine, 2).finish()["seconds"]
         again = times(out)
-        found = {
-            "engine": engine,
-            "visits": count,
-            "parts": len(whole),
-            "parts_at_the_kill": len(left),
-            "kept": sum(again[name] == when for name, when in left.items()),
-            "equal_bytes": parts(out) == whole,
-            "seconds_of_the_second_run": round(seconds, 1),
-        }
+        kept = sum(again[name] == when for name, when in left.items())
+        found = {"engine": engine, "visits": count, "parts": len(whole), "parts_at_the_kill": len(left), "kept": kept}
+        found |= {"equal_bytes": parts(out) == whole, "seconds_of_the_second_run": round(seconds, 1)}
         print(found, flush=True)
         return found
 

@@ -1,11 +1,9 @@
 """`ckd serve` under load: many clients at once on loopback, each with one visit at a time, against a real process.
 
-    python -m benchmarks.serving.server                    # 200 clients, 60 s, a tiny student
-    python -m benchmarks.serving.server --model results/<run>/student
+Client and server share the machine, so the server without them would be quicker. Writes results/serve.json; exit code 1
+when there are errors or memory is not flat.
 
-Client and server share the machine, so the server without them would be quicker. It takes the given seconds and the
-server's start, and ends what it starts. Writes benchmarks/results/serve.json. Exit code 1 when there are errors or
-memory is not flat.
+    python -m benchmarks.serving.server [--model results/<run>/student]     # 200 clients, 60 s, a tiny student
 """
 
 import asyncio

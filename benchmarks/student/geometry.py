@@ -23,14 +23,8 @@ class Geometry:
 
     def settings(self, **more: Any) -> BertConfig:
         """As transformers takes it."""
-        return BertConfig(
-            vocab_size=self.vocabulary,
-            hidden_size=self.hidden,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            intermediate_size=self.intermediate,
-            **more,
-        )
+        width = {"hidden_size": self.hidden, "intermediate_size": self.intermediate, "vocab_size": self.vocabulary}
+        return BertConfig(num_hidden_layers=self.layers, num_attention_heads=self.heads, **width, **more)
 
 
 SMALL = Geometry(layers=4, hidden=256, heads=4, intermediate=1024, vocabulary=4000)

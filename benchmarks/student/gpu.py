@@ -5,7 +5,6 @@ A way that fails or finds no time leaves its reason in the report, and the other
 
 import gc
 import os
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from benchmarks.student.visits import LONGEST, SHORTER, Made, make_visits, write
 from ckd.config import Config
 from ckd.store.folders import delete_folder
 from ckd.teacher.matrix_rate import matrix_rate
+from testbed.ports import free_port
 
 VISITS = 40_960  # per set: more than a way takes, so that none ends an epoch, which would be scored and saved
 WARM_STEPS = 10
@@ -97,12 +97,10 @@ class Bench:
 
     def _project(self, config: Config, deepspeed: bool = False) -> Way:
         def run(enough: loops.Enough) -> None:
-            if deepspeed and not torch.distributed.is_initialized():
-                with socket.socket() as one:
-                    one.bind(("127.0.0.1", 0))
-                    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(one.getsockname()[1])}
-                os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-                torch.distributed.init_process_group("nccl" if self.device == "cuda" else "gloo")
+            if deepspeed:
+                where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+                os.environ |= {**where, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+                torch.distributed.init_process_group("nccl")
             loops.project(config, enough, min(1.0, self.seconds / 10), deepspeed)
 
         return run

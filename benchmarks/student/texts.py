@@ -70,12 +70,9 @@ def _prompter(words: list[str], max_length: int) -> Prompter:
     split, to_bytes = pre_tokenizers.Split(Regex(_QWEN), "isolated"), {"add_prefix_space": False, "use_regex": False}
     raw.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(**to_bytes)])
     raw.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=30_000,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
+    special, alphabet = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], pre_tokenizers.ByteLevel.alphabet()
+    settings = {"special_tokens": special, "initial_alphabet": alphabet, "show_progress": False}
+    trainer = trainers.BpeTrainer(vocab_size=30_000, **settings)
     common = [INSTRUCTION + "\n system user assistant\n"] * 2
     raw.train_from_iterator([" ".join(words), "\n".join(words), *common], trainer)
 

@@ -1,13 +1,10 @@
 """What training the student costs: the public code's loop (all padded to 512, float32, batch 8) and this project's.
 
-Both see the same visits and steps: token ids of the lengths measured on MIMIC-III (visits.py). The project's side is
-the whole of ckd.student.train, checkpoint included.
+Both see the same made-up visits and steps (visits.py); the project's side is the whole of ckd.student.train, checkpoint
+included. Writes results/student-training-cpu.json (medians of alternating runs) or student-training-gpu.json.
 
-    python -m benchmarks.student.training          # CPU: 4 layers of hidden 256, one thread; CPU seconds
+    python -m benchmarks.student.training          # 4 layers of hidden 256, one thread; CPU seconds
     python -m benchmarks.student.training --gpu    # one CUDA device: bert-base's geometry; under 8 minutes
-    python -m benchmarks.student.training --gpu --device cpu --tiny --out /tmp/x.json   # only to try the GPU's code
-
-Writes benchmarks/results/student-training-cpu.json (medians of alternating runs) or student-training-gpu.json.
 """
 
 import argparse

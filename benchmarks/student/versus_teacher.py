@@ -1,15 +1,12 @@
 """How much cheaper the student's answers are than the teacher's: from text to 25 probabilities, on the same visits.
 
 The student runs as `ckd` predicts (torch), compiled, and in ONNX Runtime (float32, dynamic int8); the teacher through
-this project's default engine with the shared prefix, and in the public code's way. Tokenising is included. Weights are
-random: speed depends only on geometry and lengths, and both are in the result.
-
-    python -m benchmarks.student.versus_teacher          # CPU, small geometries; CPU seconds; about 10 minutes
-    python -m benchmarks.student.versus_teacher --gpu    # one CUDA device: bert-base and Qwen2.5-7B; under 8 minutes
-    python -m benchmarks.student.versus_teacher --gpu --device cpu --tiny --out /tmp/x.json    # only to try it
-
-Writes benchmarks/results/student-vs-teacher-cpu.json or -gpu.json (medians of alternating runs). Exit code 1 when ways
+this project's default engine, and in the public code's way. Weights are random: speed depends only on geometry and
+lengths. Writes results/student-vs-teacher-cpu.json or -gpu.json (medians of alternating runs); exit code 1 when ways
 that should agree do not, or one failed.
+
+    python -m benchmarks.student.versus_teacher          # small geometries; CPU seconds; about 10 minutes
+    python -m benchmarks.student.versus_teacher --gpu    # one CUDA device: bert-base and Qwen2.5-7B; under 8 minutes
 """
 
 import argparse

@@ -42,19 +42,10 @@ TINY = Shape(layers=2, hidden=128, intermediate=128, heads=4, groups=2, vocabula
 
 def make_model(shape: Shape, dtype: torch.dtype, device: str) -> Any:
     """The causal model with its own lm_head (Qwen2.5-7B's is not tied); the same weights at every call on a device."""
-    settings = Qwen2Config(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.groups,
-        max_position_embeddings=32_768,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=0,
-        pad_token_id=0,
-    )
+    width = {"hidden_size": shape.hidden, "intermediate_size": shape.intermediate, "vocab_size": shape.vocabulary}
+    heads = {"num_attention_heads": shape.heads, "num_key_value_heads": shape.groups}
+    tokens = {"max_position_embeddings": 32_768, "bos_token_id": None, "eos_token_id": 0, "pad_token_id": 0}
+    settings = Qwen2Config(num_hidden_layers=shape.layers, tie_word_embeddings=False, **width, **heads, **tokens)
     torch.manual_seed(0)
     with torch.device(device):
         causal = AutoModelForCausalLM.from_config(settings, dtype=dtype, attn_implementation="sdpa")

@@ -31,13 +31,7 @@ def make_prompts(count: int, vocabulary: int, seed: int = 0, shorter: int = 1) -
 def described(prompts: list[list[int]]) -> dict[str, float]:
     """The figures of a set of prompts that decide its cost."""
     tokens = np.array([len(p) for p in prompts])
-    return {
-        "count": len(prompts),
-        "mean": float(tokens.mean()),
-        "median": float(np.median(tokens)),
-        # As `lengths` reads them: the n-th of N at (n - ½) / N.
-        "p95": float(np.quantile(tokens, 0.95, method="hazen")),
-        "min": int(tokens.min()),
-        "max": int(tokens.max()),
-        "share_over_1024": float((tokens > 1024).mean()),
-    }
+    # As `lengths` reads them: the n-th of N at (n - ½) / N.
+    quantiles = {"median": float(np.median(tokens)), "p95": float(np.quantile(tokens, 0.95, method="hazen"))}
+    ends = {"min": int(tokens.min()), "max": int(tokens.max()), "share_over_1024": float((tokens > 1024).mean())}
+    return {"count": len(prompts), "mean": float(tokens.mean())} | quantiles | ends

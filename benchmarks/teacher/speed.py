@@ -1,13 +1,10 @@
 """What a teacher pass costs: the public code's way, AutoModel, batches and this project's engine, on the same prompts.
 
-Prompts are token ids with the lengths measured on MIMIC-III (prompts.py). All ways must agree before any is timed.
+Prompts are token ids with the lengths measured on MIMIC-III (prompts.py). Writes results/teacher-cpu.json (medians of
+alternating runs) or teacher-gpu.json. Ways must agree before any is timed: exit code 1 when not, or when one failed.
 
-    python -m benchmarks.teacher.speed         # CPU: 12 layers of hidden 512, float32; CPU seconds; about 20 minutes
+    python -m benchmarks.teacher.speed         # 12 layers of hidden 512, float32; CPU seconds; about 20 minutes
     python -m benchmarks.teacher.speed --gpu   # one CUDA device: Qwen2.5-7B's geometry in bfloat16; under 8 minutes
-    python -m benchmarks.teacher.speed --gpu --device cpu --tiny --out /tmp/x.json    # only to try the GPU's code
-
-Writes benchmarks/results/teacher-cpu.json (medians of alternating runs) or teacher-gpu.json. Exit code 1 when ways
-disagree or one failed.
 """
 
 import argparse
@@ -136,10 +133,7 @@ def _figures(work: Work, seconds: list[float], runs: int) -> dict[str, Any]:
         "cpu_s": [round(s, 3) for s in seconds],
         "median_cpu_s": round(middle, 3),
         "visits_per_cpu_s": work.prompts / runs / middle,
-        "tokens": work.tokens // runs,
-        "computed": work.computed // runs,
-        "padding": work.padding // runs,
-        "prefix_saved": work.prefix_saved // runs,
+        **{name: getattr(work, name) // runs for name in ("tokens", "computed", "padding", "prefix_saved")},
         "tflops": flops / 1e12,
         "gflop_per_cpu_s": flops / middle / 1e9,
     }
