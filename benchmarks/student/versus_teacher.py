@@ -32,8 +32,7 @@ from benchmarks.teacher import model as teacher_model
 from benchmarks.teacher.prompts import SHORTER
 from benchmarks.teacher.ways import Default, Public
 from ckd.predict.onnxfile import write_onnx
-from ckd.predict.predictions import TOKEN_BUDGET
-from ckd.predict.scorer import Logits, load_logits
+from ckd.predict.scorer import TOKEN_BUDGET, Logits, load_logits
 
 TEACHER_LENGTH = 1536  # the default of teacher.max_length
 LIMIT_S = 440.0

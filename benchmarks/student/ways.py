@@ -66,7 +66,6 @@ class TeacherWay:
 
 def torch_logits(model: Any, device: str, dtype: torch.dtype) -> Logits:
     """As `ckd` runs a student, but for a compiled model or another dtype (autocast)."""
-
     logits = in_batches(torch_forward(model, device), 0)
 
     def run(sequences: Sequence[np.ndarray]) -> np.ndarray:
