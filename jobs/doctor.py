@@ -1,33 +1,24 @@
-"""Job: is this machine, or every machine of a cluster, fit for a run? Each line is ok, or says what to do. A cluster is looked at from inside: the
-command submits itself there as a job.
+"""Job: check whether this machine, or every machine of a cluster, is fit for a run. A line is ok, or says what to do.
+A cluster is looked at from inside: the command submits itself there as a job.
 """
 
 import os
-import shutil
-import tempfile
-import uuid
 from argparse import ArgumentParser, Namespace
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from platform import python_version
 from typing import Any
 
-from ckd import __version__
 from ckd.config import Config, absolute
-from ckd.errors import CkdError, ConfigError
-from ckd.store.files import delete, join, read_bytes, write_bytes
-from ckd.store.models import adapter_hash, model_fields
+from ckd.errors import ConfigError
+from jobs import machine
 from jobs.arguments import ADDRESS
 from jobs.cluster_paths import IN_A_JOB, require_shared
 from jobs.console import Console
 from jobs.submit import Job, cluster_address, entrypoint, overrides, submission
 
-LIBRARIES = ("ray", "torch", "transformers", "peft", "deepspeed", "pyarrow")
 FULL = 0.9  # of a disk; Ray stops storing objects at 0.95
 SECONDS_TO_LOOK = 180.0
 SECONDS_TO_WAKE = 600.0
@@ -35,7 +26,7 @@ SECONDS_TO_WAKE = 600.0
 
 @dataclass(frozen=True)
 class Line:
-    """What was looked at, whether it is well, and what was found or is to be done."""
+    """A check, whether it is ok, and what was found or is to be done."""
 
     what: str
     ok: bool
@@ -71,22 +62,6 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
     console.say(f"doctor: all {len(found)} checks ok")
 
 
-def look(marks: Mapping[str, str], models: Config | None) -> dict[str, Any]:
-    """What the machine that runs this sees: versions, disks, marks on the shared storage, the models' fingerprints."""
-    free = {}
-    for folder in (tempfile.gettempdir(), str(Path.home())):
-        with suppress(OSError):
-            usage = shutil.disk_usage(folder)
-            free[folder] = (usage.free, usage.total)
-    return {
-        "versions": _versions(),
-        "auth": os.environ.get("RAY_AUTH_MODE", "unset"),
-        "disks": free,
-        "storage": {url: _read_mark(url, mark) for url, mark in marks.items()},
-        "models": _models(models) if models else {},
-    }
-
-
 def _send(config: Config, console: Console, address: str, configured: bool, wake: bool) -> None:
     token = _token_file()
     if token:
@@ -101,14 +76,13 @@ def _send(config: Config, console: Console, address: str, configured: bool, wake
 
 def _here(config: Config, configured: bool) -> Iterator[Line]:
     """The lines of this machine."""
-    folders = _folders(config) if configured else ()
-    marks, unwritten = _leave_marks(folders)
-    yield from unwritten
+    marks, unwritten = machine.leave_marks(_folders(config) if configured else ())
+    yield from (Line("storage", False, todo) for todo in unwritten)
     try:
-        found = look(marks, config if configured else None)
+        found = machine.look(marks, config if configured else None)
     finally:
-        _remove(marks)
-    yield Line("versions", "-" not in found["versions"].values(), _said(found["versions"]))
+        machine.remove_marks(marks)
+    yield Line("versions", "-" not in found["versions"].values(), _shown(found["versions"]))
     yield _gpus_here(config)
     yield _token_file() or Line(
         "auth", True, "no cluster named; the local Ray that stages start asks for a token and has no dashboard"
@@ -121,7 +95,7 @@ def _here(config: Config, configured: bool) -> Iterator[Line]:
 
 
 def _inside(config: Config, configured: bool, wake: bool) -> Iterator[Line]:
-    """The lines of a cluster, from its own driver."""
+    """The lines of a cluster, seen from its own driver."""
     from cluster.session import session
     from cluster.survey import survey
 
@@ -130,26 +104,24 @@ def _inside(config: Config, configured: bool, wake: bool) -> Iterator[Line]:
         marks: dict[str, str] = {}
         if configured:
             config = absolute(require_shared(config))
-            marks, unwritten = _leave_marks(_folders(config))
-            yield from unwritten
+            marks, unwritten = machine.leave_marks(_folders(config))
+            yield from (Line("storage", False, todo) for todo in unwritten)
         try:
-            nodes = survey(partial(look, marks, config if configured else None), seconds=SECONDS_TO_LOOK)
+            nodes = survey(partial(machine.look, marks, config if configured else None), seconds=SECONDS_TO_LOOK)
         finally:
-            _remove(marks)
+            machine.remove_marks(marks)
     silent = [node.name for node in nodes if node.found is None]
     if silent:
-        yield Line(
-            "nodes",
-            False,
-            f"{', '.join(silent)}: no answer in {SECONDS_TO_LOOK:.0f} s, or this code does not run there; see 'ray status'",
-        )
+        where = f"{', '.join(silent)}: no answer in {SECONDS_TO_LOOK:.0f} s, or this code does not run there"
+        yield Line("nodes", False, f"{where}; see 'ray status'")
     else:
         yield Line("nodes", True, f"{len(nodes)} are up and answer")
     found = {f"{node.name}#{number}": node.found for number, node in enumerate(nodes) if node.found is not None}
     yield _same_versions(found)
     open_nodes = [name for name, one in found.items() if one["auth"] != "token"]
-    away = f"{', '.join(open_nodes)}: RAY_AUTH_MODE is not token; set it before 'ray start' on every machine (docs/security.md)"
-    yield Line("auth", not open_nodes, away if open_nodes else "every machine asks for the token")
+    todo = f"{', '.join(open_nodes)}: RAY_AUTH_MODE is not token; "
+    todo += "set it before 'ray start' on every machine (docs/security.md)"
+    yield Line("auth", not open_nodes, todo if open_nodes else "every machine asks for the token")
     yield from _disks(found)
     yield from _storage(found, marks)
     yield from _model_lines(found)
@@ -170,7 +142,8 @@ def _gpus_inside(config: Config, wake: bool) -> Iterator[Line]:
             survey.wake({"CPU": 1, "GPU": gpus}, seconds=SECONDS_TO_WAKE)
         have = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) >= gpus]
         text = f"{len(have)} machines have the {gpus:g} that a worker asks for"
-        todo = f"no machine that is up has {gpus:g}; where an autoscaler starts them on demand, look with --wake, which waits for one"
+        todo = f"no machine that is up has {gpus:g}; "
+        todo += "where an autoscaler starts them on demand, look with --wake, which waits for one"
         yield Line("GPUs", bool(have), text if have else todo)
 
 
@@ -181,25 +154,23 @@ def _gpus_here(config: Config) -> Line:
     import torch
 
     have = torch.cuda.device_count()
-    todo = f"{have} here, the configuration asks for {wanted:g}: set gpus_per_worker=0 for a CPU, or mend the driver (nvidia-smi)"
-    return Line("GPUs", have >= wanted, f"{have}, the configuration asks for {wanted:g}" if have >= wanted else todo)
+    asks = f"the configuration asks for {wanted:g}"
+    todo = f"{have} here, {asks}: set gpus_per_worker=0 for a CPU, or mend the driver (nvidia-smi)"
+    return Line("GPUs", have >= wanted, f"{have}, {asks}" if have >= wanted else todo)
 
 
 def _same_versions(found: Mapping[str, Mapping[str, Any]]) -> Line:
-    mine = _versions()
+    mine = machine.versions()
     others = {
         name: {k: v for k, v in one["versions"].items() if mine.get(k) != v}
         for name, one in found.items()
         if one["versions"] != mine
     }
     if others:
-        text = "; ".join(f"{name} has {_said(differs)}" for name, differs in others.items())
-        return Line(
-            "versions",
-            False,
-            f"the driver has {_said(mine)}, but {text}: build all machines from one image (cluster/deploy/Dockerfile)",
-        )
-    return Line("versions", "-" not in mine.values(), f"{_said(mine)} everywhere")
+        text = "; ".join(f"{name} has {_shown(differs)}" for name, differs in others.items())
+        todo = "build all machines from one image (cluster/deploy/Dockerfile)"
+        return Line("versions", False, f"the driver has {_shown(mine)}, but {text}: {todo}")
+    return Line("versions", "-" not in mine.values(), f"{_shown(mine)} everywhere")
 
 
 def _disks(found: Mapping[str, Mapping[str, Any]]) -> Iterator[Line]:
@@ -211,9 +182,8 @@ def _disks(found: Mapping[str, Mapping[str, Any]]) -> Iterator[Line]:
     ]
     least = min((free for one in found.values() for free, _ in one["disks"].values()), default=0)
     todo = f"{'; '.join(full)}: give it a larger disk; Ray stops storing objects at 95 %"
-    yield Line(
-        "disk", not full, todo if full else f"at least {least / 1e9:,.0f} GB free where Ray and the model cache write"
-    )
+    fine = f"at least {least / 1e9:,.0f} GB free where Ray and the model cache write"
+    yield Line("disk", not full, todo if full else fine)
 
 
 def _storage(found: Mapping[str, Mapping[str, Any]], marks: Mapping[str, str]) -> Iterator[Line]:
@@ -221,97 +191,32 @@ def _storage(found: Mapping[str, Mapping[str, Any]], marks: Mapping[str, str]) -
         reasons = {name: one["storage"][url] for name, one in found.items() if one["storage"][url]}
         folder = url.rpartition("/")[0]
         text = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        yield Line(
-            "storage",
-            not reasons,
-            text or f"{folder}: written here, read by {'every machine' if len(found) > 1 else 'this machine'}",
-        )
+        readers = "every machine" if len(found) > 1 else "this machine"
+        yield Line("storage", not reasons, text or f"{folder}: written here, read by {readers}")
 
 
 def _model_lines(found: Mapping[str, Mapping[str, Any]]) -> Iterator[Line]:
-    seen: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    machines: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name, one in found.items():
         for key, value in one["models"].items():
-            seen[key][value].append(name)
-    for key, values in seen.items():
+            machines[key][value].append(name)
+    for key, values in machines.items():
         broken = [
             f"{', '.join(names)}: {value.removeprefix('!')}" for value, names in values.items() if value.startswith("!")
         ]
         if broken or len(values) > 1:
-            yield Line(
-                "models",
-                False,
-                "; ".join(broken) or f"{key}: machines see different models under one name: {dict(values)}",
-            )
+            differ = f"{key}: machines see different models under one name: {dict(values)}"
+            yield Line("models", False, "; ".join(broken) or differ)
         else:
             yield Line("models", True, f"{key} is {next(iter(values))}")
-
-
-def _models(config: Config) -> dict[str, str]:
-    """Fingerprint of each model as seen from here, or "!" and why not."""
-
-    def seen(key: str, name: str) -> str:
-        try:
-            return str(adapter_hash(key, name) if key == "teacher.adapter" else model_fields(key, name)[key])
-        except CkdError as error:
-            return f"!{error}"
-
-    named = {
-        "teacher.base_model": config.teacher.base_model,
-        "teacher.adapter": config.teacher.adapter,
-        "student.base_model": config.student.base_model,
-    }
-    return {key: seen(key, name) for key, name in named.items() if name}
 
 
 def _folders(config: Config) -> Sequence[str]:
     return sorted({config.run.results, config.run.artifacts or config.run.results})
 
 
-def _leave_marks(folders: Sequence[str]) -> tuple[dict[str, str], list[Line]]:
-    """URL of a small file to its content, one in each folder that could be written; a line for each that could not."""
-    marks, refused = {}, []
-    for folder in folders:
-        url, mark = join(folder, f".doctor-{uuid.uuid4().hex}"), uuid.uuid4().hex
-        try:
-            write_bytes(url, mark.encode())
-            marks[url] = mark
-        except CkdError as error:
-            refused.append(Line("storage", False, str(error)))
-        except OSError as error:
-            refused.append(
-                Line(
-                    "storage",
-                    False,
-                    f"{folder}: cannot be written ({type(error).__name__}); check the path and this account's rights",
-                )
-            )
-    return marks, refused
-
-
-def _read_mark(url: str, mark: str) -> str:
-    """Empty when the mark is there, else what to do."""
-    folder = url.rpartition("/")[0]
-    try:
-        if read_bytes(url).decode() == mark:
-            return ""
-    except FileNotFoundError:
-        pass
-    except CkdError as error:
-        return str(error)
-    except (OSError, UnicodeDecodeError) as error:
-        return f"{folder} cannot be read ({type(error).__name__}); give this machine access"
-    return f"{folder}: what the driver wrote is not there; mount the same storage at the same path"
-
-
-def _remove(marks: Mapping[str, str]) -> None:
-    for url in marks:
-        with suppress(CkdError, OSError):
-            delete(url)
-
-
 def _token_file() -> Line | None:
-    """The token of this machine, when it is a file: nobody else may read it."""
+    """Whether only its owner can read this machine's token; None where it is not in a file."""
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     try:
         mode = path.stat().st_mode & 0o777
@@ -322,15 +227,5 @@ def _token_file() -> Line | None:
     return Line("auth", True, f"the token in {path} is its owner's")
 
 
-def _versions() -> dict[str, str]:
-    def of(name: str) -> str:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            return "-"
-
-    return {"python": python_version(), "ckd": __version__, **{name: of(name) for name in LIBRARIES}}
-
-
-def _said(versions: Mapping[str, str]) -> str:
+def _shown(versions: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {number if number != '-' else 'is not installed'}" for name, number in versions.items())

@@ -1,15 +1,11 @@
-"""Job: what a run will take, before anything is paid for: tokens of a sample of the inputs, GPU-hours, cost on demand and on spot, disk. Nothing is
-started and nothing is written. The formulas are ckd.estimate's.
-
-A sample's rows are drawn with equal chances; what is said of all visits is the sample's share or mean times all rows of its input.
+"""Job: estimate what a run will take, before anything is paid for: tokens, GPU-hours, cost on demand and on spot, disk.
+Nothing is started and nothing is written. The formulas are in ckd.estimate.
 """
 
-import io
 import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ckd.config import Config
 from ckd.errors import DataError
@@ -27,30 +23,10 @@ from ckd.run import Run
 from ckd.store.models import without_weights
 from ckd.visits.audit import audit_stage
 from ckd.visits.cohort import cohort_artifact
-from ckd.visits.inputs import Sample
-from ckd.visits.intake import configured_inputs
 from ckd.visits.labels import DISEASES
-from ckd.visits.splits import PUBLIC_SHARES
-from ckd.visits.visit import Split, Visit
 from jobs.arguments import amount
 from jobs.console import Console
-
-SAMPLE = 1000  # rows per input
-SEED = 1
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """The drawn visits with what each stands for: all rows of its input / rows drawn of it."""
-
-    rows: int
-    visits: Sequence[Visit]
-    weights: Sequence[float]
-    drawn: int
-
-    def total(self, values: Sequence[float]) -> float:
-        """Sum over all visits of a value known for the drawn ones."""
-        return sum(weight * value for weight, value in zip(self.weights, values, strict=True))
+from jobs.plan_sample import Sampled, sample, table_bytes
 
 
 @dataclass(frozen=True)
@@ -72,13 +48,9 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--spot-price", type=amount, metavar="P", help=f"{one_hour} spot, in the same currency", default=0.0
     )
-    parser.add_argument(
-        "--visits-per-second",
-        type=amount,
-        default=0.0,
-        metavar="R",
-        help="visits/s of one worker of the teacher, as an earlier run's embed_accounting says; without it from the model's size",
-    )
+    rate = "visits/s of one worker of the teacher, as an earlier run's embed_accounting says; "
+    rate += "without it from the model's size"
+    parser.add_argument("--visits-per-second", type=amount, default=0.0, metavar="R", help=rate)
 
 
 def run(config: Config, console: Console, arguments: Namespace) -> None:
@@ -90,19 +62,18 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
 
 def plan(config: Config, price: float, spot_price: float, rate: float) -> Iterator[str]:
     """The plan, line by line."""
-    sampled = _sample(config)
-    embedded = [float(v.labels is not None or config.student.use_unlabeled) for v in sampled.visits]
-    training = [is_training(v, config) * known for v, known in zip(sampled.visits, embedded, strict=True)]
-    visits, to_train = sampled.total(embedded), sampled.total(training)
+    sampled = sample(config)
+    visits, to_train = sampled.total(sampled.embedded), sampled.total(sampled.training)
     if not visits:
         raise DataError(
-            f"none of {sampled.drawn:,} rows drawn has labels; give labelled visits, or student.use_unlabeled=true with some"
+            f"none of {sampled.drawn:,} rows drawn has labels; "
+            "give labelled visits, or student.use_unlabeled=true with some"
         )
     yield (
-        f"{sampled.rows:,} rows; of {sampled.drawn:,} drawn {len(sampled.visits):,} can be used: about {visits:,.0f} visits for the teacher, "
-        f"{to_train:,.0f} of them train the student"
+        f"{sampled.rows:,} rows; of {sampled.drawn:,} drawn {len(sampled.visits):,} can be used: "
+        f"about {visits:,.0f} visits for the teacher, {to_train:,.0f} of them train the student"
     )
-    teacher, geometry_lines, hidden = _teacher(config, sampled, embedded, rate)
+    teacher, geometry_lines, hidden = _teacher(config, sampled, rate)
     yield from geometry_lines
     done = _embedded_before(config)
     if done:
@@ -115,37 +86,15 @@ def plan(config: Config, price: float, spot_price: float, rate: float) -> Iterat
         took = f"{_hours(phase.gpu_hours)} GPU-hours in {_hours(phase.wall_hours)} hours"
         yield f"{phase.name}: {took}; on spot {phase.share:.2%} of the time is done again"
     yield from _costs(phases, price, spot_price, teacher)
-    yield from _disk(config, sampled, embedded, training, hidden, student)
-    yield "nothing was started or written; a job tells its real rate as embed_accounting in events.jsonl: pass it as --visits-per-second"
-
-
-def is_training(visit: Visit, config: Config) -> float:
-    """The chance that a visit gets into train: 1 or 0 where its row or file decides."""
-    if config.data.split == "public":
-        return PUBLIC_SHARES["train"]
-    split: Split = visit.split or visit.source
-    return float(split == "train")
-
-
-def _sample(config: Config) -> Sampled:
-    inputs = configured_inputs(config.data)
-    if not inputs:
-        raise DataError("nothing to plan for; give data.train in the configuration or as an override")
-    found: list[Sample] = [one.sample(SAMPLE, SEED) for one in inputs]
-    if not any(one.visits for one in found):
-        raise DataError(
-            f"{inputs[0].path}: none of {sum(s.drawn for s in found)} rows drawn can be used; 'ckd validate' says why"
-        )
-    weights = [one.rows / one.drawn for one in found for _ in one.visits]
-    return Sampled(
-        sum(s.rows for s in found), [v for s in found for v in s.visits], weights, sum(s.drawn for s in found)
+    yield from _disk(config, sampled, hidden, student)
+    yield (
+        "nothing was started or written; a job writes its real rate as embed_accounting to events.jsonl: "
+        "pass it as --visits-per-second"
     )
 
 
-def _teacher(
-    config: Config, sampled: Sampled, embedded: Sequence[float], rate: float
-) -> tuple[Assumptions, list[str], int]:
-    """The assumptions with this teacher's rate, what a person is told of its tokens, the width of its embeddings."""
+def _teacher(config: Config, sampled: Sampled, rate: float) -> tuple[Assumptions, list[str], int]:
+    """The assumptions with this teacher's rate, the lines about its tokens and work, the width of its embeddings."""
     from ckd.prompts import Prompter
     from ckd.teacher.decoder import outline
     from ckd.teacher.prefix import shared_prefix
@@ -158,27 +107,23 @@ def _teacher(
             [v.instruction for v in sampled.visits], [v.input for v in sampled.visits]
         )
     prefix, lengths = shared_prefix(prompts), [len(ids) for ids in prompts]
-    visits = sampled.total(embedded)
-    tokens = sampled.total([n * known for n, known in zip(lengths, embedded, strict=True)])
-    flops = sampled.total(
-        [forward_flops(geometry, 1, n - prefix, prefix) * known for n, known in zip(lengths, embedded, strict=True)]
-    )
+    known = list(zip(lengths, sampled.embedded, strict=True))
+    visits = sampled.total(sampled.embedded)
+    tokens = sampled.total([n * share for n, share in known])
+    flops = sampled.total([forward_flops(geometry, 1, n - prefix, prefix) * share for n, share in known])
     gpus = max(1.0, t.gpus_per_worker)
-    base = replace(Assumptions(), shard_rows=config.data.shard_rows, given=4 if t.gpus_per_worker else 2)
-    a = (
-        replace(base, ceiling=rate, utilisation=1.0)
-        if rate
-        else replace(base, ceiling=MATRIX_RATE * gpus / (flops / visits))
-    )
+    a = replace(Assumptions(), shard_rows=config.data.shard_rows, given=4 if t.gpus_per_worker else 2)
+    if rate:
+        a, source = replace(a, ceiling=rate, utilisation=1.0), "as given"
+    else:
+        a = replace(a, ceiling=MATRIX_RATE * gpus / (flops / visits))
+        per_worker = f"{MATRIX_RATE * gpus / 1e12:,.0f} TFLOP/s × {a.utilisation:.0%}"
+        source = f"= {per_worker} / {flops / visits / 1e12:.3g} TFLOP (assumed)"
     lines = [
-        f"teacher's tokens per visit: mean {tokens / visits:,.0f}, 95 % up to {_quantile(lengths, 0.95):,}, most {max(lengths):,}; "
-        f"{prefix} are shared by all and computed once; {cut / len(lengths):.1%} of them exceed teacher.max_length={t.max_length} and lose text",
-        f"teacher's work: {tokens:.3g} tokens, {flops:.3g} FLOPs; {a.rate:,.3g} visits/s per worker "
-        + (
-            "as given"
-            if rate
-            else f"= {MATRIX_RATE * gpus / 1e12:,.0f} TFLOP/s × {a.utilisation:.0%} / {flops / visits / 1e12:.3g} TFLOP (assumed)"
-        ),
+        f"teacher's tokens per visit: mean {tokens / visits:,.0f}, 95 % up to {_quantile(lengths, 0.95):,}, "
+        f"most {max(lengths):,}; {prefix} are shared by all and computed once; "
+        f"{cut / len(lengths):.1%} of them exceed teacher.max_length={t.max_length} and lose text",
+        f"teacher's work: {tokens:.3g} tokens, {flops:.3g} FLOPs; {a.rate:,.3g} visits/s per worker {source}",
     ]
     return a, lines, hidden
 
@@ -207,18 +152,22 @@ class _Student:
 
         table = pa.table({"visit_id": [v.visit_id for v in sampled.visits], "input": [v.input for v in sampled.visits]})
         self.tokens = tokenize(tokenizer, table, s.max_length)
-        self.lengths = [len(ids) for ids in self.tokens["input_ids"].to_pylist()]
+        lengths = [len(ids) for ids in self.tokens["input_ids"].to_pylist()]
         self.config = s
         size = self.size
-        flops = [training_flops(size.computing, size.layers, size.width, n) for n in self.lengths]
-        self.rate = MATRIX_RATE * TRAINING_UTILISATION / (sampled.total(flops) / sampled.total([1.0] * len(flops)))
+        flops = [training_flops(size.computing, size.layers, size.width, n) for n in lengths]
+        self.rate = MATRIX_RATE * TRAINING_UTILISATION / (sampled.total(flops) / sampled.every)
         self.line = (
-            f"student: {size.parameters:,} weights, mean {sum(self.lengths) / len(self.lengths):,.0f} tokens; at most {s.epochs} epochs at "
-            f"{self.rate:,.3g} visits/s per GPU = {MATRIX_RATE / 1e12:,.0f} TFLOP/s × {TRAINING_UTILISATION:.0%} / FLOPs of a training step (assumed)"
+            f"student: {size.parameters:,} weights, mean {sum(lengths) / len(lengths):,.0f} tokens; "
+            f"at most {s.epochs} epochs at {self.rate:,.3g} visits/s per GPU = {MATRIX_RATE / 1e12:,.0f} TFLOP/s × "
+            f"{TRAINING_UTILISATION:.0%} / FLOPs of a training step (assumed)"
         )
 
     def phase(self, visits: float, a: Assumptions) -> Phase:
-        """At most all epochs. One preemption stops all workers: it costs half a checkpoint interval, a new machine and a new start of each."""
+        """GPU-hours of all epochs, the most there can be.
+
+        One preemption stops all workers: it costs half a checkpoint interval, a new machine and a new start of each.
+        """
         s = self.config
         workers, gpus = max(1, s.workers.max), max(1.0, s.gpus_per_worker)
         seconds = visits * s.epochs / (self.rate * workers * gpus)
@@ -231,72 +180,46 @@ class _Student:
 def _costs(phases: Sequence[Phase], price: float, spot_price: float, a: Assumptions) -> Iterator[str]:
     hours = sum(phase.gpu_hours for phase in phases)
     spot = sum(spot_hours(phase.gpu_hours, phase.share) for phase in phases)
-    formula = f"hours / (1 - preemptions per hour × rework); {a.preemptions_per_hour:g} preemptions per machine and hour (assumed)"
-    yield f"GPU-hours: {_hours(hours)} on demand, {_hours(spot)} on spot = {formula}"
+    yield (
+        f"GPU-hours: {_hours(hours)} on demand, {_hours(spot)} on spot = hours / (1 - preemptions per hour × rework); "
+        f"{a.preemptions_per_hour:g} preemptions per machine and hour (assumed)"
+    )
     if price:
         yield f"cost on demand: {hours * price:,.2f} at {price:g} per GPU-hour"
     if spot_price:
-        saves = (
-            f", {1 - spot * spot_price / (hours * price):.0%} less"
-            if price and spot * spot_price < hours * price
-            else ""
-        )
+        cheaper = price and spot * spot_price < hours * price
+        saves = f", {1 - spot * spot_price / (hours * price):.0%} less" if cheaper else ""
         yield f"cost on spot: {spot * spot_price:,.2f} at {spot_price:g} per GPU-hour{saves}"
     if price and not spot_price:
-        yield f"cost on spot: less than on demand wherever a spot GPU-hour costs less than {price * hours / spot:.4g} (--spot-price)"
+        limit = f"{price * hours / spot:.4g} (--spot-price)"
+        yield f"cost on spot: less than on demand wherever a spot GPU-hour costs less than {limit}"
     if not price and not spot_price:
         yield "cost: give --price and --spot-price, per GPU-hour"
 
 
-def _disk(
-    config: Config,
-    sampled: Sampled,
-    embedded: Sequence[float],
-    training: Sequence[float],
-    hidden: int,
-    student: _Student,
-) -> Iterator[str]:
-    visits, scored = sampled.total(embedded), sampled.total([e - t for e, t in zip(embedded, training, strict=True)])
-    every, public = (
-        sampled.total([1.0] * len(sampled.visits)),
-        len(json.dumps(dict.fromkeys(DISEASES, 0.12345678901234567), indent=4)) + 2,
-    )
-    value = 2 if config.teacher.store_dtype == "float16" else 4
-    labels = 2 * 4 * len(DISEASES) + 20  # two float32 per label, an id
+def _disk(config: Config, sampled: Sampled, hidden: int, student: _Student) -> Iterator[str]:
     from ckd.student.checkpoint import KEEP
 
+    visits, drawn = sampled.total(sampled.embedded), len(sampled.visits)
+    scored = sampled.total([e - t for e, t in zip(sampled.embedded, sampled.training, strict=True)])
+    public = len(json.dumps(dict.fromkeys(DISEASES, 0.12345678901234567), indent=4)) + 2
+    value = 2 if config.teacher.store_dtype == "float16" else 4
+    labels = 2 * 4 * len(DISEASES) + 20  # two float32 per label, an id
     weights = student.size.parameters * 4
     stages = {
-        "visits": every * _parquet_bytes(sampled.visits) / len(sampled.visits),
+        "visits": sampled.every * sampled.visit_bytes() / drawn,
         "embeddings": visits * (hidden * value + 20),
         "head": (config.head.folds + 1) * len(DISEASES) * hidden * 4,
         "soft_labels": visits * labels,
-        "tokens": visits * _table_bytes(student.tokens) / len(sampled.visits),
-        "checkpoints": (KEEP + 2)
-        * weights
-        * 3,  # the best, the newest, one being written; weights and two moments of Adam
+        "tokens": visits * table_bytes(student.tokens) / drawn,
+        # The best, the newest, one being written; each holds the weights and two moments of Adam.
+        "checkpoints": (KEEP + 2) * weights * 3,
         "student": 2 * weights,  # safetensors and best_model.pt
         "predictions": scored * labels,
         "hands_name_*.json": visits * public,
     }
-    yield f"disk: {_size(sum(stages.values()))} = " + ", ".join(
-        f"{name} {_size(count)}" for name, count in stages.items()
-    )
-
-
-def _parquet_bytes(visits: Sequence[Visit]) -> int:
-    from ckd.visits.visit import to_table
-
-    return _table_bytes(to_table([visit if visit.split else replace(visit, split=visit.source) for visit in visits]))
-
-
-def _table_bytes(table: Any) -> int:
-    """As the store writes it, in memory."""
-    import pyarrow.parquet as pq
-
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    return buffer.tell()
+    parts = ", ".join(f"{name} {_size(count)}" for name, count in stages.items())
+    yield f"disk: {_size(sum(stages.values()))} = {parts}"
 
 
 def _embedded_before(config: Config) -> int:

@@ -1,4 +1,4 @@
-"""`ckd doctor` on this machine, and its reading of what a cluster's machines answered. A real cluster: tests/faults/test_submit.py."""
+"""`ckd doctor` here, and what it makes of machines' answers. On a real cluster: tests/faults/test_submit.py."""
 
 import io
 import os
@@ -8,7 +8,7 @@ import pytest
 
 from ckd.configfile import load
 from ckd.errors import ConfigError
-from jobs import doctor
+from jobs import doctor, machine
 from jobs.console import Console
 from tests.student.student_cohort import make_base
 
@@ -21,7 +21,7 @@ def sane(tmp_path, teacher_folder, monkeypatch):
     (tmp_path / "token").write_text("secret")
     (tmp_path / "token").chmod(0o600)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: os_usage(40, 100))
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: os_usage(40, 100))
     models = [
         f"teacher.base_model={teacher_folder}/base",
         f"teacher.adapter={teacher_folder}/adapter",
@@ -31,7 +31,7 @@ def sane(tmp_path, teacher_folder, monkeypatch):
 
 
 def os_usage(free, total):
-    return doctor.shutil._ntuple_diskusage(total * 10**9, (total - free) * 10**9, free * 10**9)
+    return machine.shutil._ntuple_diskusage(total * 10**9, (total - free) * 10**9, free * 10**9)
 
 
 def said(words, address="", wake=False):
@@ -83,7 +83,7 @@ def test_what_is_missing_is_a_line_with_what_to_do(sane, word, todo):
 def test_a_token_that_others_can_read_and_a_full_disk_are_told(sane, monkeypatch):
     words, folder = sane
     (folder / "token").chmod(0o644)
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: os_usage(4, 100))
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: os_usage(4, 100))
     out, wrong = said(words)
     assert f"chmod 600 {folder}/token" in out
     assert "is 96% full" in out
@@ -92,7 +92,7 @@ def test_a_token_that_others_can_read_and_a_full_disk_are_told(sane, monkeypatch
 
 def answered(**more):
     found = {
-        "versions": doctor._versions(),
+        "versions": machine.versions(),
         "auth": "token",
         "disks": {"/tmp": (50, 100)},
         "storage": {"s3://b/.doctor-1": ""},
@@ -102,7 +102,7 @@ def answered(**more):
 
 
 def test_machines_that_differ_are_named():
-    found = {"head": answered(), "spot": answered(versions={**doctor._versions(), "torch": "1.0"}, models={"m": "2"})}
+    found = {"head": answered(), "spot": answered(versions={**machine.versions(), "torch": "1.0"}, models={"m": "2"})}
     found["spot"]["storage"] = {"s3://b/.doctor-1": "s3://b cannot be read"}
     assert "spot has torch 1.0" in str(doctor._same_versions(found))
     [models] = doctor._model_lines(found)
@@ -122,11 +122,11 @@ def test_machines_that_differ_are_named():
 
 
 def test_a_mark_that_another_machine_does_not_see_is_told(tmp_path):
-    marks, refused = doctor._leave_marks([str(tmp_path)])
+    marks, refused = machine.leave_marks([str(tmp_path)])
     assert not refused
     [(url, mark)] = marks.items()
-    assert doctor._read_mark(url, mark) == ""
-    assert "not there" in doctor._read_mark(url, "other")
-    doctor._remove(marks)
+    assert machine.read_mark(url, mark) == ""
+    assert "not there" in machine.read_mark(url, "other")
+    machine.remove_marks(marks)
     assert os.listdir(tmp_path) == []
-    assert "mount the same storage" in doctor._read_mark(url, mark)
+    assert "mount the same storage" in machine.read_mark(url, mark)

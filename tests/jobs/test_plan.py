@@ -1,4 +1,4 @@
-"""`ckd plan`: its sample is fair, its figures are those of all visits, its costs follow the stated formula, and it leaves nothing behind."""
+"""`ckd plan`: its sample is fair, its figures hold for all visits, its costs follow the formula, it writes nothing."""
 
 import gzip
 import io
@@ -36,11 +36,9 @@ def planned(tmp_path_factory, teacher_folder):
     return load(
         None,
         [
-            *(f"data.train={root}/train.json data.tuning={root}/tuning.json run.results={root}/results".split()),
-            *(
-                f"teacher.base_model={teacher_folder}/base student.base_model={make_base(root / 'bert')} student.max_length=64".split()
-            ),
-            *("teacher.workers=0..4", "teacher.gpus_per_worker=1", "data.shard_rows=16"),
+            *f"data.train={root}/train.json data.tuning={root}/tuning.json run.results={root}/results".split(),
+            *f"teacher.base_model={teacher_folder}/base student.base_model={make_base(root / 'bert')}".split(),
+            *("student.max_length=64", "teacher.workers=0..4", "teacher.gpus_per_worker=1", "data.shard_rows=16"),
         ],
     )
 
