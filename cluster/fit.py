@@ -39,10 +39,7 @@ _SETTINGS = {  # Ray Train's own, read by its controller
 
 
 class FitError(Exception):
-    """The group failed more often than allowed.
-
-    It carries the kinds of the last failure, never their text, which may quote the data.
-    """
+    """The group failed more often than allowed. Has the kinds of the last errors, never their text (it may be data)."""
 
 
 def fit(

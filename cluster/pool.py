@@ -22,6 +22,8 @@ from cluster.session import session
 
 Item = TypeVar("Item")
 Row = dict[str, Any]
+Worker = Callable[[Any], Row]
+Refused = Callable[[Any, int], Row]  # an item that is not started again, and which start it would have been -> its row
 # Items given to an actor per item that it runs: the next is there when one ends. Below 1.75 Ray Data's pool never
 # grows.
 GIVEN = 2
@@ -74,14 +76,7 @@ def _strategy(workers: tuple[int, int], items: int, threads: int) -> ActorPoolSt
 class _Actor:
     """What Ray Data starts: maps an item's position to its row."""
 
-    def __init__(
-        self,
-        worker: Callable[[Any], Row],
-        items: list[Any],
-        refused: Callable[[Any, int], Row],
-        threads: int,
-        attempts: Any,
-    ) -> None:
+    def __init__(self, worker: Worker, items: list[Any], refused: Refused, threads: int, attempts: Any) -> None:
         """`attempts` is the actor of start_attempts."""
         self.worker, self.items, self.refused, self.attempts = worker, items, refused, attempts
         self.node, self.seats = ray.get_runtime_context().get_node_id(), Seats(threads)

@@ -201,10 +201,7 @@ def _outcome(details: "JobDetails") -> Outcome:
 
 
 def _newest(client: "JobSubmissionClient", name: str) -> tuple[int, str]:
-    """Number and status of the newest job of this name; 0 when there are none.
-
-    A job that has not ended is newer than all that have.
-    """
+    """Number (0: none) and status of the newest job of this name; one that has not ended counts as newer."""
     pattern, found = re.compile(rf"{re.escape(name)}(?:-(\d+))?"), {}
     for job in client.list_jobs():
         if match := pattern.fullmatch(job.submission_id or ""):

@@ -18,10 +18,7 @@ class Node:
 
 
 def survey(look: Callable[[], dict[str, Any]], *, seconds: float) -> list[Node]:
-    """Run `look()` on every node that is up, at once, with `seconds` for all.
-
-    It reserves nothing, so it runs beside whatever runs there.
-    """
+    """Run `look()` on every node that is up, at once, with `seconds` for all. It reserves nothing."""
     task = ray.remote(num_cpus=0, max_retries=0)(_call)
     nodes = [node for node in ray.nodes() if node["Alive"]]
     asked = [
@@ -36,10 +33,7 @@ def survey(look: Callable[[], dict[str, Any]], *, seconds: float) -> list[Node]:
 
 
 def wake(resources: dict[str, float], *, seconds: float) -> bool:
-    """Wait until one task with these resources has run; False when none did.
-
-    An autoscaler starts a machine for it.
-    """
+    """Wait until one task with these resources has run, for which an autoscaler starts a machine; False: none did."""
     gpus, cpus = resources.get("GPU", 0), resources.get("CPU", 0)
     asked = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=-1)(_awake).remote()
     answered, _ = ray.wait([asked], timeout=seconds)

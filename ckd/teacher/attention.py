@@ -15,10 +15,7 @@ CAUSAL = "ckd_causal"  # transformers makes no mask for an implementation that i
 
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
-    """[B, T, heads, D] for queries [B, heads, T, D] and keys and values [B, groups, P + T, D].
-
-    Query t sees positions 0 … P + t.
-    """
+    """[B, T, heads, D] of queries [B, heads, T, D] on keys, values [B, groups, P + T, D]; query t sees 0 … P + t."""
     groups = query.shape[1] // key.shape[1]
     # Flash reads each key once for its group of heads; every other kernel wants the keys repeated.
     grouped = groups > 1 and can_use_flash_attention(SDPAParams(query, key, value, None, 0.0, False, True))

@@ -79,10 +79,7 @@ def _load(config: TeacherConfig, folder: str, device: torch.device) -> tuple[Any
 
 
 def _with_adapter(model: Any, config: TeacherConfig) -> Any:
-    """The causal model with the adapter active. Raises ConfigError when an adapter tensor found no place.
-
-    PEFT only warns.
-    """
+    """The causal model with the adapter active. Raises ConfigError when a tensor found no place (PEFT only warns)."""
     adapter = config.adapter
     try:
         wrapped = PeftModel.from_pretrained(model, adapter, is_trainable=False)

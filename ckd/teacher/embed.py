@@ -36,10 +36,7 @@ FIRST = 64  # of the first window: the device waits only for these to be tokenis
 
 
 def teacher_fields(config: Config) -> Fields:
-    """Everything that changes an embedding's value and nothing that doesn't.
-
-    Raises ConfigError when a model is not there.
-    """
+    """Everything that changes an embedding's value, nothing else. Raises ConfigError when a model is not there."""
     teacher = config.teacher
     return {
         **model_fields("teacher.base_model", teacher.base_model),
@@ -158,10 +155,7 @@ def _tokenised_ahead(
 
 
 def column(vectors: np.ndarray, config: TeacherConfig) -> pa.Array:
-    """The vectors [n, hidden] as a fixed-size list column of teacher.store_dtype.
-
-    Raises ConfigError when a value is not finite there.
-    """
+    """Vectors [n, hidden] as a list column of teacher.store_dtype. Raises ConfigError when one is not finite there."""
     lost = int((~np.isfinite(vectors).all(1)).sum())
     if lost:
         raise ConfigError(

@@ -63,10 +63,7 @@ class TransformersEngine:
         self.take_work()
 
     def encode(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
-        """See Engine.encode. Raises ConfigError when the device's memory cannot hold one prompt.
-
-        A batch that it cannot hold is halved.
-        """
+        """See Engine.encode. Halves a batch that does not fit; raises ConfigError when one prompt does not."""
         vectors = np.empty((len(prompts), self.hidden), np.float32)
         if not prompts:
             return vectors
@@ -103,10 +100,7 @@ class TransformersEngine:
     def _batches(
         self, prompts: Sequence[Sequence[int]], skip: int, cache: Any
     ) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """(positions, float32 [B, H] on the device) for prompts without their first `skip` tokens.
-
-        Nothing here waits for the device.
-        """
+        """(positions, float32 [B, H] on the device) of prompts without their first `skip` tokens; never waits."""
         lengths, overhead = [len(p) - skip for p in prompts], skip // PREFIX_POSITIONS_PER_TOKEN
         todo = deque(token_batches(lengths, self.budget, overhead))
         while todo:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import AutoTokenizer
 
 from ckd.config import TeacherConfig
@@ -76,23 +77,17 @@ class VllmEngine:
             prefix_saved=sum(cached),
             busy_s=time.monotonic() - started,
             flops=flops,
-            peak_bytes=_peak_bytes(),
+            peak_bytes=torch.cuda.max_memory_allocated(),  # 0 where this process has not used CUDA
         )
         return vectors
 
     def take_work(self) -> Work:
-        """See Engine.take_work.
-
-        With tensor_parallel > 1 peak_bytes is 0, unknown: the memory is in vLLM's own processes.
-        """
+        """See Engine.take_work. With tensor_parallel > 1 peak_bytes is 0: the memory is in vLLM's own processes."""
         work, self._work = self._work, Work()
         return work
 
     def _pool(self, prompts: Sequence[Sequence[int]], lora: Any) -> tuple[np.ndarray, list[int]]:
-        """float32 [n, hidden], and how many tokens of each prompt were in the cache.
-
-        The cache of earlier calls is dropped first: see Engine.encode.
-        """
+        """float32 [n, hidden] and each prompt's tokens from the cache, which starts empty: see Engine.encode."""
         vectors = np.empty((len(prompts), self.hidden), np.float32)
         if not prompts:
             return vectors, []
@@ -152,10 +147,7 @@ def _lora_options(name: str, adapter: Shapes, base: Shapes) -> dict[str, Any]:
 
 
 def _library(gpus: float) -> Any:
-    """The vllm package, imported quietly.
-
-    Raises ConfigError when it is not here or computes on another kind of device.
-    """
+    """The vllm package, imported quietly. Raises ConfigError when it is not here or computes on another device."""
     # Nothing is sent anywhere; the engine runs in this process.
     os.environ |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     for name, value in {
@@ -227,12 +219,6 @@ def _load(vllm: Any, folder: str, config: TeacherConfig, gpus: float, options: d
         raise ConfigError(
             f"teacher.base_model={config.base_model}: vLLM cannot load it ({type(error).__name__}: {_line(error)})"
         ) from error
-
-
-def _peak_bytes() -> int:
-    import torch
-
-    return int(torch.cuda.max_memory_allocated())  # 0 where this process has not used CUDA
 
 
 def _line(error: Exception) -> str:

@@ -9,10 +9,7 @@ from ckd.visits.visit import hash64
 
 
 class Folds:
-    """Folds by rank of the seeded group keys: group counts per fold differ by at most one.
-
-    Holds 8 bytes per training group.
-    """
+    """Folds by rank of the seeded group keys; their sizes differ by at most one. Holds 8 bytes per training group."""
 
     def __init__(self, keys: np.ndarray, count: int, seed: int) -> None:
         """`keys` are sorted and mixed with the seed; `of` makes them."""

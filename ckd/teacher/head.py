@@ -28,10 +28,7 @@ _FILE = "head.safetensors"
 
 @dataclass
 class Heads:
-    """weight [K+1, 25, hidden] and bias [K+1, 25] on raw embeddings, float32.
-
-    The last is the final head, fitted on all training visits.
-    """
+    """float32 weight [K+1, 25, hidden] and bias [K+1, 25] on raw embeddings; the last, final head is fitted on all."""
 
     weight: np.ndarray
     bias: np.ndarray
@@ -53,10 +50,7 @@ class Heads:
 
 
 def head_fields(run: Run) -> Fields:
-    """The head's fingerprint: what it was fitted on and how.
-
-    head.cross_fitted is not in it: it says which head a visit gets.
-    """
+    """The head's fingerprint; without head.cross_fitted, which only says which head a visit gets."""
     share = run.config.teacher.adapter_share
     return {
         "visits": run.stored.identity,
@@ -73,10 +67,7 @@ HEAD = FolderStep(
 
 
 def save_heads(artifact: FolderArtifact, heads: Heads, public_file: str) -> None:
-    """Write head.safetensors (weight, bias, fold keys) and commit the folder with the report.
-
-    `public_file` is in the folder already.
-    """
+    """Write head.safetensors and commit the folder with the report and `public_file`, which is there already."""
     tensors = {"weight": heads.weight, "bias": heads.bias, "fold_keys": heads.folds.keys}
     write_bytes(join(artifact.folder, _FILE), save_tensors(tensors))
     artifact.commit([_FILE, public_file], {**heads.report, "fold_seed": heads.folds.seed})

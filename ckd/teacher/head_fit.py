@@ -22,6 +22,8 @@ from ckd.visits.visit import Split
 
 PATIENCE = 5  # epochs without a better tuning loss after which a head keeps its best
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]  # embeddings [n, hidden], labels [n, 25], group keys [n]
+# Of the training embeddings: mean and standard deviation [hidden], and each head's log-odds [K+1, 25].
+Moments = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def train_heads(config: Config, cohort: Cohort, stage: Stage, say: Callable[[str], None]) -> Heads:
@@ -33,7 +35,7 @@ def train_heads(config: Config, cohort: Cohort, stage: Stage, say: Callable[[str
     folds = Folds.of(cohort, config.head.folds, config.seed, config.teacher.adapter_share)
     if folds.count < config.head.folds:
         say(f"head: {folds.count} folds instead of {config.head.folds}, one per training subject")
-    fit = _Fit(config.head, folds, *_moments(read, folds), device=_device(config))
+    fit = _Fit(config.head, folds, _moments(read, folds), _device(config))
     chooses = cohort.facts.get("tuning") != "one_class"
     for epoch in range(config.head.epochs):
         order = np.random.default_rng([config.seed, epoch])
@@ -69,8 +71,7 @@ def _stream(read: EmbeddingReader, split: Split) -> Iterator[Rows]:
     return (read.labeled(shard) for shard in read.cohort.select(split))
 
 
-def _moments(read: EmbeddingReader, folds: Folds) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and standard deviation [hidden] of the training embeddings, and each head's first log-odds [K+1, 25]."""
+def _moments(read: EmbeddingReader, folds: Folds) -> Moments:
     total = squares = np.zeros(1)
     rows, positive, seen = 0, np.zeros((folds.count + 1, NUM_LABELS)), np.zeros((folds.count + 1, 1))
     for x, y, groups in _stream(read, "train"):
@@ -92,10 +93,7 @@ def _mask(folds: Folds, groups: np.ndarray) -> np.ndarray:
 
 
 def _optimism(heads: Heads, read: EmbeddingReader) -> dict[str, Any]:
-    """Mean log-losses of out-of-fold train and tuning, and their gap.
-
-    The gap is what the adapter remembers of its training labels.
-    """
+    """Mean log-losses of out-of-fold train and tuning; their gap is what the adapter remembers of its labels."""
     sums, visits = {"train": 0.0, "tuning": 0.0}, 0
     for x, y, groups in _stream(read, "train"):
         sums["train"] += log_loss(heads.logits(x, heads.folds.assign(groups)), y)
@@ -114,21 +112,12 @@ def _optimism(heads: Heads, read: EmbeddingReader) -> dict[str, Any]:
 class _Fit:
     """The weights in training, and the best of each head so far."""
 
-    def __init__(
-        self,
-        config: HeadConfig,
-        folds: Folds,
-        mean: np.ndarray,
-        deviation: np.ndarray,
-        bias: np.ndarray,
-        *,
-        device: torch.device,
-    ) -> None:
-        """Start from zero weights and the log-odds `bias` [K+1, 25]."""
+    def __init__(self, config: HeadConfig, folds: Folds, moments: Moments, device: torch.device) -> None:
+        """Start from zero weights and each head's log-odds."""
         self.config, self.folds, self.device = config, folds, device
-        self.mean, self.deviation = mean, deviation
+        self.mean, self.deviation, bias = moments
         heads = folds.count + 1
-        self.weight = torch.zeros(heads, NUM_LABELS, len(mean), device=device, requires_grad=True)
+        self.weight = torch.zeros(heads, NUM_LABELS, len(self.mean), device=device, requires_grad=True)
         self.bias = torch.tensor(bias, dtype=torch.float32, device=device, requires_grad=True)
         self.adam = torch.optim.Adam([self.weight, self.bias], lr=config.learning_rate)
         self.best_weight, self.best_bias = self.weight.detach().clone(), self.bias.detach().clone()

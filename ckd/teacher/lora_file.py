@@ -51,10 +51,7 @@ def plain_lora_rank(adapter: str) -> int:
 
 
 def require_fit(adapter: str, tensors: Shapes, base: Shapes) -> None:
-    """Raises ConfigError unless every adapter tensor fits a linear layer of the base model.
-
-    It must be one of a pair, and fit in both shapes.
-    """
+    """Raises ConfigError unless all tensors are pairs that fit a linear layer of the base model in both shapes."""
     lost = [name for name in tensors if not _fits(name, tensors, base)]
     if lost or not tensors:
         raise ConfigError(

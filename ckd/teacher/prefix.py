@@ -11,10 +11,7 @@ MIN_PREFIX = 16  # shorter ones save less than their own forward pass and the lo
 
 
 def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
-    """How many leading tokens all prompts share, at most all but one of the shortest.
-
-    0 below MIN_PREFIX or for a single prompt.
-    """
+    """How many leading tokens all share, at most all but one of the shortest; 0 below MIN_PREFIX or for one prompt."""
     if len(prompts) < 2:
         return 0
     # Sorted, everything lies between the first and the last: what these two share, all share.

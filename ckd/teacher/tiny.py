@@ -39,10 +39,7 @@ _POSITIONS = 512  # next-token losses per batch: the vocabulary is the dearest p
 
 @dataclass(frozen=True)
 class TeacherSize:
-    """Geometry and training of the tiny teacher.
-
-    Zero steps leave that part as initialised (LoRA: small random, not zero).
-    """
+    """Geometry and training of the tiny teacher. Zero steps leave a part as initialised (LoRA: small, not zero)."""
 
     hidden: int = 128
     layers: int = 2
