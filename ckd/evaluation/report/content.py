@@ -92,18 +92,15 @@ def gather(folder: str, root: str, *, name: str, cohort_folder: str, config: str
     }
     loaded = {key: artifact.load() or {} for key, artifact in artifacts.items()}
     calibration = Calibration.of_student(artifacts["student"].folder)
+    logits = log_odds(held_out.scores[MODELS["student"]])
     run = Content(
         name=name,
         metrics=metrics,
         headline=headline_facts(metrics),
         held_out=held_out,
-        calibrated=None
-        if calibration is None
-        else calibration.probabilities(log_odds(held_out.scores[MODELS["student"]])),
+        calibrated=calibration.probabilities(logits) if calibration else None,
         facts=cohort.facts,
-        card=read_json(join(cohort_folder, CARD_FILE), "run 'ckd ingest' again")
-        if cohort_folder and exists(join(cohort_folder, CARD_FILE))
-        else None,
+        card=_card(cohort_folder),
         events=_events(join(folder, EVENTS_FILE)),
         extras={key: content.get("extra", {}) for key, content in loaded.items()},
         fingerprints={key: content["fields"] for key, content in loaded.items() if content} | _stage_fields(root),
@@ -113,19 +110,20 @@ def gather(folder: str, root: str, *, name: str, cohort_folder: str, config: str
     return run
 
 
+def _card(folder: str) -> Mapping[str, Any] | None:
+    path = join(folder, CARD_FILE)
+    return read_json(path, "run 'ckd ingest' again") if folder and exists(path) else None
+
+
 def _metrics(folder: str) -> dict[str, Any]:
     path = join(folder, METRICS_FILE)
     try:
         metrics: dict[str, Any] = read_json(path, "run 'ckd evaluate' again")
     except FileNotFoundError:
         raise ArtifactError(f"{path}: missing; run 'ckd evaluate' first") from None
-    lacking = [
-        key
-        for key in ("headline", "held_out", "intervals", "comparisons", "calibration", "alerts", "subgroups")
-        if key not in metrics
-    ]
-    if lacking:
-        raise ArtifactError(f"{path}: without '{lacking[0]}', so of an earlier version; run 'ckd evaluate' again")
+    for key in ("headline", "held_out", "intervals", "comparisons", "calibration", "alerts", "subgroups"):
+        if key not in metrics:
+            raise ArtifactError(f"{path}: without '{key}', so of an earlier version; run 'ckd evaluate' again")
     return metrics
 
 
