@@ -14,17 +14,22 @@ from typing import Any
 FOOTER_KEY = b"ckd"
 KEPT = 200_000  # bytes of a JSON or text file whose content is kept, so that a difference can be shown
 ALWAYS_KEPT = {"metrics.json"}  # 0.7 MB, but its figures are what a refactor must not move
-PRESENT_ONLY = {  # what no two runs share; such files are only expected to be there
-    r"(^|/)events\.jsonl$": "every event has its time and its seconds",
-}
+EVENTS = re.compile(r"(^|/)events\.jsonl$")  # every event has its time and its seconds: its kind and keys are kept
 IGNORED = {  # not looked at
     r"^\.home/": "caches of this machine (token budgets, matplotlib, polars)",
 }
 _TEXTS = {".html", ".md", ".csv", ".txt", ".yaml", ".jinja", ".json", ".jsonl"}
+_STAGES = "Teacher reads the visits|Soft labels|Tokens for the student|Student predicts"
 _TIMES = [
     (re.compile(r"\d[\d,]*(\.\d+)?(?= (ms|s|visits/s|tokens/s|MiB|TFLOP/s)\b)"), "#"),
     (re.compile(r"[\d.]+%(?= of its measured matrix rate)|(?<=idle )[\d.]+%"), "#%"),
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?"), "#time"),
+]
+_MEASURED = [  # what a report draws and tells of how fast the run was; which steps were told depends on the clock
+    (re.compile(r'<svg id="training".*?</svg>', re.DOTALL), ""),
+    (re.compile(r'(<th scope="row">Student trains[^<]*</th>)(<td>[^<]*</td>)+'), r"\1"),
+    (re.compile(rf'(<th scope="row">(?:{_STAGES})</th><td>[^<]*</td>)(<td>[^<]*</td>)+'), r"\1"),
+    (re.compile(r"(measured matrix rate</[^>]*>\s*<[^>]*>)[^<]*"), r"\1"),
 ]
 
 
@@ -47,8 +52,8 @@ def _matches(name: str, patterns: Mapping[str, str]) -> bool:
 
 
 def _file(name: str, path: Path) -> dict[str, Any]:
-    if _matches(name, PRESENT_ONLY):
-        return {"kind": "present"}
+    if EVENTS.search(name):
+        return {"kind": "events", "keys": _event_keys(path)}
     found = {"kind": path.suffix.lstrip("."), "sha256": _sha(path.read_bytes())}
     read = _READERS.get(path.suffix) or (_text if path.suffix in _TEXTS else None)
     return {**found, **(read(path) if read else {})}
@@ -59,6 +64,15 @@ def _sha(*blocks: bytes) -> str:
     for block in blocks:
         sha.update(block)
     return sha.hexdigest()
+
+
+def _event_keys(path: Path) -> dict[str, list[str]]:
+    """Event -> every key that it ever has."""
+    keys: dict[str, set[str]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        event = json.loads(line)
+        keys.setdefault(event["event"], set()).update(event)
+    return {kind: sorted(names) for kind, names in sorted(keys.items())}
 
 
 def _parquet(path: Path) -> dict[str, Any]:
@@ -146,8 +160,11 @@ def _gzip(path: Path) -> dict[str, Any]:
 
 def _text(path: Path) -> dict[str, Any]:
     """Hash of the text without times; the text, or for JSON its value, when it is small."""
-    text = masked(path.read_text(encoding="utf-8"))
-    found: dict[str, Any] = {"data": _sha(text.encode())}
+    written = path.read_text(encoding="utf-8")
+    text = masked(written)
+    for pattern, instead in _MEASURED if path.suffix == ".html" else []:
+        text = pattern.sub(instead, text)
+    found: dict[str, Any] = {"data": _sha(text.encode()), **({} if text == written else {"sha256": None})}
     if len(text) > KEPT and path.name not in ALWAYS_KEPT:
         return found
     try:
