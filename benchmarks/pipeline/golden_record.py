@@ -25,6 +25,8 @@ _TIMES = [
     (re.compile(r"[\d.]+%(?= of its measured matrix rate)|(?<=idle )[\d.]+%"), "#%"),
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?"), "#time"),
 ]
+_ONNX_ENTRY = re.compile(r'("[^"]*\.onnx": \{\s*"sha256": ")[0-9a-f]+(",\s*"size": )\d+')  # in an artifact.json
+_ONNX_SIZE = re.compile(r'"megabytes": [\d.]+,\s*')
 _MEASURED = [  # what a report draws and tells of how fast the run was; which steps were told depends on the clock
     (re.compile(r'<svg id="training".*?</svg>', re.DOTALL), ""),
     (re.compile(r'(<th scope="row">Student trains[^<]*</th>)(<td>[^<]*</td>)+'), r"\1"),
@@ -81,7 +83,7 @@ def _parquet(path: Path) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     table = pq.ParquetFile(path).read()
-    footer = (table.schema.metadata or {}).get(FOOTER_KEY)
+    footer = json.loads((table.schema.metadata or {}).get(FOOTER_KEY, b"null"))
     plain = pa.table(
         [column.combine_chunks() for column in table.columns],
         schema=pa.schema([pa.field(field.name, field.type, field.nullable) for field in table.schema]),
@@ -94,8 +96,17 @@ def _parquet(path: Path) -> dict[str, Any]:
         "data": _sha(sink.getvalue().to_pybytes()),
         "rows": table.num_rows,
         "columns": columns,
-        "footer": json.loads(footer) if footer else None,
+        "footer": footer,
+        **(_without_weights(footer["fields"]) if footer else {}),
     }
+
+
+def _without_weights(fields: dict[str, Any]) -> dict[str, Any]:
+    """Predictions by an ONNX file carry its hash, which moves with the code's folder: drop it, and the part's own."""
+    if not str(fields.get("engine")).startswith("onnx"):
+        return {}
+    fields["weights"] = "#"
+    return {"sha256": None}
 
 
 def _safetensors(path: Path) -> dict[str, Any]:
@@ -151,7 +162,7 @@ def _onnx(path: Path) -> dict[str, Any]:
     for part in [*parts, *model.graph.value_info, *model.graph.initializer, *model.functions]:
         part.ClearField("doc_string")
         part.ClearField("metadata_props")
-    return {"data": _sha(model.SerializeToString(deterministic=True))}
+    return {"data": _sha(model.SerializeToString(deterministic=True)), "sha256": None}
 
 
 def _gzip(path: Path) -> dict[str, Any]:
@@ -161,7 +172,7 @@ def _gzip(path: Path) -> dict[str, Any]:
 def _text(path: Path) -> dict[str, Any]:
     """Hash of the text without times; the text, or for JSON its value, when it is small."""
     written = path.read_text(encoding="utf-8")
-    text = masked(written)
+    text = _ONNX_SIZE.sub("", _ONNX_ENTRY.sub(r"\g<1>#\g<2>0", masked(written)))
     for pattern, instead in _MEASURED if path.suffix == ".html" else []:
         text = pattern.sub(instead, text)
     found: dict[str, Any] = {"data": _sha(text.encode()), **({} if text == written else {"sha256": None})}
