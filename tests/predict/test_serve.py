@@ -34,7 +34,7 @@ class Served:
     """A running server: where it listens, and all that it has written."""
 
     def __init__(self, model, *words, **environment):
-        command = [sys.executable, "-m", "jobs.serve", "--model", model, "--port", "0", *words]
+        command = [sys.executable, "-m", "jobs", "serve", "--model", model, "--port", "0", *words]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         self.process = subprocess.Popen(command, env={**os.environ, **environment}, **pipes)
         self.lines, self.port = [], None
