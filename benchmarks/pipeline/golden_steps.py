@@ -122,7 +122,7 @@ def _after() -> Iterator[Step]:
 
 def _stage_by_stage() -> Iterator[Step]:
     """Public files, one split each, every stage as a command of its own."""
-    more = ["data.held_out=data/name_test.json", "student.gradient_accumulation=2", "student.label_smoothing=.1"]
+    more = ["data.held_out=data/name_test.json", "student.gradient_accumulation=2"]
     yield from (_step(stage, "jsonl", *JSONL, *more) for stage in STAGES)
     yield _step("verify", "jsonl", *JSONL, *more)
 
@@ -132,7 +132,6 @@ def _variants() -> Iterator[Step]:
     student = [
         "student.embedding_weight=.3",
         "student.class_weighting=balanced",
-        "student.long_text=windows",
         "student.max_length=80",
     ]
     other = [
@@ -145,9 +144,8 @@ def _variants() -> Iterator[Step]:
         "teacher.adapter_share=.5",
         "teacher.merge_adapter=true",
         "teacher.store_dtype=float32",
-        "head.calibrated=true",
     ]
-    student = ["student.use_unlabeled=true", "student.long_text=head_tail", "student.temperature=2"]
+    student = ["student.use_unlabeled=true", "student.temperature=2"]
     alarms = ["evaluation.threshold_for=sensitivity", "evaluation.threshold_target=.8"]
     yield _step("run", "share", "data.train=cohort", *teacher, *student, *alarms)
     yield _step("verify", "share", "data.train=cohort", *teacher, *student, *alarms)

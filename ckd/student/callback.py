@@ -33,10 +33,11 @@ class Course(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
         preempted: Callable[[], bool],
         report: Callable[[dict[str, Any]], None],
         seconds_between: float,
+        checkpoint_steps: int,
     ) -> None:
         self.trainer, self.tuning, self.labels = trainer, tuning, labels
         self.preempted, self.report, self.seconds_between = preempted, report, seconds_between
-        self.leaving = False
+        self.checkpoint_steps, self.leaving = checkpoint_steps, False
         self.asked_at, self.asked_step, self.ask_next = time.monotonic(), 0, 0
 
     @property
@@ -60,7 +61,7 @@ class Course(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
             self.trainer.resume = None
         if step >= self.ask_next:
             self.leaving = self._ask(step)
-        wanted = self.leaving or step % args.save_steps == 0
+        wanted = self.leaving or step % self.checkpoint_steps == 0
         # The end of an epoch saves by itself, after scoring: a checkpoint before it would skip the score on resume.
         control.should_save = wanted and step % self.steps_per_epoch != 0
         control.should_training_stop = self.leaving

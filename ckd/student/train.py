@@ -62,7 +62,13 @@ def train(
 
             trainer = _trainer(config, place, examples, checkpoints, selection, start)
             course = Course(
-                trainer, tuning, labels, preempted=preempted, report=report, seconds_between=seconds_between
+                trainer,
+                tuning,
+                labels,
+                preempted=preempted,
+                report=report,
+                seconds_between=seconds_between,
+                checkpoint_steps=config.student.checkpoint_steps,
             )
             trainer.add_callback(course)
             trainer.train(resume_from_checkpoint=trainer.resume.folder if trainer.resume else None)

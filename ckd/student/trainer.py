@@ -213,7 +213,6 @@ def training_arguments(
         bf16=place.bf16,
         seed=config.seed,
         use_cpu=place.device.type == "cpu",
-        save_steps=s.checkpoint_steps,  # read by callback, which saves
         deepspeed=zero_config(s, rows=rows, bf16=place.bf16, universal=universal) if place.deepspeed else None,
         **_OFF,
     )
