@@ -37,7 +37,7 @@ def test_a_configuration_travels_as_overrides_that_make_it(text, mounts, share, 
         }
     )
     assert load(None, overrides(config)) == config
-    assert load(None, shlex.split(entrypoint("embed", config))[3:]) == config
+    assert load(None, shlex.split(entrypoint("embed", config))[4:]) == config
 
 
 def test_the_command_of_a_job_is_short_and_the_config_file_is_part_of_it(tmp_path):
