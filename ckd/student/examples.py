@@ -65,7 +65,7 @@ class Examples:
 
     `teacher` names the stages to learn from. With `mapped` a machine joins each shard once, whatever the number of its
     ranks and of epochs, and they share its memory. The adapter was tuned on the subjects of `adapter_share` and knows
-    their labels by heart, so they teach by their true labels alone, and their unlabeled visits not at all.
+    their labels by heart, so they teach by nothing but true labels, and their unlabeled visits not at all.
     """
 
     def __init__(

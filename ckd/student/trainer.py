@@ -93,7 +93,7 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
         return (loss, output) if return_outputs else loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        """Keep the last step's gradient norm (L2, before clipping). It alone shows a wrong scale: Adam hides it.
+        """Keep the last step's gradient norm (L2, before clipping). Only it shows a wrong scale: Adam hides it.
 
         None with ZeRO stage 0, which does not tell it.
         """

@@ -37,8 +37,8 @@ class Job:
 class Batcher:
     """Calls `score(texts)`, one answer per text in order, in a thread of its own, then `observe(texts of the batch)`.
 
-    A request's texts stay in one batch. A request that makes `score` raise fails alone: its neighbours are scored again
-    without it.
+    A request's texts stay in one batch. A request that makes `score` raise fails by itself: its neighbours are scored
+    again without it.
     """
 
     def __init__(
