@@ -67,7 +67,7 @@ def slow_rank(payload: dict[str, Any], *, world: int, rank: int, preempted: Any,
     run = payload["run"]
     ledger = Ledger(run.config.run.results)
     ledger.write("rank_begun", rank=rank, world=world)
-    batches.Batches = _recording(ledger, batches.Batches)
+    batches.Batches = recording(ledger, batches.Batches)
 
     def slowly() -> bool:
         time.sleep(STEP_S)
@@ -85,12 +85,14 @@ def slow_rank(payload: dict[str, Any], *, world: int, rank: int, preempted: Any,
         return True
 
 
-def _recording(ledger: Ledger, batches: type) -> type:
+def recording(ledger: Ledger, batches: type) -> type:
+    """ckd.student.batches.Batches that also writes every micro-batch into the ledger."""
+
     class Recording(batches):
         def micro_rows(self, epoch: int, step: int, slot: int) -> list[Any]:
             found: list[Any] = super().micro_rows(epoch, step, slot)
             visits = [self.examples[shard].visit_ids[row] for shard, row in found]
-            place = {"slot": slot, "rank": self.rank, "world": self.world}
+            place = {"slot": slot, "rank": self.ranks.rank, "world": self.ranks.world}
             ledger.write("batch", batch=epoch * self.steps + step, visits=visits, **place)
             return found
 
