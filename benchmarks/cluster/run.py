@@ -78,7 +78,7 @@ class Run:
         self.cluster.end()
 
     def _submit(self) -> subprocess.Popen:
-        return self.cluster.driver("-m", "benchmarks.cluster.work", *self.words, log=self.log)
+        return self.cluster.driver("-m", "benchmarks.cluster", *self.words, log=self.log)
 
     def _is_time(self, blow: Blow, lines: list[Line]) -> bool:
         return (shards_done(lines) if blow.stage == "embed" else last_step(lines)) >= blow.at

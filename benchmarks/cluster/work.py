@@ -1,16 +1,11 @@
 """What the chaos benchmark runs: the whole pipeline on a tiny cohort, slowed down so that work is always under way.
 
-Embedding and training write into a ledger what starts and ends. Everything else is the product: `ckd run` itself, in
-the process of this module.
-
-    python -m benchmarks.cluster.work run key=value…        # as `ckd run`
+Embedding and training write into a ledger what starts and ends. Everything else is the product (__main__.py).
 """
 
 import json
 import os
-import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,18 +119,3 @@ def words(inputs: Path, results: Path, epochs: int) -> list[str]:
     student += [f"student.checkpoint_steps={CHECKPOINT_STEPS}", "student.learning_rate=1e-3", "student.workers=1..2"]
     student += [f"student.epochs={epochs}", f"student.patience={epochs}"]
     return [*run, *data, *teacher, *student, "student.dropout=0.0"]  # masks would depend on the number of workers
-
-
-def main() -> int:
-    """`ckd` with the slow worker and rank. Other processes find them by this module's name, not as __main__."""
-    from benchmarks.cluster import work
-    from jobs import embed, train_student
-    from jobs.cli import main as ckd
-
-    embed.EMBEDDINGS = replace(embed.EMBEDDINGS, worker=work.SlowEmbedWorker)
-    train_student.rank_main = work.slow_rank
-    return ckd(sys.argv[1:])
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -50,6 +50,7 @@ arms:
   half:
     {changes: "no teacher for half", teacher: [teacher.adapter_share=0.5], student: [student.embedding_weight=1]}
 """
+PAGE = "a\n<!-- cohort --><!-- end -->\n<!-- selection -->OLD-TABLE<!-- end -->\n<!-- confirmation --><!-- end -->\nz"
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +106,9 @@ def test_the_confirmation_trains_on_other_patients_and_the_report_shows_what_the
     ]
     assert not ids[0] & ids[1]
     whole = ablation_report.confirmation(Trial(work, setup, "confirmation"), "half")
-    assert whole["against_base"]["half"]["macro_auroc"]["difference"] == pytest.approx(
-        whole["means"]["half"]["macro_auroc"] - whole["means"]["base"]["macro_auroc"]
-    )
-    assert len(whole["against_base"]["half"]["macro_auroc"]["by_seed"]) == 2
+    means, gap = whole["means"], whole["against_base"]["half"]["macro_auroc"]
+    assert gap["difference"] == pytest.approx(means["half"]["macro_auroc"] - means["base"]["macro_auroc"])
+    assert len(gap["by_seed"]) == 2
     selection = Trial(work, setup, "selection")
     found = selection.results()
     references = {**whole["references"], "split": "tuning"}
@@ -122,18 +122,14 @@ def test_the_confirmation_trains_on_other_patients_and_the_report_shows_what_the
         "choice": json.loads((work / "choice.json").read_text()),
         "confirmation": whole,
     }
-    page = (
-        "a\n<!-- cohort --><!-- end -->\n<!-- selection -->OLD-TABLE<!-- end -->\n<!-- confirmation --><!-- end -->\nz"
-    )
-    filled = ablation_report.filled(page, ablation_report.tables(results))
-    assert (
-        f"{np.mean([found['half', s]['tuning']['macro_auroc'] for s in (1, 2)]):.4f}" in filled
-        and "OLD-TABLE" not in filled
-    )
+    tables = ablation_report.tables(results)
+    filled = ablation_report.filled(PAGE, tables)
+    mean = np.mean([found["half", seed]["tuning"]["macro_auroc"] for seed in (1, 2)])
+    assert f"{mean:.4f}" in filled and "OLD-TABLE" not in filled
     assert "the interval holds 0" in filled or "than `base`" in filled
-    assert filled == ablation_report.filled(filled, ablation_report.tables(results))
+    assert filled == ablation_report.filled(filled, tables)
     with pytest.raises(ValueError, match="no '<!-- cohort -->"):
-        ablation_report.filled("nothing", ablation_report.tables(results))
+        ablation_report.filled("nothing", tables)
 
 
 def test_true_probabilities_and_shuffled_labels_stand_in_place_of_the_teachers(made):
