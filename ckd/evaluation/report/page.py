@@ -43,7 +43,8 @@ def render(run: Content) -> str:
     environment = Environment(
         loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    css, script = (Markup(f"\n{(FOLDER / name).read_text(encoding='utf-8')}") for name in ("report.css", "report.js"))  # nosec B704
+    texts = ((FOLDER / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    css, script = (Markup(f"\n{text}") for text in texts)  # nosec B704
     return environment.get_template("report.html.jinja").render(
         run=run,
         sentence=_sentence(run),

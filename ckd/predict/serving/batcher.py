@@ -110,7 +110,7 @@ class Batcher:
             answers = self.score(texts)
             if len(answers) != len(texts):
                 raise RuntimeError("the model gave another number of answers than it got texts")
-        except Exception as error:  # noqa: BLE001 - whatever a model raises fails one request, and never ends the thread
+        except Exception as error:  # noqa: BLE001 - what a model raises fails one request, never the thread
             if len(jobs) == 1:
                 log.error("%s", without_message(error))
                 jobs[0].answers.set_exception(ModelFailedError(without_message(error)))

@@ -68,7 +68,7 @@ class Guard:
 
         try:
             await self._answer(scope, receive, watched)
-        except Exception as error:  # noqa: BLE001 - what is left to uvicorn it logs with its message, which may quote a visit
+        except Exception as error:  # noqa: BLE001 - uvicorn would log its message, which may quote a visit
             log.error("a request failed: %s", without_message(error))
             if status == _GONE:
                 failed = JSONResponse({"error": "the server failed; its log says where", "details": []}, 500)
