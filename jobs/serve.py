@@ -31,8 +31,8 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=host)
     port = "0 takes a free one and prints it (default 8000)"
     parser.add_argument("--port", type=int, default=8000, metavar="N", help=port)
-    token = "what every request but /healthz must bring; without it the variable CKD_SERVE_TOKEN"
-    parser.add_argument("--token-file", metavar="FILE", help=token)
+    must = "what every request but /healthz must bring; without it the variable CKD_SERVE_TOKEN"
+    parser.add_argument("--token-file", metavar="FILE", help=must)
 
 
 def run(config: Config, console: Console, arguments: Namespace) -> None:
