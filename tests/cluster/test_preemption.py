@@ -71,7 +71,7 @@ def test_gcp_answers_at_once_first_and_then_when_the_value_changes(gcp):
     assert "wait_for_change=true" in gcp.asked[-1]
 
 
-def test_a_wait_on_gcp_that_ends_without_a_change_is_begun_again(gcp):
+def test_a_wait_on_gcp_that_ends_without_a_change_is_started_again(gcp):
     cloud = Gcp(wait=1)
     assert [cloud.look() for _ in range(3)] == [None] * 3
     gcp.preempt()

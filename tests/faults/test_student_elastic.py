@@ -26,7 +26,7 @@ def base(tmp_path_factory):
 
 
 class Driven:
-    """One run of train-student by a driver on a cluster, and what its events.jsonl has told so far."""
+    """One run of train-student by a driver on a cluster, and the lines of its events.jsonl so far."""
 
     def __init__(self, folder: Path, base: str, **student: object) -> None:
         made = make_config(folder, base, **{**SETTINGS, **student})
