@@ -4,6 +4,7 @@ It continues from the newest checkpoint. torch is imported only when training st
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ckd.config import Config
@@ -61,16 +62,8 @@ def train(
             from ckd.student.callback import Course
 
             trainer = _trainer(config, place, examples, checkpoints, selection, start)
-            course = Course(
-                trainer,
-                tuning,
-                labels,
-                preempted=preempted,
-                report=report,
-                seconds_between=seconds_between,
-                checkpoint_steps=config.student.checkpoint_steps,
-            )
-            trainer.add_callback(course)
+            asked = partial(Course, preempted=preempted, report=report, seconds_between=seconds_between)
+            trainer.add_callback(asked(trainer, tuning, labels, checkpoint_steps=config.student.checkpoint_steps))
             trainer.train(resume_from_checkpoint=trainer.resume.folder if trainer.resume else None)
     return selection.finished
 
