@@ -16,6 +16,7 @@ from ckd.config import Config
 from ckd.errors import CkdError
 from ckd.store.files import delete, join, read_bytes, write_bytes
 from ckd.store.models import adapter_hash, model_fields
+from ckd.teacher.adapter import read_adapter
 
 LIBRARIES = ("ray", "torch", "transformers", "peft", "deepspeed", "pyarrow")
 
@@ -91,7 +92,10 @@ def _models(config: Config) -> dict[str, str]:
 
     def fingerprint(key: str, name: str) -> str:
         try:
-            return str(adapter_hash(key, name) if key == "teacher.adapter" else model_fields(key, name)[key])
+            if key != "teacher.adapter":
+                return str(model_fields(key, name)[key])
+            read_adapter(name)
+            return adapter_hash(key, name)
         except CkdError as error:
             return f"!{error}"
 

@@ -21,6 +21,7 @@ from ckd.store.artifacts import Fields, require_equal
 from ckd.store.filesystems import is_local
 from ckd.store.models import adapter_hash, local_adapter, model_fields
 from ckd.teacher.accounting import Meter
+from ckd.teacher.adapter import read_adapter
 from ckd.teacher.engine import Engine
 from ckd.teacher.engines import load_engine
 from ckd.teacher.work import Work
@@ -36,8 +37,13 @@ FIRST = 64  # of the first window: the device waits only for these to be tokenis
 
 
 def teacher_fields(config: Config) -> Fields:
-    """Everything that changes an embedding's value, nothing else. Raises ConfigError when a model is not there."""
+    """Everything that changes an embedding's value, nothing else. Raises ConfigError when a model is not there.
+
+    And when an adapter's files show that it cannot be run whole: before a worker or a GPU is asked for.
+    """
     teacher = config.teacher
+    if teacher.adapter:
+        read_adapter(teacher.adapter)
     return {
         **model_fields("teacher.base_model", teacher.base_model),
         "teacher.adapter": adapter_hash("teacher.adapter", teacher.adapter) if teacher.adapter else None,

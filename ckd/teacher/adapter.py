@@ -1,0 +1,111 @@
+"""What an adapter folder says of itself, from its files alone: neither torch nor PEFT is loaded, no weights are read.
+
+Both engines start from here, and so do the checks that run before any GPU is asked for.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ckd.errors import ConfigError
+from ckd.store.files import exists, join, open_file, read_bytes
+from ckd.store.tensorfile import Tensor, is_pointer, tensors_in
+
+SETTINGS, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+HEADS = ("score", "classifier")  # of a classifier: PEFT stores them with its adapter, embeddings do not need them
+
+# Kinds of PEFT that act beside the layers: before the prompt, by task, by a first pass. Without PEFT's own forward they
+# would be gone and the bare base model left.
+_BESIDE_THE_LAYERS = {
+    "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE", "ADAPTION_PROMPT",
+    "XLORA", "POLY", "SHADOW",
+}  # fmt: skip
+# Settings of LoRA that do the same: one waits for a token sequence, the other repeats layers, which then share a cache.
+_NOT_IN_PLACE = {"alora_invocation_tokens": "activated LoRA", "layer_replication": "LoRA over repeated layers"}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The settings and the tensors of one adapter folder."""
+
+    name: str  # teacher.adapter
+    settings: Mapping[str, Any]  # adapter_config.json
+    tensors: Mapping[str, Tensor] | None  # by their stored names; None for a pickled file, which only torch can list
+
+    @property
+    def kind(self) -> str:
+        """PEFT's name of the method: LORA, IA3, …."""
+        return str(self.settings["peft_type"])
+
+
+def read_adapter(name: str) -> Adapter:
+    """The adapter in a folder or at a URL. Raises ConfigError for what cannot be run whole."""
+    adapter = Adapter(name, _settings(name), _tensors(name))
+    if adapter.kind in _BESIDE_THE_LAYERS:
+        raise refusal(
+            name, f"it is {adapter.kind}, which acts beside the layers", "an adapter inside them such as LoRA"
+        )
+    for key, kind in _NOT_IN_PLACE.items():
+        if adapter.settings.get(key):
+            raise refusal(name, f"{SETTINGS} sets {key}: {kind} is not supported", "an adapter trained without it")
+    if adapter.tensors is not None:
+        require_values(name, {tensor: found.shape for tensor, found in adapter.tensors.items()})
+    return adapter
+
+
+def require_values(name: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises ConfigError for a file without tensors, or with empty ones, as a sharded training saves by mistake."""
+    if not shapes:
+        raise refusal(name, "its weights file holds no tensors", "the folder that the training saved last")
+    empty = [tensor for tensor, shape in shapes.items() if 0 in shape]
+    if empty:
+        wrong = f"{empty[0]} has shape {list(shapes[empty[0]])}{and_more(empty)}: saved while DeepSpeed ZeRO-3 or FSDP "
+        raise refusal(
+            name, f"{wrong}held the values elsewhere", "a save of gathered weights (zero_to_fp32.py makes one)"
+        )
+
+
+def refusal(name: str, wrong: str, expected: str) -> ConfigError:
+    """The one line for an adapter that cannot be used."""
+    return ConfigError(f"teacher.adapter={name}: {wrong}; expected {expected}")
+
+
+def and_more(names: list[str]) -> str:
+    """How many there are beside the first one, which is named."""
+    return f", and {len(names) - 1} more like it" if len(names) > 1 else ""
+
+
+def _settings(name: str) -> dict[str, Any]:
+    expected = "a LoRA folder as PEFT or LLaMA-Factory write it"
+    try:
+        content = read_bytes(join(name, SETTINGS))
+    except (FileNotFoundError, NotADirectoryError):
+        raise refusal(name, f"no {SETTINGS} there", expected) from None
+    except OSError as error:
+        raise refusal(name, f"{SETTINGS} cannot be read ({type(error).__name__})", expected) from None
+    if is_pointer(content):
+        raise refusal(name, f"{SETTINGS} is a Git LFS pointer", "the file itself: run git lfs pull where it was cloned")
+    try:
+        settings = json.loads(content)
+    except ValueError:
+        raise refusal(name, f"{SETTINGS} is no JSON", expected) from None
+    if not isinstance(settings, dict) or not isinstance(settings.get("peft_type"), str):
+        raise refusal(name, f"{SETTINGS} names no peft_type", expected)
+    return settings
+
+
+def _tensors(name: str) -> dict[str, Tensor] | None:
+    try:
+        return tensors_in(join(name, WEIGHTS))
+    except ValueError as error:
+        raise ConfigError(f"teacher.adapter={name}: {WEIGHTS}: {error}") from None
+    except FileNotFoundError:
+        pass
+    if not exists(join(name, PICKLED)):
+        raise refusal(name, f"neither {WEIGHTS} nor {PICKLED} there", "the folder that the training saved last")
+    with open_file(join(name, PICKLED)) as file:
+        if is_pointer(bytes(file.read(64))):
+            wrong = f"{PICKLED} is a Git LFS pointer"
+            raise refusal(name, wrong, "the file itself: run git lfs pull where it was cloned")
+    return None
