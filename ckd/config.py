@@ -105,9 +105,12 @@ class TeacherConfig(Section):
     """The frozen language model."""
 
     base_model: str = Field(
-        "Qwen/Qwen2.5-7B-Instruct", description="folder, s3:// or gs:// folder, or Hub id of a causal language model"
+        "Qwen/Qwen2.5-7B-Instruct",
+        description="folder, s3:// or gs:// folder, or Hub id (also with @revision) of a causal language model",
     )
-    adapter: str = Field("", description="LoRA folder or URL, as PEFT or LLaMA-Factory write it; empty: none")
+    adapter: str = Field(
+        "", description="LoRA folder, URL or org/name@revision, as PEFT or LLaMA-Factory write it; empty: none"
+    )
     adapter_share: float = Field(
         0,
         ge=0,
@@ -155,7 +158,8 @@ class StudentConfig(Section):
 
     base_model: str = Field(
         "bert-base-uncased",
-        description="folder, s3:// or gs:// folder, or Hub id for AutoModelForSequenceClassification",
+        description="folder, s3:// or gs:// folder, or Hub id (also with @revision) "
+        "for AutoModelForSequenceClassification",
     )
     max_length: int = Field(512, ge=8, description="tokens per visit text; a longer one loses its end")
     hard_weight: float = Field(0.9, ge=0, le=1, description="weight of the true labels; the soft ones get the rest")

@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from ckd.config import Config
 from ckd.errors import ConfigError
 from ckd.store.filesystems import is_local
+from ckd.store.hub import adapter_on_hub, is_hub_id
 
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a submitted job
 
@@ -59,18 +59,14 @@ def _folders(config: Config) -> Iterator[tuple[str, str]]:
     for key in ("train", "tuning", "held_out"):
         if path := getattr(config.data, key):
             yield f"data.{key}", path
-    if config.teacher.adapter:
+    if config.teacher.adapter and not adapter_on_hub(config.teacher.adapter):
         yield "teacher.adapter", config.teacher.adapter
     for key, name in (
         ("teacher.base_model", config.teacher.base_model),
         ("student.base_model", config.student.base_model),
     ):
-        if _is_folder(name):  # else a Hub id, which every machine fetches for itself
+        if not is_hub_id(name):  # which every machine fetches for itself
             yield key, name
-
-
-def _is_folder(name: str) -> bool:
-    return not is_local(name) or name.startswith(("/", ".", "~")) or name.count("/") > 1 or Path(name).is_dir()
 
 
 def _shared(path: str, mounts: tuple[str, ...]) -> bool:

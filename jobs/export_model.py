@@ -3,7 +3,7 @@
 import json
 import tempfile
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ckd.predict.onnxfile import require_packages
 from ckd.run import Run
 from ckd.store.files import join, read_bytes
 from ckd.store.filesystems import is_local
+from ckd.store.hub import is_hub_id, repository
 from ckd.store.jsonfile import read_json
 from ckd.visits.cohort import Cohort
 from jobs.arguments import add_config
@@ -162,7 +163,7 @@ def _card(
         metrics,
         Facts(
             student=model.student,
-            base_model=_hub_id(config.student.base_model),
+            base_model=_public_base(config.student.base_model),
             max_length=model.max_length,
             calibrated=model.calibration is not None,
             engines=engines,
@@ -172,11 +173,6 @@ def _card(
     )
 
 
-def _hub_id(name: str) -> str:
-    """The base model's Hub id; "" for a folder or URL, which nobody else could load."""
-    parts: Sequence[str] = name.split("/")
-    return (
-        ""
-        if Path(name).is_dir() or not is_local(name) or len(parts) > 2 or not all(parts) or name.startswith(".")
-        else name
-    )
+def _public_base(name: str) -> str:
+    """The base model's Hub repository; "" for a folder or URL, which nobody else could load."""
+    return repository(name) if is_hub_id(name) else ""

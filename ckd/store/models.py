@@ -5,7 +5,6 @@ A model at a URL is copied once per machine, into <user cache>/models.
 
 import hashlib
 import json
-import re
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from ckd.store.artifacts import Fields
 from ckd.store.files import digest, exists, inner, join, listing, read_bytes
 from ckd.store.filesystems import is_local, reaching, resolve
 from ckd.store.folders import cache_folder, copy_down, fetched_folder, made_once
+from ckd.store.hub import adapter_files, adapter_on_hub, model_files, pinned, readable, small_files
 
 if TYPE_CHECKING:
     from pyarrow import fs
@@ -29,14 +29,14 @@ _SAMPLES, _BLOCK = 256, 64 << 10  # of larger ones, evenly spaced blocks: 15 GB 
 
 
 def model_fields(key: str, name: str) -> Fields:
-    """`{<key>, <key> tokenizer}`, `key` being the config key: hashes of a folder's content, or the commit of a Hub id.
+    """`{<key>, <key> tokenizer}`, `key` being the config key: hashes of a folder's content, or org/name@commit.
 
     A folder and its copy at a URL have the same hashes. At a URL the same few blocks are read (16 MB of a large file),
     or this machine's copy where there is one. Raises ConfigError when `name` is none of these.
     """
     if not _is_folder(name):
-        commit = hub_commit(key, name)
-        return {key: f"{name}@{commit}", f"{key} tokenizer": f"{name}@{commit}"}
+        found = readable(key, name, "config.json")
+        return {key: found, f"{key} tokenizer": found}
     if not is_local(name):
         copy = _copy_of(name, _require_model(key, name))
         name = str(copy) if copy.is_dir() else name
@@ -48,13 +48,16 @@ def model_fields(key: str, name: str) -> Fields:
 
 
 def local_folder(key: str, name: str) -> str:
-    """What the model libraries can load: `name`, or for a URL this machine's copy, made when there is none.
+    """The folder that the model libraries can load: `name`, or this machine's copy of a URL or Hub id, made if need be.
 
-    The copy's name is a hash of the URL and its listing (names, sizes, times), so a changed model is another copy.
-    Raises ConfigError when no model lies at the URL.
+    The copy's name is a hash of the URL and its listing (names, sizes, times), so a changed model is another copy; of
+    a Hub id it is the Hub cache's folder of one commit, so nothing that loads it needs a revision.
+    Raises ConfigError when no model lies there, UnreachableError when the Hub does not answer.
     """
-    if is_local(name):
+    if Path(name).is_dir():
         return name
+    if is_local(name):
+        return model_files(key, name)
     files = _require_model(key, name)
     copy = _copy_of(name, files)
     made_once(copy, lambda folder: copy_down(name, {file.base_name: {"size": file.size} for file in files}, folder))
@@ -63,12 +66,12 @@ def local_folder(key: str, name: str) -> str:
 
 @contextmanager
 def without_weights(key: str, name: str) -> Iterator[str]:
-    """Where the libraries find a model's configuration and tokenizer: `name`, or for a URL a temporary folder.
+    """The folder in which the libraries find a model's configuration and tokenizer; for a URL it is a temporary one.
 
-    Raises ConfigError when no model lies there.
+    Raises ConfigError when no model lies there, UnreachableError when the Hub does not answer.
     """
     if is_local(name):
-        yield name
+        yield name if Path(name).is_dir() else small_files(key, name)
         return
     files = [file for file in _require_model(key, name) if not file.base_name.endswith(_WEIGHTS)]
     with tempfile.TemporaryDirectory() as folder:
@@ -78,8 +81,8 @@ def without_weights(key: str, name: str) -> Iterator[str]:
 
 
 def revision(key: str, name: str) -> str | None:
-    """The `revision=` to load: None for a local folder, else the commit that `model_fields` names."""
-    return None if Path(name).is_dir() else hub_commit(key, name)
+    """The `revision=` to load: None for what `local_folder` gives, else the commit that `model_fields` names."""
+    return None if Path(name).is_dir() else pinned(key, name).partition("@")[2]
 
 
 def known_positions(name: str) -> int | None:
@@ -93,15 +96,22 @@ def known_positions(name: str) -> int | None:
 
 
 def adapter_hash(key: str, name: str) -> str:
-    """Content hash of a LoRA folder, local or at a URL. Raises ConfigError when it holds no adapter_config.json."""
+    """Content hash of a LoRA folder, local or at a URL, or org/name@commit.
+
+    Raises ConfigError when it holds no adapter_config.json, UnreachableError when the Hub does not answer.
+    """
+    if adapter_on_hub(name):
+        return readable(key, name, "adapter_config.json")
     if not exists(join(name, "adapter_config.json")):
-        expected = "expected a LoRA folder as PEFT or LLaMA-Factory write it"
+        expected = "expected a LoRA folder as PEFT or LLaMA-Factory write it, or org/name@revision of the Hub"
         raise ConfigError(f"{key}={name}: no adapter_config.json there; {expected}")
     return folder_hash(name, lambda f: f.startswith("adapter_"))
 
 
 def local_adapter(name: str) -> str:
-    """What PEFT and vLLM can load: `name`, or for a URL the folder of its copy on this machine."""
+    """The folder that PEFT and vLLM can load: `name`, or this machine's copy of a URL or a Hub id."""
+    if adapter_on_hub(name):
+        return adapter_files("teacher.adapter", name)
     return fetched_folder(name, lambda file: "/" not in file)  # LLaMA-Factory keeps whole checkpoints in folders below
 
 
@@ -146,31 +156,3 @@ def _require_model(key: str, name: str) -> "list[fs.FileInfo]":
 def _copy_of(name: str, files: "list[fs.FileInfo]") -> Path:
     listing = [[file.base_name, file.size, file.mtime_ns] for file in files]
     return cache_folder() / "models" / digest([name.rstrip("/"), listing])
-
-
-def hub_commit(key: str, name: str) -> str:
-    """The commit of a Hub id: the one in the local cache, so that a run does not change by itself, else the Hub's.
-
-    Raises ConfigError when the Hub does not answer.
-    """
-    from huggingface_hub import constants, model_info
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-    try:
-        import httpx2 as httpx  # what huggingface_hub speaks since 1.20
-    except ImportError:
-        import httpx
-
-    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
-        expected = "expected a model folder or a Hub id such as Qwen/Qwen2.5-7B-Instruct"
-        raise ConfigError(f"{key}={name}: no such folder; {expected}")
-    ref = Path(constants.HF_HUB_CACHE) / ("models--" + name.replace("/", "--")) / "refs" / "main"
-    if ref.is_file():
-        return ref.read_text(encoding="utf-8").strip()
-    try:
-        return str(model_info(name, timeout=10).sha)
-    except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
-        raise ConfigError(
-            f"{key}={name}: no such folder, not in the local Hub cache, and the Hub did not answer "
-            f"({type(error).__name__}); give a folder or fetch it first"
-        ) from None

@@ -55,9 +55,9 @@ def teacher_fields(config: Config) -> Fields:
 def local_teacher(config: TeacherConfig) -> TeacherConfig:
     """The same teacher with an adapter that lies on this machine.
 
-    Engines take a base model from a URL themselves, but PEFT and vLLM take no adapter from one.
+    Engines take a base model from a URL or the Hub themselves, but PEFT and vLLM take no adapter from one.
     """
-    return config if is_local(config.adapter) else config.model_copy(update={"adapter": local_adapter(config.adapter)})
+    return config.model_copy(update={"adapter": local_adapter(config.adapter)}) if config.adapter else config
 
 
 def shards_to_embed(config: Config, cohort: Cohort) -> list[Shard]:

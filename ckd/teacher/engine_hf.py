@@ -52,7 +52,7 @@ class TransformersEngine:
             self.step = torch.compile(self.model, dynamic=True)
         self.load = Load(
             seconds=time.monotonic() - started,
-            revision=str(model_fields("teacher.base_model", folder)["teacher.base_model"]),
+            revision=str(model_fields("teacher.base_model", config.base_model)["teacher.base_model"]),
             adapter=adapter_hash("teacher.adapter", config.adapter) if config.adapter else None,
             engine=config.engine,
             device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",

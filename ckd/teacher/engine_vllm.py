@@ -9,7 +9,6 @@ end with this one.
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from transformers import AutoTokenizer
 from ckd.config import TeacherConfig
 from ckd.errors import ConfigError
 from ckd.prompts import Prompter
-from ckd.store.models import adapter_hash, local_folder, model_fields, revision
+from ckd.store.models import adapter_hash, local_folder, model_fields
 from ckd.teacher.engine import Load
 from ckd.teacher.lora_file import Shapes, plain_lora_rank, require_fit, shapes, weights_outside_embeddings
 from ckd.teacher.work import Geometry, Work, forward_flops
@@ -37,7 +36,7 @@ class VllmEngine:
         """Raises ConfigError when vLLM is not here, cannot load the model, or would leave out a part of the adapter."""
         started = time.monotonic()
         _refuse(config, gpus)
-        folder = _folder(config.base_model)
+        folder = local_folder("teacher.base_model", config.base_model)  # vLLM, tokenizer and checks read the same files
         base, adapter = shapes(folder), shapes(config.adapter, "adapter_*.safetensors") if config.adapter else {}
         options = _lora_options(config.adapter, adapter, base) if config.adapter else {}
         vllm = _library(gpus)
@@ -54,7 +53,7 @@ class VllmEngine:
         self._work = Work()
         if config.adapter:
             self._require_adapter_works(config.adapter)
-        named = model_fields("teacher.base_model", local_folder("teacher.base_model", config.base_model))
+        named = model_fields("teacher.base_model", config.base_model)
         self.load = Load(
             seconds=time.monotonic() - started,
             revision=str(named["teacher.base_model"]),
@@ -173,24 +172,6 @@ def _library(gpus: float) -> Any:
             f"{found or 'no device'}; set teacher.engine=transformers, or gpus_per_worker to what this machine has"
         )
     return vllm
-
-
-def _folder(name: str) -> str:
-    """The model's folder on this machine, fetched if need be: vLLM, tokenizer and checks read the same files."""
-    from huggingface_hub import snapshot_download
-
-    folder = local_folder("teacher.base_model", name)
-    if Path(folder).is_dir():
-        return folder
-    commit = revision("teacher.base_model", name)
-    try:
-        return str(
-            snapshot_download(name, revision=commit, allow_patterns=["*.safetensors", "*.json", "*.txt", "*.jinja"])
-        )
-    except OSError as error:
-        raise ConfigError(
-            f"teacher.base_model={name}: cannot be fetched ({type(error).__name__}); give a folder or fetch it first"
-        ) from error
 
 
 def _load(vllm: Any, folder: str, config: TeacherConfig, gpus: float, options: dict[str, Any]) -> Any:

@@ -62,6 +62,8 @@ def test_urls_and_shared_mounts_are_taken_and_public_files_follow_the_results():
         require_shared(load(None, [*SHARED, "run.public_files=/mnt/nfs/public"])).run.public_files == "/mnt/nfs/public"
     )
     assert require_shared(load(None, [*SHARED, "teacher.base_model=/mnt/nfs/qwen"]))
+    hub = ["teacher.base_model=org/model@refs/pr/1", "teacher.adapter=org/lora@main", "student.base_model=bert@v1"]
+    assert require_shared(load(None, [*SHARED, *hub]))  # every machine fetches them for itself
 
 
 @pytest.mark.parametrize(

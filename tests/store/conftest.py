@@ -1,7 +1,8 @@
-"""Storage at s3://: one server for a module's tests, a folder in it for each test."""
+"""Storage at s3://: one server for a module's tests, a folder in it for each test. And a model hub of its own."""
 
 import pytest
 
+from tests.store.fake_hub import FakeHub, fake_hub
 from tests.store.object_store import BUCKET, no_fault, proxy, s3_server
 
 
@@ -23,3 +24,20 @@ def root(gate, tmp_path, monkeypatch):
     gate.fault = no_fault
     yield f"s3://{BUCKET}/{tmp_path.name}"
     gate.fault = no_fault
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """An empty Hub and an empty cache of this machine; huggingface_hub knows no other."""
+    from huggingface_hub import constants
+
+    with fake_hub(FakeHub()) as running:
+        monkeypatch.setattr(constants, "ENDPOINT", running.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        yield running
