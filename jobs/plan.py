@@ -21,6 +21,7 @@ from ckd.estimate import (
 )
 from ckd.run import Run
 from ckd.store.models import without_weights
+from ckd.store.pretrained import Source, load_tokenizer
 from ckd.visits.audit import audit_stage
 from ckd.visits.cohort import cohort_artifact
 from ckd.visits.labels import DISEASES
@@ -102,7 +103,8 @@ def _teacher(config: Config, sampled: Sampled, rate: float) -> tuple[Assumptions
 
     t = config.teacher
     with without_weights("teacher.base_model", t.base_model) as folder:
-        tokenizer, geometry, hidden = outline(t, folder)
+        teacher = Source("teacher.base_model", t.base_model, folder)
+        tokenizer, geometry, hidden = outline(t, teacher)
         prompts, cut = Prompter(tokenizer, t.max_length).encode(
             [v.instruction for v in sampled.visits], [v.input for v in sampled.visits]
         )
@@ -138,16 +140,13 @@ class _Student:
     """The student's tokens, size and hours."""
 
     def __init__(self, config: Config, sampled: Sampled) -> None:
-        from transformers import AutoTokenizer
-
-        from ckd.store.models import revision
         from ckd.student.model import outline
         from ckd.student.tokens import tokenize
 
         s = config.student
         with without_weights("student.base_model", s.base_model) as folder:
-            self.size = outline(s.base_model, folder)
-            tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision("student.base_model", folder))
+            source = Source("student.base_model", s.base_model, folder)
+            self.size, tokenizer = outline(source), load_tokenizer(source)
         import pyarrow as pa
 
         table = pa.table({"visit_id": [v.visit_id for v in sampled.visits], "input": [v.input for v in sampled.visits]})

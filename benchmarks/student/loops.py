@@ -37,7 +37,7 @@ def public(config: Config, made: Made, out: Path, device: str, width: int, enoug
     Visits come as token ids: the public code would tokenise them here, every epoch.
     """
     s = config.student
-    model = new_student(config).to(device).train()
+    model = new_student(config).model.to(device).train()
     rows = _padded(made, width)
     steps = s.epochs * steps_per_epoch(len(rows), BATCH)
     optimizer = torch.optim.AdamW(model.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay)

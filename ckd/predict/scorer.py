@@ -118,28 +118,17 @@ def torch_forward(model: Any, device: Any) -> Forward:
 
 def load_tokenizer_of(model: ModelFolder) -> Any:
     """Load the tokenizer in a model folder. Raises ConfigError when it cannot be loaded."""
-    from transformers import AutoTokenizer
+    from ckd.store.pretrained import Source, load_tokenizer
 
-    try:
-        return AutoTokenizer.from_pretrained(model.local)  # a folder, never a Hub id  # nosec B615
-    except Exception as error:  # noqa: BLE001  the tokenizers library raises Exception itself
-        raise ConfigError(
-            f"{model.folder}: its tokenizer cannot be loaded ({type(error).__name__}); "
-            "copy the folder again, or make it again"
-        ) from None
+    return load_tokenizer(Source("", model.folder, model.local))
 
 
 def _torch(local: str, gpus: float) -> tuple[Forward, int]:
     """The forward pass and the padding's token id."""
-    from safetensors import SafetensorError
-
     from ckd.student.model import device_of, load_student
 
     device = device_of(gpus)
-    try:
-        model = load_student(local).to(device).eval()
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise _unloadable(local, error) from None
+    model = load_student(local).to(device).eval()
     return torch_forward(model, device), model.config.pad_token_id or 0
 
 

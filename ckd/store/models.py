@@ -17,7 +17,8 @@ from ckd.store.artifacts import Fields
 from ckd.store.files import digest, exists, inner, join, listing, read_bytes
 from ckd.store.filesystems import is_local, reaching, resolve
 from ckd.store.folders import cache_folder, copy_down, fetched_folder, made_once
-from ckd.store.hub import adapter_files, adapter_on_hub, model_files, pinned, readable, small_files
+from ckd.store.hub import adapter_files, adapter_on_hub, model_files, readable, small_files
+from ckd.store.modelfiles import require_usable
 
 if TYPE_CHECKING:
     from pyarrow import fs
@@ -40,7 +41,7 @@ def model_fields(key: str, name: str) -> Fields:
     if not is_local(name):
         copy = _copy_of(name, _require_model(key, name))
         name = str(copy) if copy.is_dir() else name
-    _require_model(key, name)
+    require_usable(key, name, _require_model(key, name))
     return {
         key: folder_hash(name, lambda f: f == "config.json" or f.endswith(_WEIGHTS)),
         f"{key} tokenizer": folder_hash(name, lambda f: f.startswith(_TOKENIZER)),
@@ -78,11 +79,6 @@ def without_weights(key: str, name: str) -> Iterator[str]:
         for file in files:
             Path(inner(folder, file.base_name)).write_bytes(read_bytes(join(name, file.base_name)))
         yield folder
-
-
-def revision(key: str, name: str) -> str | None:
-    """The `revision=` to load: None for what `local_folder` gives, else the commit that `model_fields` names."""
-    return None if Path(name).is_dir() else pinned(key, name).partition("@")[2]
 
 
 def known_positions(name: str) -> int | None:

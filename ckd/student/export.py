@@ -7,8 +7,8 @@ from typing import Any
 from ckd.run import Run
 from ckd.store.files import size_and_hash
 from ckd.store.folders import fetched_folder
+from ckd.store.pretrained import Source, load_tokenizer
 from ckd.student.fingerprint import STUDENT
-from ckd.student.tokens import load_tokenizer
 from ckd.student.train import best_checkpoint
 from ckd.visits.public_files import student_file, write_tensors
 
@@ -23,7 +23,7 @@ def export(run: Run, say: Callable[[str], None]) -> str:
     from ckd.student.model import load_student
 
     model = load_student(best.fetched(everything=False))
-    tokenizer = load_tokenizer(config.student.base_model)
+    tokenizer = load_tokenizer(Source.find("student.base_model", config.student.base_model))
     tokenizer.model_max_length = config.student.max_length
     public = write_public(run, model)
     facts = run.cohort.facts

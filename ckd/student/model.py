@@ -5,47 +5,31 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification
-from transformers.utils import logging
+from transformers import AutoModelForSequenceClassification
 
 from ckd.config import Config
 from ckd.errors import ConfigError
-from ckd.store.models import local_folder, revision
+from ckd.store.pretrained import Loaded, Source, has_weights, load_model, load_settings, outside_base, without_weights
 from ckd.visits.labels import DISEASES
 
+_KEY = "student.base_model"
+_AUTO = AutoModelForSequenceClassification
 _DROPOUTS = ("dropout", "pdrop", "dropout_prob", "dropout_p")  # how the names of dropout probabilities end
 
 
-def new_student(config: Config) -> Any:
+def new_student(config: Config) -> Loaded:
     """Load the base model in float32 with a fresh 25-label head, whose values depend on nothing but `seed`.
 
-    Raises ConfigError when student.base_model cannot be loaded.
+    A head of another number of labels is replaced. Raises ConfigError when student.base_model cannot be loaded, or
+    when a weight beside the head would be random.
     """
-    _quiet()
-    s = config.student
-    folder = local_folder("student.base_model", s.base_model)
-    commit = revision("student.base_model", folder)
-    try:
-        settings = AutoConfig.from_pretrained(
-            folder,
-            revision=commit,
-            num_labels=len(DISEASES),
-            id2label=dict(enumerate(DISEASES)),
-            label2id={name: i for i, name in enumerate(DISEASES)},
-            problem_type="multi_label_classification",
-        )
-        if s.dropout is not None:
-            set_dropout(settings, s.dropout)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            return AutoModelForSequenceClassification.from_pretrained(
-                folder, revision=commit, config=settings, dtype=torch.float32
-            )
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"student.base_model={s.base_model}: cannot be loaded ({type(error).__name__}); "
-            "expected a folder or Hub id that AutoModelForSequenceClassification loads"
-        ) from error
+    source = Source.find(_KEY, config.student.base_model)
+    settings = _settings(source)
+    if config.student.dropout is not None:
+        set_dropout(settings, config.student.dropout)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return _load(source, settings)
 
 
 @dataclass(frozen=True)
@@ -58,20 +42,14 @@ class Outline:
     width: int
 
 
-def outline(name: str, folder: str) -> Outline:
-    """Find the size of student.base_model from its configuration in `folder`, without weights. Raises ConfigError."""
-    _quiet()
-    try:
-        settings = AutoConfig.from_pretrained(
-            folder, revision=revision("student.base_model", folder), num_labels=len(DISEASES)
-        )
-        with torch.device("meta"):
-            model = AutoModelForSequenceClassification.from_config(settings)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"student.base_model={name}: no configuration of a model ({type(error).__name__}); "
-            "give a folder, a URL or a Hub id of one"
-        ) from error
+def outline(source: Source) -> Outline:
+    """Find the size of student.base_model without reading weights.
+
+    Where they are on this machine, what would be missing when they are loaded is refused as well. Raises ConfigError.
+    """
+    settings = _settings(source)
+    there = has_weights(source)
+    model = _load(source, settings, "meta").model if there else without_weights(source, _AUTO, settings)
     tables = {id(p) for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
     weights = list(model.parameters())
     return Outline(
@@ -83,10 +61,28 @@ def outline(name: str, folder: str) -> Outline:
 
 
 def load_student(folder: str) -> Any:
-    """Load a trained student from an exported folder or a checkpoint, in float32."""
-    _quiet()
-    # A folder, never a Hub id.
-    return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)  # nosec B615
+    """Load a trained student from an exported folder or a checkpoint, in float32. Raises ConfigError."""
+    source = Source("", folder, folder)
+    return load_model(source, _AUTO, load_settings(source), new=lambda *_: False, dtype=torch.float32).model
+
+
+def _settings(source: Source) -> Any:
+    return load_settings(
+        source,
+        num_labels=len(DISEASES),
+        id2label=dict(enumerate(DISEASES)),
+        label2id={name: i for i, name in enumerate(DISEASES)},
+        problem_type="multi_label_classification",
+    )
+
+
+def _load(source: Source, settings: Any, device_map: str | None = None) -> Loaded:
+    return load_model(source, _AUTO, settings, new=_head, dtype=torch.float32, device_map=device_map)
+
+
+def _head(name: str, model: Any) -> bool:
+    """Whether a tensor is of the classification head; BERT keeps the head's pooler inside of its base."""
+    return outside_base(name, model) or ".pooler." in name
 
 
 def set_dropout(settings: Any, share: float) -> None:
@@ -115,9 +111,3 @@ def has_bf16(device: torch.device) -> bool:
 def rows_per_micro_batch(batch_size: int, world: int, accumulation: int) -> int:
     """The most visits in one micro-batch."""
     return math.ceil(batch_size / (world * accumulation))
-
-
-def _quiet() -> None:
-    """Keep transformers from showing bars and notes of a fresh head among the run's own lines."""
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()

@@ -11,7 +11,8 @@ from ckd.errors import ConfigError
 from ckd.run import Run
 from ckd.stage import Step
 from ckd.store.artifacts import Fields
-from ckd.store.models import known_positions, local_folder, model_fields, revision
+from ckd.store.models import known_positions, model_fields
+from ckd.store.pretrained import Source, load_settings, load_tokenizer
 from ckd.visits.audit import token_ids
 from ckd.visits.cohort import Cohort
 from ckd.visits.columns import flat, lengths
@@ -30,8 +31,10 @@ class TokenWorker:
     def __init__(self, run: Run) -> None:
         student = run.config.student
         self.max_length = student.max_length
-        self.tokenizer = load_tokenizer(student.base_model)
-        _require_positions(run.config, min(self.tokenizer.model_max_length, _positions(student.base_model)))
+        source = Source.find("student.base_model", student.base_model)
+        self.tokenizer = load_tokenizer(source)
+        known = getattr(load_settings(source), "max_position_embeddings", None) or 1 << 30
+        _require_positions(run.config, min(self.tokenizer.model_max_length, int(known)))
         self.cohort, self.stage = run.cohort, TOKENS.stage(run)
 
     def __call__(self, shard: Shard) -> dict[str, Any]:
@@ -72,14 +75,6 @@ TOKENS = Step(
 )
 
 
-def load_tokenizer(base_model: str) -> Any:
-    """Load the tokenizer of student.base_model."""
-    from transformers import AutoTokenizer
-
-    folder = local_folder("student.base_model", base_model)
-    return AutoTokenizer.from_pretrained(folder, revision=revision("student.base_model", folder))
-
-
 def tokenize(tokenizer: Any, visits: "pa.Table", max_length: int) -> "pa.Table":
     """visit_id, input_ids list<int32> with the special tokens, and truncated bool: whether a text lost its end."""
     import pyarrow as pa
@@ -117,11 +112,3 @@ def _require_positions(config: Config, known: int | None) -> None:
         raise ConfigError(
             f"student.max_length={wanted}: {name} knows {known} positions; set student.max_length to at most that"
         )
-
-
-def _positions(base_model: str) -> int:
-    from transformers import AutoConfig
-
-    folder = local_folder("student.base_model", base_model)
-    settings = AutoConfig.from_pretrained(folder, revision=revision("student.base_model", folder))
-    return int(getattr(settings, "max_position_embeddings", None) or 1 << 30)

@@ -60,8 +60,14 @@ def train(
         report({"started": start.step if start else 0, "world": world})
         if not selection.finished:
             from ckd.student.callback import Course
+            from ckd.student.model import new_student
 
-            trainer = _trainer(config, place, examples, checkpoints, selection, start)
+            # Before the trainer: it switches ZeRO-3's partitioned loading on, which a BERT does not need and which
+            # skips our seed.
+            student = new_student(config)
+            if start is None:
+                report({"line": f"train-student: student.base_model={config.student.base_model}: {student}"})
+            trainer = _trainer(config, place, student.model, examples, checkpoints, selection, start)
             asked = partial(Course, preempted=preempted, report=report, seconds_between=seconds_between)
             trainer.add_callback(asked(trainer, tuning, labels, checkpoint_steps=config.student.checkpoint_steps))
             trainer.train(resume_from_checkpoint=trainer.resume.folder if trainer.resume else None)
@@ -135,20 +141,17 @@ def _examples(run: Run, mapped: MappedArrays) -> tuple[Examples, Examples | None
 def _trainer(
     config: Config,
     place: Place,
+    model: Any,
     examples: Examples,
     checkpoints: Checkpoints,
     selection: Selection,
     start: Checkpoint | None,
 ) -> "StudentTrainer":
     from ckd.student.batches import Batches
-    from ckd.student.model import new_student
     from ckd.student.resume import prepare
     from ckd.student.trainer import MicroBatches, StudentTrainer, training_arguments
 
     resume = prepare(start, place.ranks, config.student.zero_stage if place.deepspeed else None) if start else None
-    # Before the arguments: they switch ZeRO-3's partitioned loading on, which a BERT does not need and which skips our
-    # seed.
-    model = new_student(config)
     loss = Loss.prepare(config, model, examples, place.ranks)
     batches = Batches(
         examples,

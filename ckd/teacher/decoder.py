@@ -5,25 +5,39 @@ from typing import Any
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from peft.utils import load_peft_weights
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
+from transformers import AutoModelForCausalLM
 
 from ckd.config import TeacherConfig
 from ckd.errors import ConfigError
-from ckd.store.models import revision
+from ckd.store.pretrained import (
+    Source,
+    has_weights,
+    load_model,
+    load_settings,
+    load_tokenizer,
+    outside_base,
+    require_finite,
+    require_rows,
+    without_weights,
+)
 from ckd.teacher.work import Geometry
 
 
-def load_decoder(config: TeacherConfig, folder: str, device: torch.device) -> tuple[Any, Any]:
-    """Tokenizer, and the decoder in eval mode on its device(s). Raises ConfigError.
+def load_decoder(config: TeacherConfig, source: Source, device: torch.device) -> tuple[Any, Any, list[str]]:
+    """Tokenizer, the decoder in eval mode on its device(s), and what a person should know of the load.
 
-    `folder` is where teacher.base_model lies on this machine.
+    Raises ConfigError.
     """
-    tokenizer, model = _load(config, folder, device)
+    tokenizer, settings = load_tokenizer(source), load_settings(source)
+    stored = settings.dtype
+    model = _load(source, settings, config, device_map=config.device_map if _spread(config, device) else None)
+    require_rows(source, tokenizer, model)
     causal = _with_adapter(model, config) if config.adapter else model
     # Without lm_head; an adapter that is not merged is inside the layers, so it stays active.
     decoder = causal.base_model.eval().requires_grad_(False)
-    return tokenizer, decoder if _spread(config, device) else decoder.to(device)
+    decoder = decoder if _spread(config, device) else decoder.to(device)
+    require_finite(source, decoder)
+    return tokenizer, decoder, _dtype_notes(config, stored, decoder)
 
 
 def geometry(decoder: Any) -> Geometry:
@@ -38,19 +52,17 @@ def geometry(decoder: Any) -> Geometry:
     )
 
 
-def outline(config: TeacherConfig, folder: str) -> tuple[Any, Geometry, int]:
-    """Tokenizer, geometry and width of the embeddings, without reading weights. Raises ConfigError."""
-    commit = revision("teacher.base_model", folder)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, revision=commit)
-        settings = AutoConfig.from_pretrained(folder, revision=commit)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(settings)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"teacher.base_model={config.base_model}: no configuration and tokenizer of a causal language model "
-            f"({type(error).__name__}); give a folder, a URL or a Hub id of one"
-        ) from error
+def outline(config: TeacherConfig, source: Source) -> tuple[Any, Geometry, int]:
+    """Tokenizer, geometry and width of the embeddings, without reading weights. Raises ConfigError.
+
+    Where the weights are on this machine, what would be missing when they are loaded is refused as well.
+    """
+    tokenizer, settings = load_tokenizer(source), load_settings(source)
+    if has_weights(source):
+        model = _load(source, settings, config, device_map="meta")
+        require_rows(source, tokenizer, model)
+    else:
+        model = without_weights(source, AutoModelForCausalLM, settings)
     return tokenizer, geometry(model.base_model), int(settings.get_text_config().hidden_size)
 
 
@@ -58,24 +70,34 @@ def _spread(config: TeacherConfig, device: torch.device) -> bool:
     return bool(config.device_map) and device.type == "cuda"
 
 
-def _load(config: TeacherConfig, folder: str, device: torch.device) -> tuple[Any, Any]:
-    commit = revision("teacher.base_model", folder)
-    transformers_logging.disable_progress_bar()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, revision=commit)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            revision=commit,
-            dtype=getattr(torch, config.dtype),
-            attn_implementation="sdpa",
-            device_map=config.device_map if _spread(config, device) else None,
+def _load(source: Source, settings: Any, config: TeacherConfig, device_map: str | None) -> Any:
+    """The causal model; only its lm_head, which is never computed, may be missing."""
+    return load_model(
+        source,
+        AutoModelForCausalLM,
+        settings,
+        new=outside_base,
+        dtype=getattr(torch, config.dtype),
+        attn_implementation="sdpa",
+        device_map=device_map,
+    ).model
+
+
+def _dtype_notes(config: TeacherConfig, stored: torch.dtype | None, decoder: Any) -> list[str]:
+    asked = getattr(torch, config.dtype)
+    others = {weight.dtype for name, weight in decoder.named_parameters() if "lora_" not in name} - {asked}
+    notes = []
+    if stored == torch.float32 != asked:
+        notes.append(f"its weights are stored in float32 and rounded to teacher.dtype={config.dtype}")
+    if others:
+        notes.append(
+            f"some of its weights stay in {', '.join(sorted(map(_name, others)))} for teacher.dtype={config.dtype}"
         )
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"teacher.base_model={config.base_model}: cannot be loaded ({type(error).__name__}); "
-            "expected a folder or Hub id of a causal language model with safetensors weights"
-        ) from error
-    return tokenizer, model
+    return notes
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _with_adapter(model: Any, config: TeacherConfig) -> Any:

@@ -13,7 +13,8 @@ from ckd.batching import token_batches
 from ckd.config import TeacherConfig
 from ckd.errors import ConfigError
 from ckd.prompts import Prompter
-from ckd.store.models import adapter_hash, local_folder, model_fields
+from ckd.store.models import adapter_hash, model_fields
+from ckd.store.pretrained import Source
 from ckd.teacher.attention import CAUSAL
 from ckd.teacher.budget import CPU_BUDGET, automatic_budget, one_prompt_too_many
 from ckd.teacher.clock import DeviceClock
@@ -26,6 +27,7 @@ from ckd.teacher.work import Work, forward_flops
 # token costs a wide MLP. In Qwen2.5-7B 2 kB (14 kB where a kernel wants the keys repeated for every head) against about
 # 130 kB.
 PREFIX_POSITIONS_PER_TOKEN = 8
+_NO_PREFIX = "this model cannot share a prefix: every prompt is computed whole"
 
 
 class TransformersEngine:
@@ -40,8 +42,8 @@ class TransformersEngine:
         started = time.monotonic()
         self.device = _device(gpus)
         self._gpus = [] if self.device.type == "cpu" else _all_gpus() if config.device_map else [self.device]
-        folder = local_folder("teacher.base_model", config.base_model)
-        tokenizer, self.model = load_decoder(config, folder, self.device)
+        source = Source.find("teacher.base_model", config.base_model)
+        tokenizer, self.model, notes = load_decoder(config, source, self.device)
         self.prompter = Prompter(tokenizer, config.max_length)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
         self.hidden = int(self.model.config.get_text_config().hidden_size)
@@ -56,7 +58,7 @@ class TransformersEngine:
             adapter=adapter_hash("teacher.adapter", config.adapter) if config.adapter else None,
             engine=config.engine,
             device=torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
-            note="" if self.causal else "this model cannot share a prefix: every prompt is computed whole",
+            note="; ".join([*notes, *([] if self.causal else [_NO_PREFIX])]),
         )
         self.budget = config.token_budget or self._automatic_budget(config)
         self.load = replace(self.load, seconds=time.monotonic() - started)

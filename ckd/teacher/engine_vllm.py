@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
 
 from ckd.config import TeacherConfig
 from ckd.errors import ConfigError
 from ckd.prompts import Prompter
 from ckd.store.models import adapter_hash, local_folder, model_fields
+from ckd.store.pretrained import Source, load_tokenizer
 from ckd.teacher.engine import Load
 from ckd.teacher.lora_file import Shapes, plain_lora_rank, require_fit, shapes, weights_outside_embeddings
 from ckd.teacher.work import Geometry, Work, forward_flops
@@ -43,7 +43,7 @@ class VllmEngine:
         self._lora = vllm.lora.request.LoRARequest("adapter", 1, config.adapter) if config.adapter else None
         self._llm = _load(vllm, folder, config, gpus, options)
         self._params = vllm.PoolingParams(use_activation=False)
-        tokenizer = AutoTokenizer.from_pretrained(folder)  # a folder of one commit  # nosec B615
+        tokenizer = load_tokenizer(Source("teacher.base_model", config.base_model, folder))
         self.prompter = Prompter(tokenizer, config.max_length)
         text = self._llm.model_config.hf_text_config
         self.hidden = int(text.hidden_size)

@@ -142,6 +142,7 @@ def test_a_7b_teacher_is_known_by_its_configuration_alone_and_takes_what_the_sca
     from transformers import Qwen2Config
 
     from ckd.estimate import MATRIX_RATE, Assumptions
+    from ckd.store.pretrained import Source
     from ckd.teacher.decoder import outline
     from ckd.teacher.work import forward_flops
 
@@ -156,7 +157,7 @@ def test_a_7b_teacher_is_known_by_its_configuration_alone_and_takes_what_the_sca
         "num_key_value_heads": 4,
     }
     Qwen2Config(vocab_size=152064, **shape).save_pretrained(tmp_path / "qwen")
-    _, geometry, hidden = outline(load(None, []).teacher, str(tmp_path / "qwen"))
+    _, geometry, hidden = outline(load(None, []).teacher, Source.find("teacher.base_model", str(tmp_path / "qwen")))
     assert hidden == 3584
     assert geometry.parameters == pytest.approx(6.525e9, rel=1e-3)  # 7.6 billion without embedding table and lm_head
     flops = forward_flops(geometry, 1, 656 - 201, 201)

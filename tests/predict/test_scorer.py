@@ -107,7 +107,7 @@ def test_weights_that_were_damaged_before_the_folder_was_committed_are_refused(f
     copy = copied(folder, tmp_path)
     path = copy / "model.safetensors"
     path.write_bytes(path.read_bytes()[:5000] if damage is None else damage)
-    with pytest.raises(ConfigError, match="cannot be loaded") as caught:
+    with pytest.raises(ConfigError, match="damaged weight file") as caught:
         Scorer.load(recommitted(copy))
     assert "\n" not in str(caught.value)
 
@@ -152,7 +152,9 @@ def test_a_tokenizer_that_another_version_made_is_told_in_one_line(folder, tmp_p
     copy = copied(folder, tmp_path)
     content = json.loads((copy / "tokenizer.json").read_text())
     (copy / "tokenizer.json").write_text(json.dumps(content | {"model": content["model"] | {"type": "NewPiece"}}))
-    with pytest.raises(ConfigError, match=r"its tokenizer cannot be loaded \(Exception\); copy the folder again"):
+    with pytest.raises(
+        ConfigError, match=r"its tokenizer cannot be loaded \(Exception\); .* install the versions that made it"
+    ):
         Scorer.load(recommitted(copy))
 
 

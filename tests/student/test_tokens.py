@@ -13,10 +13,11 @@ from ckd.predict.predictions import PREDICTIONS
 from ckd.run import Run
 from ckd.store.artifacts import Stage
 from ckd.store.folders import fetched_folder
+from ckd.store.pretrained import Source, load_tokenizer
 from ckd.student.batches import Batches
 from ckd.student.examples import Examples
 from ckd.student.model import load_student, new_student
-from ckd.student.tokens import load_tokenizer, ragged, token_fields, tokenize
+from ckd.student.tokens import ragged, token_fields, tokenize
 from ckd.visits.cohort import Cohort
 from ckd.visits.labels import INSTRUCTION
 from ckd.visits.visit import Visit
@@ -29,7 +30,7 @@ from tests.student.trainings import run_train
 
 @pytest.fixture(scope="module")
 def tokenizer(base):
-    return load_tokenizer(base)
+    return load_tokenizer(Source.find("student.base_model", base))
 
 
 def table_of(tokenizer, texts: list[str], max_length: int = 8) -> pa.Table:
@@ -90,7 +91,7 @@ def test_the_first_steps_loss_is_that_of_the_visits_computed_one_by_one(tmp_path
     cohort = Cohort.open(config.run.artifacts_root)
     examples = Examples(config.run.artifacts_root, cohort.select("train"), token_fields(config), hard_weight=1.0)
     rows = Batches(examples, seed=config.seed, batch_size=8, pad_id=0).global_batch(0, 0)
-    model = new_student(config).eval()
+    model = new_student(config).model.eval()
     total = 0.0
     with torch.no_grad():
         for shard, row in rows:
