@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pyarrow import fs
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
+_WEIGHTS = (".safetensors", ".bin")
 _INDEX = "model.safetensors.index.json"
 _HEADER = 100 << 20  # the most bytes that safetensors allows for a file's header
 
@@ -26,7 +27,7 @@ def require_usable(key: str, name: str, files: "list[fs.FileInfo]") -> None:
     `files` are those directly in the folder or at the URL `name`: Git LFS pointers, files that end too early, shards
     that an index names and that are not there, quantised weights.
     """
-    there = {file.base_name: file.size for file in files}
+    there = {file.base_name: file.size for file in files if _loaded(file.base_name)}
     for file in sorted(there):
         if there[file] < 1024 and read_bytes(join(name, file)).startswith(_POINTER):
             raise ConfigError(
@@ -44,6 +45,11 @@ def require_usable(key: str, name: str, files: "list[fs.FileInfo]") -> None:
                 f"(first: {lost[0]}); copy or download the folder again"
             )
     require_plain(key, name, _json(key, name, "config.json"))
+
+
+def _loaded(file: str) -> bool:
+    """Whether transformers reads a file of this name: of weights only its own names, not Mistral's consolidated.*."""
+    return file.startswith(("model", "pytorch_model")) or not file.endswith((*_WEIGHTS, ".gguf", ".onnx", ".pth"))
 
 
 def require_plain(key: str, name: str, settings: Mapping[str, Any]) -> None:

@@ -53,7 +53,7 @@ def load_tokenizer(source: Source) -> Any:
     """Load a tokenizer. Raises ConfigError when it cannot be loaded, or knows nothing but special tokens."""
     from transformers import AutoTokenizer
 
-    tokenizer = _or_refuse(source, "tokenizer", lambda given: AutoTokenizer.from_pretrained(source.folder, **given))
+    tokenizer = _or_refuse(source, "tokenizer", AutoTokenizer.from_pretrained, source.folder)
     words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens) - set(tokenizer.added_tokens_encoder)
     if not words:
         files = " or ".join(sorted(set(tokenizer.vocab_files_names.values())))
@@ -68,9 +68,7 @@ def load_settings(source: Source, **changed: Any) -> Any:
     """Load the configuration of a model. Raises ConfigError when there is none that transformers knows by itself."""
     from transformers import AutoConfig
 
-    settings = _or_refuse(
-        source, "configuration", lambda given: AutoConfig.from_pretrained(source.folder, **given, **changed)
-    )
+    settings = _or_refuse(source, "configuration", AutoConfig.from_pretrained, source.folder, **changed)
     require_plain(source.key, source.name, vars(settings))
     return settings
 
@@ -84,15 +82,12 @@ def load_model(source: Source, auto: Any, settings: Any, *, new: Callable[[str, 
     model, found = _or_refuse(
         source,
         "model",
-        lambda given: auto.from_pretrained(
-            source.folder,
-            config=settings,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            use_safetensors=None,
-            **given,
-            **options,
-        ),
+        auto.from_pretrained,
+        source.folder,
+        config=settings,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **options,
     )
     reshaped = {name: (list(stored), list(wanted)) for name, stored, wanted in sorted(found["mismatched_keys"])}
     missing, unused = sorted(map(str, found["missing_keys"])), sorted(map(str, found["unexpected_keys"]))
@@ -118,7 +113,7 @@ def without_weights(source: Source, auto: Any, settings: Any) -> Any:
     import torch
 
     with torch.device("meta"):
-        return _or_refuse(source, "configuration", lambda _: auto.from_config(settings, trust_remote_code=False))
+        return _or_refuse(source, "configuration", auto.from_config, settings)
 
 
 def has_weights(source: Source) -> bool:
@@ -174,14 +169,14 @@ def _require_all_layers(source: Source, settings: Any, unused: Iterable[str]) ->
             )
 
 
-def _or_refuse(source: Source, what: str, load: Callable[[dict[str, Any]], Any]) -> Any:
-    """What `load` returns. Whatever the libraries raise becomes one line: another try would only raise it again."""
+def _or_refuse(source: Source, what: str, load: Callable[..., Any], given: Any, **options: Any) -> Any:
+    """What `load(given)` returns. Whatever the libraries raise is one line: another try would only raise it again."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        return load({"trust_remote_code": False})
+        return load(given, trust_remote_code=False, **options)
     except Exception as error:  # noqa: BLE001  tokenizers raises Exception itself, the others a dozen kinds
         raise source.error(*_reason(what, error)) from None
 

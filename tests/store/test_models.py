@@ -13,7 +13,7 @@ from ckd.errors import ArtifactError, ConfigError
 from ckd.run import Run
 from ckd.store.files import read_bytes, write_bytes
 from ckd.store.folders import upload_folder
-from ckd.store.models import folder_hash, local_folder, model_fields, revision
+from ckd.store.models import folder_hash, local_folder, model_fields
 from ckd.teacher.embed import EmbedWorker, teacher_fields
 from ckd.teacher.engine_hf import TransformersEngine
 from tests.teacher.embedded import embedded, visits
@@ -37,7 +37,6 @@ def test_a_url_has_the_fingerprint_of_its_folder_before_and_after_it_is_copied(t
     assert not (tmp_path / "cache").exists(), "a fingerprint needs no copy"
     folder = local_folder("teacher.base_model", bucket)
     assert model_fields("teacher.base_model", bucket) == model_fields("teacher.base_model", folder) == wanted
-    assert revision("teacher.base_model", folder) is None
     assert sorted(os.listdir(folder)) == sorted(os.listdir(f"{teacher_folder}/base"))
     assert local_folder("teacher.base_model", f"{teacher_folder}/base") == f"{teacher_folder}/base"
 
