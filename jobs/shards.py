@@ -26,22 +26,37 @@ _MAKING = threading.Lock()  # two threads with their first shard must not make (
 class Guarded:
     """Makes a worker with its first shard and returns a failure as a row: an exception would abort the whole data set.
 
-    The row names the error's type and place. Its text may quote a patient, so only our own errors' text is kept.
+    The row names the error's type and place. Its text may quote a patient, so only our own errors' text is kept. A
+    worker that could not be made is not made again: every shard would only meet the same.
     """
 
     factory: Factory
     worker: Callable[[Any], dict[str, Any]] | None = None
+    broken: Mapping[str, Any] | None = None  # why no worker could be made
 
     def __call__(self, shard: Unit) -> dict[str, Any]:
-        """The worker's row, or {"index", "rows", "error"}."""
+        """The worker's row, or {"index", "rows", "error"}, "stop" (an exit code) where all would fail."""
+        failed = {"index": shard.index, "rows": 0}
         try:
-            with _MAKING:
-                self.worker = self.worker or self.factory()
-            return self.worker(shard)
+            worker = self._worker()
+            return failed | dict(self.broken or {}) if worker is None else worker(shard)
         except CkdError as error:
-            return {"index": shard.index, "rows": 0, "error": str(error), "stop": isinstance(error, ConfigError)}
+            stop = {"stop": error.exit_code} if isinstance(error, ConfigError) else {}
+            return {**failed, "error": str(error), **stop}
         except Exception as error:  # noqa: BLE001  the one supervision loop: a shard is set aside, the rest goes on
-            return {"index": shard.index, "rows": 0, "error": f"{_kind(error)} at {_place(error)}"}
+            return {**failed, "error": f"{_kind(error)} at {_place(error)}"}
+
+    def _worker(self) -> Callable[[Any], dict[str, Any]] | None:
+        with _MAKING:
+            if self.worker is None and self.broken is None:
+                try:
+                    self.worker = self.factory()
+                except CkdError as error:
+                    self.broken = {"error": str(error), "stop": error.exit_code}
+                except Exception as error:  # noqa: BLE001  as above
+                    what = f"no worker could be started ({_kind(error)} at {_place(error)})"
+                    self.broken = {"error": what, "stop": IncompleteError.exit_code}
+        return self.worker
 
 
 @dataclass(frozen=True)
@@ -106,9 +121,11 @@ def map_worker(
 
 
 def _report(console: Console, progress: Progress, place: Mapping[str, Any], row: Mapping[str, Any]) -> None:
-    """Say what became of a shard. Raises ConfigError where every other shard would fail in the same way."""
-    if row.get("stop"):
-        raise ConfigError(row["error"])
+    """Say what became of a shard. Raises CkdError where every other shard would fail in the same way."""
+    if "stop" in row:
+        if row["stop"] == ConfigError.exit_code:
+            raise ConfigError(row["error"])
+        raise IncompleteError(f"{place['stage']}: {row['error']}; run the same command again")
     label, index = place["stage"], row["index"]
     if row.get("starts", 1) > 1:
         console.event("shard_retried", stage=label, shard=index, starts=row["starts"], attempts=row["attempts"])

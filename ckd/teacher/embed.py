@@ -69,43 +69,39 @@ def shards_to_embed(config: Config, cohort: Cohort) -> list[Shard]:
 
 
 class EmbedWorker:
-    """Embeds one shard per call; the model loads with the first. Safe to run twice on a shard.
+    """Embeds one shard per call. Making it loads the model. Safe to run twice on a shard.
 
     The fingerprint is the driver's: a machine that finds another model under the same name refuses (ArtifactError). Two
     threads may call it at once: the engine computes one shard after the other, so that reading, tokenising and writing
     one overlaps the forward passes of the other.
     """
 
-    def __init__(self, run: Run, engine: Engine | None = None) -> None:
+    def __init__(self, run: Run, engine: Engine | None = None, meter: Meter | None = None) -> None:
         """`engine`: one that is loaded already."""
-        self.run, self.stage, self.engine = run, EMBEDDINGS.stage(run), engine
-        self.meter: Meter | None = None
-        # The model is loaded once, and computes one shard at a time.
-        self.loading, self.turn = threading.Lock(), threading.Lock()
+        self.run, self.stage = run, EMBEDDINGS.stage(run)
+        self.engine = engine or self._loaded()
+        self.meter = meter or Meter(self.engine, run.config.teacher)
+        self.turn = threading.Lock()  # the model computes one shard at a time
 
     def __call__(self, shard: Shard) -> dict[str, Any]:
         """Write part `shard.index`; returns index, rows, seconds, tokens, truncated, account (see accounting)."""
-        engine, meter = self._engine()
         started = time.monotonic()
         table = self.run.cohort.read(shard, ["visit_id", "instruction", "input"])
         texts = table["instruction"].to_pylist(), table["input"].to_pylist()
-        vectors, tokens, truncated, work = encode_texts(engine, *texts, self.turn)
+        vectors, tokens, truncated, work = encode_texts(self.engine, *texts, self.turn)
         part = pa.table({"visit_id": table["visit_id"], "embedding": column(vectors, self.run.config.teacher)})
         self.stage.write(shard.index, part, rows=shard.rows, input_hash=shard.text_hash)
         done = {"index": shard.index, "rows": shard.rows, "seconds": time.monotonic() - started}
-        account = meter.read(started, shard.rows, tokens, work)
+        account = self.meter.read(started, shard.rows, tokens, work)
         return {**done, "tokens": tokens, "truncated": truncated, "account": account}
 
-    def _engine(self) -> tuple[Engine, Meter]:
-        with self.loading:
-            teacher = self.run.config.teacher
-            if self.engine is None:
-                self._require_same_model()
-                self.engine = load_engine(local_teacher(teacher), teacher.gpus_per_worker)
-                if not is_local(teacher.base_model):  # what was loaded is a copy: now it is the copy that is hashed
-                    self._require_same_model()
-            self.meter = self.meter or Meter(self.engine, teacher)
-            return self.engine, self.meter
+    def _loaded(self) -> Engine:
+        teacher = self.run.config.teacher
+        self._require_same_model()
+        engine = load_engine(local_teacher(teacher), teacher.gpus_per_worker)
+        if not is_local(teacher.base_model):  # what was loaded is a copy: now it is the copy that is hashed
+            self._require_same_model()
+        return engine
 
     def _require_same_model(self) -> None:
         place = f"teacher.base_model={self.run.config.teacher.base_model} on this machine"

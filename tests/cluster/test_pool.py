@@ -1,5 +1,6 @@
 """The Ray pool: every item, whatever dies; and the guard that turns a worker's failure into a row."""
 
+import errno
 import io
 import json
 import os
@@ -9,12 +10,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from ckd.config import Workers
-from ckd.errors import ConfigError, DataError, IncompleteError
+from ckd.errors import ArtifactError, ConfigError, DataError, IncompleteError, UnreachableError
 from ckd.store.artifacts import Stage
 from ckd.store.files import read_bytes
 from ckd.visits.visit import Shard
@@ -187,3 +189,39 @@ def test_a_config_error_stops_at_once_and_another_user_error_keeps_its_text():
         map_worker(
             console(), "x", partial(Fails, error=DataError("file damaged")), shards(5), workers=Workers(min=0, max=0)
         )
+
+
+class Unmade:
+    """A worker that cannot be made; a file per try."""
+
+    def __init__(self, folder, error):
+        Path(folder, os.urandom(4).hex()).touch()
+        raise error
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (ConfigError("no such model"), ConfigError, "^no such model$"),
+        (ArtifactError("another model on this machine"), ConfigError, "^another model on this machine$"),
+        (UnreachableError("the Hub does not answer"), IncompleteError, "^x: the Hub does not answer; run the same"),
+        (OSError(errno.ENOMEM, MARKER), IncompleteError, r"^x: no worker could be started \(OSError \(Cannot allocate"),
+        (ValueError(MARKER), IncompleteError, r"^x: no worker could be started \(ValueError at test_pool.py:\d+\)"),
+    ],
+    ids=["config", "artifact", "unreachable", "memory", "bug"],
+)
+def test_a_worker_that_cannot_be_made_is_tried_once_and_stops_the_stage(
+    local_ray, tmp_path, workers, error, kind, says
+):
+    with pytest.raises(kind, match=says) as caught:
+        map_worker(
+            console(),
+            "x",
+            partial(Unmade, str(tmp_path), error),
+            shards(20),
+            workers=Workers(min=workers, max=workers),
+            threads=2,
+        )
+    assert len(os.listdir(tmp_path)) == 1
+    assert MARKER not in str(caught.value)

@@ -68,17 +68,14 @@ class FakeEmbedWorker(EmbedWorker):
     """`seconds` per shard; `starts` is the folder of the files."""
 
     def __init__(self, run, seconds, starts):
-        super().__init__(run, FakeEngine(seconds))
-        self.meter, self.starts = FakeMeter(self.engine.load), starts
+        super().__init__(run, FakeEngine(seconds), FakeMeter(FakeEngine.load))
+        self.starts = starts
 
     def __call__(self, shard):
         Path(self.starts, f"{shard.index}-{os.urandom(4).hex()}.json").write_text(
             json.dumps({"shard": shard.index, "node": node_id(), "process": os.getpid(), "time": time.time()})
         )
         return super().__call__(shard)
-
-    def _engine(self):
-        return self.engine, self.meter
 
 
 class DiesWriting(FakeEmbedWorker):
