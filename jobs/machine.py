@@ -15,7 +15,7 @@ from ckd import __version__
 from ckd.config import Config
 from ckd.errors import CkdError
 from ckd.store.files import delete, join, read_bytes, write_bytes
-from ckd.store.models import adapter_hash, model_fields
+from ckd.store.models import adapter_hash, model_seen
 from ckd.teacher.adapter import read_adapter
 
 LIBRARIES = ("ray", "torch", "transformers", "peft", "deepspeed", "pyarrow")
@@ -93,7 +93,7 @@ def _models(config: Config) -> dict[str, str]:
     def fingerprint(key: str, name: str) -> str:
         try:
             if key != "teacher.adapter":
-                return str(model_fields(key, name)[key])
+                return model_seen(key, name)
             read_adapter(name)
             return adapter_hash(key, name)
         except CkdError as error:

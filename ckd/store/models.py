@@ -3,37 +3,36 @@
 A model at a URL is copied once per machine, into <user cache>/models.
 """
 
-import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckd.errors import ConfigError
 from ckd.store.artifacts import Fields
-from ckd.store.files import digest, exists, inner, join, listing, read_bytes
-from ckd.store.filesystems import is_local, reaching, resolve
+from ckd.store.files import digest, exists, join, read_bytes
+from ckd.store.filesystems import is_local
 from ckd.store.folders import cache_folder, copy_down, fetched_folder, made_once
+from ckd.store.hashes import TEMPLATES, folder_hash, model_files_in
 from ckd.store.hub import adapter_files, adapter_on_hub, model_files, readable, small_files
 from ckd.store.modelfiles import require_usable
+from ckd.store.tokenizing import tokenizer_hash
 
 if TYPE_CHECKING:
     from pyarrow import fs
 
-_TOKENIZER = ("tokenizer", "special_tokens", "vocab", "merges", "added_tokens", "chat_template", "spiece")
 _WEIGHTS = (".safetensors", ".bin")
-_WHOLE = 64 << 20  # files up to this size are hashed whole
-_SAMPLES, _BLOCK = 256, 64 << 10  # of larger ones, evenly spaced blocks: 15 GB of weights cost a fraction of a second
+_OF_TRAINING = ("training_args", "optimizer", "scheduler", "random_states", "rng_state")
 
 
 def model_fields(key: str, name: str) -> Fields:
     """`{<key>, <key> tokenizer}`, `key` being the config key: hashes of a folder's content, or org/name@commit.
 
-    A folder and its copy at a URL have the same hashes. At a URL the same few blocks are read (16 MB of a large file),
-    or this machine's copy where there is one. Raises ConfigError when `name` is none of these.
+    A folder and its copy at a URL have the same hashes. Every byte counts, and is read once per machine (see hashes):
+    at a URL from this machine's copy where there is one, else through the network. Of a Hub id only config.json is
+    read. Raises ConfigError when `name` is none of these.
     """
     if not _is_folder(name):
         found = readable(key, name, "config.json")
@@ -41,11 +40,19 @@ def model_fields(key: str, name: str) -> Fields:
     if not is_local(name):
         copy = _copy_of(name, _require_model(key, name))
         name = str(copy) if copy.is_dir() else name
-    require_usable(key, name, _require_model(key, name))
-    return {
-        key: folder_hash(name, lambda f: f == "config.json" or f.endswith(_WEIGHTS)),
-        f"{key} tokenizer": folder_hash(name, lambda f: f.startswith(_TOKENIZER)),
-    }
+    files = _require_model(key, name)
+    require_usable(key, name, [info for file, info in files.items() if "/" not in file])
+    return {key: folder_hash(name, _decides_weights), f"{key} tokenizer": tokenizer_hash(name)}
+
+
+def model_seen(key: str, name: str) -> str:
+    """What two machines compare to see whether a name is one model: as `model_fields`, but of a URL only the listing.
+
+    So it costs no download. Raises as `model_fields`.
+    """
+    if not is_local(name):
+        return _copy_of(name, _require_model(key, name)).name
+    return str(model_fields(key, name)[key])
 
 
 def local_folder(key: str, name: str) -> str:
@@ -59,9 +66,9 @@ def local_folder(key: str, name: str) -> str:
         return name
     if is_local(name):
         return model_files(key, name)
-    files = _require_model(key, name)
-    copy = _copy_of(name, files)
-    made_once(copy, lambda folder: copy_down(name, {file.base_name: {"size": file.size} for file in files}, folder))
+    listed = _require_model(key, name)
+    copy, files = _copy_of(name, listed), {file: {"size": info.size} for file, info in listed.items()}
+    made_once(copy, lambda folder: copy_down(name, files, folder))
     return str(copy)
 
 
@@ -74,11 +81,11 @@ def without_weights(key: str, name: str) -> Iterator[str]:
     if is_local(name):
         yield name if Path(name).is_dir() else small_files(key, name)
         return
-    files = [file for file in _require_model(key, name) if not file.base_name.endswith(_WEIGHTS)]
+    listed = _require_model(key, name)
+    files = {file: {"size": info.size} for file, info in listed.items() if not file.endswith(_WEIGHTS)}
     with tempfile.TemporaryDirectory() as folder:
-        for file in files:
-            Path(inner(folder, file.base_name)).write_bytes(read_bytes(join(name, file.base_name)))
-        yield folder
+        copy_down(name, files, Path(folder) / "model")
+        yield f"{folder}/model"
 
 
 def known_positions(name: str) -> int | None:
@@ -108,47 +115,32 @@ def local_adapter(name: str) -> str:
     """The folder that PEFT and vLLM can load: `name`, or this machine's copy of a URL or a Hub id."""
     if adapter_on_hub(name):
         return adapter_files("teacher.adapter", name)
-    return fetched_folder(name, lambda file: "/" not in file)  # LLaMA-Factory keeps whole checkpoints in folders below
-
-
-def folder_hash(folder: str | Path, wanted: Callable[[str], bool]) -> str:
-    """A short SHA-256 over the names and contents of the wanted files directly in a folder or at a URL."""
-    filesystem, _ = resolve(str(folder))
-    sha = hashlib.sha256()
-    with ThreadPoolExecutor(8) as pool:  # at a URL every block is a request of its own
-        for file in _files(str(folder)):
-            if not wanted(file.base_name):
-                continue
-            size = file.size
-            sha.update(f"{file.base_name}\n{size}\n".encode())
-            starts = range(0, size, max(size // _SAMPLES, _BLOCK) if size > _WHOLE else _BLOCK)
-            with reaching(str(folder)), filesystem.open_input_file(file.path) as stream:
-                for block in pool.map(lambda start, stream=stream: stream.read_at(_BLOCK, start), starts):
-                    sha.update(block)
-    return sha.hexdigest()[:16]
+    # LLaMA-Factory keeps whole checkpoints in folders below.
+    return fetched_folder(name, lambda file: "/" not in file or file.startswith(f"{TEMPLATES}/"))
 
 
 def _is_folder(name: str) -> bool:
     return not is_local(name) or Path(name).is_dir()
 
 
-def _files(folder: str) -> "list[fs.FileInfo]":
-    """The files directly in a folder or at a URL, by name."""
-    return [info for info in listing(folder) if info.is_file]
+def _decides_weights(file: str) -> bool:
+    """Also an adapter inside a model's folder: transformers applies it."""
+    known = file == "config.json" or file.endswith((*_WEIGHTS, ".index.json")) or file.startswith("adapter_")
+    return known and not file.startswith(_OF_TRAINING)
 
 
-def _require_model(key: str, name: str) -> "list[fs.FileInfo]":
-    """The files of a model folder; raises ConfigError when it is none, or the URL cannot be read."""
+def _require_model(key: str, name: str) -> "dict[str, fs.FileInfo]":
+    """The files of a model folder, by relative name; raises ConfigError when it is none, or the URL cannot be read."""
     try:
-        files = _files(name)
+        files = model_files_in(name)
     except (OSError, ValueError) as error:
         why = f"cannot be listed ({type(error).__name__})"
         raise ConfigError(f"{key}={name}: {why}; check the URL and this machine's access to it") from None
-    if not any(file.base_name == "config.json" for file in files):
+    if "config.json" not in files:
         raise ConfigError(f"{key}={name}: no config.json there; expected a model folder as save_pretrained writes it")
     return files
 
 
-def _copy_of(name: str, files: "list[fs.FileInfo]") -> Path:
-    listing = [[file.base_name, file.size, file.mtime_ns] for file in files]
+def _copy_of(name: str, files: "dict[str, fs.FileInfo]") -> Path:
+    listing = [[file, info.size, info.mtime_ns] for file, info in files.items()]
     return cache_folder() / "models" / digest([name.rstrip("/"), listing])

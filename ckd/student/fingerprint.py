@@ -9,7 +9,7 @@ from ckd.run import Run, deciding
 from ckd.stage import FolderStep
 from ckd.store.artifacts import Fields, Stage, require_equal
 from ckd.store.files import digest
-from ckd.store.models import model_fields
+from ckd.store.models import local_folder, model_fields
 from ckd.student.examples import SOFT_LABELS
 from ckd.student.loss import TeacherData, teacher_data
 from ckd.visits.cohort import Cohort
@@ -27,6 +27,7 @@ def require_same_base(run: Run) -> None:
     """Raise MismatchError when this machine has another base model under student.base_model than the driver."""
     wanted = {name: value for name, value in STUDENT.artifact(run).fields.items() if name.startswith(_KEY)}
     name = run.config.student.base_model
+    local_folder(_KEY, name)  # of a URL this machine's copy is what is hashed, and loaded
     require_equal(f"{_KEY}={name} on this machine", model_fields(_KEY, name), wanted)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from ckd.errors import ConfigError
 from ckd.store.files import exists, join, open_file, read_bytes
+from ckd.store.hub import adapter_on_hub
+from ckd.store.models import local_adapter
 from ckd.store.tensorfile import Tensor, is_pointer, tensors_in
 
 SETTINGS, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -40,8 +42,9 @@ class Adapter:
 
 
 def read_adapter(name: str) -> Adapter:
-    """The adapter in a folder or at a URL. Raises ConfigError for what cannot be run whole."""
-    adapter = Adapter(name, _settings(name), _tensors(name))
+    """The adapter in a folder, at a URL or on the Hub. Raises ConfigError for what cannot be run whole."""
+    folder = local_adapter(name) if adapter_on_hub(name) else name
+    adapter = Adapter(name, _settings(folder), _tensors(folder))
     if adapter.kind in _BESIDE_THE_LAYERS:
         raise refusal(
             name, f"it is {adapter.kind}, which acts beside the layers", "an adapter inside them such as LoRA"

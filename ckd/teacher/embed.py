@@ -18,8 +18,7 @@ from ckd.prompts import PROMPT_VERSION
 from ckd.run import Run, deciding
 from ckd.stage import Step
 from ckd.store.artifacts import Fields, require_equal
-from ckd.store.filesystems import is_local
-from ckd.store.models import adapter_hash, local_adapter, model_fields
+from ckd.store.models import adapter_hash, local_adapter, local_folder, model_fields
 from ckd.teacher.accounting import Meter
 from ckd.teacher.adapter import read_adapter
 from ckd.teacher.engine import Engine
@@ -97,11 +96,9 @@ class EmbedWorker:
 
     def _loaded(self) -> Engine:
         teacher = self.run.config.teacher
+        local_folder("teacher.base_model", teacher.base_model)  # of a URL this machine's copy is what is hashed
         self._require_same_model()
-        engine = load_engine(local_teacher(teacher), teacher.gpus_per_worker)
-        if not is_local(teacher.base_model):  # what was loaded is a copy: now it is the copy that is hashed
-            self._require_same_model()
-        return engine
+        return load_engine(local_teacher(teacher), teacher.gpus_per_worker)
 
     def _require_same_model(self) -> None:
         place = f"teacher.base_model={self.run.config.teacher.base_model} on this machine"

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ckd.config import TeacherConfig
+from ckd.config import Config, TeacherConfig
 from ckd.errors import ConfigError, UnreachableError
 from ckd.store.hub import adapter_on_hub, is_hub_id
 from ckd.store.models import adapter_hash, local_adapter, local_folder, model_fields, without_weights
-from ckd.teacher.embed import local_teacher
+from ckd.teacher.embed import local_teacher, teacher_fields
 from ckd.teacher.engine_hf import TransformersEngine
 from tests.store.fake_hub import COMMIT, OLDER, TOKEN
 
@@ -76,6 +76,7 @@ def test_an_adapter_of_the_hub_is_the_folders(hub, model, teacher_folder):
     hub.add("org/lora", f"{teacher_folder}/adapter")
     config = TeacherConfig(base_model="org/model", adapter="org/lora@main", dtype="float32")
     assert adapter_hash("teacher.adapter", config.adapter) == f"org/lora@{COMMIT}"
+    assert teacher_fields(Config(teacher=config))["teacher.adapter"] == f"org/lora@{COMMIT}"
     there = TransformersEngine(local_teacher(config), 0)
     folder = config.model_copy(update={"adapter": f"{teacher_folder}/adapter"})
     assert there.encode(PROMPTS).tobytes() == TransformersEngine(folder, 0).encode(PROMPTS).tobytes()

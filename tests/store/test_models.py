@@ -4,16 +4,14 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-import ckd.store.models
 from ckd.config import TeacherConfig
 from ckd.errors import ArtifactError, ConfigError
 from ckd.run import Run
 from ckd.store.files import read_bytes, write_bytes
 from ckd.store.folders import upload_folder
-from ckd.store.models import folder_hash, local_folder, model_fields
+from ckd.store.models import local_folder, model_fields, model_seen
 from ckd.teacher.embed import EmbedWorker, teacher_fields
 from ckd.teacher.engine_hf import TransformersEngine
 from tests.teacher.embedded import embedded, visits
@@ -92,11 +90,18 @@ def test_a_worker_refuses_a_copy_that_is_not_what_the_driver_saw(tmp_path, bucke
         EmbedWorker(Run(config, {"embeddings": fields}))(cohort.shards[0])
 
 
-def test_a_large_files_hash_reads_a_sample_and_the_same_one_everywhere(tmp_path, root, monkeypatch):
-    monkeypatch.setattr(ckd.store.models, "_WHOLE", 1000)
-    monkeypatch.setattr(ckd.store.models, "_BLOCK", 64)
-    monkeypatch.setattr(ckd.store.models, "_SAMPLES", 10)
-    content = np.random.default_rng(0).bytes(5000)
-    (tmp_path / "a.bin").write_bytes(content)
-    write_bytes(f"{root}/a.bin", content)
-    assert folder_hash(tmp_path, lambda _: True) == folder_hash(root, lambda _: True)
+def test_a_worker_hashes_its_copy_instead_of_the_url_once_more(tmp_path, bucket, gate):
+    config, cohort, _ = embedded(
+        tmp_path, visits(["train"] * 4), overrides=[f"teacher.base_model={bucket}", "teacher.dtype=float32"]
+    )
+    fields, before = teacher_fields(config), len(gate.seen)
+    EmbedWorker(Run(config, {"embeddings": fields}))(cohort.shards[0])
+    assert len([path for method, path in gate.seen[before:] if method == "GET" and "model.safetensors" in path]) == 1
+
+
+def test_of_a_url_doctor_compares_the_listing_and_reads_no_weights(bucket, gate):
+    before = len(gate.seen)
+    seen = model_seen("teacher.base_model", bucket)
+    assert not [path for method, path in gate.seen[before:] if method == "GET" and "safetensors" in path]
+    write_bytes(f"{bucket}/config.json", read_bytes(f"{bucket}/config.json") + b"\n")
+    assert model_seen("teacher.base_model", bucket) != seen
