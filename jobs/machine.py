@@ -17,6 +17,7 @@ from ckd.errors import CkdError
 from ckd.store.files import delete, join, read_bytes, write_bytes
 from ckd.store.models import adapter_hash, model_seen
 from ckd.teacher.adapter import read_adapter
+from jobs.models import require_student, require_teacher
 
 LIBRARIES = ("ray", "torch", "transformers", "peft", "deepspeed", "pyarrow")
 
@@ -90,9 +91,12 @@ def remove_marks(marks: Mapping[str, str]) -> None:
 def _models(config: Config) -> dict[str, str]:
     """Fingerprint of each model as this machine sees it, or "!" and why there is none."""
 
+    checks = {"teacher.base_model": require_teacher, "student.base_model": require_student}
+
     def fingerprint(key: str, name: str) -> str:
         try:
-            if key != "teacher.adapter":
+            if key in checks:
+                checks[key](config)
                 return model_seen(key, name)
             read_adapter(name)
             return adapter_hash(key, name)

@@ -5,12 +5,14 @@ from contextlib import AbstractContextManager, nullcontext
 
 from ckd.config import Config
 from ckd.run import Run
-from ckd.store.files import exists
+from ckd.store.files import exists, join
+from ckd.store.folders import ARTIFACT_FILE
 from ckd.student.tokens import TOKENS
 from ckd.teacher.embed import EMBEDDINGS
 from jobs import embed, evaluate, report, soft_labels, train_head, train_student
 from jobs.arguments import share
 from jobs.console import Console
+from jobs.models import require_student, require_teacher
 
 JOBS = (embed, train_head, soft_labels, train_student, evaluate, report)
 
@@ -29,6 +31,9 @@ def run(config: Config, console: Console, arguments: Namespace | None = None) ->
     if one.inputs:  # without any, the first stage says what is missing
         EMBEDDINGS.stage(one)
         TOKENS.stage(one)
+        if not exists(join(one.student_folder, ARTIFACT_FILE)):
+            require_teacher(config)
+            require_student(config)
     for place in (one.root, config.run.public_files):
         exists(place)
     console.event("run")

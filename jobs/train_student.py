@@ -74,7 +74,10 @@ def tokenize(run: Run, console: Console, shards: list[Shard]) -> None:
             f"tokens: {truncated:,} of {visits:,} visits exceeded student.max_length={student.max_length} "
             "and lost text from their end"
         )
-    console.event("tokens_done", visits=visits, truncated=truncated)
+    unknown, tokens = sum(row["unknown"] for row in rows), sum(row["tokens"] for row in rows)
+    if unknown:
+        console.say(f"tokens: {unknown / tokens:.2%} of {tokens:,} tokens are unknown to the tokenizer ([UNK])")
+    console.event("tokens_done", visits=visits, truncated=truncated, unknown=unknown)
 
 
 class Reports:

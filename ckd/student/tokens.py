@@ -22,15 +22,19 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+MOST_UNKNOWN = 0.5  # share of a shard's text: more, and the tokenizer is not that of these texts
+
+
 class TokenWorker:
     """Tokenises shards: `worker(shard)` commits one part as `tokenize` makes it. Safe to run twice.
 
-    Raises ConfigError when student.max_length exceeds the positions that the base model knows.
+    Raises ConfigError when student.max_length exceeds the positions that the base model knows, or when its tokenizer
+    does not know the words of a shard.
     """
 
     def __init__(self, run: Run) -> None:
         student = run.config.student
-        self.max_length = student.max_length
+        self.max_length, self.name = student.max_length, student.base_model
         source = Source.find("student.base_model", student.base_model)
         self.tokenizer = load_tokenizer(source)
         known = getattr(load_settings(source), "max_position_embeddings", None) or 1 << 30
@@ -38,14 +42,26 @@ class TokenWorker:
         self.cohort, self.stage = run.cohort, TOKENS.stage(run)
 
     def __call__(self, shard: Shard) -> dict[str, Any]:
-        """Commit part `shard.index`; returns index, rows, seconds, tokens, truncated."""
+        """Commit part `shard.index`; returns index, rows, seconds, tokens, truncated, unknown (tokens)."""
         started = time.monotonic()
         visits = self.cohort.read(shard, ["visit_id", "input"])
         table = tokenize(self.tokenizer, visits, self.max_length)
-        self.stage.write(shard.index, table, rows=shard.rows, input_hash=shard.text_hash)
         tokens, truncated = int(lengths(table["input_ids"]).sum()), sum(table["truncated"].to_pylist())
+        unknown = self._unknown(shard, table["input_ids"], tokens)
+        self.stage.write(shard.index, table, rows=shard.rows, input_hash=shard.text_hash)
         done = {"index": shard.index, "rows": shard.rows, "seconds": time.monotonic() - started}
-        return {**done, "tokens": tokens, "truncated": truncated}
+        return {**done, "tokens": tokens, "truncated": truncated, "unknown": unknown}
+
+    def _unknown(self, shard: Shard, ids: "pa.ChunkedArray", tokens: int) -> int:
+        """How many tokens of a shard the tokenizer does not know. Raises ConfigError when it is most of the text."""
+        unknown = int((flat(ids) == self.tokenizer.unk_token_id).sum())
+        of_text = tokens - len(ids) * self.tokenizer.num_special_tokens_to_add()
+        if unknown > MOST_UNKNOWN * of_text:
+            raise ConfigError(
+                f"student.base_model={self.name}: its tokenizer does not know {unknown / of_text:.0%} of the text of "
+                f"shard {shard.index}; use the tokenizer of these weights, and a model of the visits' language"
+            )
+        return unknown
 
 
 def token_fields(config: Config) -> Fields:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from ckd.configfile import load
 from ckd.errors import IncompleteError
@@ -155,7 +156,7 @@ def make_inputs(folder):
     (folder / "held_out.json").write_text("".join(json.dumps(visit(n)) + "\n" for n in range(count - ROWS, count)))
     (folder / "base").mkdir()
     (folder / "base/config.json").write_text("{}")
-    (folder / "base/model.safetensors").write_bytes(b"0")
+    save_file({"weight": np.zeros(1, np.float32)}, folder / "base/model.safetensors")
 
 
 def parts(folder):

@@ -1,0 +1,28 @@
+"""Looks at the models that a configuration names as a load will, but reads no weights: a missing one costs no GPU hour.
+
+Of a model at a URL or on the Hub only configuration and tokenizer are fetched; its weights are checked where it loads.
+"""
+
+from ckd.config import Config
+from ckd.store.models import without_weights
+from ckd.store.pretrained import Source, load_tokenizer
+
+
+def require_teacher(config: Config) -> None:
+    """Raise ConfigError when teacher.base_model would not load whole. Imports torch and transformers."""
+    from ckd.teacher.decoder import outline
+
+    name = config.teacher.base_model
+    with without_weights("teacher.base_model", name) as folder:
+        outline(config.teacher, Source("teacher.base_model", name, folder))
+
+
+def require_student(config: Config) -> None:
+    """Raise ConfigError when student.base_model would not load whole. Imports torch and transformers."""
+    from ckd.student.model import outline
+
+    name = config.student.base_model
+    with without_weights("student.base_model", name) as folder:
+        source = Source("student.base_model", name, folder)
+        load_tokenizer(source)
+        outline(source)
