@@ -1,6 +1,8 @@
 """docs/configuration.md is what the configuration says of itself. UPDATE_DOCS=1 writes it anew."""
 
+import ast
 import os
+import re
 from pathlib import Path
 
 from ckd.config import Config, Section, Workers
@@ -56,3 +58,22 @@ def test_the_ingest_page_lists_every_reason_for_which_an_admission_is_left_out()
         before, _, rest = page.read_text().partition("| excluded | because |")
         page.write_text(before + table + rest[rest.index("\n\n") :])
     assert table in page.read_text(), "run: UPDATE_DOCS=1 .venv/bin/python -m pytest tests/test_docs.py"
+
+
+def messages(folder: Path) -> str:
+    """Every text of the product's code, … for what is filled in."""
+    found = []
+    for path in [*folder.glob("ckd/**/*.py"), *folder.glob("jobs/*.py"), *folder.glob("cluster/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                found.append("".join(p.value if isinstance(p, ast.Constant) else "…" for p in node.values))
+    return "\n".join(found)
+
+
+def test_the_errors_page_quotes_messages_that_the_code_has():
+    said = messages(DOC.parents[1])
+    rows = re.findall(r"^\| `([^`]+)` \|.*\| ([23]) \|$", DOC.with_name("errors.md").read_text(), re.M)
+    assert len(rows) > 15
+    assert [message for message, _ in rows if message not in said] == []
