@@ -1,11 +1,13 @@
 """The configuration: every key with its default and meaning, as frozen pydantic models. configfile reads it."""
 
 import re
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+Argument = bool | int | float | str | None  # of a chat template
 _WORKERS = re.compile(r"(\d+)(?:\.\.(\d+))?")
 
 
@@ -121,6 +123,17 @@ class TeacherConfig(Section):
     merge_adapter: bool = Field(
         False, description="add the adapter to the weights: faster, but bfloat16 can lose a weak one"
     )
+    chat_template: str = Field(
+        "",
+        description="base, adapter, or the path or URL of a Jinja file; empty: the adapter's own where it brings one "
+        "that differs, else the base's",
+    )
+    system: str = Field(
+        "", description="system prompt used in training; empty: none, what the template does then holds"
+    )
+    template_arguments: dict[str, Argument] = Field(
+        {}, description="what the chat template is rendered with, such as {enable_thinking: false}"
+    )
     engine: Literal["transformers", "vllm"] = Field(
         "transformers", description="what computes the forward pass; vllm: pip install '.[vllm]'"
     )
@@ -136,6 +149,24 @@ class TeacherConfig(Section):
     price_per_hour: float = Field(0, ge=0, description="of one GPU, any currency, for the cost figure; 0: no cost")
     workers: Workers = Field(IN_PROCESS, description="Ray actors: N or min..max; 0: in this process, without Ray")
     gpus_per_worker: float = Field(0, ge=0, description="GPUs that each actor reserves; never detected")
+
+    @field_validator("template_arguments", mode="before")
+    @classmethod
+    def _scalars(cls, value: Any) -> Any:
+        value = {} if value is None or value == "" else value
+        if not isinstance(value, dict):
+            raise ValueError("expected a mapping such as {enable_thinking: false}")
+        # YAML takes 2024-07-26 for a date
+        value = {str(name): str(each) if isinstance(each, date) else each for name, each in value.items()}
+        for name, each in value.items():
+            if not isinstance(each, Argument) or each in (float("inf"), float("-inf")) or each != each:
+                raise ValueError(f"{name}: expected true, false, a number, text or null")
+        return value
+
+    @property
+    def template_file(self) -> str:
+        """The file or URL that chat_template names; "" where it names none."""
+        return "" if self.chat_template in ("base", "adapter") else self.chat_template
 
 
 class HeadConfig(Section):
@@ -293,7 +324,11 @@ def absolute(config: Config) -> Config:
     run, teacher, student = config.run, config.teacher, config.student
     changed = {
         "run": {"artifacts": folder(run.artifacts), "results": folder(run.results)},
-        "teacher": {"base_model": model(teacher.base_model), "adapter": model(teacher.adapter)},
+        "teacher": {
+            "base_model": model(teacher.base_model),
+            "adapter": model(teacher.adapter),
+            "chat_template": folder(teacher.template_file) or teacher.chat_template,
+        },
         "student": {"base_model": model(student.base_model)},
     }
     sections = {name: getattr(config, name).model_copy(update=values) for name, values in changed.items()}

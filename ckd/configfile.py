@@ -59,7 +59,7 @@ def _apply(values: dict[str, Any], override: str, given: dict[tuple[str, ...], s
     if not equals or not all(parts):
         raise ConfigError(f"override '{override}': expected key=value, such as data.train=data/name_train.json")
     try:
-        value = yaml.safe_load(raw) if raw else ""
+        value = raw if not raw or (_is_text(parts) and raw[0] not in "'\"") else yaml.safe_load(raw)
     except yaml.YAMLError:
         raise ConfigError(f"override '{override}': the value is not YAML; quote it") from None
     node = values
@@ -88,6 +88,15 @@ def _describe(error: ValidationError, path: str | None, text: str, given: dict[t
         hint = f"did you mean '{meant}'?" if close else f"known here: {', '.join(known)}"
         return f"{where}: unknown key '{key}'; {hint}"
     return f"{where}: {key}: {first['msg'].removeprefix('Value error, ')} (found {first['input']!r})"
+
+
+def _is_text(parts: tuple[str, ...]) -> bool:
+    """Whether a key takes text, which is what was typed: YAML would cut it at " #" and divide it at ": "."""
+    model: Any = Config
+    for name in parts:
+        field = model.model_fields.get(name) if isinstance(model, type) and issubclass(model, BaseModel) else None
+        model = field.annotation if field else None
+    return model is str
 
 
 def _keys(section: tuple[str, ...]) -> list[str]:

@@ -37,7 +37,10 @@ NOT_DECIDING: Mapping[str, str] = {
     "evaluation.*": "evaluate computes all of it anew",
     "ingest.workers": "where partitions are computed",
 }
-HASHED = ("data.train", "data.tuning", "data.held_out", "teacher.base_model", "teacher.adapter", "student.base_model")
+HASHED = (
+    *("data.train", "data.tuning", "data.held_out"),
+    *("teacher.base_model", "teacher.adapter", "teacher.chat_template", "student.base_model"),
+)
 ONLY_WHERE_SET: Mapping[str, Any] = {  # left out at this value: what was made before the key came stays valid
     "teacher.adapter_share": 0,
     "head.cross_fitted": True,

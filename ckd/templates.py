@@ -14,6 +14,7 @@ from datetime import date, datetime, time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ckd.config import Argument
 from ckd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from jinja2.sandbox import SandboxedEnvironment
 
 DATE = date(2024, 7, 26)  # what Llama 3.1 and 3.2 take where nobody tells them the date
-Argument = bool | int | float | str | None
 _OURS = ("messages", "tools", "documents", "add_generation_prompt", "strftime_now", "raise_exception")
 _ENGLISH = {  # of DATE; Python would ask the locale for them
     "a": "Fri", "A": "Friday", "b": "Jul", "B": "July", "h": "Jul", "p": "AM", "P": "am",
@@ -144,7 +144,7 @@ def _environment() -> "SandboxedEnvironment":
         raise TemplateError(message)
 
     # A prompt is plain text, not HTML.
-    environment = ImmutableSandboxedEnvironment(  # nosec B701
+    environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_generation(), loopcontrols]
     )
     environment.filters["tojson"] = _tojson

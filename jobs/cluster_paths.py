@@ -61,6 +61,8 @@ def _folders(config: Config) -> Iterator[tuple[str, str]]:
             yield f"data.{key}", path
     if config.teacher.adapter and not adapter_on_hub(config.teacher.adapter):
         yield "teacher.adapter", config.teacher.adapter
+    if config.teacher.template_file:
+        yield "teacher.chat_template", config.teacher.template_file
     for key, name in (
         ("teacher.base_model", config.teacher.base_model),
         ("student.base_model", config.student.base_model),

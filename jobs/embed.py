@@ -7,6 +7,7 @@ from ckd.config import Config
 from ckd.run import Run
 from ckd.teacher.accounting import Account, figures, lines
 from ckd.teacher.embed import EMBEDDINGS
+from ckd.teacher.training_settings import prompt_notes
 from jobs.console import Console
 from jobs.shards import make_missing
 
@@ -20,6 +21,8 @@ def work(run: Run, console: Console) -> None:
     """As `run`, on a run whose visits may be known already."""
     run.prepare(console.say)
     teacher = run.config.teacher
+    for note in prompt_notes(teacher, EMBEDDINGS.stage(run).fields):
+        console.say(f"embed: {note}")
     started = time.monotonic()
     # A GPU computes one shard while the next is read or the last is written.
     made = make_missing(
@@ -36,6 +39,11 @@ def work(run: Run, console: Console) -> None:
         visits = sum(row["rows"] for row in made.rows)
         console.say(
             f"embed: {truncated} of {visits} visits exceeded teacher.max_length={teacher.max_length} and lost text"
+        )
+    if controls := sum(row["controls"] for row in made.rows):
+        console.say(
+            f"embed: {controls} visits spell a control token of the teacher's tokenizer, such as <|im_end|>, in their "
+            "text; they got that token, as in training"
         )
     console.event("embed_done", shards=made.shards, truncated=truncated)
     if made.rows:  # a job that did nothing has no figures

@@ -96,7 +96,7 @@ def plan(config: Config, price: float, spot_price: float, rate: float) -> Iterat
 
 def _teacher(config: Config, sampled: Sampled, rate: float) -> tuple[Assumptions, list[str], int]:
     """The assumptions with this teacher's rate, the lines about its tokens and work, the width of its embeddings."""
-    from ckd.prompts import Prompter
+    from ckd.teacher.chat_template import load_prompter
     from ckd.teacher.decoder import outline
     from ckd.teacher.prefix import shared_prefix
     from ckd.teacher.work import forward_flops
@@ -105,7 +105,7 @@ def _teacher(config: Config, sampled: Sampled, rate: float) -> tuple[Assumptions
     with without_weights("teacher.base_model", t.base_model) as folder:
         teacher = Source("teacher.base_model", t.base_model, folder)
         tokenizer, geometry, hidden = outline(t, teacher)
-        prompts, cut = Prompter(tokenizer, t.max_length).encode(
+        prompts, cut = load_prompter(t, tokenizer).encode(
             [v.instruction for v in sampled.visits], [v.input for v in sampled.visits]
         )
     prefix, lengths = shared_prefix(prompts), [len(ids) for ids in prompts]

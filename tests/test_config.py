@@ -98,3 +98,34 @@ def test_a_batch_too_small_for_the_largest_number_of_workers_is_refused_in_one_l
         ).student.workers.max
         == 3
     )
+
+
+@pytest.mark.parametrize("text", ["You are X: be brief # really", "1.10", "a: b", "{x}", "- y", "null", "true"])
+def test_a_text_key_takes_what_was_typed(text):
+    assert load(None, [f"teacher.system={text}"]).teacher.system == text
+    assert load(None, [f'teacher.system="{text}"', "run.name='7'"]).teacher.system == text
+
+
+def test_template_arguments_are_scalars_from_yaml_and_from_the_command_line(tmp_path):
+    path = write(tmp_path, "teacher:\n  template_arguments: {enable_thinking: false, day: 2024-07-26, n: 3, x: 0.5}\n")
+    given = {"enable_thinking": False, "day": "2024-07-26", "n": 3, "x": 0.5}
+    assert load(path).teacher.template_arguments == given
+    assert [type(value) for value in load(path).teacher.template_arguments.values()] == [bool, str, int, float]
+    overrides = [
+        "teacher.template_arguments.date_string=26 Jul 2024",
+        "teacher.template_arguments.enable_thinking=true",
+    ]
+    changed = {**given, "date_string": "26 Jul 2024", "enable_thinking": True}
+    assert load(path, overrides).teacher.template_arguments == changed
+    whole = load(None, ["teacher.template_arguments={enable_thinking: false, none: null}"])
+    assert whole.teacher.template_arguments == {"enable_thinking": False, "none": None}
+    assert load(None, ["teacher.template_arguments="]).teacher.template_arguments == {}
+    written = write(tmp_path, dump(load(path, overrides)))
+    assert load(written).teacher.template_arguments == changed
+
+
+@pytest.mark.parametrize("value", ["[1]", "x", "{a: [1]}", "{a: {b: 1}}", "{a: .nan}", "{a: .inf}"])
+def test_template_arguments_that_are_no_scalars_are_one_line(value):
+    with pytest.raises(ConfigError, match=r"teacher\.template_arguments: .*expected") as error:
+        load(None, [f"teacher.template_arguments={value}"])
+    assert "\n" not in str(error.value)

@@ -14,7 +14,6 @@ import pyarrow as pa
 from ckd.batching import windows
 from ckd.config import Config, TeacherConfig
 from ckd.errors import ConfigError
-from ckd.prompts import PROMPT_VERSION
 from ckd.run import Run, deciding
 from ckd.stage import Step
 from ckd.store.artifacts import Fields, require_equal
@@ -23,6 +22,7 @@ from ckd.teacher.accounting import Meter
 from ckd.teacher.adapter import read_adapter
 from ckd.teacher.engine import Engine
 from ckd.teacher.engines import load_engine
+from ckd.teacher.prompt_identity import prompt_fields
 from ckd.teacher.work import Work
 from ckd.visits.audit import finite
 from ckd.visits.cohort import Cohort
@@ -43,11 +43,12 @@ def teacher_fields(config: Config) -> Fields:
     teacher = config.teacher
     if teacher.adapter:
         read_adapter(teacher.adapter)
+    model = model_fields("teacher.base_model", teacher.base_model)
     return {
-        **model_fields("teacher.base_model", teacher.base_model),
+        **model,
         "teacher.adapter": adapter_hash("teacher.adapter", teacher.adapter) if teacher.adapter else None,
-        **deciding(config, "teacher", "adapter_share"),
-        "prompt": PROMPT_VERSION,
+        **deciding(config, "teacher", "adapter_share", "system", "template_arguments"),
+        **prompt_fields(teacher, str(model["teacher.base_model tokenizer"])),
     }
 
 
@@ -83,7 +84,10 @@ class EmbedWorker:
         self.turn = threading.Lock()  # the model computes one shard at a time
 
     def __call__(self, shard: Shard) -> dict[str, Any]:
-        """Write part `shard.index`; returns index, rows, seconds, tokens, truncated, account (see accounting)."""
+        """Write part `shard.index`; returns index, rows, seconds, tokens, truncated, controls, account.
+
+        `controls` counts the visits whose text spells a control token of the tokenizer; for account see accounting.
+        """
         started = time.monotonic()
         table = self.run.cohort.read(shard, ["visit_id", "instruction", "input"])
         texts = table["instruction"].to_pylist(), table["input"].to_pylist()
@@ -92,7 +96,8 @@ class EmbedWorker:
         self.stage.write(shard.index, part, rows=shard.rows, input_hash=shard.text_hash)
         done = {"index": shard.index, "rows": shard.rows, "seconds": time.monotonic() - started}
         account = self.meter.read(started, shard.rows, tokens, work)
-        return {**done, "tokens": tokens, "truncated": truncated, "account": account}
+        controls = self.engine.prompter.with_control_tokens(*texts)
+        return {**done, "tokens": tokens, "truncated": truncated, "controls": controls, "account": account}
 
     def _loaded(self) -> Engine:
         teacher = self.run.config.teacher

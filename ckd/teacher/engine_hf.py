@@ -12,11 +12,11 @@ import torch
 from ckd.batching import token_batches
 from ckd.config import TeacherConfig
 from ckd.errors import ConfigError
-from ckd.prompts import Prompter
 from ckd.store.models import adapter_hash, model_fields
 from ckd.store.pretrained import Source
 from ckd.teacher.attention import CAUSAL
 from ckd.teacher.budget import CPU_BUDGET, automatic_budget, one_prompt_too_many
+from ckd.teacher.chat_template import load_prompter
 from ckd.teacher.clock import DeviceClock
 from ckd.teacher.decoder import geometry, load_decoder
 from ckd.teacher.engine import Load
@@ -44,7 +44,7 @@ class TransformersEngine:
         self._gpus = [] if self.device.type == "cpu" else _all_gpus() if config.device_map else [self.device]
         source = Source.find("teacher.base_model", config.base_model)
         tokenizer, self.model, notes = load_decoder(config, source, self.device)
-        self.prompter = Prompter(tokenizer, config.max_length)
+        self.prompter = load_prompter(config, tokenizer)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
         self.hidden = int(self.model.config.get_text_config().hidden_size)
         self._geometry, self._clock, self._work = geometry(self.model), DeviceClock(self.device), Work()

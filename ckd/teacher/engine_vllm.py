@@ -16,9 +16,9 @@ import torch
 
 from ckd.config import TeacherConfig
 from ckd.errors import ConfigError
-from ckd.prompts import Prompter
 from ckd.store.models import adapter_hash, local_folder, model_fields
 from ckd.store.pretrained import Source, load_tokenizer
+from ckd.teacher.chat_template import load_prompter
 from ckd.teacher.engine import Load
 from ckd.teacher.lora_file import Shapes, plain_lora_rank, require_fit, shapes, weights_outside_embeddings
 from ckd.teacher.work import Geometry, Work, forward_flops
@@ -44,7 +44,7 @@ class VllmEngine:
         self._llm = _load(vllm, folder, config, gpus, options)
         self._params = vllm.PoolingParams(use_activation=False)
         tokenizer = load_tokenizer(Source("teacher.base_model", config.base_model, folder))
-        self.prompter = Prompter(tokenizer, config.max_length)
+        self.prompter = load_prompter(config, tokenizer)
         text = self._llm.model_config.hf_text_config
         self.hidden = int(text.hidden_size)
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads

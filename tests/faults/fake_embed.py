@@ -48,6 +48,9 @@ class FakeEngine:
     def take_work(self):
         return Work()
 
+    def with_control_tokens(self, instructions, inputs):
+        return 0
+
     def encode(self, *texts):
         if len(texts) == 2:
             return [[ord(c) for c in text] for text in texts[1]], 0

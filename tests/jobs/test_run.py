@@ -38,6 +38,9 @@ def finished(tmp_path_factory, teacher_folder):
     files = [f"data.{s}={write_jsonl(folder / f'{s}.json', rows(*span, split=s))}" for s, span in splits.items()]
     base = make_base(folder / "bert")
     models = [f"teacher.base_model={teacher_folder}/base", f"teacher.adapter={teacher_folder}/adapter"]
+    template = folder / "template.jinja"
+    template.write_text("{{ messages }}{% if other %}{{ other }}{% endif %} ends here\n")
+    models.append(f"teacher.chat_template={template}")
     small = "data.shard_rows=16 teacher.dtype=float32 head.epochs=2 head.folds=2 student.epochs=1 student.max_length=32"
     places = [f"run.results={folder}/results", f"run.public_files={folder}", f"student.base_model={base}"]
     config = load(None, [*files, *models, *places, *small.split(), "evaluation.resamples=100"])
@@ -69,6 +72,8 @@ def other(annotation: Any, value: Any) -> Any:
         return Workers(min=value.min + 1, max=value.max + 1)
     if isinstance(value, tuple):
         return (*value, "other")
+    if isinstance(value, dict):
+        return {**value, "other": True}
     if value is None:
         return 0.25
     return value + (1 if isinstance(value, int) else 0.125 if isinstance(value, float) else "other")

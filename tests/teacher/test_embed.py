@@ -36,6 +36,9 @@ class LengthEngine:
     def take_work(self):
         return Work()
 
+    def with_control_tokens(self, instructions, inputs):
+        return 0
+
     def encode(self, *texts):
         if len(texts) == 1:
             return np.array([[len(p), p[0]] for p in texts[0]], np.float32)
