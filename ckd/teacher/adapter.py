@@ -19,21 +19,29 @@ HEADS = ("score", "classifier")  # of a classifier: PEFT stores them with its ad
 
 # Kinds of PEFT that act beside the layers: before the prompt, by task, by a first pass. Without PEFT's own forward they
 # would be gone and the bare base model left.
-_BESIDE_THE_LAYERS = {
-    "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE", "ADAPTION_PROMPT",
-    "XLORA", "POLY", "SHADOW",
-}  # fmt: skip
-# Settings of LoRA that do the same: one waits for a token sequence, the other repeats layers, which then share a cache.
-_NOT_IN_PLACE = {"alora_invocation_tokens": "activated LoRA", "layer_replication": "LoRA over repeated layers"}
+_BESIDE = dict.fromkeys(
+    ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE", "ADAPTION_PROMPT",
+     "XLORA", "POLY", "SHADOW"),
+    "acts beside the layers",
+)  # fmt: skip
+_REFUSED_KINDS = {**_BESIDE, "LILY": "mixes all tokens of a batch, so that a visit would depend on its neighbours"}
+_REFUSED_SETTINGS = {
+    "alora_invocation_tokens": "activated LoRA acts beside the layers",
+    "layer_replication": "repeated layers would share one cache",
+}
+_DRAWN_AT_LOAD = "pissa_niter_"  # PEFT factorises the base weights with random numbers, anew at every load
+
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class Adapter:
     """The settings and the tensors of one adapter folder."""
 
-    name: str  # teacher.adapter
+    name: str  # teacher.adapter, or the folder of its copy here
     settings: Mapping[str, Any]  # adapter_config.json
-    tensors: Mapping[str, Tensor] | None  # by their stored names; None for a pickled file, which only torch can list
+    tensors: Mapping[str, Tensor] | None  # by their stored names; None: pickled, which torch alone reads
 
     @property
     def kind(self) -> str:
@@ -44,20 +52,25 @@ class Adapter:
 def read_adapter(name: str) -> Adapter:
     """The adapter in a folder, at a URL or on the Hub. Raises ConfigError for what cannot be run whole."""
     folder = local_adapter(name) if adapter_on_hub(name) else name
-    adapter = Adapter(name, _settings(folder), _tensors(folder))
-    if adapter.kind in _BESIDE_THE_LAYERS:
-        raise refusal(
-            name, f"it is {adapter.kind}, which acts beside the layers", "an adapter inside them such as LoRA"
-        )
-    for key, kind in _NOT_IN_PLACE.items():
+    adapter = Adapter(name, _settings(name, folder), _tensors(name, folder))
+    if adapter.kind in _REFUSED_KINDS:
+        wrong = f"it is {adapter.kind}, which {_REFUSED_KINDS[adapter.kind]}"
+        raise refusal(name, wrong, "an adapter inside the layers, such as LoRA")
+    for key, why in _REFUSED_SETTINGS.items():
         if adapter.settings.get(key):
-            raise refusal(name, f"{SETTINGS} sets {key}: {kind} is not supported", "an adapter trained without it")
+            raise refusal(name, f"{SETTINGS} sets {key}: {why}", "an adapter trained without it")
+    start = adapter.settings.get("init_lora_weights")
+    if str(start).startswith(_DRAWN_AT_LOAD):
+        wrong = f"{SETTINGS} sets init_lora_weights={start}, which draws other base weights at every load"
+        raise refusal(
+            name, wrong, "plain LoRA, which PEFT's save_pretrained(path_initial_model_for_weight_conversion=) makes"
+        )
     if adapter.tensors is not None:
         require_values(name, {tensor: found.shape for tensor, found in adapter.tensors.items()})
     return adapter
 
 
-def require_values(name: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def require_values(name: str, shapes: Shapes) -> None:
     """Raises ConfigError for a file without tensors, or with empty ones, as a sharded training saves by mistake."""
     if not shapes:
         raise refusal(name, "its weights file holds no tensors", "the folder that the training saved last")
@@ -67,6 +80,32 @@ def require_values(name: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
         raise refusal(
             name, f"{wrong}held the values elsewhere", "a save of gathered weights (zero_to_fp32.py makes one)"
         )
+
+
+def require_places(name: str, stored: Shapes, own: Shapes, places: Shapes, vocabulary: int) -> None:
+    """Raises ConfigError unless every stored tensor has a place of its shape, and every tensor of its own is stored.
+
+    `own` is what PEFT makes for these settings on the base model; `places` is that and the base model's own weights,
+    which some adapters replace. PEFT itself leaves out what does not fit, starts at random what is missing, and warns.
+    """
+    tuned_on = "teacher.base_model to be the model that it was tuned on"
+    wrong = [tensor for tensor, shape in stored.items() if places.get(tensor) != shape]
+    if wrong:
+        tensor, shape = wrong[0], stored[wrong[0]]
+        place = places.get(tensor)
+        if place is None:
+            raise refusal(name, f"{tensor} has no place in teacher.base_model{and_more(wrong)}", tuned_on)
+        differs = [(was, is_) for was, is_ in zip(shape, place, strict=False) if was != is_]
+        if len(shape) == len(place) and [is_ for _, is_ in differs] == [vocabulary]:
+            had = differs[0][0]
+            resized = f"a base model resized to it (resize_token_embeddings({had})), with the adapter's tokenizer"
+            raise refusal(name, f"{tensor} is for {had} tokens, teacher.base_model has {vocabulary}", resized)
+        found = f"{tensor} has shape {list(shape)}, its place in teacher.base_model {list(place)}{and_more(wrong)}"
+        raise refusal(name, found, tuned_on)
+    missing = [tensor for tensor in own if tensor not in stored]
+    if missing:
+        wrong_file = f"its weights file lacks {missing[0]}{and_more(missing)}"
+        raise refusal(name, wrong_file, f"a complete file, or {tuned_on}")
 
 
 def refusal(name: str, wrong: str, expected: str) -> ConfigError:
@@ -79,10 +118,10 @@ def and_more(names: list[str]) -> str:
     return f", and {len(names) - 1} more like it" if len(names) > 1 else ""
 
 
-def _settings(name: str) -> dict[str, Any]:
+def _settings(name: str, folder: str) -> dict[str, Any]:
     expected = "a LoRA folder as PEFT or LLaMA-Factory write it"
     try:
-        content = read_bytes(join(name, SETTINGS))
+        content = read_bytes(join(folder, SETTINGS))
     except (FileNotFoundError, NotADirectoryError):
         raise refusal(name, f"no {SETTINGS} there", expected) from None
     except OSError as error:
@@ -98,16 +137,16 @@ def _settings(name: str) -> dict[str, Any]:
     return settings
 
 
-def _tensors(name: str) -> dict[str, Tensor] | None:
+def _tensors(name: str, folder: str) -> dict[str, Tensor] | None:
     try:
-        return tensors_in(join(name, WEIGHTS))
+        return tensors_in(join(folder, WEIGHTS))
     except ValueError as error:
         raise ConfigError(f"teacher.adapter={name}: {WEIGHTS}: {error}") from None
     except FileNotFoundError:
         pass
-    if not exists(join(name, PICKLED)):
+    if not exists(join(folder, PICKLED)):
         raise refusal(name, f"neither {WEIGHTS} nor {PICKLED} there", "the folder that the training saved last")
-    with open_file(join(name, PICKLED)) as file:
+    with open_file(join(folder, PICKLED)) as file:
         if is_pointer(bytes(file.read(64))):
             wrong = f"{PICKLED} is a Git LFS pointer"
             raise refusal(name, wrong, "the file itself: run git lfs pull where it was cloned")

@@ -3,12 +3,9 @@
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
-from peft.utils import load_peft_weights
 from transformers import AutoModelForCausalLM
 
 from ckd.config import TeacherConfig
-from ckd.errors import ConfigError
 from ckd.store.pretrained import (
     Source,
     has_weights,
@@ -20,6 +17,7 @@ from ckd.store.pretrained import (
     require_rows,
     without_weights,
 )
+from ckd.teacher.tuned import with_adapter
 from ckd.teacher.work import Geometry
 
 
@@ -32,12 +30,14 @@ def load_decoder(config: TeacherConfig, source: Source, device: torch.device) ->
     stored = settings.dtype
     model = _load(source, settings, config, device_map=config.device_map if _spread(config, device) else None)
     require_rows(source, tokenizer, model)
-    causal = _with_adapter(model, config) if config.adapter else model
+    causal = model if _spread(config, device) else model.to(device)
+    require_finite(source, causal.base_model)
+    notes = _dtype_notes(config, stored, causal.base_model)
+    if config.adapter:
+        causal, told = with_adapter(causal.eval(), config, device)
+        notes += told
     # Without lm_head; an adapter that is not merged is inside the layers, so it stays active.
-    decoder = causal.base_model.eval().requires_grad_(False)
-    decoder = decoder if _spread(config, device) else decoder.to(device)
-    require_finite(source, decoder)
-    return tokenizer, decoder, _dtype_notes(config, stored, decoder)
+    return tokenizer, causal.base_model.eval().requires_grad_(False), notes
 
 
 def geometry(decoder: Any) -> Geometry:
@@ -85,7 +85,7 @@ def _load(source: Source, settings: Any, config: TeacherConfig, device_map: str 
 
 def _dtype_notes(config: TeacherConfig, stored: torch.dtype | None, decoder: Any) -> list[str]:
     asked = getattr(torch, config.dtype)
-    others = {weight.dtype for name, weight in decoder.named_parameters() if "lora_" not in name} - {asked}
+    others = {weight.dtype for weight in decoder.parameters()} - {asked}
     notes = []
     if stored == torch.float32 != asked:
         notes.append(f"its weights are stored in float32 and rounded to teacher.dtype={config.dtype}")
@@ -98,27 +98,3 @@ def _dtype_notes(config: TeacherConfig, stored: torch.dtype | None, decoder: Any
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _with_adapter(model: Any, config: TeacherConfig) -> Any:
-    """The causal model with the adapter active. Raises ConfigError when a tensor found no place (PEFT only warns)."""
-    adapter = config.adapter
-    try:
-        wrapped = PeftModel.from_pretrained(model, adapter, is_trainable=False)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"teacher.adapter={adapter}: cannot be loaded ({type(error).__name__}); "
-            "expected a LoRA adapter tuned on teacher.base_model"
-        ) from error
-    stored, loaded = load_peft_weights(adapter, device="cpu"), get_peft_model_state_dict(wrapped)
-    lost = [
-        name
-        for name in stored
-        if name not in loaded or not torch.equal(stored[name].to(loaded[name].dtype), loaded[name].cpu())
-    ]
-    if lost or not stored:
-        raise ConfigError(
-            f"teacher.adapter={adapter}: {len(lost)} of its {len(stored)} tensors do not fit teacher.base_model; "
-            "name the base model it was tuned on"
-        )
-    return wrapped.merge_and_unload() if config.merge_adapter else wrapped.get_base_model()

@@ -167,6 +167,17 @@ def test_offline_says_so(model, monkeypatch):
             ask(KEY, "org/model@v1")
 
 
+def test_an_adapter_of_the_hub_that_cannot_be_run_whole_is_refused_from_its_settings(
+    hub, model, teacher_folder, tmp_path
+):
+    shutil.copytree(f"{teacher_folder}/adapter", tmp_path / "prefix")
+    (tmp_path / "prefix" / "adapter_config.json").write_text('{"peft_type": "PREFIX_TUNING"}')
+    hub.add("org/prefix", tmp_path / "prefix")
+    config = Config(teacher=TeacherConfig(base_model="org/model", adapter="org/prefix@main"))
+    with pytest.raises(ConfigError, match=r"teacher\.adapter=org/prefix@main: it is PREFIX_TUNING, which acts beside"):
+        teacher_fields(config)
+
+
 def test_a_repository_without_weights_and_one_without_an_adapter(hub, model, tmp_path):
     bare = tmp_path / "bare"
     shutil.copytree(model, bare, ignore=shutil.ignore_patterns("model.safetensors", "pytorch_model.bin"))

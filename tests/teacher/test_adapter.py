@@ -61,9 +61,12 @@ REFUSED = {
     "shadow": (settings(peft_type="SHADOW"), "it is SHADOW, which acts beside the layers"),
     "alora": (
         settings(alora_invocation_tokens=[5, 6]),
-        "sets alora_invocation_tokens: activated LoRA is not supported",
+        "sets alora_invocation_tokens: activated LoRA acts beside the layers; expected",
     ),
-    "replicated": (settings(layer_replication=[[0, 2], [1, 2]]), "sets layer_replication: LoRA over repeated layers"),
+    "replicated": (
+        settings(layer_replication=[[0, 2], [1, 2]]),
+        "sets layer_replication: repeated layers would share one cache",
+    ),
     "no_json": (file("adapter_config.json", b"{"), "adapter_config.json is no JSON; expected a LoRA folder as PEFT"),
     "no_settings": (file("adapter_config.json", b"[]"), "adapter_config.json names no peft_type"),
     "no_kind": (settings(peft_type=None), "adapter_config.json names no peft_type"),
