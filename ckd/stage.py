@@ -30,10 +30,14 @@ class Step:
     worker: Callable[..., Callable[[Shard], dict[str, Any]]] | None = None  # worker(run) computes a shard per call
     proves: Mapping[str, Check] = field(default_factory=dict)  # column -> what verify proves of its values
     input_hash: Callable[[Shard], str] = attrgetter("text_hash")  # the hash of what a part is made from
+    libraries: Callable[[Config], Sequence[str]] = (
+        lambda _: ()
+    )  # that compute its values: a part records their versions
 
     def stage(self, run: Run) -> Stage:
         """The stored parts, with this run's fingerprint."""
-        return Stage(run.root, self.name, run.once(self.name, lambda: self.fingerprint(run)))
+        fields = run.once(self.name, lambda: self.fingerprint(run))
+        return Stage(run.root, self.name, fields, self.libraries(run.config))
 
     def missing(self, run: Run, shards: Sequence[Shard] | None = None) -> list[Shard]:
         """Those of the given shards (None: all) that are still to do.
@@ -72,10 +76,12 @@ class FolderStep:
     command: str  # that makes it
     fingerprint: Callable[[Run], Fields]
     folder: Callable[[Run], str]
+    libraries: Sequence[str] = ()  # as of a Step
 
     def artifact(self, run: Run) -> FolderArtifact:
         """The folder, with this run's fingerprint."""
-        return FolderArtifact(self.folder(run), run.once(self.name, lambda: self.fingerprint(run)))
+        fields = run.once(self.name, lambda: self.fingerprint(run))
+        return FolderArtifact(self.folder(run), fields, self.libraries)
 
     def require(self, run: Run) -> FolderArtifact:
         """The finished folder.

@@ -6,7 +6,6 @@ import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
 from typing import Any
@@ -16,6 +15,7 @@ from ckd.config import Config
 from ckd.errors import CkdError
 from ckd.store.files import delete, join, read_bytes, write_bytes
 from ckd.store.models import adapter_hash, model_seen
+from ckd.store.versions import versions as installed
 from ckd.teacher.adapter import read_adapter
 from jobs.models import require_student, require_teacher
 
@@ -40,14 +40,8 @@ def look(marks: Mapping[str, str], models: Config | None) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Of Python, this project and the libraries; "-" for one that is not installed."""
-
-    def of(name: str) -> str:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            return "-"
-
-    return {"python": python_version(), "ckd": __version__, **{name: of(name) for name in LIBRARIES}}
+    libraries = {name: found or "-" for name, found in installed(LIBRARIES).items()}
+    return {"python": python_version(), "ckd": __version__, **libraries}
 
 
 def leave_marks(folders: Sequence[str]) -> tuple[dict[str, str], list[str]]:

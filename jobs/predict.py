@@ -45,7 +45,7 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
         raise ConfigError(f"engine '{engine}' computes on the CPU; set student.gpus_per_worker=0")
     for note in model.notes:
         console.say(f"predict: {note}")
-    stage = Stage(out, STAGE, scored_fields(model))
+    stage = Stage(out, STAGE, scored_fields(model), model.libraries)
     arrived = Input(source, "held_out", to_learn=False)
     try:
         cohort = arrivals.receive(out, arrived, config.data)

@@ -2,11 +2,13 @@
 
 The visits are those that were prepared; every visit_id stands once in every artifact's parts, in the order of its
 visits; embeddings, logits, probabilities and token ids are finite and in range; the files of head and student are those
-that were committed; calibration.json, where it is, is that student's. That a model really computed those values cannot
+that were committed; calibration.json, where it is, is that student's. Parts of one stage that were made with other
+versions of a library are shown, and are no damage. That a model really computed those values cannot
 be proved from them.
 """
 
 from argparse import Namespace
+from collections.abc import Iterator
 
 from ckd.calibration import Calibration
 from ckd.config import Config
@@ -14,7 +16,7 @@ from ckd.errors import ArtifactError, IncompleteError
 from ckd.run import Run
 from ckd.stage import FolderStep
 from ckd.store.artifacts import FolderArtifact
-from ckd.visits.audit import audit_ids, audit_stage, audit_strays, audit_values
+from ckd.visits.audit import StageAudit, audit_ids, audit_stage, audit_strays, audit_values
 from jobs.console import Console
 from jobs.stages import FOLDERS, STEPS, refusals
 
@@ -33,6 +35,8 @@ def run(config: Config, console: Console, arguments: Namespace | None = None) ->
         missing += len(audit.missing)
         rows = sum(s.rows for s in audit.done)
         console.say(f"{step.name:<12} {rows:,} visits in {len(audit.done)}/{len(shards)} shards, {len(found)} problems")
+        for line in _mixed(audit):
+            console.say(line)
     for folder in FOLDERS:
         state, wrong = _look(folder, folder.folder(one))
         missing += state == "missing"
@@ -49,6 +53,14 @@ def run(config: Config, console: Console, arguments: Namespace | None = None) ->
     if missing:
         raise IncompleteError(f"{cohort.root}: {missing} shards or folders are still missing; run 'ckd run' again")
     console.say("verify: every visit_id once per artifact, values in range")
+
+
+def _mixed(audit: StageAudit) -> Iterator[str]:
+    """A line per library of which a stage's parts were made with several versions: no damage, but values may differ."""
+    for library, found in audit.made_with.items():
+        if len(found) > 1:
+            parts = " and ".join(f"{version} ({n} part{'s' * (n > 1)})" for version, n in sorted(found.items()))
+            yield f"{audit.name}: made with {library} {parts}"
 
 
 def _look(step: FolderStep, folder: str) -> tuple[str, list[str]]:

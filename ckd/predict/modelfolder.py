@@ -65,6 +65,11 @@ class ModelFolder:
         }
 
     @property
+    def libraries(self) -> list[str]:
+        """What computes the probabilities of a text: a part records their versions."""
+        return ["torch" if self.engine == "torch" else "onnxruntime", "transformers", "tokenizers"]
+
+    @property
     def notes(self) -> list[str]:
         """What a person must know of this model before they read its figures."""
         if self.calibration is not None:

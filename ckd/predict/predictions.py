@@ -54,4 +54,5 @@ PREDICTIONS = Step(
     shards=lambda _, cohort: cohort.select("tuning", "held_out"),
     worker=PredictWorker,
     proves={"logits": finite, "probabilities": probability},
+    libraries=lambda _: ["torch", "transformers"],
 )

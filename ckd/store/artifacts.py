@@ -6,7 +6,7 @@
 import errno
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -28,6 +28,7 @@ from ckd.store.files import (
 from ckd.store.filesystems import reaching
 from ckd.store.folders import ARTIFACT_FILE, upload_folder
 from ckd.store.jsonfile import json_bytes, read_json
+from ckd.store.versions import versions
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -71,13 +72,17 @@ class Footer:
     rows: int
     input_hash: str
     fields: Fields
+    made_with: Mapping[str, str | None] = field(default_factory=dict)  # library -> version; compared by verify alone
 
 
 class Stage:
-    """One stage's folder of parts, `<root>/<name>/part-00000.parquet …`, all made with the same fingerprint fields."""
+    """One stage's folder of parts, `<root>/<name>/part-00000.parquet …`, all made with the same fingerprint fields.
 
-    def __init__(self, root: str, name: str, fields: Fields) -> None:
-        self.name = name
+    A part also records the versions of `libraries`, which are no part of the fingerprint: an update refuses nothing.
+    """
+
+    def __init__(self, root: str, name: str, fields: Fields, libraries: Sequence[str] = ()) -> None:
+        self.name, self.libraries = name, libraries
         self.folder = join(root, name)
         self.fields = dict(fields)
 
@@ -94,6 +99,8 @@ class Stage:
                 f"{self.path(index)}: {table.num_rows} rows computed, the shard has {rows}; nothing was written"
             )
         footer = {"stage": self.name, "index": index, "rows": rows, "input_hash": input_hash, "fields": self.fields}
+        if self.libraries:
+            footer["made_with"] = versions(self.libraries)
         metadata = {_FOOTER_KEY: json.dumps(footer, sort_keys=True).encode()}
         table = table.replace_schema_metadata(metadata)
         write_file(self.path(index), lambda stream: pq.write_table(table, stream, compression="zstd"))
@@ -178,10 +185,14 @@ def read_footer(path: str) -> Footer | None:
 
 @dataclass(frozen=True)
 class FolderArtifact:
-    """A folder of files (head, student, checkpoint) whose `artifact.json`, written last, is its footer."""
+    """A folder of files (head, student, checkpoint) whose `artifact.json`, written last, is its footer.
+
+    It records the versions of `libraries` as a part does.
+    """
 
     folder: str
     fields: Fields
+    libraries: Sequence[str] = ()
 
     def commit(self, files: Iterable[str], extra: Mapping[str, Any] | None = None) -> None:
         """Write artifact.json for files that are there: their sizes, SHA-256, the fingerprint and `extra` facts.
@@ -203,7 +214,9 @@ class FolderArtifact:
         upload_folder(local, self.folder)
 
     def _footer(self, files: Mapping[str, Any], extra: Mapping[str, Any] | None) -> bytes:
-        content = {"fields": dict(self.fields), "files": dict(files), **({"extra": dict(extra)} if extra else {})}
+        content: dict[str, Any] = {"fields": dict(self.fields), "files": dict(files)}
+        content |= {"extra": dict(extra)} if extra else {}
+        content |= {"made_with": versions(self.libraries)} if self.libraries else {}
         return json_bytes(content, sort_keys=True)
 
     def is_done(self) -> bool:

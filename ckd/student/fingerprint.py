@@ -56,6 +56,7 @@ STUDENT = FolderStep(
     command="ckd train-student",
     fingerprint=_fingerprint,
     folder=lambda run: run.student_folder,
+    libraries=["torch", "transformers", "deepspeed"],
 )
 
 

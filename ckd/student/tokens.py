@@ -88,6 +88,7 @@ TOKENS = Step(
     shards=_shards,
     worker=TokenWorker,
     proves={"input_ids": token_ids},
+    libraries=lambda _: ["transformers", "tokenizers"],
 )
 
 

@@ -60,6 +60,11 @@ def local_teacher(config: TeacherConfig) -> TeacherConfig:
     return config.model_copy(update={"adapter": local_adapter(config.adapter)}) if config.adapter else config
 
 
+def _libraries(config: TeacherConfig) -> list[str]:
+    other = ["vllm"] if config.engine == "vllm" else ["peft"] if config.adapter else []
+    return ["torch", "transformers", "tokenizers", *other]
+
+
 def shards_to_embed(config: Config, cohort: Cohort) -> list[Shard]:
     """Labelled visits of every split; unlabeled training visits only where the student learns from them."""
     shards = cohort.select()
@@ -117,6 +122,7 @@ EMBEDDINGS = Step(
     shards=shards_to_embed,
     worker=EmbedWorker,
     proves={"embedding": finite},
+    libraries=lambda config: _libraries(config.teacher),
 )
 
 

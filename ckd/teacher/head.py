@@ -62,7 +62,11 @@ def head_fields(run: Run) -> Fields:
 
 
 HEAD = FolderStep(
-    name="head", command="ckd train-head", fingerprint=head_fields, folder=lambda run: join(run.root, "head")
+    name="head",
+    command="ckd train-head",
+    fingerprint=head_fields,
+    folder=lambda run: join(run.root, "head"),
+    libraries=["torch"],
 )
 
 

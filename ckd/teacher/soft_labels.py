@@ -68,6 +68,7 @@ SOFT_LABELS = Step(
     shards=shards_to_embed,
     worker=SoftLabelWorker,
     proves={"logits": finite, "probabilities": probability},
+    libraries=lambda _: ["numpy"],
 )
 
 

@@ -1,5 +1,6 @@
 """Finds which shards of a stage are done, missing or damaged, and proves the values of its parts. Needs no model."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ class StageAudit:
     wanted: tuple[Shard, ...]
     done: tuple[Shard, ...]
     damaged: dict[int, str]
+    made_with: Mapping[str, Mapping[str, int]]  # library -> version -> parts, of the parts that are done
 
     @property
     def missing(self) -> list[int]:
@@ -37,7 +39,7 @@ def audit_stage(root: str, name: str, shards: list[Shard], hash_of: Callable[[Sh
     All parts must have one fingerprint. `hash_of` gives the hash of what a shard's part is made from.
     """
     stage = Stage(root, name, {})
-    done, damaged, prints = [], {}, set()
+    done, damaged, prints, made_with = [], {}, set(), []
     present = set(stage.indices())
     for shard in shards:
         if shard.index not in present:
@@ -53,10 +55,13 @@ def audit_stage(root: str, name: str, shards: list[Shard], hash_of: Callable[[Sh
             continue
         prints.add(digest(footer.fields))
         done.append(shard)
+        made_with.append(footer.made_with)
     if len(prints) > 1:
         why = f"its parts have {len(prints)} different fingerprints; delete the folder and run the stage again"
         damaged[-1] = f"{stage.folder}: {why}"
-    return StageAudit(name, tuple(shards), tuple(done), damaged)
+    libraries = sorted({library for found in made_with for library in found})
+    counted = {name: Counter(found.get(name) or "of unknown version" for found in made_with) for name in libraries}
+    return StageAudit(name, tuple(shards), tuple(done), damaged, counted)
 
 
 def audit_values(

@@ -4,12 +4,15 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
+from importlib.metadata import version
 from typing import NamedTuple
 
 import pyarrow as pa
 import pytest
 
 from ckd.errors import ArtifactError
+from ckd.store import artifacts
 from ckd.store.artifacts import FolderArtifact, Stage
 from ckd.store.files import list_files, read_bytes, write_bytes, write_file
 
@@ -123,3 +126,32 @@ def test_a_folder_artifact_notices_a_changed_file(tmp_path):
         artifact.verify()
     artifact.commit(["w.bin"])
     assert artifact.identity() != before
+
+
+def test_versions_of_libraries_are_recorded_and_refuse_nothing(tmp_path, monkeypatch):
+    part, folder = (
+        Stage(str(tmp_path), "s", {"a": 1}, ["torch", "nowhere"]),
+        FolderArtifact(str(tmp_path / "f"), {"a": 1}),
+    )
+    part.write(0, table(3), rows=3, input_hash="x")
+    assert part.footer(0).made_with == {"nowhere": None, "torch": version("torch")}
+    first = read_bytes(part.path(0))
+    part.write(0, table(3), rows=3, input_hash="x")
+    assert read_bytes(part.path(0)) == first, "the same versions, the same bytes"
+    folder.commit([])
+    identity = folder.identity()
+    monkeypatch.setattr(artifacts, "versions", lambda names: dict.fromkeys(names, "9.9"))
+    part.write(0, table(3), rows=3, input_hash="x")
+    assert part.footer(0).made_with["torch"] == "9.9" and read_bytes(part.path(0)) != first
+    assert Stage(str(tmp_path), "s", {"a": 1}, ["torch"]).is_done(0, rows=3, input_hash="x")
+    replace(folder, libraries=["torch"]).commit([])
+    assert folder.load()["made_with"] == {"torch": "9.9"}
+    assert folder.is_done() and folder.identity() == identity
+    folder.verify()
+
+
+def test_a_part_without_versions_stays_readable(tmp_path):
+    old = Stage(str(tmp_path), "s", {"a": 1})
+    old.write(0, table(3), rows=3, input_hash="x")
+    assert b"made_with" not in read_bytes(old.path(0)) and old.footer(0).made_with == {}
+    assert Stage(str(tmp_path), "s", {"a": 1}, ["torch"]).is_done(0, rows=3, input_hash="x")

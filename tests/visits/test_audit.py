@@ -7,7 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ckd.errors import ArtifactError
+from ckd.configfile import load
+from ckd.errors import ArtifactError, CkdError
+from ckd.store import artifacts
 from ckd.store.artifacts import Stage
 from ckd.visits import cohort as cohorts
 from ckd.visits.audit import audit_ids, audit_stage, audit_strays, audit_values
@@ -194,3 +196,36 @@ def test_verify_names_a_part_that_no_shard_owns(tmp_path):
     with pytest.raises(ArtifactError, match=r"problems \(listed above\)"):
         verify.run(config, screen)
     assert f"problem: {stage.path(99)}: belongs to no shard of the visits; delete it\n" in screen.stream.getvalue()
+
+
+def test_parts_made_with_other_versions_are_shown_and_are_no_problem(tmp_path, monkeypatch):
+    config, cohort, stage = embedded(tmp_path, visits(ROWS))
+    made = {
+        shard.index: {"torch": "2.13.0", "transformers": f"5.2{3 + (n > 0)}.0"} for n, shard in enumerate(cohort.shards)
+    }
+    for shard in cohort.shards[:-1]:  # the last one was made before versions were recorded
+        monkeypatch.setattr(artifacts, "versions", lambda _, index=shard.index: made[index])
+        recorded = Stage(cohort.root, "embeddings", stage.fields, ["torch"])
+        recorded.write(shard.index, stage.read(shard.index), rows=shard.rows, input_hash=shard.text_hash)
+    out, others = io.StringIO(), len(cohort.shards) - 2
+    with pytest.raises(CkdError):
+        verify.run(config, Console(stream=out))
+    plural = "s" * (others > 1)
+    assert f"embeddings: made with torch 2.13.0 ({others + 1} parts) and of unknown version (1 part)" in out.getvalue()
+    several = f"transformers 5.23.0 (1 part) and 5.24.0 ({others} part{plural}) and of unknown version (1 part)"
+    assert f"embeddings: made with {several}" in out.getvalue()
+    assert not audited(cohort, "embeddings").damaged
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ([], {"torch", "transformers", "tokenizers"}),
+        (["teacher.adapter=lora/model"], {"torch", "transformers", "tokenizers", "peft"}),
+        (["teacher.adapter=lora/model", "teacher.engine=vllm"], {"torch", "transformers", "tokenizers", "vllm"}),
+    ],
+)
+def test_a_stage_records_what_it_uses(words, wanted):
+    found = {step.name: set(step.libraries(load(None, words))) for step in stages.STEPS}
+    assert found["embeddings"] == wanted
+    assert found["tokens"] == {"transformers", "tokenizers"} and found["visits"] == set()
