@@ -15,7 +15,7 @@ from ckd.store.files import BLOCK, digest, join, list_files, open_file
 from ckd.store.filesystems import reaching, resolve
 from ckd.visits.labels import INSTRUCTION
 from ckd.visits.rows import MAX_LINE, RowError, parse_line, parse_row
-from ckd.visits.visit import SUBGROUP_FIELDS, Source, Visit
+from ckd.visits.visit import SUBGROUP_FIELDS, UNREAD_FIELDS, Source, Visit
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,7 +24,7 @@ JSONL_SUFFIXES = (".json", ".jsonl", ".gz")
 PARQUET_SUFFIX = ".parquet"
 _REQUIRED_COLUMNS = ("instruction", "input", "labels")
 _REQUIRED_TO_PREDICT = ("input",)
-_OPTIONAL = ("visit_id", "subject_id", "split", "current_labels", "prediction_time", *SUBGROUP_FIELDS)
+_OPTIONAL = ("visit_id", "subject_id", "split", "current_labels", "prediction_time", *SUBGROUP_FIELDS, *UNREAD_FIELDS)
 _EXPECTED = "expected JSONL (.json, .jsonl, .gz), a .parquet file, or a folder of .parquet parts"
 
 

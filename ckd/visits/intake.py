@@ -30,6 +30,8 @@ class Counts:
     without_subject: int = 0
     current_known: int = 0  # labelled visits whose current labels are known
     echoes: int = 0  # of these, visits whose target equals the current labels
+    unread: Counter[str] = field(default_factory=Counter)  # visits per field of UNREAD_FIELDS that holds something
+    systems: set[int] = field(default_factory=set)  # hashes of the texts in 'system': the first two
 
     @property
     def quarantined(self) -> int:
@@ -48,8 +50,8 @@ class Counts:
             return "subject"
         return "input" if self.without_subject == self.kept else "subject, without one input"
 
-    def lines(self) -> list[str]:
-        """What a person has to know about the rows, without any of their text."""
+    def lines(self, system: str = "") -> list[str]:
+        """What a person has to know about the rows, without any of their text. `system`: teacher.system."""
         lines = [f"read {self.read:,} = kept {self.kept:,} + quarantined {self.quarantined:,}"]
         lines += [
             f"quarantined {count:,}: {reason} (first: {self.first[reason]})"
@@ -60,6 +62,7 @@ class Counts:
             lines.append(f"{found}: splitting by visit: patients may leak")
         if self.unlabeled:
             lines.append(f"{self.unlabeled:,} visits are unlabeled")
+        lines += self._unread(system)
         if self.echo_rate is None:
             lines.append("echo rate: unknown, no current_labels and no treatment clause")
             return lines
@@ -69,6 +72,17 @@ class Counts:
             told = "more than half of the targets repeat the current visit"
             lines.append(f"warning: {told}: this is not next-visit prediction")
         return lines
+
+    def _unread(self, system: str) -> Iterator[str]:
+        """What the teacher may have been tuned with, and will not be shown."""
+        for name, count in self.unread.items():
+            if name == "system" and self.systems == {hash64(system)} and count == self.kept:
+                continue
+            remedy = "a teacher that was tuned with it gets other prompts here"
+            if name == "system":
+                several = ", not all the same" if len(self.systems) > 1 else ""
+                remedy = f"what the teacher was tuned with is given as teacher.system, one text for all visits{several}"
+            yield f"{count:,} of {self.kept:,} visits have a field '{name}', which is not read: {remedy}"
 
     def require_at_most(self, max_bad_rows: int, listed_in: str = "") -> None:
         """Raise DataError when more rows than `data.max_bad_rows` are quarantined."""
@@ -152,6 +166,10 @@ class Intake:
         counts = self.counts
         counts.kept += 1
         counts.without_subject += visit.subject_id is None
+        for name, found in visit.unread.items():
+            counts.unread[name] += 1
+            if name == "system" and len(counts.systems) < 2:
+                counts.systems.add(found)
         if visit.labels is None:
             counts.unlabeled += 1
             return

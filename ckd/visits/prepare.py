@@ -38,7 +38,7 @@ def prepare(config: Config, inputs: list[Input], fields: Fields, say: Say) -> Co
     if cohort is None or not cohort.is_whole():
         cohort = _Preparation(config, inputs, fields).run()
     counts = _counts(cohort.facts)
-    for line in [*counts.lines(), *_notes(cohort)]:
+    for line in [*counts.lines(config.teacher.system), *_notes(cohort)]:
         say(f"visits: {line}")
     counts.require_at_most(config.data.max_bad_rows, quarantine_file(root))
     return cohort
@@ -158,6 +158,8 @@ def _facts(counts: Counts, placed: _Placed, splitter: Splitter, config: Config) 
     reasons = {reason: {"rows": rows, "first": counts.first[reason]} for reason, rows in sorted(counts.reasons.items())}
     return {
         **{name: getattr(counts, name) for name in _COUNTED},
+        "unread": dict(sorted(counts.unread.items())),
+        "systems": sorted(counts.systems),
         "quarantined": counts.quarantined,
         "quarantined_by_reason": reasons,
         "grouped_by": counts.grouped_by,
@@ -178,6 +180,8 @@ def _counts(facts: Any) -> Counts:
         **{name: facts[name] for name in _COUNTED},
         reasons=Counter({reason: found["rows"] for reason, found in reasons.items()}),
         first={reason: found["first"] for reason, found in reasons.items()},
+        unread=Counter(facts.get("unread", {})),  # not in what was prepared before it was counted
+        systems=set(facts.get("systems", ())),
     )
 
 

@@ -13,9 +13,10 @@ from ckd.visits.labels import (
     encode,
     parse_output,
 )
-from ckd.visits.visit import SPLITS, SUBGROUP_FIELDS, Source, Visit
+from ckd.visits.visit import SPLITS, SUBGROUP_FIELDS, UNREAD_FIELDS, Source, Visit, hash64
 
 Labels = tuple[bool, ...]
+CONVERSATIONS = ("messages", "conversations")  # LLaMA-Factory's other kind of rows, which has no input
 MAX_LINE = 1 << 24  # bytes; a longer line is a bad row, so that memory stays bounded
 
 
@@ -60,7 +61,12 @@ def _visit(row: Mapping[str, Any], labels: Labels | None, current: Labels | None
         subgroups={name: value for name in SUBGROUP_FIELDS if (value := _subgroup(row, name)) is not None},
         source=source,
         line=line,
+        unread={name: _content_hash(row[name]) for name in UNREAD_FIELDS if row.get(name)},
     )
+
+
+def _content_hash(value: Any) -> int:
+    return hash64(value.decode(errors="replace") if isinstance(value, bytes) else value)
 
 
 def _json_object(data: bytes) -> dict[str, Any]:
@@ -77,7 +83,8 @@ def _json_object(data: bytes) -> dict[str, Any]:
 
 def _text(row: Mapping[str, Any], name: str) -> str:
     if name not in row:
-        raise RowError(f"field '{name}' is missing")
+        held = next((f"; '{other}' is not read" for other in CONVERSATIONS if other in row), "")
+        raise RowError(f"field '{name}' is missing{held}")
     value = _optional_text(row, name)
     if value is None:
         raise RowError(f"field '{name}' is not a string")

@@ -15,6 +15,7 @@ Split = Literal["train", "tuning", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "tuning", "held_out")
 Source = Literal["train", "tuning", "held_out"]  # which of data.train / data.tuning / data.held_out the row came from
 
+UNREAD_FIELDS = ("system", "history", "tools")  # LLaMA-Factory puts them into its prompts
 SUBGROUP_FIELDS = ("age", "sex", "ethnicity", "insurance", "admission_type")
 
 
@@ -33,6 +34,7 @@ class Visit:
     subgroups: dict[str, str] = field(default_factory=dict)
     source: Source = "train"
     line: int = 0  # 1-based line (JSONL) or row (Parquet) in its source; keeps public files aligned
+    unread: dict[str, int] = field(default_factory=dict)  # its row's fields UNREAD_FIELDS that hold something: a hash
 
     @property
     def group(self) -> int:
