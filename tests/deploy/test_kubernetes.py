@@ -254,6 +254,17 @@ def test_a_broken_job_is_refused(path, before, after):
         runs_the_pipeline(changed(JOB, path, JOB["spec"][path[1]].replace(before, after)))
 
 
+@pytest.mark.parametrize("cluster", [CLUSTER["spec"], JOB["spec"]["rayClusterSpec"]], ids=["standing", "of a job"])
+def test_head_and_workers_take_the_hubs_token_from_a_secret_that_may_be_absent(cluster):
+    pods = [group["template"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+    for container in (container for pod in pods for container in pod["spec"]["containers"]):
+        given = {entry["name"]: entry.get("valueFrom") for entry in container["env"]}
+        if container["name"].startswith("ray-"):
+            assert given["HF_TOKEN"] == {"secretKeyRef": {"name": "ckd-hub-token", "key": "token", "optional": True}}
+        else:
+            assert "HF_TOKEN" not in given
+
+
 @needs_crds
 def test_the_network_policy_is_well_formed_and_lets_nobody_else_in():
     # KubeRay's own field for a head's ingress rules has the type that a NetworkPolicy's have.
