@@ -4,8 +4,8 @@ import pytest
 
 from ckd.prompts import Prompter
 from ckd.templates import ChatTemplate
-from tests.prompt_formats import BOS, CASES, CONTENT
-from tests.small_tokenizers import byte_level, sentencepiece
+from testbed.prompt_formats import BOS, CASES, CONTENT
+from testbed.small_tokenizers import byte_level, sentencepiece
 
 SPLIT = CONTENT.split("\n", 1)
 TOKENIZERS = {

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 from ckd.errors import ConfigError
 from ckd.prompts import Prompter
 from ckd.templates import ChatTemplate
-from tests.small_tokenizers import byte_level, sentencepiece
+from testbed.small_tokenizers import byte_level, sentencepiece
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200)
 INSTRUCTION = "Name the diseases."

@@ -10,7 +10,7 @@ from ckd.teacher.prompt_identity import PROBES, Identity
 from ckd.teacher.training_settings import FORMATS, differences
 from ckd.templates import ChatTemplate
 from ckd.visits.labels import INSTRUCTION
-from tests.prompt_formats import BOS, CASES, CONTENT, GEMMA, LLAMA3, QWEN, QWEN3
+from testbed.prompt_formats import BOS, CASES, CONTENT, GEMMA, LLAMA3, QWEN, QWEN3
 
 PROBE = f"{INSTRUCTION}\n{PROBES[1]}"
 QWEN_SYSTEM = FORMATS["qwen"].default_system
