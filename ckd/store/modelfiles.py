@@ -4,13 +4,12 @@ Costs a few small reads per file. What only a load can find, `pretrained` finds.
 """
 
 import json
-import struct
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ckd.errors import ConfigError
-from ckd.store.files import join, open_file, read_bytes
-from ckd.store.filesystems import reaching
+from ckd.store.files import join, read_bytes
+from ckd.store.tensorfile import tensors_in
 
 if TYPE_CHECKING:
     from pyarrow import fs
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _WEIGHTS = (".safetensors", ".bin")
 _INDEX = "model.safetensors.index.json"
-_HEADER = 100 << 20  # the most bytes that safetensors allows for a file's header
 
 
 def require_usable(key: str, name: str, files: "list[fs.FileInfo]") -> None:
@@ -29,13 +27,16 @@ def require_usable(key: str, name: str, files: "list[fs.FileInfo]") -> None:
     """
     there = {file.base_name: file.size for file in files if _loaded(file.base_name)}
     for file in sorted(there):
-        if there[file] < 1024 and read_bytes(join(name, file)).startswith(_POINTER):
-            raise ConfigError(
-                f"{key}={name}: {file} is a Git LFS pointer, not the file itself; run 'git lfs pull' in that repository"
-            )
+        if there[file] < 1024:
+            require_content(key, name, file, read_bytes(join(name, file)))
     for file in sorted(there):
         if file.endswith(".safetensors"):
-            _require_whole(key, name, file, there[file])
+            try:
+                tensors = tensors_in(join(name, file))
+            except ValueError as error:
+                raise ConfigError(f"{key}={name}: {file} {error}") from None
+            if not tensors:
+                raise _damaged(key, name, f"{file} holds no tensors")
     if _INDEX in there:
         shards = set(_json(key, name, _INDEX).get("weight_map", {}).values())
         lost = sorted(shard for shard in shards if shard not in there)
@@ -45,6 +46,14 @@ def require_usable(key: str, name: str, files: "list[fs.FileInfo]") -> None:
                 f"(first: {lost[0]}); copy or download the folder again"
             )
     require_plain(key, name, _json(key, name, "config.json"))
+
+
+def require_content(key: str, name: str, file: str, start: bytes) -> None:
+    """Raise ConfigError for a file that begins as what Git LFS leaves in the place of a large one."""
+    if start.startswith(_POINTER):
+        raise ConfigError(
+            f"{key}={name}: {file} is a Git LFS pointer, not the file itself; run 'git lfs pull' in that repository"
+        )
 
 
 def _loaded(file: str) -> bool:
@@ -63,21 +72,6 @@ def require_plain(key: str, name: str, settings: Mapping[str, Any]) -> None:
             f"{key}={name}: its weights are quantised ({method}), which changes every value; "
             "name the model that they were made from, or save it dequantised"
         )
-
-
-def _require_whole(key: str, name: str, file: str, size: int) -> None:
-    """Raise ConfigError when a safetensors file of `size` bytes is damaged or ends too early."""
-    path = join(name, file)
-    try:
-        with reaching(path), open_file(path) as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length)) if length <= min(size, _HEADER) else {}
-        ends = [facts["data_offsets"][1] for name, facts in header.items() if name != "__metadata__"]
-        end = 8 + length + max(ends)
-    except (struct.error, ValueError, AttributeError, LookupError, TypeError):
-        raise _damaged(key, name, f"{file} has no readable header") from None
-    if end != size:
-        raise _damaged(key, name, f"{file} has {size:,} bytes, its header names {end:,}")
 
 
 def _damaged(key: str, name: str, what: str) -> ConfigError:

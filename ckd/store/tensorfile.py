@@ -5,9 +5,10 @@ import math
 from dataclasses import dataclass
 
 from ckd.store.files import open_file
+from ckd.store.filesystems import reaching
 
-_POINTER = b"version https://git-lfs"
-_LONGEST = 100_000_000  # bytes of a header that the format allows
+_LONGEST = 100 << 20  # bytes of a header that the format allows
+_WAY_OUT = ": damaged, or not copied to its end; copy or download it again"
 
 
 @dataclass(frozen=True)
@@ -23,36 +24,23 @@ class Tensor:
         return math.prod(self.shape)
 
 
-def is_pointer(start: bytes) -> bool:
-    """Whether a file that begins so is what Git LFS puts in the place of the real one."""
-    return start.startswith(_POINTER)
-
-
 def tensors_in(path: str) -> dict[str, Tensor]:
     """Every tensor of a safetensors file, local or at a URL, by name.
 
-    Raises FileNotFoundError, and ValueError with the reason when the file is a Git LFS pointer, cut off or something
-    else. Format: https://huggingface.co/docs/safetensors.
+    Raises FileNotFoundError, UnreachableError, and ValueError when the file is something else or not whole, with the
+    reason as the end of a sentence that begins with its name. Format: https://huggingface.co/docs/safetensors.
     """
-    with open_file(path) as file:
+    with reaching(path), open_file(path) as file:
         size = file.seek(0, 2)
         file.seek(0)
-        start = bytes(file.read(len(_POINTER)))
-        if is_pointer(start):
-            raise ValueError("it is a Git LFS pointer, not the file itself: run git lfs pull where it was cloned")
-        length = int.from_bytes(start[:8], "little")
-        if len(start) < 8 or length > _LONGEST:
-            raise ValueError("it is no safetensors file")
-        file.seek(8)
-        header = bytes(file.read(min(length, max(size - 8, 0))))
-    if len(header) < length:
-        raise ValueError(f"it is cut off after {size:,} bytes: copy it again")
+        length = int.from_bytes(file.read(8), "little")
+        header = bytes(file.read(length)) if length <= min(size, _LONGEST) else b""
     try:
         entries = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
         end = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
         found = {name: Tensor(tuple(entry["shape"]), str(entry["dtype"])) for name, entry in entries.items()}
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError("it is no safetensors file") from error
-    if size < end:
-        raise ValueError(f"it is cut off after {size:,} of {end:,} bytes: copy it again")
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise ValueError(f"has no readable header{_WAY_OUT}") from None
+    if size != end:
+        raise ValueError(f"has {size:,} bytes, its header names {end:,}{_WAY_OUT}")
     return found

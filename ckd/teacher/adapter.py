@@ -11,8 +11,9 @@ from typing import Any
 from ckd.errors import ConfigError
 from ckd.store.files import exists, join, open_file, read_bytes
 from ckd.store.hub import adapter_on_hub
+from ckd.store.modelfiles import require_content
 from ckd.store.models import local_adapter
-from ckd.store.tensorfile import Tensor, is_pointer, tensors_in
+from ckd.store.tensorfile import Tensor, tensors_in
 
 SETTINGS, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 HEADS = ("score", "classifier")  # of a classifier: PEFT stores them with its adapter, embeddings do not need them
@@ -88,7 +89,7 @@ def require_places(name: str, stored: Shapes, own: Shapes, places: Shapes, vocab
     `own` is what PEFT makes for these settings on the base model; `places` is that and the base model's own weights,
     which some adapters replace. PEFT itself leaves out what does not fit, starts at random what is missing, and warns.
     """
-    tuned_on = "teacher.base_model to be the model that it was tuned on"
+    tuned_on = f"the base model that it was tuned on, and the {SETTINGS} of that training"
     wrong = [tensor for tensor, shape in stored.items() if places.get(tensor) != shape]
     if wrong:
         tensor, shape = wrong[0], stored[wrong[0]]
@@ -97,15 +98,19 @@ def require_places(name: str, stored: Shapes, own: Shapes, places: Shapes, vocab
             raise refusal(name, f"{tensor} has no place in teacher.base_model{and_more(wrong)}", tuned_on)
         differs = [(was, is_) for was, is_ in zip(shape, place, strict=False) if was != is_]
         if len(shape) == len(place) and [is_ for _, is_ in differs] == [vocabulary]:
-            had = differs[0][0]
-            resized = f"a base model resized to it (resize_token_embeddings({had})), with the adapter's tokenizer"
-            raise refusal(name, f"{tensor} is for {had} tokens, teacher.base_model has {vocabulary}", resized)
+            raise another_vocabulary(name, tensor, differs[0][0], vocabulary)
         found = f"{tensor} has shape {list(shape)}, its place in teacher.base_model {list(place)}{and_more(wrong)}"
         raise refusal(name, found, tuned_on)
     missing = [tensor for tensor in own if tensor not in stored]
     if missing:
         wrong_file = f"its weights file lacks {missing[0]}{and_more(missing)}"
-        raise refusal(name, wrong_file, f"a complete file, or {tuned_on}")
+        raise refusal(name, wrong_file, f"a complete file, and {tuned_on}")
+
+
+def another_vocabulary(name: str, what: str, tokens: int, vocabulary: int) -> ConfigError:
+    """The one line for an adapter that was tuned on a base model with added tokens."""
+    resized = f"a base model resized to it (resize_token_embeddings({tokens})), with the adapter's tokenizer"
+    return refusal(name, f"{what} is for {tokens} tokens, teacher.base_model has {vocabulary}", resized)
 
 
 def refusal(name: str, wrong: str, expected: str) -> ConfigError:
@@ -126,8 +131,7 @@ def _settings(name: str, folder: str) -> dict[str, Any]:
         raise refusal(name, f"no {SETTINGS} there", expected) from None
     except OSError as error:
         raise refusal(name, f"{SETTINGS} cannot be read ({type(error).__name__})", expected) from None
-    if is_pointer(content):
-        raise refusal(name, f"{SETTINGS} is a Git LFS pointer", "the file itself: run git lfs pull where it was cloned")
+    require_content("teacher.adapter", name, SETTINGS, content)
     try:
         settings = json.loads(content)
     except ValueError:
@@ -138,16 +142,12 @@ def _settings(name: str, folder: str) -> dict[str, Any]:
 
 
 def _tensors(name: str, folder: str) -> dict[str, Tensor] | None:
-    try:
-        return tensors_in(join(folder, WEIGHTS))
-    except ValueError as error:
-        raise ConfigError(f"teacher.adapter={name}: {WEIGHTS}: {error}") from None
-    except FileNotFoundError:
-        pass
-    if not exists(join(folder, PICKLED)):
+    file = next((file for file in (WEIGHTS, PICKLED) if exists(join(folder, file))), None)
+    if file is None:
         raise refusal(name, f"neither {WEIGHTS} nor {PICKLED} there", "the folder that the training saved last")
-    with open_file(join(folder, PICKLED)) as file:
-        if is_pointer(bytes(file.read(64))):
-            wrong = f"{PICKLED} is a Git LFS pointer"
-            raise refusal(name, wrong, "the file itself: run git lfs pull where it was cloned")
-    return None
+    with open_file(join(folder, file)) as stream:
+        require_content("teacher.adapter", name, file, bytes(stream.read(64)))
+    try:
+        return tensors_in(join(folder, file)) if file == WEIGHTS else None
+    except ValueError as error:
+        raise ConfigError(f"teacher.adapter={name}: {file} {error}") from None

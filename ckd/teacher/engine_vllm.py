@@ -18,9 +18,10 @@ from ckd.config import TeacherConfig
 from ckd.errors import ConfigError
 from ckd.store.models import adapter_hash, local_folder, model_fields
 from ckd.store.pretrained import Source, load_tokenizer
+from ckd.teacher.adapter import Shapes, read_adapter
 from ckd.teacher.chat_template import load_prompter
 from ckd.teacher.engine import Load
-from ckd.teacher.lora_file import Shapes, plain_lora_rank, require_fit, shapes, weights_outside_embeddings
+from ckd.teacher.lora_file import plain_lora_rank, shapes_in, weights_outside_embeddings
 from ckd.teacher.work import Geometry, Work, forward_flops
 from ckd.visits.labels import INSTRUCTION
 
@@ -37,18 +38,17 @@ class VllmEngine:
         started = time.monotonic()
         _refuse(config, gpus)
         folder = local_folder("teacher.base_model", config.base_model)  # vLLM, tokenizer and checks read the same files
-        base, adapter = shapes(folder), shapes(config.adapter, "adapter_*.safetensors") if config.adapter else {}
-        options = _lora_options(config.adapter, adapter, base) if config.adapter else {}
+        source = Source("teacher.base_model", config.base_model, folder)
+        adapter, options, notes = _lora(config, source) if config.adapter else ({}, {}, [])
         vllm = _library(gpus)
         self._lora = vllm.lora.request.LoRARequest("adapter", 1, config.adapter) if config.adapter else None
         self._llm = _load(vllm, folder, config, gpus, options)
         self._params = vllm.PoolingParams(use_activation=False)
-        tokenizer = load_tokenizer(Source("teacher.base_model", config.base_model, folder))
-        self.prompter = load_prompter(config, tokenizer)
+        self.prompter = load_prompter(config, load_tokenizer(source))
         text = self._llm.model_config.hf_text_config
         self.hidden = int(text.hidden_size)
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        weights = weights_outside_embeddings([*base.items(), *adapter.items()])
+        weights = weights_outside_embeddings([*shapes_in(folder).items(), *adapter.items()])
         self._geometry = Geometry(weights, int(text.num_hidden_layers), int(text.num_attention_heads * head))
         self._work = Work()
         if config.adapter:
@@ -60,7 +60,7 @@ class VllmEngine:
             adapter=adapter_hash("teacher.adapter", config.adapter) if config.adapter else None,
             engine=config.engine,
             device=str(vllm.platforms.current_platform.get_device_name()) if gpus > 0 else "cpu",
-            note="vLLM keeps no device clock: its own scheduling counts as busy",
+            note="; ".join([*notes, "vLLM keeps no device clock: its own scheduling counts as busy"]),
         )
 
     def encode(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
@@ -134,15 +134,19 @@ def _refuse(config: TeacherConfig, gpus: float) -> None:
         )
 
 
-def _lora_options(name: str, adapter: Shapes, base: Shapes) -> dict[str, Any]:
-    """vLLM's options for an adapter that it applies as PEFT does. Raises ConfigError for any other."""
-    rank = plain_lora_rank(name)
-    require_fit(name, adapter, base)
+def _lora(config: TeacherConfig, source: Source) -> tuple[Shapes, dict[str, Any], list[str]]:
+    """An adapter's tensors, vLLM's options for it, notes. Raises ConfigError unless vLLM applies it as PEFT does."""
+    adapter = read_adapter(config.adapter)
+    rank = plain_lora_rank(adapter)
     if rank > _RANKS[-1]:
         raise ConfigError(
-            f"teacher.adapter={name}: rank {rank}, vLLM takes {_RANKS[-1]} at most; set teacher.engine=transformers"
+            f"teacher.adapter={adapter.name}: rank {rank}, vLLM takes {_RANKS[-1]} at most; "
+            "set teacher.engine=transformers"
         )
-    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": min(known for known in _RANKS if known >= rank)}
+    from ckd.teacher.tuned import another_base, require_as_stored
+
+    options = {"enable_lora": True, "max_loras": 1, "max_lora_rank": min(known for known in _RANKS if known >= rank)}
+    return require_as_stored(adapter, source), options, another_base(adapter, config)
 
 
 def _library(gpus: float) -> Any:

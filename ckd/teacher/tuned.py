@@ -5,7 +5,8 @@ PEFT alone warns and goes on: with random values for what is missing, without wh
 
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from pickle import UnpicklingError  # what torch raises: nothing is unpickled here  # nosec B403
@@ -18,9 +19,11 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import load_peft_weights
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
 
 from ckd.config import TeacherConfig
 from ckd.errors import ConfigError
+from ckd.store.pretrained import Source, load_settings, without_weights
 from ckd.teacher.adapter import (
     HEADS,
     SETTINGS,
@@ -28,6 +31,7 @@ from ckd.teacher.adapter import (
     Adapter,
     Shapes,
     and_more,
+    another_vocabulary,
     read_adapter,
     refusal,
     require_places,
@@ -62,12 +66,41 @@ def with_adapter(causal: Any, config: TeacherConfig, device: torch.device) -> tu
         kept = decoder(input_ids=probe, use_cache=False).last_hidden_state
     if _apart(kept, tuned) > 1e-3:
         raise refusal(adapter.name, f"a part of this {adapter.kind} acts beside the layers", "one inside them: LoRA")
-    base = adapter.settings.get("base_model_name_or_path")
-    if isinstance(base, str) and _last(base) != _last(config.base_model):
-        notes.append(f"the adapter names {base} as its base model")
+    notes += another_base(adapter, config)
     if _apart(tuned, bare) < 1e-6:
         notes.append("this adapter changes nothing: embeddings are the base model's")
     return _merged(wrapped) if config.merge_adapter else wrapped.get_base_model(), notes
+
+
+def require_as_stored(adapter: Adapter, source: Source) -> Shapes:
+    """Shapes of a plain LoRA's tensors, for an engine that reads its file by itself. Raises ConfigError.
+
+    What PEFT makes for its settings on the base model, made here without weights, must be what is stored.
+    """
+    stored = _stored(adapter)
+    causal = without_weights(source, AutoModelForCausalLM, load_settings(source))
+    tensors, notes = _named_as_peft(adapter, stored, causal)
+    if list(tensors) != list(stored):
+        raise refusal(adapter.name, notes[0], "names as PEFT stores them; set teacher.engine=transformers")
+    settings, vocabulary = _settings(adapter), len(causal.get_input_embeddings().weight)
+    settings.init_lora_weights = False
+    with warnings.catch_warnings(), _peft(adapter):
+        warnings.simplefilter("ignore")
+        wrapped = PeftModel(causal, settings)
+        own = shapes(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
+    replaced = [name for name in stored if name not in own and name in wrapped.state_dict()]
+    if replaced:
+        wrong = f"it brings {replaced[0]}, a weight of the base model's own{and_more(replaced)}"
+        raise refusal(adapter.name, wrong, "plain LoRA with one rank; set teacher.engine=transformers")
+    require_places(adapter.name, shapes(stored), own, own, vocabulary)
+    return shapes(stored)
+
+
+def another_base(adapter: Adapter, config: TeacherConfig) -> list[str]:
+    """A note where the adapter names a base model of another name; none otherwise."""
+    base = adapter.settings.get("base_model_name_or_path")
+    known = isinstance(base, str) and _last(base) != _last(config.base_model)
+    return [f"the adapter names {base} as its base model"] * known
 
 
 def shapes(tensors: Mapping[str, torch.Tensor]) -> Shapes:
@@ -153,24 +186,35 @@ def _settings(adapter: Adapter) -> Any:
 
 def _wrapped(causal: Any, adapter: Adapter, tensors: Tensors, *, same: bool, device: torch.device) -> Any:
     """PEFT's model with what fits. `same`: the file's names are PEFT's own, else PEFT reads a file made with them."""
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        warnings.catch_warnings(),
+        torch.random.fork_rng(devices=[]),
+        _peft(adapter),
+    ):
         warnings.simplefilter("ignore")  # what they say is checked afterwards
         torch.manual_seed(0)  # some kinds draw what they do not store, or factorise weights with random numbers
         if not same:
             save_file({name: value.clone().contiguous() for name, value in tensors.items()}, Path(folder) / WEIGHTS)
-        try:
-            return PeftModel.from_pretrained(
-                causal,
-                adapter.name if same else folder,
-                config=_settings(adapter),
-                torch_device=str(device),
-                ignore_mismatched_sizes=True,  # named afterwards, all of them
-            ).eval()
-        except torch.OutOfMemoryError:
-            raise
-        except _FAILURES as error:
-            wrong = f"PEFT cannot load it ({type(error).__name__}: {_line(error)})"
-            raise refusal(adapter.name, wrong, "an adapter tuned on teacher.base_model") from error
+        return PeftModel.from_pretrained(
+            causal,
+            adapter.name if same else folder,
+            config=_settings(adapter),
+            torch_device=str(device),
+            ignore_mismatched_sizes=True,  # named afterwards, all of them
+        ).eval()
+
+
+@contextmanager
+def _peft(adapter: Adapter) -> Iterator[None]:
+    """Around PEFT's own work: what it raises becomes one line."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except _FAILURES as error:
+        wrong = f"PEFT cannot load it ({type(error).__name__}: {_line(error)})"
+        raise refusal(adapter.name, wrong, "an adapter tuned on teacher.base_model") from error
 
 
 def _require_whole(adapter: Adapter, tensors: Tensors, wrapped: Any, vocabulary: int) -> None:
@@ -195,10 +239,16 @@ def _probe(adapter: Adapter, causal: Any) -> torch.Tensor:
     """Token ids [1, T]: some at random, and those that the adapter trained by themselves."""
     rows = causal.get_input_embeddings().weight.shape[0]
     found = adapter.settings.get("trainable_token_indices") or adapter.settings.get("token_indices") or []
-    chosen = [index for group in (found.values() if isinstance(found, dict) else [found]) for index in group]
+    chosen = [
+        index
+        for group in (found.values() if isinstance(found, dict) else [found])
+        for index in group
+        if isinstance(index, int)
+    ]
     ids = torch.randint(rows, (_PROBE,), generator=torch.Generator().manual_seed(0)).tolist()
-    known = [index for index in chosen if isinstance(index, int) and 0 <= index < rows]
-    return torch.tensor([[*known[:_PROBE], *ids]], device=causal.base_model.device)
+    if any(index >= rows for index in chosen):
+        raise another_vocabulary(adapter.name, "trainable_token_indices", max(chosen) + 1, rows)
+    return torch.tensor([[*chosen[:_PROBE], *ids]], device=causal.base_model.device)
 
 
 @torch.inference_mode()
@@ -218,7 +268,9 @@ def _last(name: str) -> str:
 
 def _merged(wrapped: Any) -> Any:
     try:
-        return wrapped.merge_and_unload()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of lm_head, which is not used
+            return wrapped.merge_and_unload()
     except torch.OutOfMemoryError:
         raise
     except (ValueError, RuntimeError, AttributeError) as error:

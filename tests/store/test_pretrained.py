@@ -156,9 +156,10 @@ def test_weights_that_end_too_early_are_refused_before_anything_is_loaded(teache
 
 def test_a_header_that_is_no_header_is_refused(teacher_folder, tmp_path):
     shutil.copytree(f"{teacher_folder}/base", tmp_path / "base")
-    for header in (b"[]", b'{"a": 1}', b'{"a": {"data_offsets": []}}', b"{}"):
+    why = dict.fromkeys((b"[]", b'{"a": 1}', b'{"a": {"data_offsets": []}}'), "has no readable header")
+    for header, found in {**why, b"{}": "holds no tensors"}.items():
         (tmp_path / "base" / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
-        refused("model.safetensors has no readable header", model_fields, TEACHER, str(tmp_path / "base"))
+        refused(f"model.safetensors {found}", model_fields, TEACHER, str(tmp_path / "base"))
 
 
 @pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "fp8", "compressed-tensors"])

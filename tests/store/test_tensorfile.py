@@ -22,7 +22,7 @@ def test_a_file_names_its_tensors_here_and_at_a_url(tmp_path, root):
 def test_a_file_cut_off_anywhere_is_refused(tmp_path_factory, size):
     path = tmp_path_factory.mktemp("cut") / "t.safetensors"
     path.write_bytes(WHOLE[:size])
-    with pytest.raises(ValueError, match="is cut off after|is no safetensors file"):
+    with pytest.raises(ValueError, match="^has .*: damaged, or not copied to its end"):
         tensors_in(str(path))
 
 
@@ -30,11 +30,5 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path_factory, size):
 def test_other_bytes_are_refused(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("other") / "t.safetensors"
     path.write_bytes(content + b"\0\0 no safetensors file")
-    with pytest.raises(ValueError, match="is cut off after|is no safetensors file"):
+    with pytest.raises(ValueError, match="^has .*: damaged, or not copied to its end"):
         tensors_in(str(path))
-
-
-def test_a_git_lfs_pointer_is_named(tmp_path):
-    (tmp_path / "t").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
-    with pytest.raises(ValueError, match="a Git LFS pointer.*git lfs pull"):
-        tensors_in(str(tmp_path / "t"))

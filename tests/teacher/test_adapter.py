@@ -73,9 +73,9 @@ REFUSED = {
     "pointer_settings": (file("adapter_config.json", POINTER), "adapter_config.json is a Git LFS pointer"),
     "pointer": (
         file("adapter_model.safetensors", POINTER),
-        "adapter_model.safetensors: it is a Git LFS pointer.*lfs pull",
+        "adapter_model.safetensors is a Git LFS pointer.*lfs pull",
     ),
-    "cut_off": (cut, r"adapter_model.safetensors: it is cut off after [\d,]+ of [\d,]+ bytes: copy it again"),
+    "cut_off": (cut, r"adapter_model.safetensors has [\d,]+ bytes, its header names [\d,]+: damaged"),
     "no_weights": (
         without("adapter_model.safetensors"),
         "neither adapter_model.safetensors nor adapter_model.bin there",

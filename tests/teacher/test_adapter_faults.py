@@ -160,7 +160,9 @@ def test_an_adapter_of_a_wider_model_names_a_tensor_and_both_shapes(teacher_fold
 def test_an_adapter_for_layers_that_are_not_there_names_one(teacher_folder, adapter):
     rewrite(adapter, renamed("layers.1.", "layers.7."))
     refused(
-        teacher_folder, adapter, r"layers\.7\.\S+ has no place in teacher\.base_model, and 5 more like it; expected tea"
+        teacher_folder,
+        adapter,
+        r"layers\.7\.\S+ has no place in teacher\.base_model, and 5 more like it; expected the b",
     )
 
 
@@ -183,6 +185,14 @@ def test_added_tokens_name_both_vocabularies_and_the_way_out(teacher_folder, bas
         (tmp_path / "base" / file.name).write_bytes(file.read_bytes())
     wanted = by_peft(tmp_path / "base", adapter)
     np.testing.assert_allclose(engine(tmp_path, adapter).encode(PROMPTS), wanted, atol=1e-5)
+
+
+def test_a_trained_token_that_the_base_model_does_not_have_names_the_way_out(teacher_folder, base, tmp_path):
+    adapter = Path(make_adapter(IN_LAYERS["tokens"], base, tmp_path / "a"))
+    told(adapter, trainable_token_indices=[5, 6, 7000])
+    refused(
+        teacher_folder, adapter, r"trainable_token_indices is for 7001 tokens, teacher\.base_model has \d+; expected a"
+    )
 
 
 def test_a_setting_that_this_peft_does_not_know_is_refused_where_it_is_set(teacher_folder, base, adapter):
