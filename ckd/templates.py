@@ -72,11 +72,11 @@ class ChatTemplate:
         return bool({"strftime_now", "date_string"} & called)
 
     @cached_property
-    def names(self) -> frozenset[str]:
-        """What the template reads: messages, bos_token, arguments such as enable_thinking. Raises ConfigError."""
+    def options(self) -> frozenset[str]:
+        """The arguments that the template reads, such as enable_thinking or bos_token. Raises ConfigError."""
         from jinja2 import meta
 
-        return frozenset(meta.find_undeclared_variables(self._tree))
+        return frozenset(meta.find_undeclared_variables(self._tree)) - {*_OURS}
 
     @cached_property
     def literals(self) -> str:
@@ -108,12 +108,11 @@ class ChatTemplate:
         return self._compiled.render(messages=messages, tools=None, documents=None, add_generation_prompt=True, **given)
 
     def _check_arguments(self) -> None:
-        readable = self.names - {*_OURS}
         for name in self.arguments:
-            if name in readable:
+            if name in self.options:
                 continue
-            close = difflib.get_close_matches(name, readable, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"it reads {', '.join(sorted(readable)) or 'none'}"
+            close = difflib.get_close_matches(name, self.options, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"it reads {', '.join(sorted(self.options)) or 'none'}"
             raise ConfigError(f"teacher.template_arguments.{name}: {self.where} does not read it; {hint}")
 
     def _why_not(self, error: Exception) -> str:

@@ -67,6 +67,12 @@ COMMANDS = {
         "before paying: tokens of a sample, GPU-hours, cost on demand and on spot, disk; starts and writes nothing",
         events="",
     ),
+    "prompt": Command(
+        "prompt",
+        "one prompt of an invented visit as the teacher gets it, to compare with its training; no weights are read",
+        example="teacher.template_arguments.enable_thinking=false",
+        events="",
+    ),
     "doctor": Command(
         "doctor",
         "is this machine, or the cluster, fit for a run: each line ok or what to do",

@@ -78,7 +78,7 @@ def identity(config: TeacherConfig, tokenizer_hash: str) -> Identity:
     known = _remembered(path, facts)
     if known:
         return known
-    found = _made(config)
+    found = identity_of(config, base_tokenizer(config))
     with suppress(ConfigError, OSError):  # where nothing can be kept, the next command asks the tokenizer again
         write_bytes(path, json_bytes({"facts": facts, "identity": asdict(found)}, sort_keys=True))
     return found
@@ -90,8 +90,8 @@ def base_tokenizer(config: TeacherConfig) -> Any:
         return load_tokenizer(Source("teacher.base_model", config.base_model, folder))
 
 
-def _made(config: TeacherConfig) -> Identity:
-    tokenizer = base_tokenizer(config)
+def identity_of(config: TeacherConfig, tokenizer: Any) -> Identity:
+    """The identity of the prompts that this tokenizer makes; nothing is remembered. Raises ConfigError."""
     chosen = choose(config, tokenizer)
     prompts, _ = Prompter(tokenizer, 1 << 20, chosen.template).encode([INSTRUCTION] * len(PROBES), PROBES)
     return Identity(
