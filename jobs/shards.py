@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ckd.config import Workers
 from ckd.errors import CkdError, ConfigError, IncompleteError
 from ckd.run import Run
+from ckd.section import Workers
 from ckd.stage import Step
 from ckd.store.artifacts import Unit
 from ckd.visits.visit import Shard

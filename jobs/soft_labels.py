@@ -2,8 +2,9 @@
 
 from argparse import Namespace
 
-from ckd.config import Config, Workers
+from ckd.config import Config
 from ckd.run import Run
+from ckd.section import Workers
 from ckd.store.files import delete
 from ckd.teacher.embed import EMBEDDINGS
 from ckd.teacher.soft_labels import SOFT_LABELS, public_rows

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckd.config import Config, Workers
+from ckd.config import Config
 from ckd.configfile import dump, load
 from ckd.errors import ConfigError
+from ckd.section import Workers
 
 
 def write(tmp_path, text):

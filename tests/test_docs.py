@@ -5,8 +5,9 @@ import os
 import re
 from pathlib import Path
 
-from ckd.config import Config, Section, Workers
+from ckd.config import Config
 from ckd.ehr.pairs import REASONS
+from ckd.section import Section, Workers
 
 DOC = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 

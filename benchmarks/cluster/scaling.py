@@ -25,8 +25,9 @@ import numpy as np
 from benchmarks.pipeline.overhead import NullEngine
 from benchmarks.pipeline.visits import HIDDEN, first_rows, make_run, make_teacher_base
 from benchmarks.report import options
-from ckd.config import Config, Workers
+from ckd.config import Config
 from ckd.run import Run
+from ckd.section import Workers
 from ckd.teacher.accounting import Account, figures
 from ckd.teacher.embed import EMBEDDINGS, EmbedWorker, shards_to_embed
 from ckd.teacher.work import Work

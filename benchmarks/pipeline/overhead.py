@@ -20,8 +20,9 @@ import numpy as np
 
 from benchmarks.pipeline.visits import HIDDEN, first_rows, make_run, make_teacher_base, write_visits
 from benchmarks.report import options
-from ckd.config import Config, Workers
+from ckd.config import Config
 from ckd.run import Run
+from ckd.section import Workers
 from ckd.teacher.embed import EMBEDDINGS, EmbedWorker, shards_to_embed
 from ckd.teacher.engine import Load
 from ckd.teacher.work import Work

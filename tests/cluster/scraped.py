@@ -16,8 +16,8 @@ from functools import partial
 
 import ray
 
-from ckd.config import Workers
 from ckd.errors import IncompleteError
+from ckd.section import Workers
 from ckd.visits.visit import Shard
 from jobs.console import terminal_console
 from jobs.shards import map_worker

@@ -15,8 +15,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from ckd.config import Workers
 from ckd.errors import ArtifactError, ConfigError, DataError, IncompleteError, UnreachableError
+from ckd.section import Workers
 from ckd.store.artifacts import Stage
 from ckd.store.files import read_bytes
 from ckd.visits.visit import Shard

@@ -55,12 +55,12 @@ def test_every_invented_visit_is_shown_as_the_engines_get_it(shown, teacher_fold
 
 
 def test_template_system_and_arguments_are_shown(shown, tmp_path):
-    file, system = f"teacher.chat_template={tmp_path}/thinks.jinja", "teacher.system=Be brief: name # only"
-    code, out, _ = shown(file, system, "teacher.template_arguments.enable_thinking=false")
+    file, system = f"teacher.chat_template={tmp_path}/thinks.jinja", "Be brief: name # only"
+    code, out, _ = shown(file, f"teacher.system={system}", "teacher.template_arguments.enable_thinking=false")
     assert code == 0
     assert "<|im_start|>system\nBe brief: name # only<|im_end|>\n<|im_start|>user\n" in out
     assert "<|im_start|>assistant\n<think>\n\n</think>\n\n" in out
-    assert f"template: {tmp_path}/thinks.jinja (" in out and f"teacher.system: {len('Be brief: name # only')} characters" in out
+    assert f"template: {tmp_path}/thinks.jinja (" in out and f"teacher.system: {len(system)} characters" in out
     assert 'template_arguments: {"enable_thinking": false}; the template reads enable_thinking' in out
 
 

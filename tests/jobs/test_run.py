@@ -6,11 +6,12 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
-from ckd.config import Config, Workers
+from ckd.config import Config
 from ckd.configfile import load
 from ckd.ehr import ingest
 from ckd.errors import MismatchError
 from ckd.run import HASHED, NOT_DECIDING, ONLY_WHERE_SET, Run
+from ckd.section import Workers
 from ckd.store.artifacts import Fields
 from ckd.visits.inputs import Input
 from jobs import pipeline

@@ -1,0 +1,48 @@
+"""What the configuration's sections are made of: frozen models, and a number of workers as a value."""
+
+import re
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+_WORKERS = re.compile(r"(\d+)(?:\.\.(\d+))?")
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), coerce_numbers_to_str=True)
+
+
+class Workers(Section):
+    """`N` or `min..max` workers; 0 means: in this process, without Ray."""
+
+    min: int = Field(ge=0)
+    max: int = Field(ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        if isinstance(value, int | str) and not isinstance(value, bool):
+            match = _WORKERS.fullmatch(str(value).strip())
+            if match is None:
+                raise ValueError("write a number of workers (2) or a range (0..8)")
+            return {"min": int(match[1]), "max": int(match[2] or match[1])}
+        return value
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max < self.min:
+            raise ValueError("the range's end lies below its start")
+        return self
+
+    @property
+    def in_process(self) -> bool:
+        """Whether the stage runs in this process."""
+        return self.max == 0
+
+    def __str__(self) -> str:
+        return str(self.min) if self.min == self.max else f"{self.min}..{self.max}"
+
+
+IN_PROCESS = Workers(min=0, max=0)
