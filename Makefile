@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Where torch's CPU builds are on Linux; empty where pip finds them anyway.
 TORCH_CPU ?= --extra-index-url https://download.pytorch.org/whl/cpu
 
-.PHONY: install demo test test-vllm test-faults lint audit format bench clean
+.PHONY: install demo test test-vllm test-faults lint audit format bench bench-prompts clean
 
 install: $(VENV)/installed
 
@@ -56,5 +56,14 @@ format: install
 bench: install  ## embed with a null engine: visits/s, peak memory at 20k and 200k visits
 	$(BIN)/python -m benchmarks.pipeline.overhead
 
+# Other people's packages stay in environments of their own.
+bench-prompts: install .venv-dashscope/installed  ## prompts against Qwen2.5's real vocabulary
+	$(BIN)/python -m benchmarks.teacher.vocabulary
+
+.venv-dashscope/installed:
+	$(PYTHON) -m venv .venv-dashscope
+	.venv-dashscope/bin/pip install --quiet --disable-pip-version-check dashscope==2.0.2 tiktoken==0.14.0
+	touch $@
+
 clean:
-	rm -rf $(VENV) .venv-vllm results/demo
+	rm -rf $(VENV) .venv-vllm .venv-dashscope results/demo
