@@ -83,36 +83,6 @@ def require_values(name: str, shapes: Shapes) -> None:
         )
 
 
-def require_places(name: str, stored: Shapes, own: Shapes, places: Shapes, vocabulary: int) -> None:
-    """Raises ConfigError unless every stored tensor has a place of its shape, and every tensor of its own is stored.
-
-    `own` is what PEFT makes for these settings on the base model; `places` is that and the base model's own weights,
-    which some adapters replace. PEFT itself leaves out what does not fit, starts at random what is missing, and warns.
-    """
-    tuned_on = f"the base model that it was tuned on, and the {SETTINGS} of that training"
-    wrong = [tensor for tensor, shape in stored.items() if places.get(tensor) != shape]
-    if wrong:
-        tensor, shape = wrong[0], stored[wrong[0]]
-        place = places.get(tensor)
-        if place is None:
-            raise refusal(name, f"{tensor} has no place in teacher.base_model{and_more(wrong)}", tuned_on)
-        differs = [(was, is_) for was, is_ in zip(shape, place, strict=False) if was != is_]
-        if len(shape) == len(place) and [is_ for _, is_ in differs] == [vocabulary]:
-            raise another_vocabulary(name, tensor, differs[0][0], vocabulary)
-        found = f"{tensor} has shape {list(shape)}, its place in teacher.base_model {list(place)}{and_more(wrong)}"
-        raise refusal(name, found, tuned_on)
-    missing = [tensor for tensor in own if tensor not in stored]
-    if missing:
-        wrong_file = f"its weights file lacks {missing[0]}{and_more(missing)}"
-        raise refusal(name, wrong_file, f"a complete file, and {tuned_on}")
-
-
-def another_vocabulary(name: str, what: str, tokens: int, vocabulary: int) -> ConfigError:
-    """The one line for an adapter that was tuned on a base model with added tokens."""
-    resized = f"a base model resized to it (resize_token_embeddings({tokens})), with the adapter's tokenizer"
-    return refusal(name, f"{what} is for {tokens} tokens, teacher.base_model has {vocabulary}", resized)
-
-
 def refusal(name: str, wrong: str, expected: str) -> ConfigError:
     """The one line for an adapter that cannot be used."""
     return ConfigError(f"teacher.adapter={name}: {wrong}; expected {expected}")

@@ -17,6 +17,8 @@ from ckd.store.pretrained import (
     require_rows,
     without_weights,
 )
+from ckd.teacher.adapter import read_adapter
+from ckd.teacher.adapter_fit import require_fit
 from ckd.teacher.tuned import with_adapter
 from ckd.teacher.work import Geometry
 
@@ -55,7 +57,8 @@ def geometry(decoder: Any) -> Geometry:
 def outline(config: TeacherConfig, source: Source) -> tuple[Any, Geometry, int]:
     """Tokenizer, geometry and width of the embeddings, without reading weights. Raises ConfigError.
 
-    Where the weights are on this machine, what would be missing when they are loaded is refused as well.
+    Where the weights are on this machine, what would be missing when they are loaded is refused as well; and
+    an adapter whose tensors do not fit.
     """
     tokenizer, settings = load_tokenizer(source), load_settings(source)
     if has_weights(source):
@@ -63,7 +66,10 @@ def outline(config: TeacherConfig, source: Source) -> tuple[Any, Geometry, int]:
         require_rows(source, tokenizer, model)
     else:
         model = without_weights(source, AutoModelForCausalLM, settings)
-    return tokenizer, geometry(model.base_model), int(settings.get_text_config().hidden_size)
+    shape = geometry(model.base_model)
+    if config.adapter:
+        require_fit(read_adapter(config.adapter), model)
+    return tokenizer, shape, int(settings.get_text_config().hidden_size)
 
 
 def _spread(config: TeacherConfig, device: torch.device) -> bool:

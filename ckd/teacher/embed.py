@@ -22,6 +22,7 @@ from ckd.teacher.accounting import Meter
 from ckd.teacher.adapter import read_adapter
 from ckd.teacher.engine import Engine
 from ckd.teacher.engines import load_engine
+from ckd.teacher.lora_file import plain_lora_rank
 from ckd.teacher.prompt_identity import prompt_fields
 from ckd.teacher.work import Work
 from ckd.visits.audit import finite
@@ -42,7 +43,9 @@ def teacher_fields(config: Config) -> Fields:
     """
     teacher = config.teacher
     if teacher.adapter:
-        read_adapter(teacher.adapter)
+        adapter = read_adapter(teacher.adapter)
+        if teacher.engine == "vllm":
+            plain_lora_rank(adapter)
     model = model_fields("teacher.base_model", teacher.base_model)
     return {
         **model,

@@ -17,7 +17,7 @@ import torch
 from ckd.config import TeacherConfig
 from ckd.errors import ConfigError
 from ckd.store.models import adapter_hash, local_folder, model_fields
-from ckd.store.pretrained import Source, load_tokenizer
+from ckd.store.pretrained import Source, load_settings, load_tokenizer, without_weights
 from ckd.teacher.adapter import Shapes, read_adapter
 from ckd.teacher.chat_template import load_prompter
 from ckd.teacher.engine import Load
@@ -143,10 +143,15 @@ def _lora(config: TeacherConfig, source: Source) -> tuple[Shapes, dict[str, Any]
             f"teacher.adapter={adapter.name}: rank {rank}, vLLM takes {_RANKS[-1]} at most; "
             "set teacher.engine=transformers"
         )
-    from ckd.teacher.tuned import another_base, require_as_stored
+    from transformers import AutoModelForCausalLM
 
+    from ckd.teacher.adapter_fit import another_base, require_plain_fit, shapes
+    from ckd.teacher.tuned import stored_tensors
+
+    stored = shapes(stored_tensors(adapter))
+    require_plain_fit(adapter, stored, without_weights(source, AutoModelForCausalLM, load_settings(source)))
     options = {"enable_lora": True, "max_loras": 1, "max_lora_rank": min(known for known in _RANKS if known >= rank)}
-    return require_as_stored(adapter, source), options, another_base(adapter, config)
+    return stored, options, another_base(adapter, config)
 
 
 def _library(gpus: float) -> Any:

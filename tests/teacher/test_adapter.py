@@ -126,6 +126,14 @@ def test_the_driver_and_the_doctor_refuse_before_a_worker_is_asked_for(adapter, 
     assert machine._models(config)["teacher.adapter"].startswith(f"!teacher.adapter={adapter}: it is PREFIX_TUNING")
 
 
+def test_the_driver_refuses_what_vllm_would_apply_in_part(adapter, teacher_folder, tmp_path):
+    settings(use_dora=True)(adapter)
+    named = [f"teacher.base_model={teacher_folder}/base", f"teacher.adapter={adapter}"]
+    config, *_ = embedded(tmp_path, visits(["train"] * 4), overrides=[*named, "teacher.engine=vllm"])
+    with pytest.raises(ConfigError, match="sets use_dora; expected plain LoRA"):
+        teacher_fields(config)
+
+
 def test_an_adapter_is_read_without_torch(adapter):
     code = f"from ckd.teacher.adapter import read_adapter; read_adapter({str(adapter)!r}); import sys; "
     code += "assert not {'torch', 'peft', 'transformers'} & set(sys.modules)"

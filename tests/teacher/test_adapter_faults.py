@@ -8,12 +8,18 @@ import numpy as np
 import peft
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForSequenceClassification
 
+from ckd.config import TeacherConfig
 from ckd.errors import ConfigError
 from ckd.run import Run
+from ckd.store.pretrained import Source
 from ckd.teacher.accounting import Account, figures, lines
+from ckd.teacher.adapter_fit import peft_name
+from ckd.teacher.decoder import outline
 from ckd.teacher.embed import EmbedWorker, teacher_fields
 from tests.teacher.adapters import IN_LAYERS, PROMPTS, base_model, by_peft, make_adapter, moves
 from tests.teacher.embedded import embedded, visits
@@ -164,6 +170,43 @@ def test_an_adapter_for_layers_that_are_not_there_names_one(teacher_folder, adap
         adapter,
         r"layers\.7\.\S+ has no place in teacher\.base_model, and 5 more like it; expected the b",
     )
+
+
+@pytest.mark.parametrize("kind", [kind for kind, made in IN_LAYERS.items() if made().peft_type == "LORA"])
+def test_every_lora_fits_the_base_models_outline(kind, base, tmp_path):
+    adapter = make_adapter(IN_LAYERS[kind], base, tmp_path / "a")
+    config = TeacherConfig(base_model=base, adapter=adapter)
+    bare, *_ = outline(config.model_copy(update={"adapter": ""}), Source.find("teacher.base_model", base))[1:]
+    assert outline(config, Source.find("teacher.base_model", base))[1] == bare
+
+
+def test_what_does_not_fit_is_refused_from_the_outline_before_any_weights_are_read(base, adapter):
+    config, source = TeacherConfig(base_model=base, adapter=str(adapter)), Source.find("teacher.base_model", base)
+    whole = (adapter / FILE).read_bytes()
+    for change, message in {
+        renamed("layers.1.", "layers.7."): r"layers\.7\.\S+ has no place in teacher\.base_model, and 5 more",
+        renamed(
+            "q_proj.lora_B", "q_proj.lora_C"
+        ): r"q_proj\.lora_C\.weight has no place in teacher\.base_model, and 1 more",
+    }.items():
+        (adapter / FILE).write_bytes(whole)
+        rewrite(adapter, change)
+        with pytest.raises(ConfigError, match=message):
+            outline(config, source)
+    (adapter / FILE).write_bytes(whole)
+    rewrite(adapter, renamed("lora_A.", "lora_A.default."))
+    outline(config, source)
+
+
+@given(name=st.lists(st.sampled_from([*"ab", "module", "base_model", "model", "default", "layers", ""]), max_size=6))
+def test_any_name_of_a_tensor_has_one_under_peft_that_stays(name, outlined):
+    found = peft_name(".".join(name), outlined)
+    assert peft_name(found, outlined) == found
+
+
+@pytest.fixture(scope="module")
+def outlined(teacher_folder):
+    return base_model(f"{teacher_folder}/base")
 
 
 def test_an_adapter_for_modules_that_are_not_there_says_which(teacher_folder, adapter):
