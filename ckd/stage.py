@@ -1,4 +1,4 @@
-"""What a stage of a run is, declared once: run, status, verify, plan, dry run, refusals and report all read it."""
+"""What a stage of a run is, declared once: run, status, verify, dry run, refusals and report read it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +25,8 @@ class Step:
 
     name: str  # of its folder below the run's root
     command: str  # that makes it
+    label: str  # of its progress lines and events
+    title: str  # what a reader calls making it; "" where a report shows no speed
     fingerprint: Callable[[Run], Fields]  # everything that changes its values and nothing that does not
     shards: Callable[[Config, Cohort], list[Shard]]  # that it should have
     worker: Callable[..., Callable[[Shard], dict[str, Any]]] | None = None  # worker(run) computes a shard per call
@@ -101,6 +103,8 @@ class FolderStep:
 VISITS = Step(
     name=VISITS_NAME,
     command="ckd embed",
+    label="visits",
+    title="",
     fingerprint=lambda run: run.visits_fields,
     shards=lambda _, cohort: list(cohort.shards),
     input_hash=attrgetter("content_hash"),

@@ -29,7 +29,6 @@ def work(run: Run, console: Console) -> None:
         run,
         console,
         EMBEDDINGS,
-        "embed",
         workers=teacher.workers,
         gpus_per_worker=teacher.gpus_per_worker,
         threads=2 if teacher.gpus_per_worker else 1,

@@ -14,4 +14,4 @@ def predict_splits(run: Run, console: Console, splits: tuple[Split, ...]) -> Non
     shards = PREDICTIONS.missing(run, run.cohort.select(*splits))
     tokenize(run, console, shards)
     machines = {"workers": student.workers, "gpus_per_worker": student.gpus_per_worker}
-    make_missing(run, console, PREDICTIONS, "predict", shards, **machines)
+    make_missing(run, console, PREDICTIONS, shards, **machines)

@@ -9,6 +9,7 @@ from ckd.run import Run
 from ckd.store.files import write_bytes
 from ckd.teacher.soft_labels import SOFT_LABELS
 from jobs.console import Console
+from jobs.stages import STEPS
 
 
 def run(config: Config, console: Console, arguments: Namespace | None = None) -> None:
@@ -24,7 +25,8 @@ def work(run: Run, console: Console) -> None:
     config, shards = run.config, run.cohort.select("held_out")
     SOFT_LABELS.require(run, shards)
     PREDICTIONS.require(run, shards)
-    found = gather(run.folder, run.root, name=config.run.name, cohort_folder=config.data.train, config=dump(config))
+    names = {"name": config.run.name, "cohort_folder": config.data.train, "config": dump(config)}
+    found = gather(run.folder, run.root, steps=STEPS, **names)
     write_bytes(run.report_file, render(found).encode())
     console.event("report", path=run.report_file)
     console.say(f"report: wrote {run.report_file}")

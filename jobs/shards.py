@@ -68,14 +68,14 @@ class Made:
 
 
 def make_missing(
-    run: Run, console: Console, step: Step, label: str, shards: Sequence[Shard] | None = None, **machines: Any
+    run: Run, console: Console, step: Step, shards: Sequence[Shard] | None = None, **machines: Any
 ) -> Made:
     """Compute the missing parts of a stage, of `shards` or of all that it should have. `machines` as in `map_worker`.
 
     Raises MismatchError when a part was made otherwise; IncompleteError after the others are done, naming the failed
     shards.
     """
-    wanted = step.shards(run.config, run.cohort) if shards is None else shards
+    label, wanted = step.label, step.shards(run.config, run.cohort) if shards is None else shards
     missing = step.missing(run, wanted)
     if shards is None:
         console.say(f"{label}: {len(wanted) - len(missing)} of {len(wanted)} shards done, {len(missing)} to do")

@@ -22,7 +22,7 @@ def run(config: Config, console: Console, arguments: Namespace | None = None) ->
 def work(run: Run, console: Console) -> None:
     """As `run`, on a run whose visits may be known already."""
     EMBEDDINGS.require(run)
-    make_missing(run, console, SOFT_LABELS, "soft-labels", workers=Workers(min=0, max=0))
+    make_missing(run, console, SOFT_LABELS, workers=Workers(min=0, max=0))
     _write_public(run, console)
 
 

@@ -65,7 +65,7 @@ def _restore_public(run: Run, console: Console, artifact: FolderArtifact) -> Non
 def tokenize(run: Run, console: Console, shards: list[Shard]) -> None:
     """Make the parts of stage `tokens` that are missing."""
     student = run.config.student
-    rows = make_missing(run, console, TOKENS, "tokens", shards, workers=student.workers).rows
+    rows = make_missing(run, console, TOKENS, shards, workers=student.workers).rows
     if not rows:
         return
     truncated, visits = sum(row["truncated"] for row in rows), sum(row["rows"] for row in rows)

@@ -50,6 +50,8 @@ def _fingerprint(run: Run) -> Fields:
 PREDICTIONS = Step(
     name="predictions",
     command="ckd evaluate",
+    label="predict",
+    title="Student predicts",
     fingerprint=_fingerprint,
     shards=lambda _, cohort: cohort.select("tuning", "held_out"),
     worker=PredictWorker,

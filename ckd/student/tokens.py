@@ -84,6 +84,8 @@ def _shards(config: Config, cohort: Cohort) -> list[Shard]:
 TOKENS = Step(
     name="tokens",
     command="ckd train-student",
+    label="tokens",
+    title="Tokens for the student",
     fingerprint=lambda run: token_fields(run.config),
     shards=_shards,
     worker=TokenWorker,

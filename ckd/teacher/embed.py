@@ -121,6 +121,8 @@ class EmbedWorker:
 EMBEDDINGS = Step(
     name="embeddings",
     command="ckd embed",
+    label="embed",
+    title="Teacher reads the visits",
     fingerprint=lambda run: teacher_fields(run.config),
     shards=shards_to_embed,
     worker=EmbedWorker,

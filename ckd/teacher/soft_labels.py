@@ -64,6 +64,8 @@ class SoftLabelWorker:
 SOFT_LABELS = Step(
     name="soft_labels",
     command="ckd soft-labels",
+    label="soft-labels",
+    title="Soft labels",
     fingerprint=_fingerprint,
     shards=shards_to_embed,
     worker=SoftLabelWorker,

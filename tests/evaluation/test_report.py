@@ -21,6 +21,7 @@ from ckd.evaluation.report.figures import draw_all
 from ckd.evaluation.report.page import render
 from ckd.store.artifacts import FolderArtifact
 from ckd.visits.labels import DISEASES
+from jobs.stages import STEPS
 from tests.evaluation.browser import CHROMIUM, visit
 from tests.evaluation.evaluation_cohort import MARKER, make_visits, noisy, write_all, write_cohort, write_stage
 
@@ -106,7 +107,9 @@ def made(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(made):
     folder, _ = made
-    return gather(str(folder), str(folder / "artifacts"), name="small", cohort_folder=str(folder), config="seed: 1\n")
+    return gather(
+        str(folder), str(folder / "artifacts"), steps=STEPS, name="small", cohort_folder=str(folder), config="seed: 1\n"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -279,15 +282,15 @@ def test_other_predictions_than_those_of_metrics_json_are_refused(made, tmp_path
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     write_stage(write_cohort(tmp_path / "artifacts", visits), "predictions", noisy(visits, 9))
     with pytest.raises(ArtifactError, match="is of other predictions than the stored ones"):
-        gather(str(tmp_path), str(tmp_path / "artifacts"), name="x", cohort_folder="", config="")
+        gather(str(tmp_path), str(tmp_path / "artifacts"), steps=STEPS, name="x", cohort_folder="", config="")
 
 
 def test_a_missing_or_older_metrics_json_names_the_next_step(tmp_path):
     with pytest.raises(ArtifactError, match="run 'ckd evaluate' first"):
-        gather(str(tmp_path), str(tmp_path), name="x", cohort_folder="", config="")
+        gather(str(tmp_path), str(tmp_path), steps=STEPS, name="x", cohort_folder="", config="")
     (tmp_path / "metrics.json").write_text('{"headline": {}, "held_out": {}}')
     with pytest.raises(ArtifactError, match="of an earlier version"):
-        gather(str(tmp_path), str(tmp_path), name="x", cohort_folder="", config="")
+        gather(str(tmp_path), str(tmp_path), steps=STEPS, name="x", cohort_folder="", config="")
 
 
 def test_without_events_card_and_current_labels_the_reasons_stand_there(one_label):

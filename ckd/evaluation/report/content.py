@@ -4,7 +4,7 @@ No patient's text is read, and no visit id is shown.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ from ckd.evaluation.evaluate import MODELS
 from ckd.evaluation.metrics import Floats, macro_auroc
 from ckd.evaluation.scores import Rows, read_split
 from ckd.evaluation.thresholds import Ranked, rank
+from ckd.stage import Step
 from ckd.store.artifacts import Fields, FolderArtifact, Stage
 from ckd.store.files import exists, join, read_bytes
 from ckd.store.jsonfile import read_json
@@ -26,7 +27,6 @@ from ckd.visits.labels import DISEASES
 METRICS_FILE, EVENTS_FILE, CARD_FILE = "metrics.json", "events.jsonl", "card.json"
 CALIBRATED = "student, calibrated"
 VIEWS = {"new_onset": "New onset", "persistent": "Persistent"}
-STAGES = ("embeddings", "soft_labels", "tokens", "predictions")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Content:
     extras: Mapping[str, Mapping[str, Any]]  # what head and student recorded; {} where nothing is there
     fingerprints: Mapping[str, Fields]  # stage or folder -> its fields
     config: str
+    steps: tuple[Step, ...]  # the stages of parts, in their order
 
     @property
     def chosen(self) -> list[int]:
@@ -77,7 +78,7 @@ class Content:
         return [found[value] for value in sorted(found)]
 
 
-def gather(folder: str, root: str, *, name: str, cohort_folder: str, config: str) -> Content:
+def gather(folder: str, root: str, *, name: str, cohort_folder: str, config: str, steps: Sequence[Step]) -> Content:
     """The run with its results in `folder` and its stages below `root`; `cohort_folder` may hold a card.json.
 
     Raises ArtifactError where metrics.json is missing, of another version, or of other predictions than the stored.
@@ -103,7 +104,8 @@ def gather(folder: str, root: str, *, name: str, cohort_folder: str, config: str
         card=_card(cohort_folder),
         events=_events(join(folder, EVENTS_FILE)),
         extras={key: content.get("extra", {}) for key, content in loaded.items()},
-        fingerprints={key: content["fields"] for key, content in loaded.items() if content} | _stage_fields(root),
+        fingerprints={key: one["fields"] for key, one in loaded.items() if one} | _stage_fields(root, steps),
+        steps=tuple(steps),
         config=config,
     )
     _require_same(run, where)
@@ -150,10 +152,10 @@ def _events(path: str) -> list[dict[str, Any]]:
     return found
 
 
-def _stage_fields(root: str) -> dict[str, Fields]:
+def _stage_fields(root: str, steps: Sequence[Step]) -> dict[str, Fields]:
     """The fields in the footer of the first part of every stage."""
     found: dict[str, Fields] = {}
-    for name in STAGES:
+    for name in (step.name for step in steps if step.name != "visits"):
         stage = Stage(root, name, {})
         footer = next((stage.footer(index) for index in sorted(stage.indices())), None)
         if footer is not None:

@@ -16,12 +16,6 @@ from ckd.evaluation.small_cells import MIN_CELL, WITHHELD, count_text, parts_tex
 from ckd.visits.visit import SPLITS
 
 _SMALL_COUNT = re.compile(r"\b[1-9](?= (?:of \d+ )?(?:\w+ ){0,2}(?:visits|patients|subjects|distinct inputs)\b)")
-_STAGES = {
-    "embed": "Teacher reads the visits",
-    "soft-labels": "Soft labels",
-    "tokens": "Tokens for the student",
-    "predict": "Student predicts",
-}
 
 
 def without_small_counts(line: str) -> str:
@@ -136,7 +130,7 @@ def speed(run: Content) -> Table:
     """
     few = _kept_tells(run) or any(small(run.metrics["counts"][split]["visits"]) for split in SPLITS)
     rows = []
-    for kind, text in _STAGES.items():
+    for kind, text in ((step.label, step.title) for step in run.steps if step.title):
         done = [event for event in run.events if event["event"] == kind and event.get("visits")]
         seconds, read = sum(event["seconds"] for event in done), sum(event["visits"] for event in done)
         if done:
