@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-MOST_UNKNOWN = 0.5  # share of a shard's text: more, and the tokenizer is not that of these texts
+MOST_UNKNOWN = 0.9  # share of a shard's text: more, and the tokenizer is not that of these texts
 
 
 class TokenWorker:

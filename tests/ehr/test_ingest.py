@@ -24,7 +24,7 @@ from tests.ehr.ehr_reference import chain_by_hand
 from tests.ehr.ehr_tables import as_generic, as_meds, as_mimic4, write_meds, write_mimic3, write_mimic4, write_tables
 from tests.ehr.ingest_reference import cohort_by_hand, cohort_files, ingest, judgeable, random_tables, read_tables
 from tests.ehr.mimic_rows import open_data
-from tests.student.student_cohort import make_base
+from tests.student.student_cohort import OTHERS, make_base
 
 SMALL = ("ingest.min_support=1", "ingest.folds=2", "ingest.tuning_share=0.2", "ingest.held_out_share=0.3")
 BY_HAND = {"m": 1, "folds": 2, "tuning": 0.2, "held_out": 0.3}
@@ -265,8 +265,8 @@ def test_the_open_demo_runs_from_its_tables_to_metrics(tmp_path, teacher_folder,
         *f"data.train={out} data.tuning= run.name=t run.results={tmp_path}/results".split(),
         *f"run.public_files={tmp_path}/public teacher.base_model={teacher_folder}/base".split(),
         *f"teacher.adapter={teacher_folder}/adapter teacher.dtype=float32 teacher.max_length=512 seed=7".split(),
-        *f"student.base_model={make_base(tmp_path / 'bert')} student.max_length=64 student.epochs=1".split(),
-        *("head.epochs=2", "head.folds=2"),
+        f"student.base_model={make_base(tmp_path / 'bert', others=OTHERS)}",
+        *("student.max_length=64", "student.epochs=1", "head.epochs=2", "head.folds=2"),
     ]
     assert main(["run", *words]) == 0
     metrics = json.loads((tmp_path / "results/t/metrics.json").read_text())

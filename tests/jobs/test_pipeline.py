@@ -21,7 +21,7 @@ from ckd.visits.cohort import Cohort
 from ckd.visits.labels import render_output
 from jobs.cli import main
 from tests.ehr.mimic_rows import write_rows
-from tests.student.student_cohort import make_base, make_visits
+from tests.student.student_cohort import OTHERS, make_base, make_visits
 
 MARKER = "ZQMARKERPATIENTQZ"
 STAGES = ("visits", "embeddings", "soft_labels", "tokens", "predictions")
@@ -29,7 +29,7 @@ STAGES = ("visits", "embeddings", "soft_labels", "tokens", "predictions")
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
-    return make_base(tmp_path_factory.mktemp("bert"))
+    return make_base(tmp_path_factory.mktemp("bert"), others=OTHERS)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from jobs import pipeline
 from jobs.console import Console
 from jobs.stages import STAGES
 from testbed.rows import rows, write_jsonl
-from tests.student.student_cohort import make_base
+from tests.student.student_cohort import OTHERS, make_base
 
 SECTIONS = [name for name in Config.model_fields if name != "seed"]
 KEYS = [f"{section}.{key}" for section in SECTIONS for key in type(getattr(Config(), section)).model_fields]
@@ -37,7 +37,7 @@ def finished(tmp_path_factory, teacher_folder):
 
     splits = {"train": (0, 40), "tuning": (40, 60), "held_out": (60, 80)}
     files = [f"data.{s}={write_jsonl(folder / f'{s}.json', rows(*span, split=s))}" for s, span in splits.items()]
-    base = make_base(folder / "bert")
+    base = make_base(folder / "bert", others=OTHERS)
     models = [f"teacher.base_model={teacher_folder}/base", f"teacher.adapter={teacher_folder}/adapter"]
     template = folder / "template.jinja"
     template.write_text("{{ messages }}{% if other %}{{ other }}{% endif %} ends here\n")

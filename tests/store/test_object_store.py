@@ -18,7 +18,7 @@ from jobs import ingest, pipeline, status, verify
 from jobs.cli import main
 from jobs.console import Console
 from tests.store.object_store import no_fault
-from tests.student.student_cohort import make_base, make_visits
+from tests.student.student_cohort import OTHERS, make_base, make_visits
 
 STAGES = ("visits", "embeddings", "soft_labels", "tokens", "predictions")
 PUBLIC = ("data/hands_name_train.json", "data/hands_name_val.json", "lora/teacher_classification_head.pt")
@@ -48,7 +48,7 @@ def inputs(tmp_path, teacher_folder):
                 file.write(json.dumps(row) + "\n")
     os.symlink(f"{teacher_folder}/base", folder / "base")
     os.symlink(f"{teacher_folder}/adapter", folder / "adapter")
-    os.rename(make_base(tmp_path / "bert"), folder / "bert")
+    os.rename(make_base(tmp_path / "bert", others=OTHERS), folder / "bert")
     return str(folder)
 
 

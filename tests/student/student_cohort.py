@@ -3,6 +3,7 @@
 import os
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +18,30 @@ from ckd.visits.labels import INSTRUCTION, NUM_LABELS
 from ckd.visits.visit import Split, Visit
 
 WORDS = [f"w{i:02d}" for i in range(80)]
+OTHERS = [
+    "visit",
+    "The",
+    "patient",
+    "disease",
+    "is",
+    "of",
+    "and",
+    "are",
+    ",",
+    ".",
+]  # in the texts of other cohorts
 
 
-def make_base(folder: Path, *, dropout: float = 0.1, hidden: int = 16) -> str:
+def make_base(folder: Path, *, dropout: float = 0.1, hidden: int = 16, others: Sequence[str] = ()) -> str:
     """Save a one-layer BERT and its word-level tokenizer."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*special, *WORDS])}, unk_token="[UNK]"))
+    raw = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate([*special, *WORDS, *others])}, unk_token="[UNK]")
+    )
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
     raw.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
