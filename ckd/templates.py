@@ -108,11 +108,10 @@ class ChatTemplate:
         return self._compiled.render(messages=messages, tools=None, documents=None, add_generation_prompt=True, **given)
 
     def _check_arguments(self) -> None:
-        for name in self.arguments:
-            if name in self.options:
-                continue
-            close = difflib.get_close_matches(name, self.options, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"it reads {', '.join(sorted(self.options)) or 'none'}"
+        options = self.options
+        for name in sorted(self.arguments.keys() - options):
+            close = difflib.get_close_matches(name, options, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"it reads {', '.join(sorted(options)) or 'none'}"
             raise ConfigError(f"teacher.template_arguments.{name}: {self.where} does not read it; {hint}")
 
     def _why_not(self, error: Exception) -> str:
