@@ -33,3 +33,7 @@ class UnreachableError(CkdError):
     """Storage or cluster does not answer or refuses this machine. Nothing is lost; the same command continues."""
 
     exit_code = 3
+
+
+class ModelUnreachableError(UnreachableError):
+    """The model hub does not answer: what is stored can be read all the same."""

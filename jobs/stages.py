@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ckd.errors import ArtifactError, ConfigError, MismatchError
+from ckd.errors import ArtifactError, ConfigError, MismatchError, ModelUnreachableError
 from ckd.predict.predictions import PREDICTIONS
 from ckd.run import Run
 from ckd.stage import VISITS, FolderStep, Step
@@ -20,15 +20,15 @@ FOLDERS = tuple(stage for stage in STAGES if isinstance(stage, FolderStep))
 def refusals(run: Run, say: Callable[[str], None]) -> list[str]:
     """Why what is stored would be refused by this configuration, each reason once.
 
-    What has not been made yet is not refused. What cannot be compared, because a model is not on this machine, goes to
-    `say`.
+    What has not been made yet is not refused. What cannot be compared, because a model is not on this machine or its
+    hub does not answer, goes to `say`.
     """
     found: dict[str, None] = {}
     unknown: dict[str, None] = {}
     for check in (_open, *(stage.compare for stage in STAGES[1:])):
         try:
             check(run)
-        except ConfigError as error:
+        except (ConfigError, ModelUnreachableError) as error:
             unknown[str(error)] = None
         except MismatchError as error:
             found[str(error)] = None

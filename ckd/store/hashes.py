@@ -1,8 +1,8 @@
 """The SHA-256 of whole files and folders of them: each large file is read once per machine, then known by its facts.
 
 What was found lies in <user cache>/hashes, one file per path. A local file counts as the same while path, size, inode,
-mtime and ctime are; ctime is nobody's to set back. At a URL these are size and time of writing, all that the stores
-tell: an object that is replaced by one of equal size within the same second is taken for the old one.
+mtime and ctime are; ctime is nobody's to set back. At a URL these are size and time of writing, all that pyarrow passes
+on: an object that is replaced by one of equal size within the same second is taken for the old one.
 """
 
 import hashlib

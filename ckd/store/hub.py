@@ -10,13 +10,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ckd.errors import CkdError, ConfigError, UnreachableError
+from ckd.errors import CkdError, ConfigError, ModelUnreachableError
 from ckd.store.files import inner
 from ckd.store.tokenizing import NOT_READ
 
 _ID = re.compile(r"([\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?:@(\w[\w./-]*))?", re.ASCII)
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_SECONDS = 10  # without an answer
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in the order in which transformers looks for them
 
 
@@ -35,39 +33,34 @@ def repository(name: str) -> str:
     return name.partition("@")[0]
 
 
-def pinned(key: str, name: str) -> str:
-    """`org/name@commit`: the commit that the local cache has for the revision, else the Hub's.
+def readable(key: str, name: str, file: str) -> str:
+    """`org/name@commit`, where this machine may read that file of it: a gated model's commit alone is public.
 
-    The local cache comes first, so that a run does not change by itself; a commit that is named is asked of nobody.
-    Raises ConfigError when `name` is no Hub id or the Hub refuses, UnreachableError when it does not answer.
+    Fetches the file, once per machine, and with it the cache notes which commit a branch or tag stands at: from then on
+    it is that one here, so that a run does not change by itself, and nobody is asked again. Raises ConfigError when
+    `name` is no Hub id, the Hub refuses or there is no such file, ModelUnreachableError when the Hub does not answer.
     """
-    found = _ID.fullmatch(name)
-    if not found:
-        expected = "expected a folder or a Hub id such as Qwen/Qwen2.5-7B-Instruct or org/name@revision"
-        raise ConfigError(f"{key}={name}: no such folder; {expected}")
-    repo, revision = found[1], found[2] or "main"
-    if _COMMIT.fullmatch(revision):
-        return name
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import RemoteEntryNotFoundError
 
-    ref = Path(constants.HF_HUB_CACHE) / ("models--" + repo.replace("/", "--")) / "refs" / revision
-    if ref.is_file():
-        return f"{repo}@{ref.read_text(encoding='utf-8').strip()}"
+    repo, revision = _asked(key, name)
     try:
-        return f"{repo}@{HfApi().model_info(repo, revision=revision, timeout=_SECONDS).sha}"
+        path = _library().hf_hub_download(repo, file, revision=revision)
+    except RemoteEntryNotFoundError:
+        raise ConfigError(f"{key}={name}: no {file} in {_where(name)}; is it the right repository?") from None
     except _failures() as error:
         raise _explained(key, name, error) from None
+    return f"{repo}@{Path(path).parent.name}"
 
 
 def small_files(key: str, name: str) -> str:
-    """The local folder with a repository's configuration and tokenizer, fetched if need be. Raises as `pinned`."""
+    """The local folder with a repository's configuration and tokenizer, fetched if need be. Raises as `readable`."""
     return str(_fetched(key, name, ignore_patterns=list(NOT_READ)))
 
 
 def model_files(key: str, name: str) -> str:
     """The local folder with what transformers loads of a repository, fetched if need be: no other format's weights.
 
-    Raises as `pinned`, and ConfigError when it has no weights that transformers loads.
+    Raises as `readable`, and ConfigError when it has no weights that transformers loads.
     """
     folder = Path(small_files(key, name))
     for file in _WEIGHTS:
@@ -83,7 +76,7 @@ def model_files(key: str, name: str) -> str:
 def adapter_files(key: str, name: str) -> str:
     """The local folder with what PEFT loads of a repository, fetched if need be.
 
-    Raises as `pinned`, and ConfigError when there is no adapter in it.
+    Raises as `readable`, and ConfigError when there is no adapter in it.
     """
     folder = Path(small_files(key, name))
     whole = any(_complete(key, name, folder, [f"adapter_model.{suffix}"]) for suffix in ("safetensors", "bin"))
@@ -95,33 +88,30 @@ def adapter_files(key: str, name: str) -> str:
     return str(folder)
 
 
-def readable(key: str, name: str, file: str) -> str:
-    """`org/name@commit` as `pinned`, where this machine may also read that file: a gated model's commit is public.
-
-    Fetches the file, once per machine. Raises as `pinned`, and ConfigError when there is no such file.
-    """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import RemoteEntryNotFoundError
-
-    found = pinned(key, name)
-    repo, _, commit = found.partition("@")
-    try:
-        hf_hub_download(repo, file, revision=commit)
-    except RemoteEntryNotFoundError:
-        raise ConfigError(f"{key}={name}: no {file} in {_where(name)}; is it the right repository?") from None
-    except _failures() as error:
-        raise _explained(key, name, error) from None
-    return found
+def _asked(key: str, name: str) -> tuple[str, str]:
+    """Repository and revision to ask for: the commit where it is named, or where the local cache has the revision's."""
+    found = _ID.fullmatch(name)
+    if not found:
+        expected = "expected a folder or a Hub id such as Qwen/Qwen2.5-7B-Instruct or org/name@revision"
+        raise ConfigError(f"{key}={name}: no such folder; {expected}")
+    repo, revision = found[1], found[2] or "main"
+    ref = Path(_library().constants.HF_HUB_CACHE) / ("models--" + repo.replace("/", "--")) / "refs" / revision
+    return repo, ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
 
 
-def _fetched(key: str, name: str, **patterns: list[str]) -> Path:
-    from huggingface_hub import snapshot_download
+def _library() -> Any:
+    import huggingface_hub as library
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()  # they would stand among the run's own lines
-    repo, _, commit = pinned(key, name).partition("@")
+    library.constants.HF_HUB_DISABLE_TELEMETRY = True  # it tells the Hub of libraries and of who started them
+    return library
+
+
+def _fetched(key: str, name: str, **patterns: list[str]) -> Path:
+    repo, revision = _asked(key, name)
     try:
-        return Path(snapshot_download(repo, revision=commit, **patterns))
+        return Path(_library().snapshot_download(repo, revision=revision, **patterns))
     except _failures() as error:
         raise _explained(key, name, error) from None
 
@@ -177,7 +167,7 @@ def _explained(key: str, name: str, error: Exception) -> CkdError:
     if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError | TimeoutError):
         why = f"cannot be fetched ({os.strerror(error.errno)})"
         return ConfigError(f"{key}={name}: {why}; make room for the Hub cache, or set HF_HOME to where there is")
-    return UnreachableError(
+    return ModelUnreachableError(
         f"{where}, and {_where(name)} does not answer ({type(error).__name__}); check the network and HF_ENDPOINT, "
         "then run the same command again, or give a folder"
     )
@@ -198,7 +188,9 @@ def _refused(where: str, name: str, error: Any, status: int, *, has_token: bool)
         if isinstance(error, kind):
             return ConfigError(f"{where}, and {said}")
     if status in (408, 429) or status >= 500:
-        return UnreachableError(f"{where}, and {page} does not answer ({status}); run the same command again later")
+        return ModelUnreachableError(
+            f"{where}, and {page} does not answer ({status}); run the same command again later"
+        )
     if status in (401, 403):
         what = "refuses HF_TOKEN" if has_token else "asks for a token"
         return ConfigError(f"{where}, and {page} {what} ({status}); {other}: {page.removesuffix(repo)}settings/tokens")

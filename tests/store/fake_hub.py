@@ -24,6 +24,7 @@ class FakeHub:
     private: set[str] = field(default_factory=set)  # repositories of which only TOKEN may know
     broken: int = 0  # the status that answers everything; 0: none
     asked: list[str] = field(default_factory=list)
+    agents: set[str] = field(default_factory=set)  # how the client named itself
 
     def add(self, repo: str, folder: str | Path, commit: str = COMMIT, *refs: str) -> None:
         """A repository whose `refs` (main where none is given) stand at this commit."""
@@ -78,6 +79,7 @@ def fake_hub(hub: FakeHub):
 
         def do_GET(self):
             hub.asked.append(f"{self.command} {urlsplit(self.path).path}")
+            hub.agents.add(self.headers.get("User-Agent", ""))
             status, headers, body = hub.answer(urlsplit(self.path).path, self.headers.get("Authorization", ""))
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(body))}.items():

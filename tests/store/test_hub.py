@@ -10,13 +10,17 @@ from safetensors.numpy import load_file, save_file
 
 from ckd.config import Config, TeacherConfig
 from ckd.errors import ConfigError, UnreachableError
+from ckd.run import Run
 from ckd.store.hub import adapter_on_hub, is_hub_id
 from ckd.store.models import adapter_hash, local_adapter, local_folder, model_fields, without_weights
 from ckd.teacher.embed import local_teacher, teacher_fields
 from ckd.teacher.engine_hf import TransformersEngine
+from jobs.stages import refusals
 from tests.store.fake_hub import COMMIT, OLDER, TOKEN
+from tests.teacher.embedded import embedded, visits
 
 KEY = "teacher.base_model"
+NOWHERE = "http://127.0.0.1:1"
 PROMPTS = [[5] * 20 + [6], [5] * 20 + [7, 8]]
 
 
@@ -90,14 +94,19 @@ def test_the_configuration_and_tokenizer_come_without_weights(hub, model):
 
 def test_what_is_cached_is_asked_of_nobody(hub, model):
     folder = local_folder(KEY, f"org/model@{COMMIT}")
-    hub.broken = 500
+    assert local_folder(KEY, "org/model") == folder
     hub.asked.clear()
-    assert local_folder(KEY, f"org/model@{COMMIT}") == folder and not hub.asked
-    ref = Path(folder).parents[1] / "refs" / "main"
-    ref.parent.mkdir(exist_ok=True)
-    ref.write_text(COMMIT)
-    assert local_folder(KEY, "org/model") == folder and model_fields(KEY, "org/model")[KEY] == f"org/model@{COMMIT}"
+    hub.refs["org/model", "main"] = OLDER  # the branch moves on; the run does not
+    for name in ("org/model", "org/model@main", f"org/model@{COMMIT}"):
+        assert local_folder(KEY, name) == folder and model_fields(KEY, name)[KEY] == f"org/model@{COMMIT}"
     assert not hub.asked
+
+
+def test_nothing_is_told_of_this_machine(hub, model):
+    hub.asked.clear()
+    local_folder(KEY, "org/model@v1")
+    assert all(path.split()[1].startswith(("/api/models/org/model/", "/org/model/resolve/")) for path in hub.asked)
+    assert hub.agents and not any("torch" in agent or "agent" in agent for agent in hub.agents)
 
 
 def test_a_gated_model_names_its_page_and_the_token(hub, model, monkeypatch):
@@ -148,7 +157,8 @@ def test_no_hub_at_all_is_exit_code_3_and_a_cache_is_enough(model, monkeypatch):
     from huggingface_hub import constants
 
     folder = local_folder(KEY, f"org/model@{COMMIT}")
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", NOWHERE + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "ENDPOINT", NOWHERE)
     with pytest.raises(UnreachableError, match="does not answer"):
         model_fields(KEY, "org/model@v1")
     assert local_folder(KEY, f"org/model@{COMMIT}") == folder
@@ -176,6 +186,13 @@ def test_an_adapter_of_the_hub_that_cannot_be_run_whole_is_refused_from_its_sett
     config = Config(teacher=TeacherConfig(base_model="org/model", adapter="org/prefix@main"))
     with pytest.raises(ConfigError, match=r"teacher\.adapter=org/prefix@main: it is PREFIX_TUNING, which acts beside"):
         teacher_fields(config)
+
+
+def test_what_is_stored_can_be_looked_at_while_the_hub_does_not_answer(hub, tmp_path):
+    config, _, _ = embedded(tmp_path, visits(["train"] * 4), overrides=["teacher.base_model=org/model@main"])
+    hub.broken, said = 503, []
+    assert not refusals(Run(config), said.append)
+    assert any("not compared teacher.base_model=org/model@main" in line and "does not answer" in line for line in said)
 
 
 def test_a_repository_without_weights_and_one_without_an_adapter(hub, model, tmp_path):
