@@ -29,6 +29,7 @@ class Prompter:
         before, found, self._tail = self.template.render(_SENTINEL).rpartition(_SENTINEL)
         if not found:
             raise ConfigError(f"{self.template.where}: drops the user's text; expected an instruct model's template")
+        self._begin = len(before)
         # Encoded alone, a tail of a SentencePiece tokenizer would begin with a space that no prompt has there.
         body, whole = self._encode([before + _SENTINEL, before + _SENTINEL + self._tail])
         stands_alone = whole[: len(body)] == body and (whole != body or not self._tail.strip())
@@ -70,7 +71,7 @@ class Prompter:
             )
         body = text[: len(text) - len(self._tail)]
         room = self.max_length - len(self._tail_ids)
-        instruction_end = body.find(instruction.strip()) + len(instruction.strip())
+        instruction_end = body.find(instruction.strip(), self._begin) + len(instruction.strip())
         needed = len(self._encode([body[:instruction_end]])[0])
         if room < needed:
             raise ConfigError(
@@ -104,5 +105,5 @@ def own_template(tokenizer: Any, where: str = "teacher.base_model") -> str:
 
 
 def content(instruction: str, text: str) -> str:
-    """The user's message: instruction, newline, input (the instruction alone when the input is empty)."""
-    return f"{instruction}\n{text}" if text else instruction
+    """The user's message: instruction, newline, input; where one is empty the other alone, as LLaMA-Factory does."""
+    return "\n".join(part for part in (instruction, text) if part)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from ckd.errors import ConfigError
-from ckd.prompts import Prompter
+from ckd.prompts import Prompter, content
 from ckd.templates import ChatTemplate
 from testbed.small_tokenizers import byte_level, sentencepiece
 
@@ -51,6 +51,19 @@ def test_a_max_length_below_the_instruction_is_refused(tokenizer):
     ) as error:
         Prompter(tokenizer, 12).encode([INSTRUCTION], ["MARKERPATIENT " * 20])
     assert "MARKER" not in str(error.value)
+
+
+@pytest.mark.parametrize(("instruction", "system"), [("", ""), (INSTRUCTION, INSTRUCTION)])
+def test_what_stands_before_the_visit_is_never_cut(tokenizer, instruction, system):
+    template = ChatTemplate(tokenizer.chat_template, "t", tokenizer.special_tokens_map, system)
+    (shortest,), _ = Prompter(tokenizer, 10_000, template).encode([instruction], ["x"])
+    with pytest.raises(ConfigError, match="template and instruction alone need"):
+        Prompter(tokenizer, len(shortest) - 4, template).encode([instruction], ["x" * 200])
+
+
+@pytest.mark.parametrize(("parts", "message"), [(("a", "b"), "a\nb"), (("a", ""), "a"), (("", "b"), "b")])
+def test_the_message_joins_what_is_there_as_llama_factory_does(parts, message):
+    assert content(*parts) == message
 
 
 def test_a_tokenizer_without_chat_template_is_refused(teacher_folder):
