@@ -31,6 +31,7 @@ from ckd.visits.labels import DISEASES, INSTRUCTION, OUTPUT_PREFIX
 from jobs import embed, verify
 from jobs.cli import main
 from jobs.console import Console
+from testbed.small_tokenizers import byte_level
 
 CODE = "import sys; from tests.faults.fake_embed import command; sys.exit(command(sys.argv[1:]))"
 SHARDS, ROWS = 12, 6
@@ -157,7 +158,9 @@ def make_inputs(folder):
     count = SHARDS * ROWS
     (folder / "train.json").write_text("".join(json.dumps(visit(n)) + "\n" for n in range(count - ROWS)))
     (folder / "held_out.json").write_text("".join(json.dumps(visit(n)) + "\n" for n in range(count - ROWS, count)))
-    (folder / "base").mkdir()
+    tokenizer = byte_level(["<|end|>"])
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    tokenizer.save_pretrained(folder / "base")
     (folder / "base/config.json").write_text("{}")
     save_file({"weight": np.zeros(1, np.float32)}, folder / "base/model.safetensors")
 
