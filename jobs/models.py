@@ -9,12 +9,17 @@ from ckd.store.pretrained import Source, load_tokenizer
 
 
 def require_teacher(config: Config) -> None:
-    """Raise ConfigError when teacher.base_model would not load whole. Imports torch and transformers."""
+    """Raise ConfigError when teacher.base_model would not load whole, or its prompts cannot be made as configured.
+
+    Imports torch and transformers.
+    """
+    from ckd.teacher.chat_template import load_prompter
     from ckd.teacher.decoder import outline
 
     name = config.teacher.base_model
     with without_weights("teacher.base_model", name) as folder:
-        outline(config.teacher, Source("teacher.base_model", name, folder))
+        tokenizer, *_ = outline(config.teacher, Source("teacher.base_model", name, folder))
+    load_prompter(config.teacher, tokenizer)
 
 
 def require_student(config: Config) -> None:

@@ -43,7 +43,8 @@ def choose(config: TeacherConfig, tokenizer: Any) -> Chosen:
     elif named is not None:
         text, source, where = named, config.template_file, f"teacher.chat_template={config.template_file}"
     else:
-        text, source, where = own_template(tokenizer), "base", "teacher.base_model's chat template"
+        text = own_template(tokenizer, f"teacher.base_model={config.base_model}")
+        source, where = "base", "teacher.base_model's chat template"
     template = ChatTemplate(text, where, tokenizer.special_tokens_map, config.system, config.template_arguments)
     return Chosen(
         template, source, _note(config, source) if differs and (source == "adapter" or text != theirs) else ""

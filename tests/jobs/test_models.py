@@ -68,6 +68,18 @@ def test_a_model_that_is_not_whole_is_refused_by_run_and_doctor_before_a_visit_i
     assert len(found) == 1 and key in found[0]
 
 
+def test_doctor_names_a_template_that_cannot_do_what_was_asked(words, tmp_path):
+    """Before the weights and the visits, as `run` does."""
+    config = load(None, [*words, "teacher.template_arguments.enable_thinking=false"])
+    with pytest.raises(ConfigError, match=r"^teacher\.template_arguments\.enable_thinking: .*does not read it"):
+        pipeline.run(config, Console(io.StringIO()))
+    assert not (tmp_path / "results/default/artifacts").exists()
+    screen = io.StringIO()
+    with pytest.raises(ConfigError):
+        doctor.run(config, Console(screen), Namespace(address="", wake=False, config="", words=words))
+    assert any("todo models" in line and "enable_thinking" in line for line in screen.getvalue().splitlines())
+
+
 def test_a_tokenizer_that_knows_none_of_the_words_is_refused_and_one_that_lacks_some_is_counted(words, tmp_path):
     BertModel(
         BertConfig(vocab_size=60, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
