@@ -56,14 +56,22 @@ format: install
 bench: install  ## embed with a null engine: visits/s, peak memory at 20k and 200k visits
 	$(BIN)/python -m benchmarks.pipeline.overhead
 
-# Other people's packages stay in environments of their own.
-bench-prompts: install .venv-dashscope/installed  ## prompts against Qwen2.5's real vocabulary
+# Other people's packages stay in environments of their own; LLaMA-Factory's costs 2 GB. Of torch's companions PyPI has CUDA builds only, which break
+# every import beside a CPU's torch.
+bench-prompts: install .venv-dashscope/installed .venv-llamafactory/installed  ## prompts against Qwen2.5's real vocabulary and LLaMA-Factory
 	$(BIN)/python -m benchmarks.teacher.vocabulary
+	$(BIN)/python -m benchmarks.teacher.llamafactory
 
 .venv-dashscope/installed:
 	$(PYTHON) -m venv .venv-dashscope
 	.venv-dashscope/bin/pip install --quiet --disable-pip-version-check dashscope==2.0.2 tiktoken==0.14.0
 	touch $@
 
+.venv-llamafactory/installed:
+	$(PYTHON) -m venv .venv-llamafactory
+	.venv-llamafactory/bin/pip install --quiet --disable-pip-version-check $(TORCH_CPU) llamafactory==0.9.5 torch==2.13.0
+	.venv-llamafactory/bin/pip uninstall --quiet --yes torchvision torchaudio
+	touch $@
+
 clean:
-	rm -rf $(VENV) .venv-vllm .venv-dashscope results/demo
+	rm -rf $(VENV) .venv-vllm .venv-dashscope .venv-llamafactory results/demo

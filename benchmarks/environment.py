@@ -37,7 +37,7 @@ def ask(python: Path, module: str, question: Any) -> Any:
         if line.startswith(_MARK):
             return json.loads(line.removeprefix(_MARK))
     last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-    raise MissingError(f"{python} -m {module} failed ({last}): make it anew, rm -r {python.parent.parent}")
+    raise MissingError(f"{python} -m {module} failed: {last}; make bench-prompts makes this environment")
 
 
 def question() -> Any:

@@ -1,10 +1,10 @@
-"""What LLaMA-Factory trains on, written out by hand: user turn and assistant prefix of five of its templates.
+"""What LLaMA-Factory trains on, written out by hand: user turn and assistant prefix of its templates.
 
 Facts of its `data/template.py`, as of August 2026. Beside each a Jinja template as that model's tokenizer brings it,
 written for these tests. BOS stands for the tokenizer's begin-of-text token, which LLaMA-Factory adds as an id.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 BOS = "<bos>"
 _CHATML_TURNS = (
@@ -60,6 +60,13 @@ GEMMA = (
     "{{ '<start_of_turn>' + role + '\n' + m['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
+GEMMA3 = (
+    "{{ bos_token }}{% set first = messages[0]['content'] + '\n\n' if messages[0]['role'] == 'system' else '' %}"
+    "{% for m in (messages[1:] if first else messages) %}"
+    "{% set role = 'model' if m['role'] == 'assistant' else m['role'] %}"
+    "{{ '<start_of_turn>' + role + '\n' + (first if loop.first else '') + m['content'] | trim + '<end_of_turn>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
 HEADERS = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 _USER = f"<|im_start|>user\n{CONTENT}<|im_end|>\n<|im_start|>assistant\n"
 CASES = {
@@ -100,4 +107,14 @@ CASES = {
         f"{BOS}<start_of_turn>user\n{CONTENT}<end_of_turn>\n<start_of_turn>model\n",
         ("<start_of_turn>", "<end_of_turn>"),
     ),
+    "gemma3 with a system": Case(
+        "gemma3",
+        GEMMA3,
+        f"{BOS}<start_of_turn>user\nBe brief.\n\n{CONTENT}<end_of_turn>\n<start_of_turn>model\n",
+        ("<start_of_turn>", "<end_of_turn>"),
+        system="Be brief.",
+    ),
 }
+CASES["gemma2"] = replace(CASES["gemma"], name="gemma2")
+CASES["gemma3"] = replace(CASES["gemma"], name="gemma3", template=GEMMA3)
+CASES["gemma on a Gemma 3, with a system"] = replace(CASES["gemma3 with a system"], name="gemma")

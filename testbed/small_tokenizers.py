@@ -17,7 +17,8 @@ def byte_level(special, *, bos=""):
     inner.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     inner.train_from_iterator(
-        WORDS, trainers.BpeTrainer(vocab_size=450, special_tokens=special, initial_alphabet=alphabet)
+        WORDS,
+        trainers.BpeTrainer(vocab_size=450, show_progress=False, special_tokens=special, initial_alphabet=alphabet),
     )
     return _wrapped(inner, special, bos)
 
@@ -27,7 +28,9 @@ def sentencepiece(special, scheme, *, bos=""):
     inner = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Metaspace()
     pieces = [f"<0x{byte:02X}>" for byte in range(256)]
-    inner.train_from_iterator(WORDS, trainers.BpeTrainer(vocab_size=700, special_tokens=["<unk>", *special, *pieces]))
+    inner.train_from_iterator(
+        WORDS, trainers.BpeTrainer(vocab_size=700, show_progress=False, special_tokens=["<unk>", *special, *pieces])
+    )
     if scheme == "legacy":  # no pre-tokenizer: merges stop at spaces because none was learned across one
         inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
         inner.pre_tokenizer = None
