@@ -1,0 +1,97 @@
+"""One writer per folder: a lock that this machine's kernel holds for the process, and lets go when the process is gone.
+
+Costs one small file while a command writes, `.NAME.lease` beside the folder; what a killed process left of it locks
+nothing.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ckd.errors import ConfigError, IncompleteError
+from ckd.store.files import make_folder
+from ckd.store.filesystems import is_local
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+_NO_RIGHT = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@contextmanager
+def lease(folder: str, command: str) -> Iterator[None]:
+    """While this lasts, no other command that asks for the same folder gets it; a stopped process keeps it.
+
+    Raises IncompleteError that names who has it, ConfigError where no lock file can be made. There is no lock at a URL
+    and on a file system without flock: there writers must give their files names of their own, and commit by one small
+    object that they write last.
+    """
+    lock = _taken(_place(folder), folder) if is_local(folder) else None
+    if lock is None:
+        yield
+        return
+    path, descriptor = lock
+    try:
+        holder = {"command": command, "pid": os.getpid(), "host": platform.node(), "since": _now()}
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # before the lock ends: who opened this file sees that it is no longer the one
+        os.close(descriptor)
+
+
+def _place(folder: str) -> Path:
+    """Beside the folder, which may be renamed; in it where its parent is not ours or another file system."""
+    place = Path(folder).resolve()
+    parent = next(path for path in place.parents if path.exists())
+    if place.exists() and (place.is_mount() or not os.access(parent, os.W_OK)):
+        return place / ".lease"
+    make_folder(place.parent)
+    return place.with_name(f".{place.name}.lease")
+
+
+def _taken(path: Path, folder: str) -> tuple[Path, int] | None:
+    """The lock file and its descriptor, locked; None where the file system knows no locks."""
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            if error.errno not in _NO_RIGHT:
+                raise
+            why = f"no lock file can be made or opened ({type(error).__name__})"
+            raise ConfigError(f"{path}: {why}; give a folder that you may write beside, or delete that file") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    return path, descriptor
+        except BlockingIOError:
+            holder = _holder(descriptor)
+            os.close(descriptor)
+            raise IncompleteError(
+                f"{folder}: {holder} writes there; run this again when it has ended, or give another folder"
+            ) from None
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+            if error.errno not in _NO_LOCKS:
+                raise
+            return None
+        os.close(descriptor)  # its owner ended and removed it meanwhile
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        found = json.loads(os.pread(descriptor, 4096, 0))
+        return f"'{found['command']}' (process {found['pid']} on {found['host']}, since {found['since']})"
+    except (ValueError, KeyError, TypeError):
+        return "another command"  # which has just begun
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
