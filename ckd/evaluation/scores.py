@@ -120,7 +120,8 @@ class _StageReader:
             raise ArtifactError(f"{where}: missing; run the stage that makes {self.stage.name} first")
         self.fields = footer.fields if self.fields is None else self.fields
         require_equal(where, footer.fields, self.fields)
-        return align(visit_ids, self.stage.read(shard.index, ["visit_id", "probabilities"]), where)
+        table = self.stage.read(shard.index, ["visit_id", "probabilities"], input_hash=shard.text_hash)
+        return align(visit_ids, table, where)
 
 
 def _read_shard(cohort: Cohort, shard: Shard, readers: Mapping[str, _StageReader]) -> Rows:

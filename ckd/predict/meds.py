@@ -57,7 +57,7 @@ def write_tables(folder: str, stage: Stage, shards: Sequence[Shard]) -> dict[str
                 for d in DISEASES
             ]
             for shard in shards:
-                part = stage.read(shard.index)
+                part = stage.read(shard.index, input_hash=shard.content_hash)
                 subjects, times, usable = _who_and_when(part, left_out)
                 visits += len(usable)
                 if usable:

@@ -32,7 +32,7 @@ class PredictWorker:
     def __call__(self, shard: Shard) -> dict[str, Any]:
         """Commit part `shard.index`; returns index, rows, seconds, tokens."""
         started = time.monotonic()
-        table = self.tokens.read(shard.index, ["visit_id", "input_ids"])
+        table = self.tokens.read(shard.index, ["visit_id", "input_ids"], input_hash=shard.text_hash)
         visits = token_rows(table["input_ids"])
         logits = self.logits(visits)
         probabilities = (1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32)

@@ -3,7 +3,6 @@
 "Done" has one truth: the part (or artifact.json) is there and its fingerprint matches.
 """
 
-import errno
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ckd.errors import ArtifactError, MismatchError
+from ckd.store.content import column_hashes
+from ckd.store.damage import damage_named
 from ckd.store.files import (
     delete,
     digest,
@@ -73,6 +74,7 @@ class Footer:
     input_hash: str
     fields: Fields
     made_with: Mapping[str, str | None] = field(default_factory=dict)  # library -> version; compared by verify alone
+    content: Mapping[str, str] = field(default_factory=dict)  # column -> hash of its values
 
 
 class Stage:
@@ -99,11 +101,14 @@ class Stage:
                 f"{self.path(index)}: {table.num_rows} rows computed, the shard has {rows}; nothing was written"
             )
         footer = {"stage": self.name, "index": index, "rows": rows, "input_hash": input_hash, "fields": self.fields}
+        footer["content"] = column_hashes(table)
         if self.libraries:
             footer["made_with"] = versions(self.libraries)
+        footer["check"] = digest(footer)
         metadata = {_FOOTER_KEY: json.dumps(footer, sort_keys=True).encode()}
         table = table.replace_schema_metadata(metadata)
-        write_file(self.path(index), lambda stream: pq.write_table(table, stream, compression="zstd"))
+        options = {"compression": "zstd", "write_page_checksum": True}
+        write_file(self.path(index), lambda stream: pq.write_table(table, stream, **options))
 
     def footer(self, index: int) -> Footer | None:
         """The footer of part `index`; None when it is not there. Raises ArtifactError when it is damaged."""
@@ -141,17 +146,27 @@ class Stage:
                 f"run '{command}' first"
             )
 
-    def read(self, index: int, columns: Sequence[str] | None = None) -> "pa.Table":
-        """The rows of part `index`. Raises ArtifactError when it is missing or damaged."""
-        import pyarrow as pa
+    def read(self, index: int, columns: Sequence[str] | None = None, *, input_hash: str | None = None) -> "pa.Table":
+        """The rows of part `index`, as they were written; with `input_hash` only where it was made from that input.
 
+        Raises ArtifactError when the part is missing, is damaged, holds other values than those that were written, or
+        was made from another input.
+        """
+        path = self.path(index)
+        again = "delete it and run the same command again"
         try:
-            return read_table(self.path(index), None if columns is None else list(columns))
-        except (OSError, pa.ArrowException) as error:
-            if getattr(error, "errno", None) not in {None, errno.ENOENT}:  # the machine's fault, not the file's
-                raise
-            where = self.path(index)
-            raise ArtifactError(f"{where}: {_reason(error)}; delete it and run the same command again") from error
+            with damage_named(path, again):
+                table = read_table(path, None if columns is None else list(columns))
+                footer, found = _footer_in(table.schema.metadata or {}), column_hashes(table)
+        except FileNotFoundError:
+            raise ArtifactError(f"{path}: missing; run the stage that makes it again") from None
+        if input_hash is not None and footer.input_hash != input_hash:
+            raise ArtifactError(f"{path}: made from other visits than the shard holds; {again}")
+        wanted = list(columns or footer.content)
+        wrong = [n for n in wanted if n not in found or (footer.content and found[n] != footer.content.get(n))]
+        if wrong:
+            raise ArtifactError(f"{path}: column {wrong[0]} does not hold what was written; {again}")
+        return table
 
     def indices(self) -> list[int]:
         """The parts that are there. Parts are listed, never counted."""
@@ -168,19 +183,22 @@ class Stage:
 
 def read_footer(path: str) -> Footer | None:
     """The footer of one part; None when there is no file. Raises ArtifactError when it is no part of ours."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with reaching(path), open_file(path) as source:
-            metadata = pq.read_metadata(source).metadata or {}
-        return Footer(**json.loads(metadata[_FOOTER_KEY]))
+        with damage_named(path, "delete it and run the same command again"), reaching(path), open_file(path) as source:
+            return _footer_in(pq.read_metadata(source).metadata or {})
     except FileNotFoundError:
         return None
-    except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
-        raise ArtifactError(
-            f"{path}: not a whole part of this project ({_reason(error)}); delete it and run the same command again"
-        ) from error
+
+
+def _footer_in(metadata: Mapping[bytes, bytes]) -> Footer:
+    """The footer in a schema's metadata. Raises LookupError, TypeError, ValueError when it is none of ours."""
+    found = json.loads(metadata[_FOOTER_KEY])
+    check = found.pop("check", None)  # parts of before have none
+    if check is not None and check != digest(found):
+        raise ValueError("a footer that is not what was written")
+    return Footer(**found)
 
 
 @dataclass(frozen=True)
@@ -228,12 +246,20 @@ class FolderArtifact:
         return True
 
     def load(self) -> dict[str, Any] | None:
-        """The parsed artifact.json (fields, files, extra); None when the folder is not committed."""
+        """The parsed artifact.json (fields, files, extra); None when the folder is not committed.
+
+        Raises ArtifactError when it is not one of this project's.
+        """
+        path, remedy = join(self.folder, ARTIFACT_FILE), "delete that folder and run the same command again"
         try:
-            path = join(self.folder, ARTIFACT_FILE)
-            return dict(read_json(path, "delete that folder and run the same command again"))
+            content = read_json(path, remedy)
         except FileNotFoundError:
             return None
+        given: dict[str, Any] = {"extra": {}, "made_with": {}} | content if isinstance(content, dict) else {}
+        sections = [given.get(name) for name in ("fields", "files", "extra", "made_with")]
+        if not all(isinstance(value, dict) for value in sections) or not all(map(_is_fact, given["files"].values())):
+            raise ArtifactError(f"{path}: not one of this project's; {remedy}")
+        return dict(content)
 
     def verify(self) -> None:
         """Raise ArtifactError when a listed file is missing or its size or SHA-256 differs."""
@@ -255,5 +281,6 @@ class FolderArtifact:
         return content
 
 
-def _reason(error: Exception) -> str:
-    return "missing" if isinstance(error, FileNotFoundError) else type(error).__name__
+def _is_fact(value: Any) -> bool:
+    """Whether it is what size_and_hash returns."""
+    return isinstance(value, dict) and isinstance(value.get("size"), int) and isinstance(value.get("sha256"), str)

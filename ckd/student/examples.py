@@ -108,7 +108,7 @@ class Examples:
         stage = self.teacher.get(name)
         if stage is None:
             return np.zeros((shard.rows, 0), np.float32)
-        table = stage.read(shard.index, ["visit_id", _COLUMNS[name]])
+        table = stage.read(shard.index, ["visit_id", _COLUMNS[name]], input_hash=shard.text_hash)
         if visit_ids is not None:
             table = joined(table, visit_ids, stage.path(shard.index))
         return matrix(table[_COLUMNS[name]], None)
@@ -123,7 +123,7 @@ class Examples:
             raise ArtifactError(f"{self.tokens.path(shard.index)}: missing; run 'ckd train-student' to make it")
         visits = self.cohort.read(shard, ["visit_id", "labels", "group"])
         ids, known = visits["visit_id"], of_adapter(visits["group"].to_pylist(), self.adapter_share)
-        table = self.tokens.read(shard.index, ["visit_id", "input_ids"])
+        table = self.tokens.read(shard.index, ["visit_id", "input_ids"], input_hash=shard.text_hash)
         tokens, offsets = ragged(joined(table, ids, self.tokens.path(shard.index))["input_ids"])
         return ShardExamples(
             visit_ids=ids.to_pylist(),

@@ -97,7 +97,7 @@ class EmbeddingReader:
 
     def vectors(self, shard: Shard) -> np.ndarray:
         """embeddings float32 [n, hidden] in the shard's order. Raises ArtifactError when ids differ."""
-        part = self.stage.read(shard.index, ["visit_id", "embedding"])
+        part = self.stage.read(shard.index, ["visit_id", "embedding"], input_hash=shard.text_hash)
         ids = self.cohort.read(shard, ["visit_id"])["visit_id"]
         return matrix(joined(part, ids, self.stage.path(shard.index))["embedding"])
 

@@ -92,7 +92,7 @@ def _rows(run: Run, shards: list[Shard], source: Source | None) -> Iterator[dict
     for shard in shards:
         visits = run.cohort.read(shard, ["instruction", "input", "labels", "source", "line", "group"]).to_pylist()
         spent = of_adapter([visit.pop("group") for visit in visits], share if shard.split == "train" else 0)
-        probabilities = matrix(stage.read(shard.index, ["probabilities"])["probabilities"])
+        probabilities = matrix(stage.read(shard.index, ["probabilities"], input_hash=shard.text_hash)["probabilities"])
         for visit, row, left_out in zip(visits, probabilities, spent, strict=True):
             if not left_out and (source is None or visit["source"] == source):
                 yield {**visit, "order": (visit["source"], visit["line"]), "probabilities": row}

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,11 +74,17 @@ def audit_values(
     """
     stage = Stage(cohort.root, audit.name, {})
     for shard in audit.done:
-        table, path = stage.read(shard.index), stage.path(shard.index)
+        path = stage.path(shard.index)
+        try:
+            table = stage.read(shard.index)
+            visits = cohort.read(shard, ["visit_id"])
+        except ArtifactError as error:
+            yield str(error)
+            continue
         if audit.name == VISITS and not _as_prepared(table, shard):
             yield f"{path}: its rows are not those that were prepared; delete it and run 'ckd run' again"
             continue
-        if table["visit_id"] != cohort.read(shard, ["visit_id"])["visit_id"]:
+        if table["visit_id"] != visits["visit_id"]:
             yield f"{path}: its visit_ids are not those of its visits shard"
         for column, check in proves.items():
             if column in table.column_names and (problem := check(table[column])):
@@ -95,8 +102,12 @@ def audit_strays(cohort: Cohort, name: str) -> Iterator[str]:
 
 def audit_ids(cohort: Cohort) -> Iterator[str]:
     """A line when visit_ids are more than once in the cohort. Costs 8 bytes per visit, as 64-bit hashes."""
-    columns = (cohort.read(shard, ["visit_id"])["visit_id"].to_pylist() for shard in cohort.shards)
-    ids = np.concatenate([np.fromiter(map(hash64, column), np.uint64) for column in columns])
+    found = [np.empty(0, np.uint64)]
+    for shard in cohort.shards:
+        with suppress(ArtifactError):  # damaged: audit_values says so
+            column = cohort.read(shard, ["visit_id"])["visit_id"].to_pylist()
+            found.append(np.fromiter(map(hash64, column), np.uint64))
+    ids = np.concatenate(found)
     repeated = len(ids) - len(np.unique(ids))
     if repeated:
         yield f"{Stage(cohort.root, VISITS, {}).folder}: {repeated} visit_ids stand more than once"

@@ -37,8 +37,12 @@ class Cohort:
         if content is None:
             why = "no visits have been prepared there"
             raise ArtifactError(f"{artifact.folder}: {why}; run 'ckd embed' or 'ckd run' first")
-        shards = tuple(Shard(**row) for row in content["extra"]["shards"])
-        return cls(root, shards, _identity(shards), content["extra"]["facts"])
+        try:
+            shards = tuple(Shard(**row) for row in content["extra"]["shards"])
+            return cls(root, shards, _identity(shards), dict(content["extra"]["facts"]))
+        except (LookupError, TypeError, ValueError, AttributeError):
+            remedy = f"delete {Stage(root, STAGE, {}).folder} and run the same command again"
+            raise ArtifactError(f"{artifact.folder}: its artifact.json lists no shards of visits; {remedy}") from None
 
     def select(self, *splits: Split, labeled: bool | None = True) -> list[Shard]:
         """Shards of the named splits (none named: all); `labeled=None` takes unlabeled ones too."""
@@ -50,8 +54,8 @@ class Cohort:
         return sum(s.rows for s in self.select(*splits, labeled=labeled))
 
     def read(self, shard: Shard, columns: Sequence[str] | None = None) -> "pa.Table":
-        """The rows of one shard, in their order."""
-        return Stage(self.root, STAGE, {}).read(shard.index, columns)
+        """The rows of one shard, in their order. Raises ArtifactError when they are not those of the plan."""
+        return Stage(self.root, STAGE, {}).read(shard.index, columns, input_hash=shard.content_hash)
 
     def is_whole(self) -> bool:
         """Whether every shard has its part; some may have been lost since artifact.json was written."""

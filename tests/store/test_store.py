@@ -4,11 +4,15 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ckd.errors import ArtifactError
@@ -103,12 +107,11 @@ def test_a_damaged_part_is_an_error_that_says_what_to_do(tmp_path, damage):
 
 
 def test_a_foreign_parquet_file_is_no_part(tmp_path):
-    import pyarrow.parquet as pq
 
     stage = Stage(str(tmp_path), "s", {})
     (tmp_path / "s").mkdir()
     pq.write_table(table(2), stage.path(0))
-    with pytest.raises(ArtifactError, match="not a whole part"):
+    with pytest.raises(ArtifactError, match="damaged, or not one of this project"):
         stage.footer(0)
 
 
@@ -155,3 +158,60 @@ def test_a_part_without_versions_stays_readable(tmp_path):
     old.write(0, table(3), rows=3, input_hash="x")
     assert b"made_with" not in read_bytes(old.path(0)) and old.footer(0).made_with == {}
     assert Stage(str(tmp_path), "s", {"a": 1}, ["torch"]).is_done(0, rows=3, input_hash="x")
+
+
+def test_a_part_with_one_flipped_bit_is_read_as_it_was_written_or_refused_by_its_name(tmp_path):
+    stage = Stage(str(tmp_path), "s", {"model": "a", "length": 3})
+    rng = np.random.default_rng(0)
+    values = pa.FixedSizeListArray.from_arrays(pa.array(rng.normal(size=640).astype(np.float16)), 16)
+    texts = pa.array([None if n % 5 == 0 else f"text {n}" for n in range(40)])
+    part = pa.table({"visit_id": [f"v{n}" for n in range(40)], "values": values, "text": texts})
+    stage.write(0, part, rows=40, input_hash="h")
+    whole, footer = read_bytes(stage.path(0)), stage.footer(0)
+    refused = Counter()
+    for bit in rng.choice(len(whole) * 8, 1500, replace=False).tolist():
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        Path(stage.path(0)).write_bytes(damaged)
+        for what, read, wanted in (
+            ("footer", lambda: stage.footer(0), footer),
+            ("all", lambda: stage.read(0), part),
+            ("two", lambda: stage.read(0, ["values", "visit_id"], input_hash="h"), part.select(["values", "visit_id"])),
+        ):
+            try:
+                assert read() == wanted, (what, bit)
+            except ArtifactError as error:
+                assert str(error).startswith(stage.path(0)), (what, bit)
+                refused[what] += 1
+    assert refused["all"] > refused["footer"] > 0 and refused["two"] > 0
+
+
+def test_a_part_of_another_input_and_other_values_under_a_whole_footer_are_refused(tmp_path):
+    stage = Stage(str(tmp_path), "s", {})
+    stage.write(0, table(2), rows=2, input_hash="mine")
+    with pytest.raises(ArtifactError, match=r"part-00000.parquet: made from other visits than the shard holds"):
+        stage.read(0, input_hash="theirs")
+    mine = pq.read_table(stage.path(0))
+    column = mine.column_names[0]
+    swapped = mine.set_column(0, column, mine[column].take([1, 0]))
+    pq.write_table(swapped, stage.path(0))
+    with pytest.raises(ArtifactError, match=rf"column {column} does not hold what was written"):
+        stage.read(0)
+    with pytest.raises(ArtifactError, match="column none does not hold"):
+        stage.read(0, ["none"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[]", b"1", b'{"fields": {}}', b'{"files": {}}', b'{"fields": [], "files": {}}',
+        b'{"fields": {}, "files": []}',
+        b'{"fields": {}, "files": {"a": 1}}', b'{"fields": {}, "files": {"a": {"size": "1"}}}', b'{"fields"', b"\xff",
+        b'{"fields": {}, "files": {}, "extra": 3}',
+    ],
+)  # fmt: skip
+def test_an_artifact_json_that_is_not_ours_is_refused_by_its_path(tmp_path, content):
+    (tmp_path / "artifact.json").write_bytes(content)
+    for ask in (FolderArtifact.is_done, FolderArtifact.load, FolderArtifact.verify, FolderArtifact.identity):
+        with pytest.raises(ArtifactError, match=rf"^{tmp_path}/artifact.json: .*; delete that folder"):
+            ask(FolderArtifact(str(tmp_path), {}))
