@@ -23,7 +23,7 @@ def require_usable(key: str, name: str, files: "list[fs.FileInfo]") -> None:
     """Raise ConfigError naming the file when one of a model folder's files cannot be what it should be.
 
     `files` are those directly in the folder or at the URL `name`: Git LFS pointers, files that end too early, shards
-    that an index names and that are not there, quantised weights.
+    that an index names and that are not there, quantised weights, an adapter among them.
     """
     there = {file.base_name: file.size for file in files if _loaded(file.base_name)}
     for file in sorted(there):
@@ -37,15 +37,27 @@ def require_usable(key: str, name: str, files: "list[fs.FileInfo]") -> None:
                 raise ConfigError(f"{key}={name}: {file} {error}") from None
             if not tensors:
                 raise _damaged(key, name, f"{file} holds no tensors")
+    if "adapter_config.json" in there:
+        raise ConfigError(
+            f"{key}={name}: holds an adapter_config.json beside the model, which transformers would apply unasked; "
+            "move the adapter to a folder of its own and name that as teacher.adapter, or merge it"
+        )
     if _INDEX in there:
-        shards = set(_json(key, name, _INDEX).get("weight_map", {}).values())
-        lost = sorted(shard for shard in shards if shard not in there)
-        if lost:
-            raise ConfigError(
-                f"{key}={name}: {len(lost)} of the {len(shards)} files that {_INDEX} names are missing "
-                f"(first: {lost[0]}); copy or download the folder again"
-            )
+        _require_shards(key, name, set(there))
     require_plain(key, name, _json(key, name, "config.json"))
+
+
+def _require_shards(key: str, name: str, there: set[str]) -> None:
+    weights = _json(key, name, _INDEX).get("weight_map")
+    if not isinstance(weights, dict):
+        raise _damaged(key, name, f"{_INDEX} has no weight_map")
+    shards = set(map(str, weights.values()))
+    lost = sorted(shards - there)
+    if lost:
+        raise ConfigError(
+            f"{key}={name}: {len(lost)} of the {len(shards)} files that {_INDEX} names are missing "
+            f"(first: {lost[0]}); copy or download the folder again"
+        )
 
 
 def require_content(key: str, name: str, file: str, start: bytes) -> None:

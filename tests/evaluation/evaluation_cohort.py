@@ -59,7 +59,7 @@ def write_stage(cohort, name, probabilities, *, fields=None, skip=()):
     for shard in cohort.select("tuning", "held_out"):
         ids = [v for v in reversed(cohort.read(shard, ["visit_id"]).column("visit_id").to_pylist()) if v not in skip]
         table = pa.table({"visit_id": ids, "probabilities": as_lists([probabilities[v] for v in ids])})
-        stage.write(shard.index, table, rows=len(ids), input_hash=shard.content_hash)
+        stage.write(shard.index, table, rows=len(ids), input_hash=shard.text_hash)
     return stage
 
 

@@ -63,7 +63,7 @@ def test_parts_made_differently_are_never_mixed(tmp_path, visits):
         last.index,
         write_stage(cohort, "other", noisy(visits, 1)).read(last.index),
         rows=last.rows,
-        input_hash=last.content_hash,
+        input_hash=last.text_hash,
     )
     with pytest.raises(ArtifactError, match="student='b'"):
         read_split(cohort, "held_out", ["predictions"])

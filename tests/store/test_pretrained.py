@@ -131,6 +131,7 @@ FILES = {
     "model.safetensors": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "Git LFS pointer"),
     "tokenizer.json": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "Git LFS pointer"),
     "config.json": (b"{", "config.json is not a JSON object"),
+    "adapter_config.json": (b"{}", "adapter_config.json beside the model, which transformers would apply unasked"),
     "model.safetensors.index.json": (
         b'{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model.safetensors"}}',
         "1 of the 2 files that model.safetensors.index.json names are missing .*first: model-00001-of-00002",
@@ -144,6 +145,13 @@ def test_a_file_that_is_not_what_it_should_be_is_refused_before_anything_is_load
     shutil.copytree(f"{teacher_folder}/base", tmp_path / "base")
     (tmp_path / "base" / file).write_bytes(content)
     refused(message, model_fields, TEACHER, str(tmp_path / "base"))
+
+
+def test_an_index_without_a_map_is_refused(teacher_folder, tmp_path):
+    shutil.copytree(f"{teacher_folder}/base", tmp_path / "base")
+    for content in (b"[]", b'{"weight_map": []}', b"{}"):
+        (tmp_path / "base/model.safetensors.index.json").write_bytes(content)
+        refused("model.safetensors.index.json (is not|has no)", model_fields, TEACHER, str(tmp_path / "base"))
 
 
 @pytest.mark.parametrize("cut", [0, 5, 300, -1], ids=str)

@@ -24,7 +24,7 @@ from ckd.teacher.prefix import MIN_PREFIX, can_share_prefix, shared_prefix
 
 TOKENS = st.lists(st.integers(3, 299), min_size=1, max_size=40)
 SMALL = {
-    "vocab_size": 600,
+    "vocab_size": 700,
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 2,
