@@ -62,7 +62,7 @@ def forget(root: str, cohort: Cohort) -> None:
 def counted(cohort: Cohort) -> Counts:
     """Count what was read when the shards were made."""
     found = cohort.facts["counts"]
-    return Counts(**{**found, "reasons": Counter(found["reasons"])})
+    return Counts(**{**found, "reasons": Counter(found["reasons"]), "unread": Counter(found.get("unread", {}))})
 
 
 def _fields(source: Input, data: DataConfig) -> Fields:

@@ -31,7 +31,7 @@ class Counts:
     current_known: int = 0  # labelled visits whose current labels are known
     echoes: int = 0  # of these, visits whose target equals the current labels
     unread: Counter[str] = field(default_factory=Counter)  # visits per field of UNREAD_FIELDS that holds something
-    systems: set[int] = field(default_factory=set)  # hashes of the texts in 'system': the first two
+    systems: list[int] = field(default_factory=list)  # hashes of the texts in 'system': the first two
 
     @property
     def quarantined(self) -> int:
@@ -76,7 +76,7 @@ class Counts:
     def _unread(self, system: str) -> Iterator[str]:
         """What the teacher may have been tuned with, and will not be shown."""
         for name, count in self.unread.items():
-            if name == "system" and self.systems == {hash64(system)} and count == self.kept:
+            if name == "system" and self.systems == [hash64(system)] and count == self.kept:
                 continue
             remedy = "a teacher that was tuned with it gets other prompts here"
             if name == "system":
@@ -168,8 +168,8 @@ class Intake:
         counts.without_subject += visit.subject_id is None
         for name, found in visit.unread.items():
             counts.unread[name] += 1
-            if name == "system" and len(counts.systems) < 2:
-                counts.systems.add(found)
+            if name == "system" and len(counts.systems) < 2 and found not in counts.systems:
+                counts.systems.append(found)
         if visit.labels is None:
             counts.unlabeled += 1
             return

@@ -159,7 +159,7 @@ def _facts(counts: Counts, placed: _Placed, splitter: Splitter, config: Config) 
     return {
         **{name: getattr(counts, name) for name in _COUNTED},
         "unread": dict(sorted(counts.unread.items())),
-        "systems": sorted(counts.systems),
+        "systems": counts.systems,
         "quarantined": counts.quarantined,
         "quarantined_by_reason": reasons,
         "grouped_by": counts.grouped_by,
@@ -181,7 +181,7 @@ def _counts(facts: Any) -> Counts:
         reasons=Counter({reason: found["rows"] for reason, found in reasons.items()}),
         first={reason: found["first"] for reason, found in reasons.items()},
         unread=Counter(facts.get("unread", {})),  # not in what was prepared before it was counted
-        systems=set(facts.get("systems", ())),
+        systems=facts.get("systems", []),
     )
 
 
