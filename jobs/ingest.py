@@ -36,9 +36,9 @@ from ckd.ehr.source import Source
 from ckd.ehr.subject_splits import SubjectSplits
 from ckd.errors import ConfigError, DataError, MismatchError
 from ckd.store.artifacts import FolderArtifact
+from ckd.store.copies import fetched_folder
 from ckd.store.files import join, write_file
 from ckd.store.filesystems import is_local
-from ckd.store.folders import fetched_folder
 from ckd.store.jsonfile import read_json, write_json
 from jobs.console import Console
 from jobs.shards import map_worker

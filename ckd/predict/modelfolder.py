@@ -12,9 +12,10 @@ from ckd.calibration import FILE as CALIBRATION_FILE
 from ckd.calibration import Calibration
 from ckd.errors import ArtifactError, ConfigError
 from ckd.store.artifacts import Fields, FolderArtifact
+from ckd.store.copies import fetched_folder
 from ckd.store.files import digest, exists, inner, join, read_bytes, size_and_hash
 from ckd.store.filesystems import is_local
-from ckd.store.folders import ARTIFACT_FILE, fetched_folder
+from ckd.store.folders import ARTIFACT_FILE
 from ckd.visits.labels import DISEASES, NUM_LABELS
 
 ENGINES = {  # engine -> how the names of its weights end

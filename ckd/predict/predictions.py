@@ -10,7 +10,7 @@ from ckd.predict.scorer import load_logits
 from ckd.run import Run
 from ckd.stage import Step
 from ckd.store.artifacts import Fields
-from ckd.store.folders import fetched_folder
+from ckd.store.copies import fetched_folder
 from ckd.student.fingerprint import STUDENT
 from ckd.student.tokens import TOKENS, token_rows
 from ckd.visits.audit import finite, probability

@@ -1,5 +1,6 @@
 """Single files at a path or URL: read, written whole or not at all, listed, deleted, hashed."""
 
+import errno
 import hashlib
 import io
 import json
@@ -63,7 +64,7 @@ def write_file(path: str, write: Callable[[Any], None]) -> None:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(target.parent)
+    sync(target.parent)
 
 
 def upload(source: IO[bytes], url: str) -> None:
@@ -215,9 +216,13 @@ def size_and_hash(path: str) -> dict[str, Any]:
     return {"size": size, "sha256": sha.hexdigest()}
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Wait until a local file, or the list of names in a folder, is on the disk, where the file system can say so."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # what some network file systems answer for a folder
+            raise
     finally:
         os.close(descriptor)

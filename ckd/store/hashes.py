@@ -37,7 +37,7 @@ def folder_hash(folder: str, wanted: Callable[[str], bool]) -> str:
     """
     files = {name: info for name, info in model_files_in(folder).items() if wanted(name)}
     with ThreadPoolExecutor(_STREAMS if is_local(folder) else 1) as pool:
-        found = pool.map(lambda name: _file_hash(folder, name, files[name]), files)
+        found = pool.map(lambda name: _file_hash(_path(folder, name, files[name]), files[name]), files)
         return digest(dict(zip(files, found, strict=True)))
 
 
@@ -50,10 +50,19 @@ def model_files_in(folder: str) -> "dict[str, fs.FileInfo]":
     return {info.path[start:].lstrip("/"): info for info in found if info.is_file}
 
 
-def _file_hash(folder: str, name: str, info: "fs.FileInfo") -> str:
-    path = info.path if is_local(folder) else join(folder, name)
+def file_hash(path: str) -> str:
+    """The SHA-256 of one local file; a large one is read once per machine. Raises ConfigError."""
+    filesystem, inside = resolve(path)
+    return _file_hash(path, filesystem.get_file_info(inside))
+
+
+def _path(folder: str, name: str, info: "fs.FileInfo") -> str:
+    return str(info.path) if is_local(folder) else join(folder, name)
+
+
+def _file_hash(path: str, info: "fs.FileInfo") -> str:
     before, started = _facts(path, info), time.time_ns()
-    if info.size <= _SMALL:
+    if (info.size or 0) <= _SMALL:
         return _read(path, info.size)
     entry = cache_folder() / "hashes" / f"{digest(path)}.json"
     found = _remembered(entry, before)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from ckd.errors import ConfigError
 from ckd.store.artifacts import Fields
+from ckd.store.copies import Facts, copy_down, fetched_folder, kept_copy
 from ckd.store.files import digest, exists, join, read_bytes
 from ckd.store.filesystems import is_local
-from ckd.store.folders import cache_folder, copy_down, fetched_folder, made_once
+from ckd.store.folders import cache_folder
 from ckd.store.hashes import TEMPLATES, folder_hash, model_files_in
 from ckd.store.hub import adapter_files, adapter_on_hub, model_files, readable, small_files
 from ckd.store.modelfiles import require_usable
@@ -67,9 +68,7 @@ def local_folder(key: str, name: str) -> str:
     if is_local(name):
         return model_files(key, name)
     listed = _require_model(key, name)
-    copy, files = _copy_of(name, listed), {file: {"size": info.size} for file, info in listed.items()}
-    made_once(copy, lambda folder: copy_down(name, files, folder))
-    return str(copy)
+    return kept_copy(name, _sizes(listed), _copy_of(name, listed))
 
 
 @contextmanager
@@ -82,7 +81,7 @@ def without_weights(key: str, name: str) -> Iterator[str]:
         yield name if Path(name).is_dir() else small_files(key, name)
         return
     listed = _require_model(key, name)
-    files = {file: {"size": info.size} for file, info in listed.items() if not file.endswith(_WEIGHTS)}
+    files = _sizes({file: info for file, info in listed.items() if not file.endswith(_WEIGHTS)})
     with tempfile.TemporaryDirectory() as folder:
         copy_down(name, files, Path(folder) / "model")
         yield f"{folder}/model"
@@ -139,6 +138,10 @@ def _require_model(key: str, name: str) -> "dict[str, fs.FileInfo]":
     if "config.json" not in files:
         raise ConfigError(f"{key}={name}: no config.json there; expected a model folder as save_pretrained writes it")
     return files
+
+
+def _sizes(files: "dict[str, fs.FileInfo]") -> Facts:
+    return {name: {"size": info.size} for name, info in files.items()}
 
 
 def _copy_of(name: str, files: "dict[str, fs.FileInfo]") -> Path:

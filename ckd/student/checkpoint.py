@@ -10,9 +10,10 @@ from typing import Any
 
 from ckd.errors import ArtifactError
 from ckd.store.artifacts import Fields, FolderArtifact, require_equal
+from ckd.store.copies import fetched_folder
 from ckd.store.files import exists, join, make_folder, size_and_hash
 from ckd.store.filesystems import is_local
-from ckd.store.folders import ARTIFACT_FILE, cache_folder, delete_folder, fetched_folder, list_folders, upload_folder
+from ckd.store.folders import ARTIFACT_FILE, cache_folder, delete_folder, list_folders, upload_folder
 
 LAYOUT = ("student.workers", "student.zero_stage", "dtype")
 KEEP = 2  # newest checkpoints that stay, beside the best

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ckd.run import Run
+from ckd.store.copies import fetched_folder
 from ckd.store.files import size_and_hash
-from ckd.store.folders import fetched_folder
 from ckd.store.pretrained import Source, load_tokenizer
 from ckd.student.fingerprint import STUDENT
 from ckd.student.train import best_checkpoint

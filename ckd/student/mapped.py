@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from ckd.errors import ConfigError
+from ckd.store.copies import made_once
 from ckd.store.files import make_folder, write_file
-from ckd.store.folders import made_once
 
 Arrays = Mapping[str, np.ndarray]
 

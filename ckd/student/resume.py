@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+from ckd.store.copies import forget_copy, made_once
 from ckd.store.filesystems import is_local
-from ckd.store.folders import cache_folder, made_once
+from ckd.store.folders import cache_folder
 from ckd.student.checkpoint import Checkpoint
 from ckd.student.ranks import Ranks
 
@@ -45,8 +46,7 @@ def prepare(start: Checkpoint, ranks: Ranks, zero_stage: int | None) -> Resume:
 def forget(resume: Resume) -> None:
     """Remove what `prepare` made on this machine."""
     for folder in resume.temporary:
-        shutil.rmtree(folder, ignore_errors=True)
-        Path(folder).with_suffix(".lock").unlink(missing_ok=True)
+        forget_copy(folder)
 
 
 def random_seed(seed: int, step: int, ranks: Ranks) -> int:

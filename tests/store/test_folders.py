@@ -10,8 +10,9 @@ import pytest
 
 from ckd.errors import ArtifactError, UnreachableError
 from ckd.store.artifacts import FolderArtifact
+from ckd.store.copies import fetched_folder, made_once
 from ckd.store.files import delete, join, write_bytes
-from ckd.store.folders import fetched_folder, made_once, upload_folder
+from ckd.store.folders import upload_folder
 from tests.store.object_store import no_fault
 
 

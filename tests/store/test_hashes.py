@@ -229,6 +229,5 @@ def test_an_adapter_and_the_tokenizer_beside_it_are_two_hashes(tmp_path):
 
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "config.json").mkdir()
-    info = type("Info", (), {"size": 1, "path": str(tmp_path / "config.json")})
     with pytest.raises(hashes.ConfigError, match=r"config\.json: cannot be read \(IsADirectoryError\)"):
-        hashes._file_hash(str(tmp_path), "config.json", info)
+        hashes.file_hash(str(tmp_path / "config.json"))

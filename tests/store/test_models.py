@@ -77,15 +77,14 @@ def test_an_engine_from_a_url_equals_the_one_from_the_folder(bucket, teacher_fol
     assert there.load.revision == here.load.revision
 
 
-def test_a_worker_refuses_a_copy_that_is_not_what_the_driver_saw(tmp_path, bucket):
+def test_a_worker_refuses_a_model_that_is_not_what_the_driver_saw(tmp_path, bucket):
     config, cohort, _ = embedded(
         tmp_path, visits(["train"] * 4), overrides=[f"teacher.base_model={bucket}", "teacher.dtype=float32"]
     )
     fields = teacher_fields(config)
-    folder = Path(local_folder("teacher.base_model", bucket))
-    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights = bytearray(read_bytes(f"{bucket}/model.safetensors"))
     weights[-1] ^= 1
-    (folder / "model.safetensors").write_bytes(weights)
+    write_bytes(f"{bucket}/model.safetensors", bytes(weights))
     with pytest.raises(ArtifactError, match="on this machine: made with teacher.base_model="):
         EmbedWorker(Run(config, {"embeddings": fields}))(cohort.shards[0])
 

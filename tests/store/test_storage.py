@@ -14,6 +14,7 @@ import pytest
 from ckd.errors import ArtifactError, ConfigError, UnreachableError
 from ckd.store import filesystems
 from ckd.store.artifacts import FolderArtifact, Stage
+from ckd.store.copies import fetched_folder
 from ckd.store.files import (
     delete,
     exists,
@@ -25,7 +26,6 @@ from ckd.store.files import (
     write_bytes,
     write_file,
 )
-from ckd.store.folders import fetched_folder
 from jobs import events
 from jobs.console import Console
 from tests.store.object_store import BUCKET, free_port, gcs_server, no_fault

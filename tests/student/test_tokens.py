@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, ModernBertConfig, ModernBertModel
 from ckd.predict.predictions import PREDICTIONS
 from ckd.run import Run
 from ckd.store.artifacts import Stage
-from ckd.store.folders import fetched_folder
+from ckd.store.copies import fetched_folder
 from ckd.store.pretrained import Source, load_tokenizer
 from ckd.student.batches import Batches
 from ckd.student.examples import Examples
