@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ckd.config import Config
-from ckd.ehr.card import cohort_card, lines, unmapped_codes
+from ckd.ehr.card import ASSOCIATION_FILE, CARD_FILE, cohort_card, lines, require_all_rows, unmapped_codes
 from ckd.ehr.codes import Codes, refuse_damaged
+from ckd.ehr.cohort_folder import require_ours, sweep, sweep_cut_off, whole_cohort
 from ckd.ehr.ingest import (
     Assemble,
     Associate,
@@ -31,19 +32,19 @@ from ckd.ehr.ingest import (
     unfinished,
 )
 from ckd.ehr.kinds import KINDS, may_read, open_source
-from ckd.ehr.partition import partition
+from ckd.ehr.partition import facts, partition
 from ckd.ehr.source import Source
 from ckd.ehr.subject_splits import SubjectSplits
-from ckd.errors import ConfigError, DataError, MismatchError
+from ckd.errors import ConfigError, DataError, IncompleteError, MismatchError
 from ckd.store.artifacts import FolderArtifact
 from ckd.store.copies import fetched_folder
 from ckd.store.files import join, write_file
 from ckd.store.filesystems import is_local
 from ckd.store.jsonfile import read_json, write_json
+from ckd.store.lease import lease
 from jobs.console import Console
 from jobs.shards import map_worker
 
-CARD_FILE, ASSOCIATION_FILE = "card.json", "association.csv"
 ASSOCIATION_READING = (
     "How often a disease that is present now is absent at the next visit, with the drug against without it. "
     "An association among patients who return, confounded by why a drug is given; not efficacy."
@@ -70,15 +71,16 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
     work = Work(place, config.ingest, config.seed, fingerprint(config.ingest, config.seed, kind, source.content_hash))
     _require_writable(place, config)
     artifact = FolderArtifact(place, work.fields)
-    with _refusals(out, work):
+    with lease(place if is_local(place) else work.folder, "ckd ingest") as alone, _refusals(out, work):
         if artifact.is_done():
+            artifact.verify()
             console.say(f"ingest: {out} is finished already, nothing to do")
         else:
+            require_ours(work)
+            if alone:
+                sweep_cut_off(work)
             _Ingest(console, source, work, folder).run(artifact)
-    shutil.rmtree(work.folder, ignore_errors=True)  # also what a kill just before this line left
-    if is_local(place):
-        for cut_off in Path(place).glob(".*.tmp"):  # what a kill in the middle of a write left
-            cut_off.unlink()
+        sweep(work, alone=alone)
     for line in lines(read_json(join(out, CARD_FILE), "run 'ckd ingest' again")):
         console.say(f"ingest: {line}")
     console.say(
@@ -127,6 +129,11 @@ def _refusals(out: str, work: Work) -> Iterator[None]:
     except DataError:
         shutil.rmtree(work.folder, ignore_errors=True)
         raise
+    except FileNotFoundError:
+        if Path(work.folder).exists():
+            raise
+        what = "was removed meanwhile, as another 'ckd ingest' does when it has finished"
+        raise IncompleteError(f"{work.folder}: {what}; run the same command again") from None
     except MismatchError as error:
         found = str(error).rpartition("; restore it")[0]
         raise MismatchError(
@@ -164,10 +171,10 @@ class _Ingest:
         stats = merged_statistics(work, self.partitions, splits)
         clauses, table = clauses_and_table(stats, work)
         self._map("render", Render, unfinished(work, self.partitions, splits, clauses), splits=splits, clauses=clauses)
-        write_file(join(work.out, ASSOCIATION_FILE), table.write_csv)
         card = self._card(splits, unmapped_codes(codes, Codes(self.titles), self._locate))
         write_json(join(work.out, CARD_FILE), card, ensure_ascii=False)
-        artifact.commit([CARD_FILE, ASSOCIATION_FILE])
+        write_file(join(work.out, ASSOCIATION_FILE), table.write_csv)
+        artifact.commit(whole_cohort(work, self.partitions, splits, clauses))
 
     def _partition(self) -> Sequence[Partition]:
         files = self.source.files
@@ -194,8 +201,9 @@ class _Ingest:
 
     def _card(self, splits: SubjectSplits, unmapped: Mapping[str, Any]) -> dict[str, Any]:
         work = self.work
-        facts, summary = merged_facts(work, self.partitions), merged_summary(work, self.partitions)
-        card = cohort_card(self.source.description, work.fields, facts, summary, self._locate)
+        found, summary = merged_facts(work, self.partitions), merged_summary(work, self.partitions)
+        require_all_rows(found, facts(work.tables)["tables"])
+        card = cohort_card(self.source.description, work.fields, found, summary, self._locate)
         method = work.config.treatment
         return {
             **card,

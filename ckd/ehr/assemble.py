@@ -9,7 +9,7 @@ import polars as pl
 
 from ckd.ehr import usable
 from ckd.ehr.codes import Codes
-from ckd.ehr.frames import left_join, save_frame
+from ckd.ehr.frames import left_join, made_aside, save_frame
 from ckd.ehr.pairs import Rules, chain
 from ckd.ehr.partition import read
 from ckd.ehr.text import ordered
@@ -44,10 +44,11 @@ class Assembled:
 
     def save(self, folder: str, fields: Fields) -> None:
         """Write all frames and the facts as a folder artifact."""
-        for name in _FRAMES:
-            save_frame(folder, name, getattr(self, name))
-        write_bytes(join(folder, FACTS_FILE), json.dumps(self.facts).encode())
-        FolderArtifact(folder, fields).commit([])
+        with made_aside(folder) as fresh:
+            for name in _FRAMES:
+                save_frame(fresh, name, getattr(self, name))
+            write_bytes(join(fresh, FACTS_FILE), json.dumps(self.facts).encode())
+            FolderArtifact(fresh, fields).commit([])
 
 
 def load_facts(folder: str) -> dict[str, Any]:

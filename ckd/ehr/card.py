@@ -13,12 +13,21 @@ from ckd.ehr.codes import DIAGNOSIS, PROCEDURE, TABLES, Codes
 from ckd.visits.labels import DISEASES
 from ckd.visits.visit import SPLITS
 
+CARD_FILE, ASSOCIATION_FILE = "card.json", "association.csv"
 CLAIM = "given that the patient returns"
 MOST_CODES = 200  # unmapped codes in the card, most frequent first
 WITHHELD = "(not like a code)"
 _LIKE_A_CODE = re.compile(r"(?=.*\d)[A-Za-z0-9.]{1,8}")
 Json = Mapping[str, Any]
 Locate = Callable[[str, int], str]  # table, place -> file:line
+
+
+def require_all_rows(facts: Json, tables: Json) -> None:
+    """Raise RuntimeError unless the partitions counted every row of the `tables` {table: {rows}} that were read."""
+    counted = {"visits": facts["admissions"]["in"], **{table: rows["read"] for table, rows in facts["rows"].items()}}
+    for table, rows in counted.items():
+        if rows != tables[table]["rows"]:
+            raise RuntimeError(f"{rows} rows of {table} in the partitions, {tables[table]['rows']} were read")
 
 
 def cohort_card(source: Json, settings: Json, facts: Json, summary: Json, locate: Locate) -> dict[str, Any]:

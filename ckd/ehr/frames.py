@@ -1,10 +1,34 @@
-"""Frames as the files of a folder artifact, and the one way in which they are joined here."""
+"""Frames as the files of a folder artifact that appears whole, and the one way in which they are joined here."""
 
 import io
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import polars as pl
 
 from ckd.store.files import join, read_bytes, write_file
+
+
+@contextmanager
+def made_aside(folder: str) -> Iterator[str]:
+    """A new local folder that becomes `folder` when the block ends; nothing of it stays when that raises.
+
+    Whoever makes the same at the same time writes elsewhere; who ends first is kept.
+    """
+    fresh = Path(f"{folder}.{uuid.uuid4().hex}.tmp")
+    fresh.mkdir(parents=True)
+    try:
+        yield str(fresh)
+        try:
+            fresh.rename(folder)
+        except OSError:
+            if not Path(folder).is_dir():
+                raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def save_frame(folder: str, name: str, frame: pl.DataFrame) -> None:

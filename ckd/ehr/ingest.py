@@ -14,11 +14,11 @@ from ckd.ehr import association, text
 from ckd.ehr.assemble import NAMED, assemble, load_facts
 from ckd.ehr.association_table import published
 from ckd.ehr.codes import Codes
-from ckd.ehr.frames import left_join, load_frame, save_frame
+from ckd.ehr.frames import left_join, load_frame, made_aside, save_frame
 from ckd.ehr.pairs import Rules
 from ckd.ehr.subject_splits import SubjectSplits, decide
 from ckd.store.artifacts import Fields, FolderArtifact, Stage
-from ckd.store.files import digest, exists, join, read_bytes, write_bytes
+from ckd.store.files import digest, exists, join, read_bytes, size_and_hash, write_bytes
 from ckd.store.filesystems import is_local
 from ckd.store.folders import cache_folder
 from ckd.visits.columns import lists
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 COHORT_VERSION = 1  # raise it when the same tables give other rows
+WORK = ".ckd-ingest-"  # then the fingerprint of the tables and settings: only this ingest has a folder of that name
 LENGTH_STEP = 50  # characters: text lengths are counted in steps of it
 Clauses = Mapping[str, Mapping[str, Sequence[str]]]  # table ("all" or a fold's number) -> disease -> drugs
 
@@ -54,7 +55,7 @@ class Work:
     def folder(self) -> str:
         """A folder on this machine or a shared mount, since polars partitions there; removed at the end."""
         if is_local(self.out):
-            return join(self.out, "_work")
+            return join(self.out, WORK + digest(dict(self.fields)))
         return str(cache_folder() / "ingest" / digest([self.out, dict(self.fields)]))
 
     @property
@@ -77,8 +78,12 @@ class Work:
         return {**self.fields, "polars": pl.__version__}
 
     def summary(self, index: int) -> str:
-        """The file with what the card shows of one finished part."""
+        """The file with what the card shows of one finished part, and the part's own size and SHA-256."""
         return join(self.folder, f"summary-{index:05d}.json")
+
+    def written(self, index: int) -> dict[str, Any]:
+        """The content of `summary`."""
+        return dict(json.loads(read_bytes(self.summary(index))))
 
     def parts(self, splits: SubjectSplits, clauses: Clauses) -> Stage:
         """The finished parts, in `out` itself."""
@@ -87,6 +92,11 @@ class Work:
         stage = Stage(root or ".", name, {**self.fields, **made_of})
         stage.name = "cohort"  # not the folder's name: a cohort that is moved keeps its bytes
         return stage
+
+
+def part_file(index: int) -> str:
+    """The name of a finished part."""
+    return f"part-{index:05d}.parquet"
 
 
 def fingerprint(config: IngestConfig, seed: int, kind: str, content: str) -> Fields:
@@ -124,9 +134,10 @@ class Associate:
         visits = _with_split(source, self.splits).filter((pl.col("split") == "train") & (pl.col("role") == "pair"))
         pairs = visits.select("visit", pl.col("subject_id").alias("subject"), "fold", "current", "next")
         stats = association.statistics(pairs, load_frame(source, "medications").rename({"name": "drug"}))
-        for name in association.FRAMES:
-            save_frame(target.folder, name, getattr(stats, name))
-        target.commit([])
+        with made_aside(target.folder) as fresh:
+            for name in association.FRAMES:
+                save_frame(fresh, name, getattr(stats, name))
+            FolderArtifact(fresh, target.fields).commit([])
         return asdict(partition)
 
 
@@ -138,13 +149,14 @@ class Render:
         self.stage = work.parts(splits, clauses)
 
     def __call__(self, partition: Partition) -> dict[str, Any]:
-        """Write the part, and before it what the card shows of it."""
+        """Write the part, and after it what the card shows of it."""
         folder = self.work.assembled(partition.index).folder
         visits = _with_split(folder, self.splits)
         diseases, drugs, operations = (load_frame(folder, name) for name in NAMED)
         inputs = text.inputs(visits.height, diseases, drugs, operations, self._clause(visits))
-        write_bytes(self.work.summary(partition.index), json.dumps(summary(visits, inputs)).encode())
         self.stage.write(partition.index, part_table(visits, inputs), rows=visits.height, input_hash="")
+        written = {**summary(visits, inputs), "file": size_and_hash(self.stage.path(partition.index))}
+        write_bytes(self.work.summary(partition.index), json.dumps(written).encode())
         return asdict(partition)
 
     def _clause(self, visits: pl.DataFrame) -> pl.Series:
@@ -248,7 +260,8 @@ def merged_facts(work: Work, partitions: Sequence[Partition]) -> dict[str, Any]:
 
 def merged_summary(work: Work, partitions: Sequence[Partition]) -> dict[str, Any]:
     """The sums of `summary` over all finished parts."""
-    sums: dict[str, Any] = add([json.loads(read_bytes(work.summary(p.index))) for p in partitions])
+    written = [work.written(p.index) for p in partitions]
+    sums: dict[str, Any] = add([{name: each[name] for name in ("splits", "lengths")} for each in written])
     return sums
 
 

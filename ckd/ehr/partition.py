@@ -3,19 +3,20 @@ Costs one streaming pass over each table."""
 
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from ckd.ehr.canonical import PLACE_BITS, SCHEMAS, SUSPECT, TABLE_NAMES
+from ckd.ehr.frames import made_aside
 from ckd.ehr.source import Source
-from ckd.errors import ConfigError, DataError
+from ckd.errors import ArtifactError, ConfigError, DataError
 from ckd.store.artifacts import Fields, FolderArtifact
 from ckd.store.filesystems import is_local
 
-FORMAT = 1  # raise it when the same tables give other frames
+FORMAT = 2  # raise it when the same tables give other frames
 _PARTITION_BYTES = 400_000_000  # of CSV text: about 110,000 visits of 32 rows, about 1 GB of memory in a worker
 _PACKED = {".gz": 6, ".parquet": 8}  # CSV text per byte of such a file, about
 _MOST = 4096
@@ -26,9 +27,9 @@ _REPEATED = ("code", "version", "drug")  # few distinct texts in many rows: stor
 def partition(source: Source, folder: str, partitions: int) -> list[int]:
     """Write all tables of `source` into `folder` (local), whole subjects together; returns each partition's admissions.
 
-    `partitions` 0: by the size of the files. Done before with the same fields: nothing is read. Left unfinished: made
-    anew. Raises DataError for damaged files, a visit id that is missing or there twice, a patient there twice;
-    MismatchError when the folder holds other tables.
+    `partitions` 0: by the size of the files. Done before with the same fields: nothing is read. The folder appears
+    whole. Raises DataError for damaged files, a visit id that is missing or there twice, a patient there twice;
+    ArtifactError when not every row that was read is stored, MismatchError when the folder holds other tables.
     """
     if not is_local(folder):
         raise ConfigError(f"{folder}: the tables are partitioned on a local disk; give a local --out")
@@ -38,22 +39,33 @@ def partition(source: Source, folder: str, partitions: int) -> list[int]:
     fields = {**fields, "split_column": source.split_column, "partitions": count, "polars": pl.__version__}
     artifact = FolderArtifact(folder, fields)
     if not artifact.is_done():
-        shutil.rmtree(folder, ignore_errors=True)
-        for table in TABLE_NAMES:
-            _write(source, table, folder, count)
-            source, before = source.minding_quotes(_found(folder, table)), source
-            if source is not before:
-                shutil.rmtree(Path(folder) / table)
-                _write(source, table, folder, count)
-        _require_ids(source, folder)
-        checked = {table: _check(source, table, folder) for table in TABLE_NAMES}
-        artifact.commit([], {"tables": checked, **_counts(folder, count)})
-    return list(facts(folder)["admissions"])
+        with made_aside(folder) as fresh:
+            FolderArtifact(fresh, fields).commit([], _all_tables(source, fresh, count))
+    return list(facts(folder)["stored"]["visits"])
+
+
+def _all_tables(source: Source, folder: str, count: int) -> dict[str, Any]:
+    """Write every table into `folder`; returns what `facts` says."""
+    read = {}
+    for table in TABLE_NAMES:
+        read[table] = _write(source, table, folder, count)
+        source, before = source.minding_quotes(_found(folder, table)), source
+        if source is not before:
+            shutil.rmtree(Path(folder) / table)
+            read[table] = _write(source, table, folder, count)
+    _require_ids(source, folder)
+    checked = {table: _check(source, table, folder) for table in TABLE_NAMES}
+    stored = {table: _heights(folder, table, count) for table in TABLE_NAMES}
+    for table, heights in stored.items():
+        if sum(heights) != read[table] or checked[table]["rows"] != read[table]:
+            what = f"{sum(heights)} of {read[table]} rows of {table} were stored"
+            raise ArtifactError(f"{folder}: {what}; is another program at work there? run the same command again")
+    return {"tables": checked, "stored": stored, "without_subject": _without_subject(folder)}
 
 
 def facts(folder: str) -> Mapping[str, Any]:
     """What `partition` counted.
-    tables {table: {rows, blank_rows}}, admissions [per partition], without_subject {rows, place of the first}."""
+    tables {table: {rows, blank_rows}}, stored {table: [rows per partition]}, without_subject {rows, first place}."""
     content = FolderArtifact(folder, {}).load()
     if content is None:
         raise DataError(f"{folder}: the tables are not partitioned; run the same ingest again")
@@ -61,11 +73,21 @@ def facts(folder: str) -> Mapping[str, Any]:
 
 
 def read(folder: str, table: str, index: int) -> pl.DataFrame:
-    """Partition `index` of a table in the source's order; columns and types as `stored` says."""
+    """Partition `index` of a table in the source's order; columns and types as `stored` says.
+    Raises ArtifactError unless every row is there."""
     schema, files = stored(table), _files(folder, table, index)
-    if not files:
-        return pl.DataFrame(schema=schema)
-    return pl.concat([pl.read_ipc(file, columns=list(schema)) for file in files], rechunk=True)
+    try:
+        frames = [pl.DataFrame(schema=schema), *(pl.read_ipc(file, columns=list(schema)) for file in files)]
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise _damaged(folder, f"partition {index} of {table} cannot be read ({type(error).__name__})") from None
+    rows, wanted = sum(frame.height for frame in frames), facts(folder)["stored"][table][index]
+    if rows != wanted:
+        raise _damaged(folder, f"{rows} of {wanted} rows of {table} are left in partition {index}")
+    return pl.concat(frames[1:] or frames, rechunk=True)
+
+
+def _damaged(folder: str, what: str) -> ArtifactError:
+    return ArtifactError(f"{folder}: {what}; delete that folder and run the same command again")
 
 
 def stored(table: str) -> dict[str, pl.DataType]:
@@ -79,7 +101,14 @@ def stored(table: str) -> dict[str, pl.DataType]:
     return schema
 
 
-def _write(source: Source, table: str, folder: str, count: int) -> None:
+def _write(source: Source, table: str, folder: str, count: int) -> int:
+    """How many rows were read; each is then in a partition's file."""
+    heights: list[int] = []
+
+    def counted(rows: pl.DataFrame) -> pl.DataFrame:
+        heights.append(rows.height)
+        return rows
+
     target = Path(folder) / table
     target.mkdir(parents=True)
     key = (pl.col("subject_id").hash() % count).cast(pl.UInt32).alias(_KEY)
@@ -88,8 +117,9 @@ def _write(source: Source, table: str, folder: str, count: int) -> None:
         rows = source.rows(table).with_columns(key, repeated)
         if "visit_id" in SCHEMAS[table]:
             rows = rows.with_columns(visit=visit_key())
-        rows = rows.select(*stored(table), SUSPECT, _KEY)
-        rows.sink_ipc(pl.PartitionBy(target, key=_KEY, include_key=False), mkdir=True)
+        rows = rows.select(*stored(table), SUSPECT, _KEY).map_batches(counted, streamable=True)
+        rows.sink_ipc(pl.PartitionBy(target, key=_KEY, include_key=False), mkdir=True, sync_on_close="data")
+    return sum(heights)
 
 
 def visit_key() -> pl.Expr:
@@ -165,14 +195,18 @@ def _require_unique(source: Source, folder: str, table: str, column: str, called
         raise DataError(f"{first}: {what}; keep one row for each")
 
 
-def _counts(folder: str, count: int) -> dict[str, Any]:
-    heights = [
-        sum(pl.scan_ipc(file).select(pl.len()).collect().item() for file in _files(folder, "visits", index))
+def _heights(folder: str, table: str, count: int) -> Sequence[int]:
+    """The rows in each partition's files, from their footers."""
+    return [
+        sum(pl.scan_ipc(file).select(pl.len()).collect().item() for file in _files(folder, table, index))
         for index in range(count)
     ]
+
+
+def _without_subject(folder: str) -> dict[str, int | None]:
     nobody = _scan(folder, "visits").filter(pl.col("subject_id").is_null())
     found = nobody.select(rows=pl.len(), place=pl.col("place").min()).collect()
-    return {"admissions": heights, "without_subject": found.row(0, named=True)}
+    return found.row(0, named=True)
 
 
 def _partitions_for(source: Source) -> int:

@@ -23,8 +23,10 @@ _NO_RIGHT = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @contextmanager
-def lease(folder: str, command: str) -> Iterator[None]:
+def lease(folder: str, command: str) -> Iterator[bool]:
     """While this lasts, no other command that asks for the same folder gets it; a stopped process keeps it.
+
+    Gives whether there is a lock, so that what a killed command left there may be removed.
 
     Raises IncompleteError that names who has it, ConfigError where no lock file can be made. There is no lock at a URL
     and on a file system without flock: there writers must give their files names of their own, and commit by one small
@@ -32,14 +34,14 @@ def lease(folder: str, command: str) -> Iterator[None]:
     """
     lock = _taken(_place(folder), folder) if is_local(folder) else None
     if lock is None:
-        yield
+        yield False
         return
     path, descriptor = lock
     try:
         holder = {"command": command, "pid": os.getpid(), "host": platform.node(), "since": _now()}
         os.truncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
-        yield
+        yield True
     finally:
         path.unlink(missing_ok=True)  # before the lock ends: who opened this file sees that it is no longer the one
         os.close(descriptor)

@@ -127,10 +127,10 @@ def command(*arguments, cwd):
     )
 
 
-def killed_at(process, path):
-    """SIGKILL as soon as `path` is there; False when the command ended first."""
+def killed_at(process, out, pattern):
+    """SIGKILL as soon as something in `out` fits `pattern`; False when the command ended first."""
     deadline = time.monotonic() + 60
-    while not path.exists():
+    while not any(out.glob(pattern)):
         if process.poll() is not None:
             return False
         assert time.monotonic() < deadline
@@ -141,10 +141,10 @@ def killed_at(process, path):
 
 
 MOMENTS = (
-    "_work/tables/visits",
-    "_work/tables/artifact.json",
-    "_work/assembled-00000",
-    "_work/assembled-00006/artifact.json",
+    ".ckd-ingest-*/tables.*.tmp/visits",
+    ".ckd-ingest-*/tables/artifact.json",
+    ".ckd-ingest-*/assembled-00000",
+    ".ckd-ingest-*/assembled-00006/artifact.json",
     "part-00000.parquet",
 )
 
@@ -154,25 +154,33 @@ def test_an_ingest_killed_again_and_again_ends_with_the_same_bytes(tmp_path, syn
     words = ("ingest", "mimic3", synthetic, "--out", out, *PARTS)
     kept = {}
     for moment in MOMENTS:
-        assert killed_at(command(*words, cwd=tmp_path), out / moment), moment
+        assert killed_at(command(*words, cwd=tmp_path), out, moment), moment
         assert not (out / "artifact.json").exists()
         assert all((out / name).stat().st_mtime_ns == time for name, time in kept.items()), (
             "a finished step was done again"
         )
-        kept = {path.relative_to(out): path.stat().st_mtime_ns for path in out.glob("_work/assembled-*/artifact.json")}
+        done = out.glob(".ckd-ingest-*/assembled-?????/artifact.json")
+        kept = {path.relative_to(out): path.stat().st_mtime_ns for path in done}
     parts = {path.name: path.stat().st_mtime_ns for path in out.glob("part-*.parquet")}
     ingest(synthetic, out, *PARTS)
-    assert all((out / name).stat().st_mtime_ns == time for name, time in parts.items())
+    again = [name for name, time in parts.items() if (out / name).stat().st_mtime_ns != time]
+    assert len(again) <= 1, "only the part at which the command was killed may be written once more"
     assert cohort_files(out) == cohort_files(undisturbed[1])
-    assert not (out / "_work").exists()
+    assert not list(out.glob(".*"))
 
 
-def test_a_work_folder_left_by_a_kill_just_before_the_end_is_removed(tmp_path, synthetic, undisturbed):
+def test_what_kills_left_is_removed_at_the_end_and_nothing_else(tmp_path, synthetic, undisturbed):
     out = tmp_path / "out"
     ingest(synthetic, out, *PARTS)
-    (out / "_work" / "tables").mkdir(parents=True)
+    left = (".ckd-ingest-0123456789abcdef/tables", f".part-00000.parquet.{'0' * 32}.tmp", f".card.json.{'f' * 32}.tmp")
+    others = ("_work/tables", ".ckd-ingest-mine/x", ".notes.tmp", ".card.json.tmp")
+    for name in (*left, *others):
+        (out / name).parent.mkdir(exist_ok=True, parents=True)
+        (out / name).write_text("patients")
     ingest(synthetic, out, *PARTS)
-    assert cohort_files(out) == cohort_files(undisturbed[1]) and not (out / "_work").exists()
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()) == sorted(
+        [*others, *(path.name for path in undisturbed[1].iterdir())]
+    )
 
 
 def test_ray_actors_make_the_same_bytes(tmp_path, synthetic, undisturbed, local_ray):
@@ -183,7 +191,7 @@ def test_ray_actors_make_the_same_bytes(tmp_path, synthetic, undisturbed, local_
 def test_a_damaged_part_is_named_and_nothing_of_it_is_used(tmp_path, synthetic, undisturbed, capsys):
     out = tmp_path / "out"
     assert killed_at(
-        command("ingest", "mimic3", synthetic, "--out", out, *PARTS, cwd=tmp_path), out / "part-00000.parquet"
+        command("ingest", "mimic3", synthetic, "--out", out, *PARTS, cwd=tmp_path), out, "part-00000.parquet"
     )
     (out / "part-00000.parquet").write_bytes((out / "part-00000.parquet").read_bytes()[:-100])
     assert main(["ingest", "mimic3", str(synthetic), "--out", str(out), *PARTS]) == 2

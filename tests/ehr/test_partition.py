@@ -1,4 +1,5 @@
 import re
+import shutil
 from collections import Counter
 
 import polars as pl
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from ckd.ehr.canonical import SCHEMAS, TABLE_NAMES
 from ckd.ehr.kinds import open_source
 from ckd.ehr.partition import facts, partition, read, stored, visit_key
-from ckd.errors import ConfigError, DataError, MismatchError
+from ckd.errors import ArtifactError, ConfigError, DataError, MismatchError
 from ckd.store.folders import ARTIFACT_FILE
 from tests.ehr.ehr_tables import admission, as_tables, small_mimic3, write_mimic3, write_tables
 
@@ -75,7 +76,7 @@ def test_partitions_hold_every_row_once_and_each_subject_in_one(
                     assert home.setdefault(subjects[line], index) == index
         cells = {number for number, row in enumerate(tables[name], 2) if any(row.values())}
         assert lines == Counter(cells)
-    assert facts(folder)["tables"]["visits"]["rows"] == sum(facts(folder)["admissions"]) == len(visits)
+    assert facts(folder)["tables"]["visits"]["rows"] == sum(facts(folder)["stored"]["visits"]) == len(visits)
     assert facts(folder)["without_subject"]["rows"] == sum(not subject for subject in visits.values())
 
 
@@ -162,18 +163,41 @@ def test_what_is_done_is_not_read_again_and_what_was_killed_is_made_anew(tmp_pat
     before = {table: [read(folder, table, index) for index in range(3)] for table in TABLE_NAMES}
     files = sorted(str(path.relative_to(folder)) for path in (tmp_path / "work").rglob("*"))
     stamp = (tmp_path / "work" / ARTIFACT_FILE).stat().st_mtime_ns
-    assert partition(source, folder, 3) == facts(folder)["admissions"]
+    assert partition(source, folder, 3) == facts(folder)["stored"]["visits"]
     assert (tmp_path / "work" / ARTIFACT_FILE).stat().st_mtime_ns == stamp
-    # Killed: no artifact.json, a table missing, another one half-written under another number of partitions.
-    (tmp_path / "work" / ARTIFACT_FILE).unlink()
-    for path in (tmp_path / "work" / "medications").rglob("*.ipc"):
-        path.unlink()
-    (tmp_path / "work" / "visits" / "partition=9").mkdir()
-    (tmp_path / "work" / "visits" / "partition=9" / "00000000.ipc").write_bytes(b"half")
+    # Killed: it never got its name.
+    (tmp_path / "work").rename(tmp_path / "work.killed.tmp")
     partition(source, folder, 3)
     assert sorted(str(path.relative_to(folder)) for path in (tmp_path / "work").rglob("*")) == files
     for table, frames in before.items():
         assert all(read(folder, table, index).equals(frame) for index, frame in enumerate(frames))
+
+
+def test_rows_that_are_lost_on_the_way_are_never_taken_for_all(tmp_path, monkeypatch):
+    folder, _ = made(tmp_path, small_mimic3(), 1)
+    file = next((tmp_path / "work" / "diagnoses").rglob("*.ipc"))
+    whole = file.read_bytes()
+    for damage, said in (
+        (file.unlink, "0 of 4 rows of diagnoses are left in partition 0"),
+        (lambda: pl.read_ipc(whole).head(3).write_ipc(file), "3 of 4 rows of diagnoses are left"),
+        (lambda: file.write_bytes(whole[: len(whole) // 2]), "partition 0 of diagnoses cannot be read"),
+    ):
+        damage()
+        with pytest.raises(ArtifactError, match=f"{re.escape(folder)}: {said}.*; delete that folder"):
+            read(folder, "diagnoses", 0)
+    # Another program removes a file while it is written, as a second ingest once did.
+    sink = pl.LazyFrame.sink_ipc
+
+    def and_loses_a_file(rows, target, **options):
+        sink(rows, target, **options)
+        for path in tmp_path.rglob("work2*/medications/*/*.ipc"):
+            path.unlink()
+
+    monkeypatch.setattr(pl.LazyFrame, "sink_ipc", and_loses_a_file)
+    source = open_source("mimic3", str(tmp_path / "source"))
+    with pytest.raises(ArtifactError, match=r"0 of \d rows of medications were stored"):
+        partition(source, str(tmp_path / "work2"), 1)
+    assert not list(tmp_path.glob("work2*"))
 
 
 def test_other_tables_or_another_number_of_partitions_are_refused_by_name(tmp_path):
@@ -222,5 +246,5 @@ def test_text_of_damaged_cells_reaches_no_error(tmp_path):
                     assert str(path) in str(error)
                 else:
                     assert damaged == b"Zebra"
-                    (tmp_path / "work" / ARTIFACT_FILE).unlink()
+                    shutil.rmtree(tmp_path / "work")
                 path.write_bytes(whole)
