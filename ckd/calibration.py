@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ckd.errors import ArtifactError
 from ckd.store.artifacts import FolderArtifact
 from ckd.store.files import exists, join
-from ckd.store.jsonfile import read_json, write_json
+from ckd.store.jsonfile import read_json, sealed, write_json
 from ckd.visits.labels import DISEASES, NUM_LABELS
 
 FILE = "calibration.json"
@@ -118,7 +118,7 @@ class Calibration:
             "threshold_target": self.threshold_target,
             "labels": labels,
         }
-        write_json(path, content)
+        write_json(path, sealed(content))
 
     def probabilities(self, logits_NL: NDArray[Any]) -> Floats:
         """Calibrated probabilities float64 [n, 25] of the model's logits [n, 25]."""

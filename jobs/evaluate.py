@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ckd.config import Config
 from ckd.run import Run
 from ckd.store.files import exists, join, read_table
-from ckd.store.jsonfile import write_json
+from ckd.store.jsonfile import sealed, write_json
 from ckd.student.fingerprint import STUDENT
 from ckd.teacher.embed import EMBEDDINGS
 from ckd.teacher.head import HEAD
@@ -73,7 +73,7 @@ def report(run: Run, console: Console, metrics: dict[str, Any]) -> None:
     from ckd.evaluation.table import render
 
     path = run.metrics_file
-    write_json(path, metrics)
+    write_json(path, sealed(metrics))
     console.event(
         "evaluate",
         teacher_saw_held_out=metrics["teacher_saw_held_out"],

@@ -1,10 +1,10 @@
 """Job: prove that a run's files are whole.
 
 The visits are those that were prepared; every visit_id stands once in every artifact's parts, in the order of its
-visits; embeddings, logits, probabilities and token ids are finite and in range; the files of head and student are those
-that were committed; calibration.json, where it is, is that student's. Parts of one stage that were made with other
-versions of a library are shown, and are no damage. That a model really computed those values cannot
-be proved from them.
+visits; embeddings, logits, probabilities and token ids are finite and in range, and every column holds what its footer
+names; the files of head, student and checkpoints are those that were committed; calibration.json, where it is, is that
+student's and holds, as metrics.json does, what was written. Parts of one stage that were made with other versions of a
+library are shown, and are no damage. That a model really computed those values cannot be proved from them.
 """
 
 from argparse import Namespace
@@ -16,6 +16,8 @@ from ckd.errors import ArtifactError, IncompleteError
 from ckd.run import Run
 from ckd.stage import FolderStep
 from ckd.store.artifacts import FolderArtifact
+from ckd.store.jsonfile import read_json
+from ckd.student.checkpoint import Checkpoints
 from ckd.visits.audit import StageAudit, audit_ids, audit_stage, audit_strays, audit_values
 from jobs.console import Console
 from jobs.stages import FOLDERS, STEPS, refusals
@@ -43,6 +45,8 @@ def run(config: Config, console: Console, arguments: Namespace | None = None) ->
         problems += wrong
         if not wrong:
             console.say(f"{folder.name:<12} {state}")
+    problems += _metrics(one)
+    problems += Checkpoints(one.root, {}, None).problems()
     for problem in problems:
         console.say(f"problem: {problem}")
     if problems:
@@ -66,12 +70,23 @@ def _mixed(audit: StageAudit) -> Iterator[str]:
 def _look(step: FolderStep, folder: str) -> tuple[str, list[str]]:
     """Whether a folder is missing, whole or damaged, and what is wrong with it."""
     artifact = FolderArtifact(folder, {})
-    if artifact.load() is None:
-        return "missing", []
     try:
+        if artifact.load() is None:
+            return "missing", []
         artifact.verify()
         if step.name == "student":
             Calibration.of_student(folder)
     except ArtifactError as error:
         return "damaged", [str(error)]
     return "whole", []
+
+
+def _metrics(run: Run) -> list[str]:
+    """What is wrong with metrics.json, where it is there."""
+    try:
+        read_json(run.metrics_file, "delete it and run 'ckd evaluate' again")
+    except FileNotFoundError:
+        return []
+    except ArtifactError as error:
+        return [str(error)]
+    return []

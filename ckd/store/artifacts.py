@@ -28,7 +28,7 @@ from ckd.store.files import (
 )
 from ckd.store.filesystems import reaching
 from ckd.store.folders import ARTIFACT_FILE, upload_folder
-from ckd.store.jsonfile import json_bytes, read_json
+from ckd.store.jsonfile import SEAL, json_bytes, read_json, sealed
 from ckd.store.versions import versions
 
 if TYPE_CHECKING:
@@ -104,8 +104,7 @@ class Stage:
         footer["content"] = column_hashes(table)
         if self.libraries:
             footer["made_with"] = versions(self.libraries)
-        footer["check"] = digest(footer)
-        metadata = {_FOOTER_KEY: json.dumps(footer, sort_keys=True).encode()}
+        metadata = {_FOOTER_KEY: json.dumps(sealed(footer), sort_keys=True).encode()}
         table = table.replace_schema_metadata(metadata)
         options = {"compression": "zstd", "write_page_checksum": True}
         write_file(self.path(index), lambda stream: pq.write_table(table, stream, **options))
@@ -195,8 +194,8 @@ def read_footer(path: str) -> Footer | None:
 def _footer_in(metadata: Mapping[bytes, bytes]) -> Footer:
     """The footer in a schema's metadata. Raises LookupError, TypeError, ValueError when it is none of ours."""
     found = json.loads(metadata[_FOOTER_KEY])
-    check = found.pop("check", None)  # parts of before have none
-    if check is not None and check != digest(found):
+    seal = found.pop(SEAL, None)  # parts of before have none
+    if seal is not None and seal != digest(found):
         raise ValueError("a footer that is not what was written")
     return Footer(**found)
 
@@ -235,7 +234,7 @@ class FolderArtifact:
         content: dict[str, Any] = {"fields": dict(self.fields), "files": dict(files)}
         content |= {"extra": dict(extra)} if extra else {}
         content |= {"made_with": versions(self.libraries)} if self.libraries else {}
-        return json_bytes(content, sort_keys=True)
+        return json_bytes(sealed(content), sort_keys=True)
 
     def is_done(self) -> bool:
         """Whether the folder is committed. Raises ArtifactError naming the field when it was made otherwise."""

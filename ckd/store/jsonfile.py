@@ -1,10 +1,13 @@
 """JSON files, strict in both directions: no NaN, no key twice. No error quotes the text, which may be a patient's."""
 
 import json
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from ckd.errors import ArtifactError
-from ckd.store.files import read_bytes, write_bytes
+from ckd.store.files import digest, read_bytes, write_bytes
+
+SEAL = "check"
 
 
 class JsonError(ValueError):
@@ -24,11 +27,23 @@ def parse_json(text: bytes) -> Any:
 
 
 def read_json(path: str, remedy: str) -> Any:
-    """The value of a JSON file. Raises FileNotFoundError, and ArtifactError ending with the `remedy` when not JSON."""
+    """The value of a JSON file, without its seal where it has one.
+
+    Raises FileNotFoundError, and ArtifactError ending with the `remedy` when it is not JSON or not what was sealed.
+    """
     try:
-        return parse_json(read_bytes(path))
+        value = parse_json(read_bytes(path))
     except JsonError as error:
         raise ArtifactError(f"{path}: {error}; {remedy}") from None
+    seal = value.pop(SEAL, None) if isinstance(value, dict) else None
+    if seal is not None and seal != digest(value):
+        raise ArtifactError(f"{path}: does not hold what was written; {remedy}")
+    return value
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The value with the hash of itself under SEAL, which `read_json` compares. Who edits the file removes that key."""
+    return {**value, SEAL: digest(json.loads(json.dumps(value)))}
 
 
 def json_bytes(value: object, *, sort_keys: bool = False, ensure_ascii: bool = True) -> bytes:

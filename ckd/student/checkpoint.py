@@ -119,6 +119,18 @@ class Checkpoints:
             if step not in whole[-KEEP:] and step != best_step and step < max(whole, default=0):
                 delete_folder(self.folder(step))
 
+    def problems(self) -> list[str]:
+        """What is wrong with the files of committed checkpoints, a line each. Reads all of them."""
+        found = []
+        for step in self._steps():
+            artifact = FolderArtifact(self.folder(step), {})
+            try:
+                if artifact.load() is not None:
+                    artifact.verify()
+            except ArtifactError as error:
+                found.append(str(error))
+        return found
+
     def refuse_other(self) -> None:
         """Raise ArtifactError naming the field when a checkpoint was made with another configuration."""
         for step in self._steps():

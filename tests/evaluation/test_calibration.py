@@ -15,6 +15,7 @@ from ckd.errors import ArtifactError
 from ckd.evaluation.calibrate import fit_isotonic
 from ckd.evaluation.fits import fit_logistic, fit_platt, fit_temperature, platt_targets
 from ckd.store.artifacts import FolderArtifact
+from ckd.store.jsonfile import SEAL
 from ckd.visits.labels import DISEASES, NUM_LABELS, names
 
 POINTS = st.lists(st.tuples(st.floats(-30, 30, width=32), st.booleans()), min_size=2, max_size=40)
@@ -150,6 +151,7 @@ def test_a_spoiled_file_is_refused_in_one_line(tmp_path, spoil, said):
     path = tmp_path / FILE
     mixed().save(str(path), "m")
     content = json.loads(path.read_text())
+    del content[SEAL]  # what stays is as if another program had written it
     spoil(content)
     path.write_text(json.dumps(content))
     with pytest.raises(ArtifactError, match=said) as error:

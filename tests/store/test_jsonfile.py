@@ -6,7 +6,7 @@ import pytest
 
 from ckd.errors import ArtifactError
 from ckd.store.files import read_bytes
-from ckd.store.jsonfile import JsonError, parse_json, read_json, write_json
+from ckd.store.jsonfile import JsonError, parse_json, read_json, sealed, write_json
 
 MARKER = "zyxmarkerqq"
 BAD = {
@@ -47,3 +47,26 @@ def test_a_value_that_is_no_json_leaves_the_old_file(tmp_path, number):
     with pytest.raises(ValueError, match="JSON compliant"):
         write_json(path, {"a": number})
     assert read_json(path, "") == 1
+
+
+def test_a_sealed_file_with_any_flipped_bit_is_read_as_it_was_or_refused(tmp_path):
+    path, value = tmp_path / "a.json", {"b": [1, 0.1, None, "ß"], "a": {"10": 1, "9": {"x": -0.0}}, "c": 1e300}
+    write_json(str(path), sealed(value))
+    whole, refused = path.read_bytes(), 0
+    for bit in range(len(whole) * 8):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            found = read_json(str(path), "make it again")
+            # Only the seal's own name can be lost unseen, and then what it seals is whole.
+            assert found == value or {k: found[k] for k in value} == value, bit
+        except ArtifactError as error:
+            assert str(error).startswith(f"{path}: ")
+            refused += 1
+    assert refused > 0.9 * len(whole) * 8
+
+
+def test_what_a_seal_covers_does_not_depend_on_the_order_or_the_kind_of_keys(tmp_path):
+    write_json(str(tmp_path / "a.json"), sealed({10: "a", 9: "b", "x": (1, 2)}))
+    assert read_json(str(tmp_path / "a.json"), "") == {"10": "a", "9": "b", "x": [1, 2]}
