@@ -1,8 +1,9 @@
 """The `ckd` command: reads the command line, starts one job, and turns its errors into one line and an exit code."""
 
 import argparse
-import errno
 import logging
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -10,7 +11,8 @@ from collections.abc import Sequence
 from ckd import __version__
 from ckd.config import Config
 from ckd.configfile import dump, load
-from ckd.errors import CkdError, IncompleteError
+from ckd.errors import CkdError
+from ckd.store.unwritable import PLACES, unwritable
 from jobs.arguments import EXIT_CODES, add_config
 from jobs.cluster_paths import placed
 from jobs.commands import COMMANDS, Command
@@ -20,24 +22,40 @@ from jobs.console import Console, terminal_console
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. User errors are one line on standard error."""
     _hush_libraries()
-    arguments = _parse(sys.argv[1:] if argv is None else argv)
     try:
+        arguments = _parse(sys.argv[1:] if argv is None else argv)
         _start(COMMANDS[arguments.command], arguments)
+        sys.stdout.flush()
     except CkdError as error:
-        sys.stderr.write(f"ckd: {error}\n")
-        return error.exit_code
-    except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-            raise
-        where = error.filename or "run.artifacts, run.results or this machine's temporary folder"
-        sys.stderr.write(
-            f"ckd: {where}: no space left; what is finished is kept, make room and run the same command again\n"
-        )
-        return IncompleteError.exit_code
+        return _refused(error)
     except KeyboardInterrupt:
         sys.stderr.write("ckd: stopped; finished shards are kept, run the same command again to continue\n")
-        return 130
+        return 128 + signal.SIGINT
+    except Exception as error:
+        lost = isinstance(error, OSError) and _output_is_lost()
+        if lost and isinstance(error, BrokenPipeError):
+            return 128 + signal.SIGPIPE
+        refused = unwritable(error, "standard output" if lost else PLACES)
+        if refused is None:
+            raise
+        return _refused(refused)
     return 0
+
+
+def _refused(error: CkdError) -> int:
+    sys.stderr.write(f"ckd: {error}\n")
+    return error.exit_code
+
+
+def _output_is_lost() -> bool:
+    """Whether standard output takes nothing more (`| head`, a full disk); then Python does not try again at its end."""
+    try:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def make_parser(chosen: str | None) -> argparse.ArgumentParser:

@@ -1,6 +1,7 @@
 """Keeps events.jsonl. It is appended on this machine; where a run's results lie at a URL, a local copy is uploaded now
 and then."""
 
+import io
 import threading
 import time
 from contextlib import suppress
@@ -10,6 +11,7 @@ from ckd.errors import UnreachableError
 from ckd.store.files import digest, file_size, join, make_folder, read_bytes, write_bytes
 from ckd.store.filesystems import is_local
 from ckd.store.folders import cache_folder
+from ckd.store.unwritable import writing
 
 EVENTS_FILE = "events.jsonl"
 SECONDS_BETWEEN_UPLOADS = 30.0
@@ -35,13 +37,18 @@ class EventLog:
     def append(self, line: str) -> None:
         """Append one line. Where a URL does not answer, the line waits on this machine and the run goes on."""
         with self._lock:
-            make_folder(self.local.parent)
-            with self.local.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            with writing(str(self.local)):
+                self._append(line)
             self._waiting = not is_local(self.target)
         if self._waiting and time.monotonic() - self._uploaded >= SECONDS_BETWEEN_UPLOADS:
             with suppress(UnreachableError):
                 self.upload()
+
+    def _append(self, line: str) -> None:
+        make_folder(self.local.parent)
+        with self.local.open("ab+") as file:
+            torn = file.tell() and (file.seek(-1, io.SEEK_END), file.read())[1] != b"\n"  # what a kill left of a line
+            file.write(b"\n" * bool(torn) + line.encode() + b"\n")
 
     def upload(self) -> None:
         """Bring the lines of this machine to the URL. Raises UnreachableError."""

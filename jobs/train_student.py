@@ -15,6 +15,7 @@ from ckd.errors import CkdError, IncompleteError
 from ckd.run import Run
 from ckd.store.artifacts import FolderArtifact
 from ckd.store.files import digest, exists, size_and_hash
+from ckd.store.unwritable import writing
 from ckd.student.fingerprint import STUDENT, training_shards
 from ckd.student.tokens import TOKENS
 from ckd.visits.public_files import student_file
@@ -191,7 +192,8 @@ def rank_main(payload: dict[str, Any], *, world: int, rank: int, preempted: Any,
     from ckd.student.train import train
 
     try:
-        return train(payload["run"], world=world, rank=rank, preempted=preempted, report=report, deepspeed=True)
+        with writing():
+            return train(payload["run"], world=world, rank=rank, preempted=preempted, report=report, deepspeed=True)
     except CkdError as error:
         report({"refused": str(error), "kind": type(error).__name__})
         return True

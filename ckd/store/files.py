@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ckd.errors import ArtifactError, ConfigError
 from ckd.store.filesystems import is_local, patiently, reaching, resolve
+from ckd.store.unwritable import REMEDIES
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -62,6 +63,10 @@ def write_file(path: str, write: Callable[[Any], None]) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(target)
+    except OSError as error:
+        if error.errno is not None and error.filename in {None, str(temporary)}:
+            error.filename = str(target)  # a full disk's own error names no file
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     sync(target.parent)
@@ -80,10 +85,15 @@ def upload(source: IO[bytes], url: str) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a local folder and its parents; raises ConfigError when that is not possible."""
+    """Make a local folder and its parents.
+
+    Raises ConfigError when that is not possible, OSError where the file system refuses what another try may get.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if error.errno in REMEDIES:
+            raise
         raise ConfigError(
             f"{folder}: cannot be made ({type(error).__name__}); "
             "give run.results, run.artifacts and run.public_files a writable place"

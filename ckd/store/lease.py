@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ckd.errors import ConfigError, IncompleteError
+from ckd.errors import IncompleteError
 from ckd.store.files import make_folder
 from ckd.store.filesystems import is_local
+from ckd.store.unwritable import unwritable
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
-_NO_RIGHT = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def lease(folder: str, command: str) -> Iterator[bool]:
 
     Gives whether there is a lock, so that what a killed command left there may be removed.
 
-    Raises IncompleteError that names who has it, ConfigError where no lock file can be made. There is no lock at a URL
+    Raises IncompleteError that names who has it, or the lock file where none can be made. There is no lock at a URL
     and on a file system without flock: there writers must give their files names of their own, and commit by one small
     object that they write last.
     """
@@ -63,10 +63,10 @@ def _taken(path: Path, folder: str) -> tuple[Path, int] | None:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            if error.errno not in _NO_RIGHT:
+            refused = unwritable(error, str(path))
+            if refused is None:
                 raise
-            why = f"no lock file can be made or opened ({type(error).__name__})"
-            raise ConfigError(f"{path}: {why}; give a folder that you may write beside, or delete that file") from None
+            raise refused from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with suppress(FileNotFoundError):

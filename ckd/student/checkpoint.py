@@ -14,6 +14,7 @@ from ckd.store.copies import fetched_folder
 from ckd.store.files import exists, join, make_folder, size_and_hash
 from ckd.store.filesystems import is_local
 from ckd.store.folders import ARTIFACT_FILE, cache_folder, delete_folder, list_folders, upload_folder
+from ckd.store.unwritable import writing
 
 LAYOUT = ("student.workers", "student.zero_stage", "dtype")
 KEEP = 2  # newest checkpoints that stay, beside the best
@@ -60,14 +61,18 @@ class Checkpoints:
 
     @contextmanager
     def staging(self, step: int) -> Iterator[str]:
-        """An empty local folder for one rank's files, removed afterwards; on the checkpoint's disk if that is local."""
+        """An empty local folder for one rank's files, removed afterwards; on the checkpoint's disk if that is local.
+
+        Raises IncompleteError where the file system refuses, whatever library was writing.
+        """
         above = Path(self.folder(step)) if is_local(self.root) else cache_folder() / "staging"
-        make_folder(above)
-        folder = tempfile.mkdtemp(prefix=".rank-", dir=above)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        with writing(str(above)):
+            make_folder(above)
+            folder = tempfile.mkdtemp(prefix=".rank-", dir=above)
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def add(self, step: int, staged: str) -> Listing:
         """Bring one rank's staged files into the checkpoint and list them. It becomes a checkpoint with `commit`."""

@@ -8,6 +8,7 @@ from ckd.run import Run
 from ckd.store.copies import fetched_folder
 from ckd.store.files import size_and_hash
 from ckd.store.pretrained import Source, load_tokenizer
+from ckd.store.unwritable import writing
 from ckd.student.fingerprint import STUDENT
 from ckd.student.train import best_checkpoint
 from ckd.visits.public_files import student_file, write_tensors
@@ -28,7 +29,10 @@ def export(run: Run, say: Callable[[str], None]) -> str:
     public = write_public(run, model)
     facts = run.cohort.facts
     extra = {"step": best.step, "selection": best.extra["selection"], "best_model": size_and_hash(public)}
-    with tempfile.TemporaryDirectory() as folder:  # the libraries need a real one; run.results may be a URL
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        writing(folder),
+    ):  # the libraries need a real one
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         artifact.commit_from(folder, extra | {"teacher_saw_held_out": facts.get("teacher_saw_held_out", False)})
