@@ -9,9 +9,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from ckd.ehr.exported import Hashed, OwnFiles
 from ckd.errors import ConfigError, DataError
-from ckd.store.files import delete, exists, join, open_file, read_bytes, write_bytes, write_file
+from ckd.store.files import delete, exists, join, open_file, read_bytes, size_and_hash, write_bytes, write_file
 from ckd.store.filesystems import is_local, reaching
+from ckd.store.lease import lease
 from ckd.visits.inputs import PARQUET_SUFFIX, BadRow, Input
 from ckd.visits.public_files import VISIT_FILES, adapter_file, visit_file, visit_line
 from ckd.visits.splits import of_adapter
@@ -41,12 +43,19 @@ def export(cohort: str, out: str, adapter_share: float = 0) -> Exported:
     """Write the labelled visits of a cohort (a folder of Parquet parts, or one file), one JSONL file per split.
 
     All files or none appear. Also `dataset_info.json` with name_train and name_val, other entries kept, never
-    name_test; and the YAML for LLaMA-Factory in the folder `lora` beside `out`, unless another one is there. With
-    `adapter_share` its name_train is a file of its own with that share of the train subjects; name_train.json still
-    holds all of them, for `ckd run teacher.adapter_share=…`. Raises DataError for a cohort that cannot be used, or for
-    a file in `out` that would mix with another cohort's or give the test visits away; then nothing has been written.
+    name_test; and the YAML for LLaMA-Factory, unless another one is there. With `adapter_share` its name_train is a
+    file of its own with that share of the train subjects; name_train.json still holds all of them, for
+    `ckd run teacher.adapter_share=…`. Raises DataError for a cohort that cannot be used, or for a file in `out` that
+    would mix with another cohort's or give the test visits away, ConfigError for one that an earlier export has not
+    written, IncompleteError while another one writes there; then nothing has been written.
     """
-    source, beside = Input(cohort, "train"), _split_path(out)
+    name = _folder_name(out)
+    with lease(out, "ckd export jsonl"):
+        return _export(cohort, out, name, adapter_share)
+
+
+def _export(cohort: str, out: str, name: str, adapter_share: float) -> Exported:
+    source, own = Input(cohort, "train"), OwnFiles(out)
     labeled, unlabeled, fields = _survey(source)
     card = _card(cohort)
     for split in SPLITS:
@@ -58,11 +67,22 @@ def export(cohort: str, out: str, adapter_share: float = 0) -> Exported:
     paths: dict[str, str] = {split: visit_file(out, split) for split in present}
     if adapter_share:
         paths[_ADAPTER] = adapter_file(out)
-    for_adapter = _write_together(paths, lambda streams: _pump(source, streams, fields, adapter_share))
-    if not adapter_share:
+    files = {stream: path.rpartition("/")[2] for stream, path in paths.items()}
+    own.require(files.values())
+
+    def write(streams: Mapping[str, Hashed]) -> int:
+        found = _pump(source, streams, fields, adapter_share)
+        written.update({files[name]: stream.facts for name, stream in streams.items()})
+        own.announce(written)
+        return found
+
+    written: dict[str, Any] = {}
+    for_adapter = _write_together(paths, write)
+    if not adapter_share and own.owns(adapter_file("").lstrip("/")):
         delete(adapter_file(out))  # an earlier export's: nothing lists it any more
     write_bytes(join(out, DATASETS_FILE), (json.dumps(datasets, indent=2, ensure_ascii=False) + "\n").encode())
-    recipe, kept = _write_recipe(*beside)
+    recipe, kept = _write_recipe(out, name, own)
+    own.settle(written if kept else {**written, RECIPE_FILE: size_and_hash(recipe)})
     return Exported(
         visits={split: labeled[split] for split in present},
         for_adapter=for_adapter,
@@ -127,16 +147,16 @@ def _pump(source: Input, streams: Mapping[str, Any], fields: list[str], adapter_
     return for_adapter if adapter_share else train
 
 
-def _write_together(paths: Mapping[str, str], work: Callable[[Mapping[str, Any]], int]) -> int:
+def _write_together(paths: Mapping[str, str], work: Callable[[Mapping[str, Hashed]], int]) -> int:
     """Call `work` with a stream per path; returns its result. The files appear after it returned, none if it raises."""
     found = 0
 
-    def open_next(left: list[str], streams: dict[str, Any]) -> None:
+    def open_next(left: list[str], streams: dict[str, Hashed]) -> None:
         nonlocal found
         if not left:
             found = work(streams)
             return
-        write_file(paths[left[0]], lambda stream: open_next(left[1:], {**streams, left[0]: stream}))
+        write_file(paths[left[0]], lambda stream: open_next(left[1:], {**streams, left[0]: Hashed(stream)}))
 
     open_next(list(paths), {})
     return found
@@ -148,7 +168,7 @@ def _card(cohort: str) -> dict[str, Any]:
 
 def _datasets(out: str, labeled: Mapping[str, int], adapter_share: float) -> dict[str, Any]:
     """The new content of dataset_info.json: what is there, with name_train and name_val.
-    Raises DataError when it offers name_test for training."""
+    Raises DataError when it offers name_test for training, ConfigError when it has others' entries of these names."""
     path = join(out, DATASETS_FILE)
     entries = _json_object(path)
     test = visit_file("", "held_out").lstrip("/")
@@ -157,11 +177,17 @@ def _datasets(out: str, labeled: Mapping[str, int], adapter_share: float) -> dic
         raise DataError(f"{path}: lists {test}, which nothing may be trained on; take that entry out")
     for split in ("train", "tuning"):
         name = f"name_{VISIT_FILES[split]}"
-        entries.pop(name, None)
+        choices = [f"{name}.json", *([adapter_file("").lstrip("/")] if split == "train" else [])]
+        if name in entries and entries.pop(name) not in [_entry(file) for file in choices]:
+            why = f"its entry {name} is not what 'ckd export jsonl' writes"
+            raise ConfigError(f"{path}: {why}; give another --out, or rename that entry")
         if labeled[split]:
-            path = adapter_file("") if split == "train" and adapter_share else f"{name}.json"
-            entries[name] = {"file_name": path.lstrip("/"), "columns": dict(_COLUMNS)}
+            entries[name] = _entry(choices[-1] if adapter_share else choices[0])
     return entries
+
+
+def _entry(file: str) -> dict[str, Any]:
+    return {"file_name": file, "columns": dict(_COLUMNS)}
 
 
 def _json_object(path: str) -> dict[str, Any]:
@@ -177,25 +203,21 @@ def _json_object(path: str) -> dict[str, Any]:
     return found
 
 
-def _write_recipe(parent: str, name: str) -> tuple[str, bool]:
-    """Write the YAML for the data folder `name` into `<parent>/lora`; returns its path, and if another was kept."""
-    path = join(parent, "lora", RECIPE_FILE)
+def _write_recipe(out: str, name: str, own: OwnFiles) -> tuple[str, bool]:
+    """Write the YAML for the data folder `name` into it; returns its path, and if another was kept."""
+    path = join(out, RECIPE_FILE)
     text = files("ckd.ehr").joinpath(RECIPE_FILE).read_text(encoding="utf-8")
     folder = name if name.isidentifier() else json.dumps(name)
     content = text.replace("dataset_dir: data\n", f"dataset_dir: {folder}\n").encode()
-    if exists(path):
-        return path, read_bytes(path) != content
+    if exists(path) and read_bytes(path) != content and not own.owns(RECIPE_FILE):
+        return path, True
     write_bytes(path, content)
     return path, False
 
 
-def _split_path(out: str) -> tuple[str, str]:
-    """The folder beside which `out` lies, and its name."""
-    if is_local(out):
-        whole = Path(out).absolute()
-        parent, name = str(whole.parent), whole.name
-    else:
-        parent, _, name = out.rstrip("/").rpartition("/")
+def _folder_name(out: str) -> str:
+    """The last part of `out`. Raises ConfigError for a root."""
+    name = Path(out).absolute().name if is_local(out) else out.rstrip("/").rpartition("/")[2]
     if not name:
         raise ConfigError(f"--out {out}: expected a folder of its own, such as data")
-    return parent, name
+    return name

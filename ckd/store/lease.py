@@ -50,7 +50,7 @@ def lease(folder: str, command: str) -> Iterator[bool]:
 def _place(folder: str) -> Path:
     """Beside the folder, which may be renamed; in it where its parent is not ours or another file system."""
     place = Path(folder).resolve()
-    parent = next(path for path in place.parents if path.exists())
+    parent = next((path for path in place.parents if path.exists()), place)
     if place.exists() and (place.is_mount() or not os.access(parent, os.W_OK)):
         return place / ".lease"
     make_folder(place.parent)

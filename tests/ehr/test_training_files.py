@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from ckd.config import Config
+from ckd.ehr.exported import MANIFEST
 from ckd.ehr.synthetic.patients import generate
 from ckd.ehr.synthetic.rows import table
 from ckd.ehr.training_files import DATASETS_FILE, RECIPE_FILE, export
@@ -116,13 +117,13 @@ def test_lines_hold_the_public_fields_first_and_the_same_keys_in_every_line(tmp_
 def test_dataset_info_lists_train_and_val_and_never_test_and_keeps_what_others_wrote(tmp_path):
     data = tmp_path / "data"
     data.mkdir()
-    other = {"mine": {"file_name": "mine.json"}, "name_train": {"file_name": "old.json"}}
+    other = {"mine": {"file_name": "mine.json"}, "also": {"file_name": "old.json"}}
     (data / DATASETS_FILE).write_text(json.dumps(other))
     export(_cohort(tmp_path / "cohort", _visits()), str(data))
     text = (data / DATASETS_FILE).read_text()
     found = json.loads(text)
     assert "name_test" not in text
-    assert found["mine"] == other["mine"] and set(found) == {"mine", "name_train", "name_val"}
+    assert found["mine"] == other["mine"] and set(found) == {"mine", "also", "name_train", "name_val"}
     assert found["name_train"] == {
         "file_name": "name_train.json",
         "columns": {"prompt": "instruction", "query": "input", "response": "output"},
@@ -143,7 +144,7 @@ def test_a_dataset_info_that_offers_the_test_visits_is_refused_before_anything_i
 
 def test_the_recipe_trains_on_train_chooses_on_val_and_never_names_test(tmp_path):
     export(_cohort(tmp_path / "cohort", _visits()), str(tmp_path / "my data"))
-    text = (tmp_path / "lora" / RECIPE_FILE).read_text()
+    text = (tmp_path / "my data" / RECIPE_FILE).read_text()
     recipe = yaml.safe_load(text)
     assert recipe["stage"] == "sft" and recipe["finetuning_type"] == "lora" and recipe["template"] == "qwen"
     assert (recipe["dataset_dir"], recipe["dataset"], recipe["eval_dataset"]) == ("my data", "name_train", "name_val")
@@ -155,7 +156,7 @@ def test_another_recipe_is_kept_and_said_and_the_own_one_is_not_worth_a_word(tmp
     cohort, out = _cohort(tmp_path / "cohort", _visits()), tmp_path / "data"
     assert "already" not in _run(cohort, out)
     assert "already" not in _run(cohort, out)
-    recipe = tmp_path / "lora" / RECIPE_FILE
+    recipe = tmp_path / "data" / RECIPE_FILE
     recipe.write_text("stage: dpo\n")
     assert f"{recipe} was there already" in _run(cohort, out)
     assert recipe.read_text() == "stage: dpo\n"
@@ -167,7 +168,7 @@ def test_exporting_twice_gives_equal_bytes(tmp_path):
     for _ in range(2):
         export(cohort, str(tmp_path / "data"))
         found.append({file.name: file.read_bytes() for file in (tmp_path / "data").iterdir()})
-    assert found[0] == found[1] and set(found[0]) == {*FILES.values(), DATASETS_FILE}
+    assert found[0] == found[1] and set(found[0]) == {*FILES.values(), DATASETS_FILE, RECIPE_FILE, MANIFEST}
 
 
 def test_the_console_tells_counts_and_the_license_and_no_text_of_a_patient(tmp_path):
@@ -196,7 +197,7 @@ def test_a_split_without_labelled_visits_gets_no_file_and_an_old_file_of_it_is_r
     visits = [v for v in _visits() if v.split == "held_out"]
     cohort, data = _cohort(tmp_path / "cohort", visits), tmp_path / "data"
     assert export(cohort, str(data)).visits.keys() == {"held_out"}
-    assert {file.name for file in data.iterdir()} == {"name_test.json", DATASETS_FILE}
+    assert {file.name for file in data.iterdir()} == {"name_test.json", DATASETS_FILE, RECIPE_FILE, MANIFEST}
     assert json.loads((data / DATASETS_FILE).read_text()) == {}
     (data / "name_train.json").write_text("older\n")
     with pytest.raises(DataError, match="of another cohort"):
@@ -242,7 +243,7 @@ def test_a_share_that_leaves_the_adapter_or_the_head_nothing_is_refused_and_noth
     cohort = _cohort(tmp_path / "cohort", _visits(20))
     with pytest.raises(DataError, match="some for it and some for the head"):
         export(cohort, str(tmp_path / "data"), 1e-9)
-    assert not list(tmp_path.rglob("*.json"))
+    assert not list(tmp_path.rglob("*.json")) and not list(tmp_path.rglob("*.yaml"))
 
 
 def test_what_is_no_cohort_is_refused_in_one_line(tmp_path):
