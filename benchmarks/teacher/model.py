@@ -54,7 +54,7 @@ def make_model(shape: Shape, dtype: torch.dtype, device: str) -> Any:
 
 def make_tokenizer() -> Any:
     """A tokenizer with a chat template: engines want one, prompts of token ids use none."""
-    known = Tokenizer(models.WordLevel({"<end>": 0, "<unknown>": 1}, unk_token="<unknown>"))
+    known = Tokenizer(models.WordLevel({"<end>": 0, "<unknown>": 1, "visit": 2}, unk_token="<unknown>"))
     return PreTrainedTokenizerFast(
         tokenizer_object=known, chat_template=_TEMPLATE, eos_token="<end>", pad_token="<end>", unk_token="<unknown>"
     )
@@ -81,6 +81,7 @@ def write_adapter(folder: Path, causal: Any, base: Path) -> str:
 def make_engine(causal: Any, folder: Path, device: str, **settings: Any) -> TransformersEngine:
     """The project's default engine on a model that is on its device. An adapter in `settings` becomes part of it."""
     causal.config.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
     causal.set_attn_implementation("sdpa")  # as a model comes from a disk
     config = TeacherConfig(base_model=str(folder), dtype=str(causal.dtype).removeprefix("torch."), **settings)
     with _read_from_nowhere(causal):
@@ -90,7 +91,7 @@ def make_engine(causal: Any, folder: Path, device: str, **settings: Any) -> Tran
 @contextmanager
 def _read_from_nowhere(causal: Any) -> Iterator[None]:
     """Replaces only the reading of weights, so that 15 GB need not be written. All else is the engine's own code."""
-    read, decoder._load = decoder._load, lambda *_: (make_tokenizer(), causal)
+    read, decoder._load = decoder._load, lambda *_, **__: causal
     try:
         yield
     finally:

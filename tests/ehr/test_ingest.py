@@ -195,7 +195,7 @@ def test_a_damaged_part_is_named_and_nothing_of_it_is_used(tmp_path, synthetic, 
     )
     (out / "part-00000.parquet").write_bytes((out / "part-00000.parquet").read_bytes()[:-100])
     assert main(["ingest", "mimic3", str(synthetic), "--out", str(out), *PARTS]) == 2
-    assert "part-00000.parquet: not a whole part" in capsys.readouterr().err
+    assert "part-00000.parquet: damaged, or not one of" in capsys.readouterr().err
     (out / "part-00000.parquet").unlink()
     ingest(synthetic, out, *PARTS)
     assert cohort_files(out) == cohort_files(undisturbed[1])

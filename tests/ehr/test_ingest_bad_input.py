@@ -181,7 +181,7 @@ def test_a_part_of_somebody_else_is_named_and_stays(tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "part-00000.parquet").write_bytes(b"of somebody")
     line = refused(capsys, write_mimic3(tmp_path / "tables", returning()), tmp_path / "out")
-    assert "part-00000.parquet: not a whole part of this project" in line
+    assert "part-00000.parquet: damaged, or not one of this project" in line
     assert (tmp_path / "out" / "part-00000.parquet").read_bytes() == b"of somebody"
 
 
