@@ -32,6 +32,7 @@ class Step:
     worker: Callable[..., Callable[[Shard], dict[str, Any]]] | None = None  # worker(run) computes a shard per call
     proves: Mapping[str, Check] = field(default_factory=dict)  # column -> what verify proves of its values
     input_hash: Callable[[Shard], str] = attrgetter("text_hash")  # the hash of what a part is made from
+    needs: Sequence[str] = ("visits",)  # the stages that it is made from
     libraries: Callable[[Config], Sequence[str]] = (
         lambda _: ()
     )  # that compute its values: a part records their versions
@@ -79,6 +80,7 @@ class FolderStep:
     fingerprint: Callable[[Run], Fields]
     folder: Callable[[Run], str]
     libraries: Sequence[str] = ()  # as of a Step
+    needs: Sequence[str] = ()  # as of a Step
 
     def artifact(self, run: Run) -> FolderArtifact:
         """The folder, with this run's fingerprint."""
@@ -108,4 +110,5 @@ VISITS = Step(
     fingerprint=lambda run: run.visits_fields,
     shards=lambda _, cohort: list(cohort.shards),
     input_hash=attrgetter("content_hash"),
+    needs=(),
 )

@@ -17,6 +17,15 @@ STEPS = tuple(stage for stage in STAGES if isinstance(stage, Step))
 FOLDERS = tuple(stage for stage in STAGES if isinstance(stage, FolderStep))
 
 
+def made_from(name: str) -> list[str]:
+    """The stages that are made from a stage, directly or not, in their order."""
+    found = {name}
+    for stage in STAGES:
+        if found & set(stage.needs):
+            found.add(stage.name)
+    return [stage.name for stage in STAGES if stage.name in found - {name}]
+
+
 def refusals(run: Run, say: Callable[[str], None]) -> list[str]:
     """Why what is stored would be refused by this configuration, each reason once.
 

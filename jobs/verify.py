@@ -8,7 +8,7 @@ library are shown, and are no damage. That a model really computed those values 
 """
 
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ckd.calibration import Calibration
 from ckd.config import Config
@@ -20,7 +20,7 @@ from ckd.store.jsonfile import read_json
 from ckd.student.checkpoint import Checkpoints
 from ckd.visits.audit import StageAudit, audit_ids, audit_stage, audit_strays, audit_values
 from jobs.console import Console
-from jobs.stages import FOLDERS, STEPS, refusals
+from jobs.stages import FOLDERS, STEPS, made_from, refusals
 
 
 def run(config: Config, console: Console, arguments: Namespace | None = None) -> None:
@@ -28,12 +28,14 @@ def run(config: Config, console: Console, arguments: Namespace | None = None) ->
     one = Run(config)
     cohort = one.stored
     problems, missing = [*audit_ids(cohort), *refusals(one, console.say)], 0
+    after: list[str] = []
     for step in STEPS:
         shards = step.shards(config, cohort)
         audit = audit_stage(cohort.root, step.name, shards, step.input_hash)
         values = audit_values(cohort, audit, step.proves)
         found = [*audit.damaged.values(), *audit_strays(cohort, step.name), *values]
         problems += found
+        after += _after(step.name, found)
         missing += len(audit.missing)
         rows = sum(s.rows for s in audit.done)
         console.say(f"{step.name:<12} {rows:,} visits in {len(audit.done)}/{len(shards)} shards, {len(found)} problems")
@@ -43,12 +45,15 @@ def run(config: Config, console: Console, arguments: Namespace | None = None) ->
         state, wrong = _look(folder, folder.folder(one))
         missing += state == "missing"
         problems += wrong
+        after += _after(folder.name, wrong)
         if not wrong:
             console.say(f"{folder.name:<12} {state}")
     problems += _metrics(one)
     problems += Checkpoints(one.root, {}, None).problems()
     for problem in problems:
         console.say(f"problem: {problem}")
+    for line in after:
+        console.say(f"then: {line}")
     if problems:
         raise ArtifactError(
             f"{cohort.root}: {len(problems)} problems (listed above); "
@@ -57,6 +62,13 @@ def run(config: Config, console: Console, arguments: Namespace | None = None) ->
     if missing:
         raise IncompleteError(f"{cohort.root}: {missing} shards or folders are still missing; run 'ckd run' again")
     console.say("verify: every visit_id once per artifact, values in range")
+
+
+def _after(name: str, wrong: Sequence[str]) -> Iterator[str]:
+    """What has to be made again after a stage that is damaged. A reader refuses damage, so it may also be right."""
+    later = [*made_from(name), "metrics.json", "report.html"]
+    if wrong:
+        yield f"{name}: what was made from it after the damage is wrong too, delete that as well: {', '.join(later)}"
 
 
 def _mixed(audit: StageAudit) -> Iterator[str]:

@@ -49,6 +49,7 @@ def _fingerprint(run: Run) -> Fields:
 
 PREDICTIONS = Step(
     name="predictions",
+    needs=("tokens", "student"),
     command="ckd evaluate",
     label="predict",
     title="Student predicts",

@@ -53,6 +53,7 @@ def _fingerprint(run: Run) -> Fields:
 
 STUDENT = FolderStep(
     name="student",
+    needs=("tokens", "embeddings", "soft_labels"),
     command="ckd train-student",
     fingerprint=_fingerprint,
     folder=lambda run: run.student_folder,

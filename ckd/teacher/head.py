@@ -63,6 +63,7 @@ def head_fields(run: Run) -> Fields:
 
 HEAD = FolderStep(
     name="head",
+    needs=("visits", "embeddings"),
     command="ckd train-head",
     fingerprint=head_fields,
     folder=lambda run: join(run.root, "head"),

@@ -63,6 +63,7 @@ class SoftLabelWorker:
 
 SOFT_LABELS = Step(
     name="soft_labels",
+    needs=("embeddings", "head"),
     command="ckd soft-labels",
     label="soft-labels",
     title="Soft labels",

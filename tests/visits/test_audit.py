@@ -2,13 +2,15 @@
 
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ckd.configfile import load
-from ckd.errors import ArtifactError, CkdError
+from ckd.errors import ArtifactError, CkdError, IncompleteError
 from ckd.store import artifacts
 from ckd.store.artifacts import Stage
 from ckd.visits import cohort as cohorts
@@ -229,3 +231,30 @@ def test_a_stage_records_what_it_uses(words, wanted):
     found = {step.name: set(step.libraries(load(None, words))) for step in stages.STEPS}
     assert found["embeddings"] == wanted
     assert found["tokens"] == {"transformers", "tokenizers"} and found["visits"] == set()
+
+
+def test_verify_names_damaged_parts_and_all_that_is_made_from_their_stage(tmp_path):
+    config, _, stage = embedded(tmp_path, visits(ROWS))
+    path = Path(stage.path(1))
+    whole = path.read_bytes()
+    for at in range(40, len(whole), 97):
+        damaged = bytearray(whole)
+        damaged[at] ^= 16
+        path.write_bytes(damaged)
+        screen = Console(io.StringIO())
+        with pytest.raises((ArtifactError, IncompleteError)) as stopped:
+            verify.run(config, screen)
+        if isinstance(stopped.value, IncompleteError):  # the other stages are not made yet; these bytes mean nothing
+            assert stage.read(1) == pq.read_table(pa.BufferReader(whole)), at
+            continue
+        assert f"problem: {path}: " in screen.stream.getvalue()
+        later = "head, soft_labels, student, predictions, metrics.json, report.html"
+        then = "what was made from it after the damage is wrong too, delete that as well"
+        assert f"then: embeddings: {then}: {later}\n" in screen.stream.getvalue()
+
+
+def test_what_a_stage_needs_is_a_stage_before_it():
+    for n, stage in enumerate(stages.STAGES):
+        assert set(stage.needs) <= {earlier.name for earlier in stages.STAGES[:n]}
+    assert stages.made_from("tokens") == ["student", "predictions"]
+    assert stages.made_from("visits") == [stage.name for stage in stages.STAGES[1:]]
