@@ -29,6 +29,10 @@ class IncompleteError(CkdError):
     exit_code = 3
 
 
+class TakenError(IncompleteError):
+    """Another command writes there now; the message names it."""
+
+
 class UnreachableError(CkdError):
     """Storage or cluster does not answer or refuses this machine. Nothing is lost; the same command continues."""
 

@@ -5,6 +5,9 @@ from argparse import Namespace
 
 from ckd.config import Config
 from ckd.run import Run
+from ckd.stage import VISITS
+from ckd.store.files import join
+from ckd.store.lease import lease_in_turn
 from ckd.teacher.accounting import Account, figures, lines
 from ckd.teacher.embed import EMBEDDINGS
 from ckd.teacher.training_settings import prompt_notes
@@ -19,7 +22,8 @@ def run(config: Config, console: Console, arguments: Namespace | None = None) ->
 
 def work(run: Run, console: Console) -> None:
     """As `run`, on a run whose visits may be known already."""
-    run.prepare(console.say)
+    with lease_in_turn(join(run.root, VISITS.name), "ckd embed", console.say):
+        run.prepare(console.say)
     teacher = run.config.teacher
     for note in prompt_notes(teacher, EMBEDDINGS.stage(run).fields):
         console.say(f"embed: {note}")

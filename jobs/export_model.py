@@ -14,8 +14,10 @@ from ckd.predict.onnxfile import require_packages
 from ckd.run import Run
 from ckd.store.files import join, read_bytes
 from ckd.store.filesystems import is_local
+from ckd.store.handover import sweep
 from ckd.store.hub import is_hub_id, repository
 from ckd.store.jsonfile import read_json
+from ckd.store.lease import lease
 from ckd.visits.cohort import Cohort
 from jobs.arguments import add_config
 from jobs.commands import Command
@@ -37,7 +39,7 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
     """Export results/<run>/student to --out.
 
     Raises ArtifactError when it is not trained or evaluated, or ONNX differs from torch; ConfigError when --out holds
-    something else, or a package is missing.
+    something else, or a package is missing; TakenError when another command writes there.
     """
     from ckd.predict.bundle import KIND, build, bundle_fields, deliver, is_done
 
@@ -54,10 +56,12 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
     metrics = _metrics(one.metrics_file, model)
     license_ = _license(config)
     fields = bundle_fields(model, onnx=onnx, card={"metrics": metrics, **license_})
-    if is_done(out, fields):
-        console.say(f"export: {out} is done")
-        return
-    with tempfile.TemporaryDirectory() as local:
+    with lease(out, "ckd export model") as alone, tempfile.TemporaryDirectory() as local:
+        if is_done(out, fields):
+            console.say(f"export: {out} is done")
+            return
+        if alone:
+            sweep(out)
         parity = build(model, local, onnx=onnx)
         engines, compared = _compared(config, console, cohort, model, local, parity) if onnx else ({}, "")
         card = _card(config, metrics, model, license_, engines, compared)

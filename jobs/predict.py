@@ -11,6 +11,8 @@ from ckd.predict.modelfolder import ModelFolder
 from ckd.predict.scored import ScoreWorker, scored_fields
 from ckd.store.artifacts import Stage
 from ckd.store.filesystems import is_local
+from ckd.store.handover import sweep
+from ckd.store.lease import lease
 from ckd.visits.cohort import Cohort
 from ckd.visits.inputs import Input
 from ckd.visits.visit import Shard
@@ -36,7 +38,8 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
     """Predict INPUT with the student in --model into `<out>/predictions`, and MEDS tables into --meds.
 
     Raises ConfigError or ArtifactError for a model that cannot be used, DataError for such input, MismatchError when
-    --out was made with another model or input, IncompleteError when shards failed.
+    --out was made with another model or input, IncompleteError when shards failed, TakenError when another command
+    writes to --out or --meds.
     """
     source, engine, meds = arguments.input, arguments.engine, arguments.meds
     folder, out = _absolute(arguments.model), _absolute(arguments.out)
@@ -45,8 +48,16 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
         raise ConfigError(f"engine '{engine}' computes on the CPU; set student.gpus_per_worker=0")
     for note in model.notes:
         console.say(f"predict: {note}")
-    stage = Stage(out, STAGE, scored_fields(model), model.libraries)
     arrived = Input(source, "held_out", to_learn=False)
+    with lease(out, "ckd predict"):
+        stage, cohort = _predicted(config, console, model, out, arrived)
+    if meds:
+        _meds(console, stage, cohort, _absolute(meds))
+
+
+def _predicted(config: Config, console: Console, model: ModelFolder, out: str, arrived: Input) -> tuple[Stage, Cohort]:
+    """The predictions of an input, made where they are missing, and its shards."""
+    stage = Stage(out, STAGE, scored_fields(model), model.libraries)
     try:
         cohort = arrivals.receive(out, arrived, config.data)
         missing = _missing(stage, cohort)
@@ -65,8 +76,7 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
         console.say(f"predict: {stage.folder} is done")
     _check(console, stage, cohort)
     arrivals.forget(out, cohort)
-    if meds:
-        _meds(console, stage, cohort, _absolute(meds))
+    return stage, cohort
 
 
 def _predict(config: Config, console: Console, stage: Stage, missing: list[Shard], model: ModelFolder) -> None:
@@ -127,7 +137,10 @@ def _check(console: Console, stage: Stage, cohort: Cohort) -> None:
 def _meds(console: Console, stage: Stage, cohort: Cohort, folder: str) -> None:
     from ckd.predict.meds import write_tables
 
-    facts = write_tables(folder, stage, cohort.shards)
+    with lease(folder, "ckd predict --meds") as alone:
+        if alone:
+            sweep(folder)
+        facts = write_tables(folder, stage, cohort.shards)
     if facts is None:
         console.say(f"predict: {folder} is done")
         return

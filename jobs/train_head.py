@@ -1,11 +1,13 @@
 """Job: fit the 25-label head and its cross-fitting folds on the stored embeddings."""
 
 from argparse import Namespace
+from contextlib import nullcontext
 
 from ckd.config import Config
 from ckd.run import Run
 from ckd.store.artifacts import FolderArtifact
 from ckd.store.files import join, read_bytes, write_bytes
+from ckd.store.lease import lease_in_turn
 from ckd.teacher.embed import EMBEDDINGS
 from ckd.teacher.head import HEAD, save_heads
 from ckd.visits.public_files import HEAD_FILE, head_file, write_head
@@ -21,10 +23,11 @@ def work(run: Run, console: Console) -> None:
     """As `run`, on a run whose visits may be known already."""
     EMBEDDINGS.require(run, run.cohort.select("train", "tuning"))
     artifact = HEAD.artifact(run)
-    if artifact.is_done():
-        console.say("train-head: done")
-    else:
-        _fit(run, console, artifact)
+    with nullcontext() if artifact.is_done() else lease_in_turn(artifact.folder, "ckd train-head", console.say):
+        if artifact.is_done():
+            console.say("train-head: done")
+        else:
+            _fit(run, console, artifact)
     report = (artifact.load() or {})["extra"]
     if report["adapter_optimism"] is not None:
         gap = f"{report['adapter_optimism']:+.4f}"

@@ -14,8 +14,10 @@ from ckd.config import Config
 from ckd.errors import CkdError, IncompleteError
 from ckd.run import Run
 from ckd.store.artifacts import FolderArtifact
-from ckd.store.files import digest, exists, size_and_hash
+from ckd.store.files import digest, exists, join, size_and_hash
+from ckd.store.lease import lease
 from ckd.store.unwritable import writing
+from ckd.student.checkpoint import CHECKPOINTS, Checkpoints
 from ckd.student.fingerprint import STUDENT, training_shards
 from ckd.student.tokens import TOKENS
 from ckd.visits.public_files import student_file
@@ -27,7 +29,8 @@ from jobs.shards import make_missing
 def run(config: Config, console: Console, arguments: Namespace | None = None) -> None:
     """Train and export unless that is done.
 
-    Raises ArtifactError when soft labels are missing or a setting changed, IncompleteError when stopped.
+    Raises ArtifactError when soft labels are missing or a setting changed, IncompleteError when stopped, TakenError
+    when another command trains this student.
     """
     work(Run(config), console)
 
@@ -35,11 +38,17 @@ def run(config: Config, console: Console, arguments: Namespace | None = None) ->
 def work(run: Run, console: Console) -> None:
     """As `run`, on a run whose visits may be known already."""
     cohort, artifact = run.cohort, STUDENT.artifact(run)
-    if artifact.is_done():
-        console.say(f"train-student: {artifact.folder} is done")
-        _restore_public(run, console, artifact)
-        return
-    tokenize(run, console, [*training_shards(run.config, cohort), *cohort.select("tuning")])
+    if not artifact.is_done():
+        tokenize(run, console, [*training_shards(run.config, cohort), *cohort.select("tuning")])
+        with lease(join(run.root, CHECKPOINTS), "ckd train-student"):
+            if not artifact.is_done():  # another command may have ended meanwhile
+                _train(run, console)
+                return
+    console.say(f"train-student: {artifact.folder} is done")
+    _restore_public(run, console, artifact)
+
+
+def _train(run: Run, console: Console) -> None:
     reports = Reports(console)
     if run.config.student.workers.in_process:
         _train_here(run, reports)
@@ -157,7 +166,6 @@ def _termination() -> Iterator[list[int]]:
 
 
 def _train_on_ray(run: Run, reports: Reports) -> None:
-    from ckd.student.checkpoint import Checkpoints
     from cluster.fit import FitError, fit
     from cluster.session import session
 

@@ -9,6 +9,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -212,7 +213,7 @@ def delete(path: str) -> None:
     """Remove one file if it is there."""
     filesystem, inside = resolve(path)
     if exists(path):
-        with reaching(path):
+        with reaching(path), suppress(FileNotFoundError):  # another process may be at it too
             filesystem.delete_file(inside)
 
 

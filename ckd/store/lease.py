@@ -10,15 +10,16 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from ckd.errors import IncompleteError
+from ckd.errors import TakenError
 from ckd.store.files import make_folder
 from ckd.store.filesystems import is_local
 from ckd.store.unwritable import unwritable
 
+_SECONDS_BETWEEN = 0.5  # two looks at a folder that another command has
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
@@ -28,9 +29,9 @@ def lease(folder: str, command: str) -> Iterator[bool]:
 
     Gives whether there is a lock, so that what a killed command left there may be removed.
 
-    Raises IncompleteError that names who has it, or the lock file where none can be made. There is no lock at a URL
-    and on a file system without flock: there writers must give their files names of their own, and commit by one small
-    object that they write last.
+    Raises TakenError that names who has it, IncompleteError with the lock file where none can be made. There is no
+    lock at a URL and on a file system without flock: there writers must give their files names of their own, and commit
+    by one small object that they write last.
     """
     lock = _taken(_place(folder), folder) if is_local(folder) else None
     if lock is None:
@@ -45,6 +46,23 @@ def lease(folder: str, command: str) -> Iterator[bool]:
     finally:
         path.unlink(missing_ok=True)  # before the lock ends: who opened this file sees that it is no longer the one
         os.close(descriptor)
+
+
+@contextmanager
+def lease_in_turn(folder: str, command: str, say: Callable[[str], None]) -> Iterator[bool]:
+    """As `lease`, for what is soon done: wait until whoever has the folder lets it go, and say so once."""
+    told = False
+    with ExitStack() as stack:
+        while True:
+            try:
+                alone = stack.enter_context(lease(folder, command))
+                break
+            except TakenError as error:
+                if not told:
+                    say(f"waiting: {str(error).partition(';')[0]}")
+                told = True
+                time.sleep(_SECONDS_BETWEEN)
+        yield alone
 
 
 def _place(folder: str) -> Path:
@@ -75,7 +93,7 @@ def _taken(path: Path, folder: str) -> tuple[Path, int] | None:
         except BlockingIOError:
             holder = _holder(descriptor)
             os.close(descriptor)
-            raise IncompleteError(
+            raise TakenError(
                 f"{folder}: {holder} writes there; run this again when it has ended, or give another folder"
             ) from None
         except OSError as error:

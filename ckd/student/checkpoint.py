@@ -16,6 +16,7 @@ from ckd.store.filesystems import is_local
 from ckd.store.folders import ARTIFACT_FILE, cache_folder, delete_folder, list_folders, upload_folder
 from ckd.store.unwritable import writing
 
+CHECKPOINTS = "checkpoints"  # their folder below the artifacts root
 LAYOUT = ("student.workers", "student.zero_stage", "dtype")
 KEEP = 2  # newest checkpoints that stay, beside the best
 Listing = Mapping[str, Mapping[str, Any]]  # name below the checkpoint's folder -> its size and sha256
@@ -47,7 +48,7 @@ class Checkpoints:
     """
 
     def __init__(self, root: str, fields: Fields, layout: Fields | None) -> None:
-        self.root = join(root, "checkpoints")
+        self.root = join(root, CHECKPOINTS)
         self.fields = {**fields, **(layout or {})}
         self.ignored = LAYOUT if layout is None else ()
 

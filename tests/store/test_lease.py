@@ -9,16 +9,18 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 
 import pytest
 
 from ckd.errors import IncompleteError
-from ckd.store.lease import lease
+from ckd.store.lease import lease, lease_in_turn
 
 HOLD = """
 import sys
-from ckd.store.lease import lease
+import threading
+from ckd.store.lease import lease, lease_in_turn
 with lease(sys.argv[1], "ckd ingest"):
     print("held", flush=True)
     sys.stdin.read()
@@ -111,4 +113,14 @@ def test_a_file_system_without_locks_and_a_url_have_none(tmp_path, monkeypatch):
 def test_what_fails_inside_ends_the_lock(tmp_path):
     with pytest.raises(ZeroDivisionError), lease(str(tmp_path / "cohort"), "ckd ingest"):
         raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_soon_done_waits_its_turn_and_says_so_once(tmp_path):
+    folder, said = str(tmp_path / "visits"), []
+    with another_process_that_holds(folder) as first:
+        threading.Timer(1.5, first.kill).start()
+        with lease_in_turn(folder, "ckd embed", said.append) as alone:
+            assert alone and first.poll() is not None
+    assert len(said) == 1 and said[0].startswith(f"waiting: {folder}: 'ckd ingest' (process {first.pid} on ")
     assert list(tmp_path.iterdir()) == []
