@@ -10,7 +10,6 @@ from ckd.predict.scorer import load_logits
 from ckd.run import Run
 from ckd.stage import Step
 from ckd.store.artifacts import Fields
-from ckd.store.copies import fetched_folder
 from ckd.student.fingerprint import STUDENT
 from ckd.student.tokens import TOKENS, token_rows
 from ckd.visits.audit import finite, probability
@@ -25,8 +24,7 @@ class PredictWorker:
     """
 
     def __init__(self, run: Run) -> None:
-        folder, gpus = fetched_folder(run.student_folder), run.config.student.gpus_per_worker
-        self.logits = load_logits(folder, "torch", gpus)
+        self.logits = load_logits(STUDENT.artifact(run).fetched(), "torch", run.config.student.gpus_per_worker)
         self.tokens, self.stage = TOKENS.stage(run), PREDICTIONS.stage(run)
 
     def __call__(self, shard: Shard) -> dict[str, Any]:

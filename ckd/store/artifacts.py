@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ckd.errors import ArtifactError, MismatchError
 from ckd.store.content import column_hashes
+from ckd.store.copies import fetched_folder
 from ckd.store.damage import damage_named
 from ckd.store.files import (
     delete,
@@ -26,7 +27,7 @@ from ckd.store.files import (
     write_bytes,
     write_file,
 )
-from ckd.store.filesystems import reaching
+from ckd.store.filesystems import is_local, reaching
 from ckd.store.folders import ARTIFACT_FILE, upload_folder
 from ckd.store.jsonfile import SEAL, json_bytes, read_json, sealed
 from ckd.store.versions import versions
@@ -267,6 +268,12 @@ class FolderArtifact:
             path = inner(self.folder, name)
             if not exists(path) or size_and_hash(path) != recorded:
                 raise ArtifactError(f"{path}: missing or changed since it was written; delete that folder and {again}")
+
+    def fetched(self) -> str:
+        """A local folder with the files, which are read once to compare them. Raises ArtifactError as `verify`."""
+        if is_local(self.folder):
+            self.verify()
+        return fetched_folder(self.folder)
 
     def identity(self) -> str:
         """A short hash of what the folder holds: a fingerprint field of what is made from it."""

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 from ckd.run import Run
-from ckd.store.copies import fetched_folder
 from ckd.store.files import size_and_hash
 from ckd.store.pretrained import Source, load_tokenizer
 from ckd.store.unwritable import writing
@@ -44,6 +43,6 @@ def write_public(run: Run, model: Any = None) -> str:
     from ckd.student.model import load_student
 
     path = student_file(run.config.run.results, run.config.student.hard_weight)
-    model = load_student(fetched_folder(run.student_folder)) if model is None else model
+    model = load_student(STUDENT.artifact(run).fetched()) if model is None else model
     write_tensors(path, model.state_dict())
     return path

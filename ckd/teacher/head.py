@@ -79,10 +79,11 @@ def save_heads(artifact: FolderArtifact, heads: Heads, public_file: str) -> None
 
 
 def load_heads(artifact: FolderArtifact) -> Heads:
-    """The heads that `save_heads` wrote; raises ArtifactError when they have not been trained."""
+    """The heads that `save_heads` wrote; raises ArtifactError when they have not been trained, or are damaged."""
     content = artifact.load()
     if content is None:
         raise ArtifactError(f"{artifact.folder}: no head has been trained there; run 'ckd train-head' first")
+    artifact.verify()
     tensors = load_tensors(read_bytes(join(artifact.folder, _FILE)))
     extra = content["extra"]
     folds = Folds(tensors["fold_keys"], extra["folds"], extra["fold_seed"])

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from ckd.config import Config
 from ckd.errors import ArtifactError, IncompleteError
-from ckd.predict.predictions import PREDICTIONS
+from ckd.predict.predictions import PREDICTIONS, PredictWorker
 from ckd.run import Run
 from ckd.store.artifacts import Stage
+from ckd.student.export import write_public
 from ckd.visits import public_files as compat
 from ckd.visits.cohort import Cohort
 from ckd.visits.labels import DISEASES
@@ -66,6 +68,20 @@ def test_the_exported_folder_loads_by_name_and_gives_the_stored_predictions(fini
                 logits = model(**tokenizer(text["input"], truncation=True, return_tensors="pt")).logits[0].numpy()
             assert np.allclose(row["logits"], logits, atol=1e-5)
             assert np.allclose(row["probabilities"], 1 / (1 + np.exp(-logits)), atol=1e-6)
+
+
+def test_a_student_whose_weights_have_lost_a_bit_predicts_nothing(finished, tmp_path):
+    config, _ = finished
+    shutil.copytree(config.run.results, tmp_path / "copy")
+    place = {"results": str(tmp_path / "copy"), "artifacts": config.run.artifacts_root}
+    run = Run(config.model_copy(update={"run": config.run.model_copy(update=place)}))
+    file = Path(run.student_folder, "model.safetensors")
+    flipped = bytearray(file.read_bytes())
+    flipped[-9] ^= 1  # in a weight, which safetensors reads as another number
+    file.write_bytes(flipped)
+    for use in (PredictWorker, write_public):
+        with pytest.raises(ArtifactError, match=r"model\.safetensors: missing or changed since it was written"):
+            use(run)
 
 
 def test_the_public_best_model_is_a_plain_state_dict(finished):

@@ -165,6 +165,12 @@ def test_heads_are_stored_and_read_back_with_their_folds(tmp_path):
     again = load_heads(artifact)
     np.testing.assert_array_equal(fold_logits(cohort, stage, again), fold_logits(cohort, stage, heads))
     assert again.report["folds"] == 5
+    file = tmp_path / "t/artifacts/head/head.safetensors"
+    flipped = bytearray(file.read_bytes())
+    flipped[-9] ^= 1  # in a weight, which safetensors reads as another number
+    file.write_bytes(flipped)
+    with pytest.raises(ArtifactError, match=r"head\.safetensors: missing or changed since it was written"):
+        load_heads(artifact)
 
 
 def test_embeddings_are_joined_by_visit_id_and_those_of_other_visits_are_refused(tmp_path):
