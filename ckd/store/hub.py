@@ -15,6 +15,7 @@ from ckd.store.files import inner
 from ckd.store.tokenizing import NOT_READ
 
 _ID = re.compile(r"([\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?:@(\w[\w./-]*))?", re.ASCII)
+_SECONDS = 10  # without an answer
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in the order in which transformers looks for them
 
 
@@ -40,11 +41,16 @@ def readable(key: str, name: str, file: str) -> str:
     it is that one here, so that a run does not change by itself, and nobody is asked again. Raises ConfigError when
     `name` is no Hub id, the Hub refuses or there is no such file, ModelUnreachableError when the Hub does not answer.
     """
-    from huggingface_hub.errors import RemoteEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 
     repo, revision = _asked(key, name)
+    library = _library()
     try:
-        path = _library().hf_hub_download(repo, file, revision=revision)
+        try:
+            path = library.hf_hub_download(repo, file, revision=revision, local_files_only=True)
+        except LocalEntryNotFoundError:
+            library.HfApi().model_info(repo, revision=revision, timeout=_SECONDS)  # asks once, a download for a minute
+            path = library.hf_hub_download(repo, file, revision=revision)
     except RemoteEntryNotFoundError:
         raise ConfigError(f"{key}={name}: no {file} in {_where(name)}; is it the right repository?") from None
     except _failures() as error:
@@ -103,7 +109,8 @@ def _library() -> Any:
     import huggingface_hub as library
     from huggingface_hub.utils import disable_progress_bars
 
-    disable_progress_bars()  # they would stand among the run's own lines
+    disable_progress_bars()  # they, and notes of each retry, would stand among the run's own lines
+    library.utils.logging.set_verbosity_error()
     library.constants.HF_HUB_DISABLE_TELEMETRY = True  # it tells the Hub of libraries and of who started them
     return library
 
