@@ -49,6 +49,8 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
     for note in model.notes:
         console.say(f"predict: {note}")
     arrived = Input(source, "held_out", to_learn=False)
+    for line in arrived.lines():
+        console.say(f"predict: {line}")
     with lease(out, "ckd predict"):
         stage, cohort = _predicted(config, console, model, out, arrived)
     if meds:

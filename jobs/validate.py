@@ -21,6 +21,6 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
     intake = Intake(inputs)
     for _ in intake:
         pass
-    for line in intake.counts.lines(config.teacher.system):
+    for line in [*(line for each in inputs for line in each.lines()), *intake.counts.lines(config.teacher.system)]:
         console.say(f"validate: {line}")
     intake.settle(config.data.max_bad_rows)

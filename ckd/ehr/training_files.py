@@ -14,7 +14,8 @@ from ckd.errors import ConfigError, DataError
 from ckd.store.files import delete, exists, join, open_file, read_bytes, size_and_hash, write_bytes, write_file
 from ckd.store.filesystems import is_local, reaching
 from ckd.store.lease import lease
-from ckd.visits.inputs import PARQUET_SUFFIX, BadRow, Input
+from ckd.visits.datafolder import PARQUET_SUFFIX
+from ckd.visits.inputs import BadRow, Input
 from ckd.visits.public_files import VISIT_FILES, adapter_file, visit_file, visit_line
 from ckd.visits.splits import of_adapter
 from ckd.visits.visit import SPLITS, SUBGROUP_FIELDS, Split
@@ -102,7 +103,7 @@ def _survey(source: Input) -> tuple[Counter[str], int, list[str]]:
     labeled: Counter[str] = Counter()
     unlabeled, used = 0, set[str]()
     for part in source.parts:
-        if not part.endswith(PARQUET_SUFFIX):
+        if not part.lower().endswith(PARQUET_SUFFIX):
             raise DataError(f"{part}: not Parquet; {_AGAIN}")
         try:
             with reaching(part), open_file(part) as stream:
@@ -163,7 +164,7 @@ def _write_together(paths: Mapping[str, str], work: Callable[[Mapping[str, Hashe
 
 
 def _card(cohort: str) -> dict[str, Any]:
-    return _json_object(join(cohort, CARD_FILE)) if not cohort.endswith(PARQUET_SUFFIX) else {}
+    return _json_object(join(cohort, CARD_FILE)) if not cohort.lower().endswith(PARQUET_SUFFIX) else {}
 
 
 def _datasets(out: str, labeled: Mapping[str, int], adapter_share: float) -> dict[str, Any]:

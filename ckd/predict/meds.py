@@ -106,7 +106,8 @@ def _table(part: pa.Table, subjects: list[int], times: list[datetime], label: in
 
 
 def _integer(text: str | None) -> int | None:
-    if text is None or not re.fullmatch(r"-?[0-9]{1,19}", text):
+    """The integer that a text is written as; "0012" is none, or two subjects would become one."""
+    if text is None or not re.fullmatch(r"-?[0-9]{1,19}", text) or str(int(text)) != text:
         return None
     return int(text) if int(text) in _INT64 else None
 

@@ -8,23 +8,22 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ckd.errors import DataError
-from ckd.store.files import BLOCK, digest, join, list_files, open_file
+from ckd.store.files import BLOCK, digest, join, open_file
 from ckd.store.filesystems import reaching, resolve
+from ckd.visits.datafolder import PARQUET_SUFFIX, DataFolder, data_folder
 from ckd.visits.labels import INSTRUCTION
+from ckd.visits.parquetrows import TOO_LARGE, parquet_rows
 from ckd.visits.rows import MAX_LINE, RowError, parse_line, parse_row
 from ckd.visits.visit import SUBGROUP_FIELDS, UNREAD_FIELDS, Source, Visit
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 JSONL_SUFFIXES = (".json", ".jsonl", ".gz")
-PARQUET_SUFFIX = ".parquet"
 _REQUIRED_COLUMNS = ("instruction", "input", "labels")
 _REQUIRED_TO_PREDICT = ("input",)
 _OPTIONAL = ("visit_id", "subject_id", "split", "current_labels", "prediction_time", *SUBGROUP_FIELDS, *UNREAD_FIELDS)
+_COLUMNS = (*_REQUIRED_COLUMNS, *_OPTIONAL)
 _EXPECTED = "expected JSONL (.json, .jsonl, .gz), a .parquet file, or a folder of .parquet parts"
 
 
@@ -53,7 +52,7 @@ class Input:
 
     def __init__(self, path: str, source: Source, *, to_learn: bool = True) -> None:
         self.path, self.source, self.to_learn = path, source, to_learn
-        self.parts = _parts(path)
+        self.parts, self._folder = _parts(path)
         self._starts: list[int] = []  # rows before each part read so far
 
     def rows(self) -> Iterator[Visit | BadRow]:
@@ -83,6 +82,8 @@ class Input:
         parse: Callable[[Any, Source, int], Visit] = parse_row if self._is_parquet else parse_line
         visits = []
         for line, row in drawn:
+            if row is None:
+                continue
             with suppress(RowError):
                 visits.append(parse(row, self.source, line))
         return Sample(rows, len(drawn), tuple(visits))
@@ -93,7 +94,10 @@ class Input:
         return f"{self.parts[part]}:{line - (self._starts[part] if self._starts else 0)}"
 
     def content_hash(self) -> str:
-        """SHA-256 over the bytes of all parts in order; names and times do not count."""
+        """SHA-256 over the bytes of all parts in order; names and times do not count.
+
+        Raises DataError when a cohort's part is not the one that it lists.
+        """
         hashes = []
         for part in self.parts:
             sha = hashlib.sha256()
@@ -101,11 +105,19 @@ class Input:
                 while block := stream.read(BLOCK):
                     sha.update(block)
             hashes.append(sha.hexdigest())
+            if self._folder.hashes.get(part.rpartition("/")[2], hashes[-1]) != hashes[-1]:
+                raise DataError(f"{part}: changed since the cohort was made; run the same 'ckd ingest' again")
         return digest(hashes)
+
+    def lines(self) -> list[str]:
+        """What a person has to know of a folder: the entries that were not read."""
+        names = self._folder.passed_over
+        shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+        return [f"{self.path}: {len(self.parts):,} parts; {len(names):,} entries are no data: {shown}"] if names else []
 
     @property
     def _is_parquet(self) -> bool:
-        return self.parts[0].endswith(PARQUET_SUFFIX)
+        return _is_parquet(self.parts[0])
 
     def _require(self, rows: int) -> None:
         if not rows:
@@ -131,8 +143,11 @@ class Input:
         self._starts = []
         for part in self.parts:
             self._starts.append(line)
-            for row in _parquet(part, required=_REQUIRED_COLUMNS if self.to_learn else _REQUIRED_TO_PREDICT):
+            for row in parquet_rows(part, _COLUMNS, _REQUIRED_COLUMNS if self.to_learn else _REQUIRED_TO_PREDICT):
                 line += 1
+                if row is None:
+                    yield BadRow(self.locate(line), TOO_LARGE)
+                    continue
                 row.setdefault("instruction", INSTRUCTION)
                 try:
                     yield parse_row(row, self.source, line)
@@ -140,55 +155,39 @@ class Input:
                     yield BadRow(self.locate(line), str(error))
 
 
-def _parts(path: str) -> list[str]:
+def _is_parquet(path: str) -> bool:
+    return path.lower().endswith(PARQUET_SUFFIX)
+
+
+def _parts(path: str) -> tuple[list[str], DataFolder]:
     from pyarrow import ArrowException, fs
 
     try:
         filesystem, inside = resolve(path)
         with reaching(path):
             kind = filesystem.get_file_info(inside).type
+        folder = data_folder(path) if kind == fs.FileType.Directory else DataFolder((path,), (), {})
     except (ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be reached ({type(error).__name__}); {_EXPECTED}") from None
     if kind == fs.FileType.NotFound:
         raise DataError(f"{path}: no such file or folder; {_EXPECTED}")
     if kind == fs.FileType.Directory:
-        parts = [join(path, name) for name in list_files(path, PARQUET_SUFFIX)]
-        if not parts:
+        if not folder.parts:
             raise DataError(f"{path}: a folder without .parquet parts; {_EXPECTED}")
-        return parts
-    if not path.endswith((*JSONL_SUFFIXES, PARQUET_SUFFIX)):
+        return [join(path, name) for name in folder.parts], folder
+    if not path.lower().endswith((*JSONL_SUFFIXES, PARQUET_SUFFIX)):
         raise DataError(f"{path}: unsupported kind of file; {_EXPECTED}")
-    return [path]
+    return [path], folder
 
 
 def _lines(path: str) -> Iterator[bytes]:
     with open_file(path) as raw:
         buffered = io.BufferedReader(raw, BLOCK)
-        stream: Any = gzip.GzipFile(fileobj=buffered) if path.endswith(".gz") else buffered
+        stream: Any = gzip.GzipFile(fileobj=buffered) if path.lower().endswith(".gz") else buffered
         while data := stream.readline(MAX_LINE):
             yield data
             while len(data) == MAX_LINE and not data.endswith(b"\n"):  # the rest of a line that is too long
                 data = stream.readline(MAX_LINE)
-
-
-def _parquet(
-    path: str, row_groups: Sequence[int] | None = None, required: Sequence[str] = _REQUIRED_COLUMNS
-) -> Iterator[dict[str, Any]]:
-    """Rows of one Parquet file, with texts as bytes: text that is not UTF-8 costs its row and not the file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with open_file(path) as stream:
-        file = pq.ParquetFile(stream, pre_buffer=True)
-        names = file.schema_arrow.names
-        missing = [name for name in required if name not in names]
-        if missing:
-            expected = f"expected {', '.join(required)} (labels null: unlabeled)"
-            raise DataError(f"{path}: no column {', '.join(missing)}; {expected}")
-        wanted = [name for name in (*_REQUIRED_COLUMNS, *_OPTIONAL) if name in names]
-        for batch in file.iter_batches(1024, row_groups=row_groups, columns=wanted):
-            columns = [_plain(column) for column in batch.columns]
-            yield from pa.RecordBatch.from_arrays(columns, names=batch.schema.names).to_pylist()
 
 
 def _drawn_lines(path: str, size: int, rng: random.Random) -> tuple[list[tuple[int, bytes]], int]:
@@ -205,7 +204,9 @@ def _drawn_lines(path: str, size: int, rng: random.Random) -> tuple[list[tuple[i
     return drawn, rows
 
 
-def _drawn_parquet(parts: Sequence[str], size: int, rng: random.Random) -> tuple[list[tuple[int, dict[str, Any]]], int]:
+def _drawn_parquet(
+    parts: Sequence[str], size: int, rng: random.Random
+) -> tuple[list[tuple[int, dict[str, Any] | None]], int]:
     import pyarrow.parquet as pq
 
     groups: list[tuple[str, int, int]] = []  # part, row group, rows
@@ -215,26 +216,15 @@ def _drawn_parquet(parts: Sequence[str], size: int, rng: random.Random) -> tuple
         groups += [(part, number, metadata.row_group(number).num_rows) for number in range(metadata.num_row_groups)]
     rows = sum(count for *_, count in groups)
     places = sorted(rng.sample(range(rows), min(size, rows)))
-    drawn: list[tuple[int, dict[str, Any]]] = []
+    drawn: list[tuple[int, dict[str, Any] | None]] = []
     start = 0
     for part, number, count in groups:
         wanted = {place - start for place in places if start <= place < start + count}
         if wanted:
-            drawn += [(start + at + 1, row) for at, row in enumerate(_parquet(part, (number,))) if at in wanted]
+            rows_of_it = enumerate(parquet_rows(part, _COLUMNS, _REQUIRED_COLUMNS, (number,)))
+            drawn += [(start + at + 1, row) for at, row in rows_of_it if at in wanted]
         start += count
     return drawn, rows
-
-
-def _plain(column: "pa.Array") -> "pa.Array":
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if pa.types.is_string(column.type):
-        return column.cast(pa.binary())
-    if pa.types.is_large_string(column.type):
-        return column.cast(pa.large_binary())
-    return column.cast(pa.string()).cast(pa.binary()) if pa.types.is_temporal(column.type) else column
 
 
 @contextmanager

@@ -38,7 +38,8 @@ def prepare(config: Config, inputs: list[Input], fields: Fields, say: Say) -> Co
     if cohort is None or not cohort.is_whole():
         cohort = _Preparation(config, inputs, fields).run()
     counts = _counts(cohort.facts)
-    for line in [*counts.lines(config.teacher.system), *_notes(cohort)]:
+    passed_over = [line for each in inputs for line in each.lines()]
+    for line in [*passed_over, *counts.lines(config.teacher.system), *_notes(cohort)]:
         say(f"visits: {line}")
     counts.require_at_most(config.data.max_bad_rows, quarantine_file(root))
     return cohort

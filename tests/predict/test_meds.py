@@ -1,9 +1,12 @@
 """`ckd predict --meds`: each label's table holds its column of the predictions; nothing of others is overwritten."""
 
+from collections import Counter
+
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ckd.predict.meds import SCHEMA, table_name
+from ckd.predict.meds import SCHEMA, _who_and_when, table_name
 from ckd.visits.labels import DISEASES
 from testbed.rows import write_jsonl
 from tests.predict.predicting import predict, predicted, rows
@@ -78,3 +81,16 @@ def test_meds_tables_never_go_over_others_files_and_say_when_nothing_fits(model,
     assert predict(source, "--model", model, "--out", tmp_path / "out", "--meds", tmp_path / "meds") == 2
     assert "need an integer subject_id and a prediction_time" in capsys.readouterr().err
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["notes.txt"] and not (tmp_path / "meds").exists()
+
+
+def test_a_subject_that_is_not_written_as_an_integer_does_not_become_another_one():
+    part = pa.table(
+        {
+            "subject_id": ["12", "0012", "-0", "+12", "-7", "0", str(2**63 - 1), str(2**63), None],
+            "prediction_time": ["2150-01-01T00:00:00"] * 9,
+        }
+    )
+    left_out = Counter()
+    subjects, _, usable = _who_and_when(part, left_out)
+    assert (subjects, usable) == ([12, -7, 0, 2**63 - 1], [0, 4, 5, 6])
+    assert left_out == {"subject_id is no 64-bit integer": 4, "without subject_id": 1}
