@@ -16,6 +16,7 @@ from ckd.visits.cohort import Cohort, cohort_artifact
 from ckd.visits.inputs import Input
 from ckd.visits.intake import configured_inputs
 from ckd.visits.prepare import VISITS_VERSION, Say, halves_tuning, prepare
+from ckd.visits.public_owner import Owner
 
 # Every key of the configuration changes stored values and is in a fingerprint, unless one of these three tables has it.
 NOT_DECIDING: Mapping[str, str] = {
@@ -80,6 +81,11 @@ class Run:
     def report_file(self) -> str:
         """Where `ckd report` writes its page."""
         return join(self.folder, "report.html")
+
+    @property
+    def owner(self) -> Owner:
+        """Whom a public file belongs to."""
+        return Owner(self.config.run.name, absolute(self.config).run.artifacts_root)
 
     @cached_property
     def inputs(self) -> list[Input]:

@@ -125,12 +125,11 @@ def submit(
             return Submitted(attempt, False, "PENDING", where)
 
 
-def running(client: "JobSubmissionClient", prefix: str) -> list[str]:
-    """Ids of the jobs that have not ended and start with `prefix`."""
+def running(client: "JobSubmissionClient", metadata: Mapping[str, str]) -> list[str]:
+    """Ids of the jobs that have not ended and were submitted with this metadata."""
     with _our_errors():
-        jobs = client.list_jobs()
-    ids = [job.submission_id or "" for job in jobs if not job.status.is_terminal()]
-    return sorted(name for name in ids if name.startswith(prefix))
+        jobs = [job for job in client.list_jobs() if not job.status.is_terminal()]
+    return sorted(job.submission_id or "" for job in jobs if metadata.items() <= (job.metadata or {}).items())
 
 
 def follow(client: "JobSubmissionClient", job: str, write: Callable[[str], object]) -> Outcome:

@@ -91,17 +91,19 @@ def write_public_results(run: Run, console: Console, metrics: dict[str, Any]) ->
 
     from ckd.evaluation.evaluate import MODELS
     from ckd.evaluation.scores import read_split
-    from ckd.visits.public_files import append_test_metrics, write_test_results
+    from ckd.visits.public_files import append_test_metrics, results_file, write_test_results
 
     rows = read_split(run.cohort, "held_out", list(MODELS.values()))
     predicted = torch.from_numpy(rows.scores[MODELS["student"]])
     hard, soft = torch.from_numpy(rows.labels).float(), torch.from_numpy(rows.scores[MODELS["teacher"]])
-    path = write_test_results(run.config.run.results, run.config.student.hard_weight, predicted, hard, soft)
+    results, weight = run.config.run.results, run.config.student.hard_weight
+    with run.owner.writing(results_file(results, weight), "run.results"):
+        path = write_test_results(results, weight, predicted, hard, soft)
     figures = {
         name: math.nan if value is None else value for name, value in metrics["public_code_metrics"]["student"].items()
     }
     flag = "teacher_saw_held_out" if metrics["teacher_saw_held_out"] else ""
-    line = append_test_metrics(run.config.run.results, run.config.student.hard_weight, flag, **figures)
+    line = append_test_metrics(results, weight, flag, **figures)
     console.say(f"evaluate: wrote {path} and a line of {line} (the public code's figures, of 0/1 predictions at .5)")
 
 

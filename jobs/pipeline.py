@@ -13,6 +13,7 @@ from jobs import embed, evaluate, report, soft_labels, train_head, train_student
 from jobs.arguments import share
 from jobs.console import Console
 from jobs.models import require_student, require_teacher
+from jobs.public_files import require_own
 
 JOBS = (embed, train_head, soft_labels, train_student, evaluate, report)
 
@@ -34,8 +35,8 @@ def run(config: Config, console: Console, arguments: Namespace | None = None) ->
         if not exists(join(one.student_folder, ARTIFACT_FILE)):
             require_teacher(config)
             require_student(config)
-    for place in (one.root, config.run.public_files):
-        exists(place)
+    exists(one.root)
+    require_own(one)
     console.event("run")
     console.upload()
     with _ray(config):

@@ -5,13 +5,14 @@ from argparse import Namespace
 from ckd.config import Config
 from ckd.run import Run
 from ckd.section import Workers
-from ckd.store.files import delete
 from ckd.teacher.embed import EMBEDDINGS
 from ckd.teacher.soft_labels import SOFT_LABELS, public_rows
 from ckd.visits.public_files import clean_file, soft_label_file, write_rows, write_soft_labels
 from ckd.visits.visit import Split
 from jobs.console import Console
 from jobs.shards import make_missing
+
+_KEY = "run.public_files"
 
 
 def run(config: Config, console: Console, arguments: Namespace | None = None) -> None:
@@ -32,12 +33,14 @@ def _write_public(run: Run, console: Console) -> None:
     names: tuple[tuple[Split, str], ...] = (("train", "train"), ("tuning", "val"))
     for split, name in names:
         path = soft_label_file(config.run.public_files, name)
-        count = write_soft_labels(path, (row["probabilities"] for row in public_rows(run, split)))
+        with run.owner.writing(path, _KEY):
+            count = write_soft_labels(path, (row["probabilities"] for row in public_rows(run, split)))
         console.say(f"soft-labels: wrote {path}, {count:,} visits")
         clean = clean_file(config.run.public_files, name)
-        delete(clean)  # an earlier run's does not fit these soft labels
+        run.owner.remove(clean, _KEY)  # an earlier one does not fit these soft labels
         if lost or not config.data.tuning:
-            write_rows(clean, public_rows(run, split))
+            with run.owner.writing(clean, _KEY):
+                write_rows(clean, public_rows(run, split))
             console.say(
                 f"soft-labels: {path} is aligned with {clean} (the labelled visits that were kept), "
                 "not with the input file"

@@ -109,7 +109,7 @@ class Job:
         found = submit(
             client, self.name, self.command, working_dir=str(checkout()), metadata=metadata, resource=resource
         )
-        others = [other for other in running(client, f"ckd-{self.stage}-{self.run}-") if other != found.id]
+        others = [other for other in running(client, metadata) if other != found.id]
         _tell(console, found, "" if following else found.id, resource, others)
         if following:
             _finish(console, found.id, follow(client, found.id, lambda text: _show(console, text)))

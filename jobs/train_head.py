@@ -36,7 +36,8 @@ def work(run: Run, console: Console) -> None:
             "what the adapter remembers of its labels)"
         )
     path = head_file(run.config.run.public_files)
-    write_bytes(path, read_bytes(join(artifact.folder, HEAD_FILE)))
+    with run.owner.writing(path, "run.public_files"):
+        write_bytes(path, read_bytes(join(artifact.folder, HEAD_FILE)))
     console.say(f"train-head: wrote {path}")
 
 

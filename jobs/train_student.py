@@ -62,14 +62,14 @@ def _train(run: Run, console: Console) -> None:
 
 
 def _restore_public(run: Run, console: Console, artifact: FolderArtifact) -> None:
-    """Write best_model.pt again where another run with the same run.results and hard_weight has replaced it."""
+    """Write best_model.pt again where it is missing or changed. Raises ConfigError when it is another run's."""
     path = student_file(run.config.run.results, run.config.student.hard_weight)
     recorded = (artifact.load() or {})["extra"]["best_model"]
     if not exists(path) or size_and_hash(path) != recorded:
         from ckd.student.export import write_public
 
         write_public(run)
-        console.say(f"train-student: wrote {path} again, it was missing or another run's")
+        console.say(f"train-student: wrote {path} again, it was missing or changed")
 
 
 def tokenize(run: Run, console: Console, shards: list[Shard]) -> None:

@@ -28,10 +28,7 @@ def export(run: Run, say: Callable[[str], None]) -> str:
     public = write_public(run, model)
     facts = run.cohort.facts
     extra = {"step": best.step, "selection": best.extra["selection"], "best_model": size_and_hash(public)}
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        writing(folder),
-    ):  # the libraries need a real one
+    with tempfile.TemporaryDirectory() as folder, writing(folder):  # the libraries need a real one
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         artifact.commit_from(folder, extra | {"teacher_saw_held_out": facts.get("teacher_saw_held_out", False)})
@@ -44,5 +41,6 @@ def write_public(run: Run, model: Any = None) -> str:
 
     path = student_file(run.config.run.results, run.config.student.hard_weight)
     model = load_student(STUDENT.artifact(run).fetched()) if model is None else model
-    write_tensors(path, model.state_dict())
+    with run.owner.writing(path, "run.results"):
+        write_tensors(path, model.state_dict())
     return path

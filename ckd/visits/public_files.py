@@ -118,6 +118,11 @@ def student_file(results: str, hard_weight: float) -> str:
     return join(heads_folder(results, hard_weight), "best_model.pt")
 
 
+def results_file(results: str, hard_weight: float) -> str:
+    """`heads_results<hard_weight>/test_results.pt`."""
+    return join(heads_folder(results, hard_weight), "test_results.pt")
+
+
 def write_test_results(
     results: str, hard_weight: float, predicted: "torch.Tensor", hard: "torch.Tensor", soft: "torch.Tensor"
 ) -> str:
@@ -125,7 +130,7 @@ def write_test_results(
 
     It holds all_preds, all_labels_hard and all_labels_soft, each [visits, 25].
     """
-    path = join(heads_folder(results, hard_weight), "test_results.pt")
+    path = results_file(results, hard_weight)
     write_tensors(path, {"all_preds": predicted, "all_labels_hard": hard, "all_labels_soft": soft})
     return path
 

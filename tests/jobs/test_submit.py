@@ -4,15 +4,17 @@ import shlex
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.job_submission import JobStatus
 
 from ckd.config import Config
 from ckd.configfile import load
 from ckd.errors import ConfigError
-from cluster.submit import Outcome, _Log
+from cluster.submit import Outcome, _Log, running
 from jobs.cluster_paths import placed, require_shared
 from jobs.submit import JobError, _finish, entrypoint, overrides, submission
 
@@ -132,6 +134,25 @@ def test_a_jobs_end_becomes_the_commands_exit_code(outcome, code, says):
     with pytest.raises(JobError, match=says) as ended:
         _finish(None, "ckd-embed-x-0", outcome)
     assert ended.value.exit_code == code
+
+
+def test_of_the_jobs_that_run_only_the_same_runs_are_named():
+    def job(name, run, status="RUNNING"):
+        return SimpleNamespace(
+            submission_id=f"ckd-run-{name}", metadata={"run": run, "stage": "run"}, status=JobStatus(status)
+        )
+
+    jobs = [
+        job("a-01234567", "a"),
+        job("a-b-01234567", "a-b"),
+        job("a-01234567-89abcdef", "a-01234567"),
+        job("a-76543210", "a", "SUCCEEDED"),
+        SimpleNamespace(submission_id="ckd-run-a-by-hand", metadata=None, status=JobStatus("RUNNING")),
+    ]
+    client = SimpleNamespace(list_jobs=lambda: jobs)
+    assert running(client, {"run": "a", "stage": "run"}) == ["ckd-run-a-01234567"]
+    assert running(client, {"run": "a-b", "stage": "run"}) == ["ckd-run-a-b-01234567"]
+    assert running(client, {"run": "a", "stage": "embed"}) == []
 
 
 def ckd(*words, **environment):
