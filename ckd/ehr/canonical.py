@@ -22,6 +22,8 @@ SCHEMAS: Mapping[str, Mapping[str, pl.DataType]] = {
 }
 TABLE_NAMES = tuple(SCHEMAS)
 TITLES: Mapping[str, pl.DataType] = dict.fromkeys(("kind", "version", "code", "title"), _TEXT)
+# What polars raises for a damaged file; its panics are no Exception.
+UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 ROW = "\0row"  # extra column of a file's raw rows, their 0-based number: no source column can be called so
 SUSPECT = "suspect"  # extra column of Source.rows: the row may have too few cells, or has too many
 

@@ -2,17 +2,18 @@
 A stay is made of its admission, discharge and death events."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from ckd.ehr.canonical import SCHEMAS, SUSPECT, TITLES, with_missing
+from ckd.ehr.canonical import SCHEMAS, SUSPECT, TITLES, UNREADABLE, with_missing
 from ckd.ehr.layouts import NOT_STATED, missing_column
 from ckd.ehr.parquetfile import ParquetFile
 from ckd.ehr.source import Source
 from ckd.errors import DataError
+from ckd.visits.datafolder import entries, is_part, reason_to_refuse, table_mark
 
 ADMISSION, DISCHARGE, BIRTH, DEATH = "HOSPITAL_ADMISSION", "HOSPITAL_DISCHARGE", "MEDS_BIRTH", "MEDS_DEATH"
 SEX, RACES, MEDICATION, STOPPED = "GENDER//", ("RACE//", "ETHNICITY//"), "MEDICATION//", "MEDICATION//STOP//"
@@ -32,12 +33,15 @@ class Meds(Source):
     @classmethod
     def open(cls, kind: str, folder: str, split_column: str) -> "Meds":
         """Find data/**/*.parquet, or all below `folder` if it has no folder data, and read the schemas.
-        Raises DataError when there is no shard, or one lacks a column, above all a visit id."""
+        Raises DataError when there is no shard, one lacks a column, above all a visit id, or more may hold events."""
         base = Path(folder, "data") if Path(folder, "data").is_dir() else Path(folder)
-        found = (p for p in base.rglob("*.parquet") if p.is_file() and not p.name.startswith("."))
-        shards = sorted(p for p in found if p.parent.name != "metadata")
+        found = dict(_below(base, frozenset()))
+        shards = sorted(path for path, why in found.items() if not why)
         if not shards:
             raise DataError(f"{base}: no *.parquet file; expected the event shards of a MEDS data set below data/")
+        for path, why in sorted(found.items()):
+            if why:
+                raise DataError(f"{path}: {why}")
         source = cls(kind, folder, split_column, tuple(map(ParquetFile.open, shards)))
         for index in source.indices("visits"):
             source._require_columns(index)
@@ -69,18 +73,14 @@ class Meds(Source):
 
     def titles(self) -> pl.DataFrame:
         """The descriptions in metadata/codes.parquet."""
-        frames, path = [pl.DataFrame(schema=TITLES)], Path(self.folder, "metadata", "codes.parquet")
-        if path.is_file():
-            rows = pl.scan_parquet(path, glob=False)
-            if rows.collect_schema().get("description") == pl.String:
-                rows = rows.filter(pl.col("description").str.len_bytes() > 0).with_columns(
-                    pl.col("code").cast(pl.String)
-                )
-                for table, kind in (("diagnoses", "diagnosis"), ("procedures", "procedure")):
-                    version, code = _coded(CODED[table])
-                    columns = {"kind": pl.lit(kind), "version": version, "code": code, "title": pl.col("description")}
-                    frames.append(_of(rows, CODED[table]).select(**columns).collect())
-        return pl.concat(frames)
+        path = Path(self.folder, "metadata", "codes.parquet")
+        if not path.exists() and not path.is_symlink():
+            return pl.DataFrame(schema=TITLES)
+        try:
+            return _described(path)
+        except UNREADABLE as error:
+            what = f"cannot be read ({type(error).__name__})"
+            raise DataError(f"{path}: {what}; get the file again, or remove it: it only gives codes titles") from None
 
     def _events(self, index: int) -> pl.LazyFrame:
         return self.opened[index].scan().select(**self._cells(index), place=self.place(index))
@@ -105,6 +105,33 @@ class Meds(Source):
                 "tell which codes belong to which visit, nor the next visit: make the shards with an ETL that keeps it"
             )
         self._cells(index)  # raises DataError for a type that will not do
+
+
+def _below(folder: Path, above: frozenset[Path]) -> Iterator[tuple[Path, str]]:
+    """Every shard below a folder, and what may be one, with the reason why it is not read. Links are followed."""
+    found = entries(str(folder))
+    for name, size in found.items():
+        path = folder / name
+        if mark := table_mark(str(folder), name, found):
+            yield path, mark
+        elif is_part(name, size):
+            yield path, ""
+        elif size is not None or name[0] in "._":
+            if why := reason_to_refuse(name, size):
+                yield path, why
+        elif name != "metadata" and (there := path.resolve()) not in above:
+            yield from _below(path, above | {there})
+
+
+def _described(path: Path) -> pl.DataFrame:
+    frames, rows = [pl.DataFrame(schema=TITLES)], pl.scan_parquet(path, glob=False)
+    if rows.collect_schema().get("description") == pl.String:
+        rows = rows.filter(pl.col("description").str.len_bytes() > 0).with_columns(pl.col("code").cast(pl.String))
+        for table, kind in (("diagnoses", "diagnosis"), ("procedures", "procedure")):
+            version, code = _coded(CODED[table])
+            columns = {"kind": pl.lit(kind), "version": version, "code": code, "title": pl.col("description")}
+            frames.append(_of(rows, CODED[table]).select(**columns).collect())
+    return pl.concat(frames)
 
 
 def _of(events: pl.LazyFrame, *prefixes: str) -> pl.LazyFrame:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from ckd.ehr.canonical import ROW
+from ckd.ehr.canonical import ROW, UNREADABLE
 from ckd.errors import DataError
 
 
@@ -23,7 +23,7 @@ class ParquetFile:
         """Read the schema. Raises DataError when it is no Parquet file."""
         try:
             schema = pl.read_parquet_schema(path)
-        except (pl.exceptions.PolarsError, OSError) as error:
+        except UNREADABLE as error:
             raise DataError(f"{path}: not a Parquet file ({type(error).__name__}); get the file again") from None
         columns = {name.lower(): dtype for name, dtype in schema.items()}
         if len(columns) < len(schema):
@@ -51,7 +51,7 @@ class ParquetFile:
         """Read the whole file; raises DataError if that is not possible."""
         try:
             pl.scan_parquet(self.path, glob=False).select(pl.all().null_count()).collect(engine="streaming")
-        except (pl.exceptions.PolarsError, OSError) as error:
+        except UNREADABLE as error:
             raise DataError(f"{self.path}: damaged Parquet ({type(error).__name__}); get the file again") from None
 
     def line_of(self, record: int) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from ckd.ehr.canonical import PLACE_BITS, SCHEMAS, SUSPECT, TABLE_NAMES
+from ckd.ehr.canonical import PLACE_BITS, SCHEMAS, SUSPECT, TABLE_NAMES, UNREADABLE
 from ckd.ehr.frames import made_aside
 from ckd.ehr.source import Source
 from ckd.errors import ArtifactError, ConfigError, DataError
@@ -78,7 +78,7 @@ def read(folder: str, table: str, index: int) -> pl.DataFrame:
     schema, files = stored(table), _files(folder, table, index)
     try:
         frames = [pl.DataFrame(schema=schema), *(pl.read_ipc(file, columns=list(schema)) for file in files)]
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except UNREADABLE as error:
         raise _damaged(folder, f"partition {index} of {table} cannot be read ({type(error).__name__})") from None
     rows, wanted = sum(frame.height for frame in frames), facts(folder)["stored"][table][index]
     if rows != wanted:
@@ -210,5 +210,5 @@ def _without_subject(folder: str) -> dict[str, int | None]:
 
 
 def _partitions_for(source: Source) -> int:
-    text = sum(size * _PACKED.get(Path(name).suffix, 1) for name, size in source.files.items())
+    text = sum(size * _PACKED.get(Path(name).suffix.lower(), 1) for name, size in source.files.items())
     return min(_MOST, max(1, math.ceil(text / _PARTITION_BYTES)))

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from ckd.ehr import cells
-from ckd.ehr.canonical import PLACE_BITS, ROW, SCHEMAS
+from ckd.ehr.canonical import PLACE_BITS, ROW, SCHEMAS, UNREADABLE
 from ckd.ehr.csvfile import CsvFile
 from ckd.ehr.layouts import NOT_STATED, SECONDS
 from ckd.ehr.parquetfile import ParquetFile
@@ -101,7 +101,7 @@ class Source(ABC):
         """Turn what polars raises while `table` is read into a DataError: file, line, damage and remedy, no cell."""
         try:
             yield
-        except (pl.exceptions.ComputeError, pl.exceptions.SchemaError, OSError) as error:
+        except UNREADABLE as error:
             for index in self.indices(table):
                 self.opened[index].find_damage()
             what = f"{table} could not be read or stored ({type(error).__name__})"

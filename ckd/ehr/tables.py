@@ -14,6 +14,7 @@ from ckd.ehr.layouts import Layout, Table, missing_column
 from ckd.ehr.parquetfile import ParquetFile
 from ckd.ehr.source import Source
 from ckd.errors import DataError
+from ckd.visits.datafolder import entries, reason_to_refuse, table_mark
 
 _ENDINGS = (".csv.gz", ".csv", ".parquet")
 _NOTHING = {"rows": 0, "records": 0, "suspects": 0}
@@ -32,7 +33,7 @@ class Tables(Source):
         Raises DataError for a table or a column that is missing, there twice or of no use."""
         found = _find_tables(layout, Path(folder))
         paths = [path for files in found.values() for path in files]
-        opened = tuple((ParquetFile if path.suffix == ".parquet" else CsvFile).open(path) for path in paths)
+        opened = tuple((ParquetFile if path.suffix.lower() == ".parquet" else CsvFile).open(path) for path in paths)
         where = {name: tuple(paths.index(path) for path in files) for name, files in found.items()}
         source = cls(kind, folder, split_column, opened, layout, where)
         source._require_columns()
@@ -117,8 +118,8 @@ def _derived(table: str, rows: pl.LazyFrame) -> pl.LazyFrame:
 
 def _find_tables(layout: Layout, root: Path) -> dict[str, tuple[Path, ...]]:
     """Table (or kind of titles) -> its files. Raises DataError for a table that is missing or there twice."""
-    root = next((p for p in root.iterdir() if p.name.lower() == layout.subfolder and p.is_dir()), root)
-    found = {name: _files(table, root, layout.parquet) for name, table in layout.all_tables.items()}
+    given, root = root, next((p for p in root.iterdir() if p.name.lower() == layout.subfolder and p.is_dir()), root)
+    found = {name: _files(table, root, given, layout.parquet) for name, table in layout.all_tables.items()}
     for name, table in layout.tables.items():
         if not found[name]:
             there = ", ".join(sorted(p.name for p in root.iterdir())[:30]) or "nothing"
@@ -128,20 +129,31 @@ def _find_tables(layout: Layout, root: Path) -> dict[str, tuple[Path, ...]]:
     return found
 
 
-def _files(table: Table, root: Path, parquet: bool) -> tuple[Path, ...]:
+def _files(table: Table, root: Path, given: Path, parquet: bool) -> tuple[Path, ...]:
+    """The table's file in `root`, or its parts. Another one of its name, there or in the folder `given`, may hold rows
+    that would be left out: DataError."""
+    folders = dict.fromkeys((root, given))
+    named = [p for folder in folders for p in folder.iterdir() if p.name.lower().partition(".")[0] == table.file]
+    named = [p for p in named if reason_to_refuse(p.name, None if p.is_dir() else 0)]
     names = [table.file + ending for ending in _ENDINGS[: 3 if parquet else 2]]
-    found = [p for p in root.iterdir() if p.is_file() and p.name.lower() in names]
+    found = [p for p in named if p.parent == root and p.name.lower() in names and not p.is_dir()]
     if parquet:
-        found += [p for p in root.iterdir() if p.is_dir() and p.name.lower() == table.file]
-    if len(found) > 1:
-        there = " and ".join(sorted(p.name for p in found))
-        raise DataError(f"{root}: {there} are there, so which one counts is open; keep one")
+        found += [p for p in named if p.parent == root and p.is_dir() and p.name.lower() == table.file]
+    if found and len(named) > 1:
+        there = " and ".join(sorted(str(p.relative_to(given)) for p in named))
+        raise DataError(f"{given}: {there} are there, so which one counts is open; keep one")
     return _parts(found[0]) if found and found[0].is_dir() else tuple(found)
 
 
 def _parts(folder: Path) -> tuple[Path, ...]:
     """The files of a table that is a folder of parts."""
-    parts = [p for p in folder.iterdir() if p.name.lower().endswith(_ENDINGS) and not p.name.startswith((".", "_"))]
+    found = entries(str(folder))
+    for name, size in found.items():
+        readable = size is not None and size >= 0 and name.lower().endswith(_ENDINGS)
+        expected = " or ".join(_ENDINGS[1:])
+        if why := table_mark(str(folder), name, found) or (not readable and reason_to_refuse(name, size, expected)):
+            raise DataError(f"{folder / name}: {why}")
+    parts = [folder / name for name in found if name.lower().endswith(_ENDINGS) and name[0] not in "._"]
     repeated = [stem for stem, n in Counter(p.name.lower().partition(".")[0] for p in sorted(parts)).items() if n > 1]
     if repeated:
         raise DataError(f"{folder}: more than one file '{repeated[0]}', so which one counts is open; keep one")

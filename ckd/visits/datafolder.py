@@ -61,7 +61,7 @@ def is_part(name: str, size: int | None) -> bool:
     return size is not None and size >= 0 and name.lower().endswith(PARQUET_SUFFIX) and name[0] not in "._"
 
 
-def reason_to_refuse(name: str, size: int | None) -> str:
+def reason_to_refuse(name: str, size: int | None, expected: str = PARQUET_SUFFIX) -> str:
     """Why an entry that is no part must not be left out in silence; "" for one that holds no rows."""
     if name.startswith(".ckd-ingest-"):
         return f"left by an ingest that has not finished; {_AGAIN}"
@@ -74,7 +74,7 @@ def reason_to_refuse(name: str, size: int | None) -> str:
         return "a folder inside, whose files are not read; move its parts up, or give each folder by itself"
     if size == -1:
         return "a link to nothing; restore what it points to, or remove it"
-    return f"not a {PARQUET_SUFFIX} part, so its rows would be left out; write it as one, or move it away"
+    return f"not a {expected} part, so its rows would be left out; write it as one, or move it away"
 
 
 def table_mark(path: str, name: str, found: Mapping[str, int | None]) -> str:
