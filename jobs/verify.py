@@ -2,9 +2,9 @@
 
 The visits are those that were prepared; every visit_id stands once in every artifact's parts, in the order of its
 visits; embeddings, logits, probabilities and token ids are finite and in range, and every column holds what its footer
-names; the files of head, student and checkpoints are those that were committed; calibration.json, where it is, is that
-student's and holds, as metrics.json does, what was written. Parts of one stage that were made with other versions of a
-library are shown, and are no damage. That a model really computed those values cannot be proved from them.
+names; the files of head, student and checkpoints and the public files are those that were written; calibration.json,
+where it is, is that student's and holds, as metrics.json does, what was written. Parts of one stage that were made with
+other versions of a library are shown, and are no damage. That a model really computed those values cannot be proved.
 """
 
 from argparse import Namespace
@@ -20,6 +20,7 @@ from ckd.store.jsonfile import read_json
 from ckd.student.checkpoint import Checkpoints
 from ckd.visits.audit import StageAudit, audit_ids, audit_stage, audit_strays, audit_values
 from jobs.console import Console
+from jobs.public_files import public_problems
 from jobs.stages import FOLDERS, STEPS, made_from, refusals
 
 
@@ -50,6 +51,7 @@ def run(config: Config, console: Console, arguments: Namespace | None = None) ->
             console.say(f"{folder.name:<12} {state}")
     problems += _metrics(one)
     problems += Checkpoints(one.root, {}, None).problems()
+    problems += public_problems(one)
     for problem in problems:
         console.say(f"problem: {problem}")
     for line in after:

@@ -9,12 +9,12 @@ import pytest
 from ckd.config import Config
 from ckd.configfile import load
 from ckd.ehr import ingest
-from ckd.errors import MismatchError
+from ckd.errors import ArtifactError, MismatchError
 from ckd.run import HASHED, NOT_DECIDING, ONLY_WHERE_SET, Run
 from ckd.section import Workers
 from ckd.store.artifacts import Fields
 from ckd.visits.inputs import Input
-from jobs import pipeline
+from jobs import pipeline, verify
 from jobs.console import Console
 from jobs.stages import STAGES
 from testbed.rows import rows, write_jsonl
@@ -124,3 +124,24 @@ def test_the_lists_name_only_keys_that_there_are():
     sections = {f"{section}.*" for section in SECTIONS}
     assert {*NOT_DECIDING, *HASHED, *ONLY_WHERE_SET} <= {*KEYS, *sections}
     assert all(getattr(getattr(Config(), k.split(".")[0]), k.split(".")[1]) == v for k, v in ONLY_WHERE_SET.items())
+
+
+def test_verify_names_every_kind_of_file_in_which_one_bit_is_flipped(finished):
+    config, _ = finished
+    run, public = Path(config.run.folder), Path(config.run.public_files)
+    files = [run / name for name in ("metrics.json", "student/calibration.json", "student/artifact.json")]
+    files += [run / "artifacts/head/artifact.json", run / "artifacts/embeddings/part-00000.parquet"]
+    files += [run / "student/model.safetensors", next((run / "artifacts/checkpoints").glob("*/model.safetensors"))]
+    files += [next(public.rglob("teacher_classification_head.pt")), next(public.rglob("hands_name_train*.json"))]
+    for path in files:
+        whole = path.read_bytes()
+        damaged = bytearray(whole)
+        damaged[len(whole) // 2] ^= 1
+        path.write_bytes(damaged)
+        screen = io.StringIO()
+        with pytest.raises(ArtifactError):
+            verify.run(config, Console(screen))
+        path.write_bytes(whole)
+        said = [line for line in screen.getvalue().splitlines() if line.startswith("problem:")]
+        assert any(str(path) in line for line in said), (path, said)
+    verify.run(config, Console(io.StringIO()))
