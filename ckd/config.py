@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ckd.section import IN_PROCESS, Section, Workers
+from ckd.section import IN_PROCESS, FileMode, Section, Workers
 
 Argument = bool | int | float | str | None  # of a chat template
 
@@ -29,6 +29,9 @@ class RunConfig(Section):
         ".",
         min_length=1,
         description="folder or URL below which data/hands_name_*.json and lora/teacher_classification_head.pt go",
+    )
+    file_mode: FileMode = Field(
+        "0600", description="rights of new files with data of single visits, such as 0640; the umask may take away more"
     )
     shared_mounts: tuple[str, ...] = Field(
         (), description="folders that all machines of a cluster mount; jobs there take only URLs and paths below them"

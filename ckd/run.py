@@ -11,7 +11,7 @@ from typing import Any
 
 from ckd.config import Config, absolute
 from ckd.store.artifacts import Fields
-from ckd.store.files import join
+from ckd.store.files import join, let_read
 from ckd.visits.cohort import Cohort, cohort_artifact
 from ckd.visits.inputs import Input
 from ckd.visits.intake import configured_inputs
@@ -56,6 +56,11 @@ class Run:
     def __init__(self, config: Config, known: Mapping[str, Fields] | None = None) -> None:
         self.config = config
         self._known = dict(known or {})
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Arrive in a worker, which writes files with the run's rights."""
+        vars(self).update(state)
+        let_read(self.config.run.file_mode)
 
     @property
     def root(self) -> str:

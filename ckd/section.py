@@ -1,9 +1,9 @@
 """What the configuration's sections are made of: frozen models, and a number of workers as a value."""
 
 import re
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 _WORKERS = re.compile(r"(\d+)(?:\.\.(\d+))?")
 
@@ -45,4 +45,9 @@ class Workers(Section):
         return str(self.min) if self.min == self.max else f"{self.min}..{self.max}"
 
 
+def _octal(value: Any) -> Any:
+    return f"{value:04o}" if isinstance(value, int) else str(value).zfill(4)  # YAML reads 0640 as the number 416
+
+
+FileMode = Annotated[str, BeforeValidator(_octal), Field(pattern=r"^0[67][0-7][0-7]$")]  # the owner reads and writes
 IN_PROCESS = Workers(min=0, max=0)

@@ -12,6 +12,7 @@ from ckd import __version__
 from ckd.config import Config
 from ckd.configfile import dump, load
 from ckd.errors import CkdError
+from ckd.store.files import join, let_read, sweep_temporary
 from ckd.store.unwritable import PLACES, unwritable
 from jobs.arguments import EXIT_CODES, add_config
 from jobs.cluster_paths import placed
@@ -97,7 +98,17 @@ def _start(command: Command, arguments: argparse.Namespace) -> None:
         if getattr(arguments, "dry_run", False) and command.dry_run:
             _dry_run(config, console)
         else:
+            let_read(config.run.file_mode)
+            if command.computes:
+                _sweep(config)
             command.load().run(config, console, arguments)
+
+
+def _sweep(config: Config) -> None:
+    """Remove what killed commands of this run left half written: patients' texts among it."""
+    for folder in {config.run.folder, config.run.artifacts_root}:
+        sweep_temporary(folder)
+    sweep_temporary(join(config.run.public_files, "data"), "*")
 
 
 def _config(command: Command, arguments: argparse.Namespace) -> Config:

@@ -10,6 +10,7 @@ from ckd.predict import arrivals
 from ckd.predict.modelfolder import ModelFolder
 from ckd.predict.scored import ScoreWorker, scored_fields
 from ckd.store.artifacts import Stage
+from ckd.store.files import sweep_temporary
 from ckd.store.filesystems import is_local
 from ckd.store.handover import sweep
 from ckd.store.lease import lease
@@ -51,8 +52,13 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
     arrived = Input(source, "held_out", to_learn=False)
     for line in arrived.lines():
         console.say(f"predict: {line}")
-    with lease(out, "ckd predict"):
-        stage, cohort = _predicted(config, console, model, out, arrived)
+    with lease(out, "ckd predict") as alone:
+        sweep_temporary(out)
+        try:
+            stage, cohort = _predicted(config, console, model, out, arrived)
+        finally:
+            if alone:  # else another may be reading the texts
+                arrivals.forget(out)
     if meds:
         _meds(console, stage, cohort, _absolute(meds))
 
@@ -77,7 +83,7 @@ def _predicted(config: Config, console: Console, model: ModelFolder, out: str, a
     else:
         console.say(f"predict: {stage.folder} is done")
     _check(console, stage, cohort)
-    arrivals.forget(out, cohort)
+    arrivals.forget(out)
     return stage, cohort
 
 

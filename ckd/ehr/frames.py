@@ -33,7 +33,7 @@ def made_aside(folder: str) -> Iterator[str]:
 
 def save_frame(folder: str, name: str, frame: pl.DataFrame) -> None:
     """Write one frame of a folder artifact."""
-    write_file(join(folder, f"{name}.arrow"), lambda stream: frame.write_ipc(stream, compression="lz4"))
+    write_file(join(folder, f"{name}.arrow"), lambda stream: frame.write_ipc(stream, compression="lz4"), private=True)
 
 
 def load_frame(folder: str, name: str) -> pl.DataFrame:

@@ -157,7 +157,8 @@ def _write_together(paths: Mapping[str, str], work: Callable[[Mapping[str, Hashe
         if not left:
             found = work(streams)
             return
-        write_file(paths[left[0]], lambda stream: open_next(left[1:], {**streams, left[0]: Hashed(stream)}))
+        path, rest = paths[left[0]], left[1:]
+        write_file(path, lambda stream: open_next(rest, {**streams, left[0]: Hashed(stream)}), private=True)
 
     open_next(list(paths), {})
     return found

@@ -7,10 +7,12 @@ the counts stay.
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, BinaryIO
 
 from ckd.config import DataConfig
+from ckd.errors import ArtifactError
 from ckd.store.artifacts import Fields, Stage, require_equal
 from ckd.visits.cohort import STAGE, Cohort, cohort_artifact, commit, quarantine_file
 from ckd.visits.inputs import Input
@@ -52,11 +54,14 @@ def store(root: str, source: Input, data: DataConfig, fields: Fields) -> None:
         commit(root, visits, fields=fields, shard_rows=data.shard_rows, facts=facts)
 
 
-def forget(root: str, cohort: Cohort) -> None:
-    """Remove the working copy of the texts."""
+def forget(root: str) -> None:
+    """Remove the working copy of the texts, also one that a killed command left. Others' parts stay."""
     stage = Stage(root, STAGE, {})
-    for shard in cohort.shards:
-        stage.delete(shard.index)
+    for index in stage.indices():
+        with suppress(ArtifactError):
+            footer = stage.footer(index)
+            if footer is not None and "arrivals_version" in footer.fields:
+                stage.delete(index)
 
 
 def counted(cohort: Cohort) -> Counts:

@@ -108,7 +108,7 @@ class Stage:
         metadata = {_FOOTER_KEY: json.dumps(sealed(footer), sort_keys=True).encode()}
         table = table.replace_schema_metadata(metadata)
         options = {"compression": "zstd", "write_page_checksum": True}
-        write_file(self.path(index), lambda stream: pq.write_table(table, stream, **options))
+        write_file(self.path(index), lambda stream: pq.write_table(table, stream, **options), private=True)
 
     def footer(self, index: int) -> Footer | None:
         """The footer of part `index`; None when it is not there. Raises ArtifactError when it is damaged."""

@@ -1,11 +1,13 @@
 """Single files at a path or URL: read, written whole or not at all, listed, deleted, hashed."""
 
 import errno
+import fcntl
 import hashlib
 import io
 import json
 import mmap
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Callable
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from pyarrow import fs
 
 
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 BLOCK = 8 << 20  # bytes per request when a file is read from its beginning to its end
 
 
@@ -44,9 +47,20 @@ def inner(root: str, name: str) -> str:
     return join(root, *parts)
 
 
-def write_file(path: str, write: Callable[[Any], None]) -> None:
+class _Rights:
+    private = 0o600  # of files with data of single visits
+
+
+def let_read(file_mode: str) -> None:
+    """Give files with data of single visits, which this process writes from now on, these rights (run.file_mode)."""
+    _Rights.private = int(file_mode, 8)
+
+
+def write_file(path: str, write: Callable[[Any], None], *, private: bool = False) -> None:
     """Call `write` with a binary stream and commit the result whole: temp file, fsync, rename (or one upload).
 
+    A `private` file holds data of single visits: only its owner can read it, or whom run.file_mode lets. The temp file
+    is locked while its writer lives, so that `sweep_temporary` knows what a killed one left.
     Raises UnreachableError when an object store does not take it; then nothing is visible there.
     """
     if not is_local(path):
@@ -59,11 +73,11 @@ def write_file(path: str, write: Callable[[Any], None]) -> None:
     make_folder(target.parent)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with temporary.open("wb") as stream:
+        with _created(temporary, _Rights.private if private else 0o666) as stream:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.replace(target)
+            temporary.replace(target)
     except OSError as error:
         if error.errno is not None and error.filename in {None, str(temporary)}:
             error.filename = str(target)  # a full disk's own error names no file
@@ -71,6 +85,26 @@ def write_file(path: str, write: Callable[[Any], None]) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync(target.parent)
+
+
+def _created(path: Path, mode: int) -> IO[bytes]:
+    """A new file, locked for this process where the file system knows locks."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_nlink:
+            return os.fdopen(descriptor, "wb")
+        os.close(descriptor)  # swept between the two calls
+
+
+def sweep_temporary(folder: str, pattern: str = "**/*") -> None:
+    """Remove the temp files below a local folder whose writers are gone: they may hold patients' texts."""
+    for path in Path(folder).glob(pattern) if is_local(folder) else ():
+        if _TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            with suppress(OSError), path.open("r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a writer holds it while it lives
+                path.unlink()
 
 
 def upload(source: IO[bytes], url: str) -> None:

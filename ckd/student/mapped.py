@@ -63,7 +63,7 @@ def _write(path: Path, arrays: Arrays) -> None:
         with pa.ipc.new_file(stream, table.schema) as writer:
             writer.write_table(table)
 
-    write_file(str(path), write)
+    write_file(str(path), write, private=True)
 
 
 def _map(path: Path) -> Arrays:

@@ -104,7 +104,7 @@ def _write_lines(path: str, lines: Iterable[str], start: str, between: str, end:
             count += 1
         stream.write(end.encode())
 
-    write_file(path, write)
+    write_file(path, write, private=True)
     return count
 
 
