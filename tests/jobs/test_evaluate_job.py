@@ -13,6 +13,7 @@ from ckd.evaluation.claims import headline_facts
 from ckd.evaluation.evaluate import evaluate
 from ckd.evaluation.scores import read_split
 from ckd.run import Run
+from ckd.store.jsonfile import sealed
 from ckd.visits.cohort import Cohort
 from jobs import evaluate as job
 from jobs.console import Console
@@ -37,7 +38,8 @@ def finished(tmp_path_factory):
 def test_metrics_json_holds_what_was_measured_and_the_terminal_shows_it(finished):
     config, _, console, metrics = finished
     written = Path(config.run.folder, "metrics.json").read_text(encoding="utf-8")
-    assert json.loads(written, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")) == metrics
+    found = json.loads(written, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert found == sealed(metrics)
     printed = console.stream.getvalue()
     assert headline_facts(metrics).sentence in printed and "macro AUROC" in printed
     events = Path(config.run.folder, "events.jsonl").read_text(encoding="utf-8")

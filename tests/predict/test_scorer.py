@@ -16,6 +16,7 @@ from ckd.errors import ArtifactError, ConfigError
 from ckd.predict.modelfolder import ENGINES, ModelFolder
 from ckd.predict.scorer import Scorer
 from ckd.store.artifacts import FolderArtifact
+from ckd.store.jsonfile import SEAL
 from ckd.visits.labels import NUM_LABELS
 from tests.predict.scored_student import make_student
 from tests.student.student_cohort import WORDS, make_visits
@@ -160,8 +161,9 @@ def test_a_tokenizer_that_another_version_made_is_told_in_one_line(folder, tmp_p
 
 def test_a_calibration_of_another_student_is_refused(folder, tmp_path):
     copy = copied(folder, tmp_path)
-    content = json.loads((copy / FILE).read_text())
-    (copy / FILE).write_text(json.dumps(content | {"model": "0123456789abcdef"}))
+    content = json.loads((copy / FILE).read_text()) | {"model": "0123456789abcdef"}
+    del content[SEAL]
+    (copy / FILE).write_text(json.dumps(content))
     with pytest.raises(ArtifactError, match="another student"):
         ModelFolder.open(str(copy))
 
