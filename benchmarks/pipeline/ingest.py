@@ -87,11 +87,11 @@ def bare(tables: Path) -> None:
 
 
 def timed(command: list[str], kill_when: Path | None = None, parts: int = 0) -> Cost:
-    """Run one command; `kill_when`: SIGKILL it as soon as that work folder holds `parts` assembled partitions."""
+    """Run one command; `kill_when`: SIGKILL it as soon as that cohort has `parts` assembled partitions."""
     started = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while kill_when is not None and process.poll() is None:
-        if len(list(kill_when.glob("assembled-*/artifact.json"))) >= parts:
+        if len(list(kill_when.glob(".ckd-ingest-*/assembled-?????/artifact.json"))) >= parts:
             process.send_signal(signal.SIGKILL)
             break
         time.sleep(0.01)
@@ -109,7 +109,7 @@ def measure(tables: Path, work: Path, visits: int) -> None:
     print(f"{cost.line('ckd ingest', visits)}  {peer.cpu_s / cost.cpu_s:.2f} x the bare scan (target 0.40)")
     parts = len(list(whole.glob("part-*.parquet")))
     half = max(parts // 2, 1)
-    killed = timed([*ingest, str(stopped)], stopped / "_work", half)
+    killed = timed([*ingest, str(stopped)], stopped, half)
     again = timed([*ingest, str(stopped)])
     same, both = content(whole) == content(stopped), killed + again
     print(f"{both.line(f'killed at {half} of {parts}, run again', visits)}  byte-equal: {same}")

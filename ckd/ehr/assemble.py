@@ -9,12 +9,12 @@ import polars as pl
 
 from ckd.ehr import usable
 from ckd.ehr.codes import Codes
-from ckd.ehr.frames import left_join, made_aside, save_frame
+from ckd.ehr.frames import frame_files, left_join, made_aside, proved_bytes, save_frame
 from ckd.ehr.pairs import Rules, chain
 from ckd.ehr.partition import read
 from ckd.ehr.text import ordered
 from ckd.store.artifacts import Fields, FolderArtifact
-from ckd.store.files import join, read_bytes, write_bytes
+from ckd.store.files import join, write_bytes
 from ckd.visits.labels import DISEASES
 from ckd.visits.splits import point
 from ckd.visits.visit import SUBGROUP_FIELDS, group_key
@@ -48,12 +48,12 @@ class Assembled:
             for name in _FRAMES:
                 save_frame(fresh, name, getattr(self, name))
             write_bytes(join(fresh, FACTS_FILE), json.dumps(self.facts).encode())
-            FolderArtifact(fresh, fields).commit([])
+            FolderArtifact(fresh, fields).commit([*frame_files(_FRAMES), FACTS_FILE])
 
 
 def load_facts(folder: str) -> dict[str, Any]:
-    """Read the facts of an Assembled."""
-    return dict(json.loads(read_bytes(join(folder, FACTS_FILE))))
+    """Read the facts of an Assembled. Raises ArtifactError when they are not what was written."""
+    return dict(json.loads(proved_bytes(folder, FACTS_FILE)))
 
 
 def assemble(tables: str, index: int, rules: Rules, codes: Codes, *, seed: int, folds: int) -> Assembled:

@@ -14,7 +14,7 @@ from ckd.ehr import association, text
 from ckd.ehr.assemble import NAMED, assemble, load_facts
 from ckd.ehr.association_table import published
 from ckd.ehr.codes import Codes
-from ckd.ehr.frames import left_join, load_frame, made_aside, save_frame
+from ckd.ehr.frames import frame_files, left_join, load_frame, made_aside, save_frame
 from ckd.ehr.pairs import Rules
 from ckd.ehr.subject_splits import SubjectSplits, decide
 from ckd.store.artifacts import Fields, FolderArtifact, Stage
@@ -137,7 +137,7 @@ class Associate:
         with made_aside(target.folder) as fresh:
             for name in association.FRAMES:
                 save_frame(fresh, name, getattr(stats, name))
-            FolderArtifact(fresh, target.fields).commit([])
+            FolderArtifact(fresh, target.fields).commit(frame_files(association.FRAMES))
         return asdict(partition)
 
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,6 +199,25 @@ def test_a_damaged_part_is_named_and_nothing_of_it_is_used(tmp_path, synthetic, 
     assert main(["ingest", "mimic3", str(synthetic), "--out", str(out), *PARTS]) == 2
     assert "part-00000.parquet: damaged, or not one of" in capsys.readouterr().err
     (out / "part-00000.parquet").unlink()
+    ingest(synthetic, out, *PARTS)
+    assert cohort_files(out) == cohort_files(undisturbed[1])
+
+
+def test_a_flipped_bit_in_what_an_ingest_continues_from_is_found(tmp_path, synthetic, undisturbed, capsys):
+    out, rng = tmp_path / "out", random.Random(1)
+    words = ("ingest", "mimic3", synthetic, "--out", out, *PARTS)
+    assert killed_at(command(*words, cwd=tmp_path), out, ".ckd-ingest-*/assembled-00011/artifact.json")
+    found = out.glob(".ckd-ingest-*/assembled-?????/*")
+    files = [path.relative_to(out) for path in found if path.name != "artifact.json"]
+    for number, name in enumerate(rng.sample(sorted(files), 8)):
+        trial = tmp_path / str(number)
+        shutil.copytree(out, trial)
+        data = bytearray((trial / name).read_bytes())
+        bit = rng.randrange(8 * len(data))
+        data[bit // 8] ^= 1 << bit % 8
+        (trial / name).write_bytes(data)
+        assert main(["ingest", "mimic3", str(synthetic), "--out", str(trial), *PARTS]) in (2, 3), name
+        assert f"{name.name}: changed since it was written" in capsys.readouterr().err
     ingest(synthetic, out, *PARTS)
     assert cohort_files(out) == cohort_files(undisturbed[1])
 

@@ -179,8 +179,9 @@ def test_rows_that_are_lost_on_the_way_are_never_taken_for_all(tmp_path, monkeyp
     whole = file.read_bytes()
     for damage, said in (
         (file.unlink, "0 of 4 rows of diagnoses are left in partition 0"),
-        (lambda: pl.read_ipc(whole).head(3).write_ipc(file), "3 of 4 rows of diagnoses are left"),
-        (lambda: file.write_bytes(whole[: len(whole) // 2]), "partition 0 of diagnoses cannot be read"),
+        (lambda: pl.read_ipc(whole).head(3).write_ipc(file), "diagnoses/.* changed since it was written"),
+        (lambda: file.write_bytes(whole[: len(whole) // 2]), "diagnoses/.* changed since it was written"),
+        (lambda: file.write_bytes(whole[:99] + bytes([whole[99] ^ 1]) + whole[100:]), "diagnoses/.* changed since"),
     ):
         damage()
         with pytest.raises(ArtifactError, match=f"{re.escape(folder)}: {said}.*; delete that folder"):
