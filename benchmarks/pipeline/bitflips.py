@@ -74,10 +74,10 @@ class Trials:
             verified = self._ask(self.finished.verify, path, _digest(None)) if kind.verified else ("", "")
         finally:
             _put(path, content, before)
-        worst = max(readers, key=lambda answer: (answer[0] in FAULTS, answer[0] == SEEN))
-        if verified[0] == HARMLESS and (worst[0] != HARMLESS or _values(path, flipped) != _values(path, content)):
+        worst = max(readers, key=lambda answer: (answer[0] in FAULTS, answer[0] == SEEN), default=("", ""))
+        if verified[0] == HARMLESS and (worst[0] == SEEN or _values(path, flipped) != _values(path, content)):
             verified = UNSEEN, ""
-        self.found[kind.name].update(["trials", f"next stage: {worst[0]}"])
+        self.found[kind.name].update(["trials", f"next stage: {worst[0]}"] if readers else ["trials"])
         self.found[kind.name].update([f"verify: {verified[0]}"] if kind.verified else [])
         if {worst[0], verified[0]} & {*FAULTS}:
             self.faults.append({**place, "verify": verified, "next stage": worst})
@@ -114,7 +114,7 @@ def _values(path: Path, content: bytes | bytearray) -> Any:
             return table.to_pydict(), table.schema.metadata[b"ckd"]
         except (OSError, pa.ArrowException, LookupError) as error:
             return type(error)
-    if path.name in ("artifact.json", "calibration.json", "metrics.json"):
+    if path.name in ("artifact.json", "calibration.json", "metrics.json") or path.name.endswith(".run.json"):
         try:
             value = json.loads(content)
             return {name: value.get(name) for name in json.loads(path.read_bytes()) if name != SEAL}

@@ -18,6 +18,7 @@ from ckd.store.artifacts import FolderArtifact
 from jobs import verify
 from jobs.cli import main as ckd
 from jobs.console import Console
+from jobs.public_files import owned
 
 Read = Callable[[], Any]
 
@@ -28,7 +29,7 @@ class Kind:
 
     name: str
     files: list[Path]
-    readers: Sequence[Read]  # each returns all values that it has read
+    readers: Sequence[Read]  # each returns all values that it has read; public files are for other programs
     verified: bool = True
 
 
@@ -84,8 +85,11 @@ class Finished:
         kinds += [Kind(name, _listed(folder), readers) for name, (folder, readers) in models.items()]
         footers = {**models, "visits": (root / "visits/_cohort", [self.visits])}
         kinds += [Kind(f"artifact.json of {n}", [f / "artifact.json"], readers) for n, (f, readers) in footers.items()]
+        public = [Path(path) for path in owned(self.run()) if Path(path).exists()]
         return [
             *kinds,
+            Kind("public files", public, []),
+            Kind("records of public files", [path.with_name(f".{path.name}.run.json") for path in public], []),
             Kind("calibration.json", [student / "calibration.json"], [self.student]),
             Kind("metrics.json", [metrics], [self.report]),
             Kind("exported model", _listed(export), [self.exported], verified=False),

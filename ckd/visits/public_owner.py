@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ckd.errors import ConfigError
+from ckd.errors import ArtifactError, ConfigError
 from ckd.store.files import delete, exists, join, size_and_hash
-from ckd.store.jsonfile import read_json, write_json
+from ckd.store.jsonfile import read_json, sealed, write_json
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Owner:
         self.require(path, key)
         write_json(_beside(path), {"run": self.run, "artifacts": self.artifacts})
         yield
-        write_json(_beside(path), {"run": self.run, "artifacts": self.artifacts, **size_and_hash(path)})
+        write_json(_beside(path), sealed({"run": self.run, "artifacts": self.artifacts, **size_and_hash(path)}))
 
     def remove(self, path: str, key: str) -> None:
         """Remove a public file of this run, if it is there. Raises as `require`."""
@@ -51,7 +51,11 @@ class Owner:
     def problems(self, paths: Iterable[str]) -> Iterator[str]:
         """What is wrong with the public files that are recorded as this run's. Reads every byte of them."""
         for path in paths:
-            found = _record(path)
+            try:
+                found = _record(path)
+            except ArtifactError as error:
+                yield str(error)
+                continue
             if not self._made(found):
                 continue
             again = "delete it and run the same command again"

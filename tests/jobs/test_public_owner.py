@@ -57,6 +57,17 @@ def test_a_file_that_nobody_recorded_is_never_replaced_or_removed(tmp_path):
     assert path.read_bytes() == b"mine" and [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+def test_a_record_that_has_lost_a_bit_is_a_problem_by_name_and_hides_no_other(tmp_path):
+    owner, paths = Owner("a", "/runs/a"), [str(tmp_path / name) for name in ("one.json", "two.json")]
+    for path in paths:
+        write(owner, path, b"1")
+    record = tmp_path / ".one.json.run.json"
+    record.write_text(record.read_text().replace('"/runs/a"', '"/runs/c"'))
+    (tmp_path / "two.json").write_bytes(b"2")
+    damaged, changed = owner.problems(paths)
+    assert f"{record}: does not hold what was written" in damaged and f"{paths[1]}: changed" in changed
+
+
 def test_what_a_kill_left_is_its_own_runs_and_is_named_until_that_mends_it(tmp_path):
     owner, path = Owner("a", "/runs/a"), tmp_path / "best_model.pt"
     with pytest.raises(ZeroDivisionError), owner.writing(str(path), KEY):
