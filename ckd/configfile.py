@@ -1,7 +1,8 @@
 """Reads the configuration from a YAML file and dotted `key=value` overrides. An error names the line of a wrong key."""
 
 import difflib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from pydantic import BaseModel, ValidationError
 
 from ckd.config import Config
 from ckd.errors import ConfigError
+
+# user:password@ behind ://, or pyarrow's own options for keys
+_SECRET = re.compile(r"(\w[\w+.-]*)://(?:[^\s/@]*:[^\s@]*@|\S*[?&](?:access_key|secret_key|session_token)=)")
 
 
 def load(path: str | None, overrides: Sequence[str] = ()) -> Config:
@@ -29,11 +33,32 @@ def load(path: str | None, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path}:1: expected sections such as 'data:' and 'teacher:', found a {found}")
     given: dict[tuple[str, ...], str] = {}
     for override in overrides:
+        require_no_secret(override, f"{override.partition('=')[0]}: ")
         _apply(values, override, given)
+    for found in _texts(values):
+        require_no_secret(found, f"{path}: ")
     try:
         return Config.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_describe(error, path, text, given)) from None
+
+
+def require_no_secret(text: str, where: str = "") -> None:
+    """Raise ConfigError, which does not show it, for a URL with credentials: URLs stand in logs and jobs."""
+    found = _SECRET.search(text)
+    if found:
+        raise ConfigError(
+            f"{where}{found[1]}://…: a URL with credentials in it, not shown here; expected {found[1]}://bucket/folder "
+            "and the credentials in the environment (docs/storage.md)"
+        )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts(each)
 
 
 def dump(config: Config) -> str:

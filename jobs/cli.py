@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ckd import __version__
 from ckd.config import Config
-from ckd.configfile import dump, load
+from ckd.configfile import dump, load, require_no_secret
 from ckd.errors import CkdError
 from ckd.store.files import join, let_read, sweep_temporary
 from ckd.store.unwritable import PLACES, unwritable
@@ -23,8 +23,11 @@ from jobs.console import Console, terminal_console
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. User errors are one line on standard error."""
     _hush_libraries()
+    words = sys.argv[1:] if argv is None else argv
     try:
-        arguments = _parse(sys.argv[1:] if argv is None else argv)
+        for word in words:
+            require_no_secret(word, word.partition("=")[0] + ": " if "=" in word.partition("://")[0] else "")
+        arguments = _parse(words)
         _start(COMMANDS[arguments.command], arguments)
         sys.stdout.flush()
     except CkdError as error:

@@ -52,6 +52,8 @@ def resolve(path: str) -> tuple["fs.FileSystem", str]:
                 "credentials, region and endpoint belong in the environment"
             )
         inside = path.partition("://")[2].rstrip("/")
+        if "//" in inside:
+            raise ConfigError(f"{path}: two slashes in a row, where a folder would have no name; expected one")
         return (_s3(host) if scheme == "s3" else _gcs(os.environ.get("STORAGE_EMULATOR_HOST", ""))), inside
     try:  # whatever else pyarrow has (file://, hdfs://, abfs://): not tried, not promised
         filesystem, inside = fs.FileSystem.from_uri(path)

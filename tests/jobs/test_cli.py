@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from ckd.configfile import dump, load
 from jobs.cli import main
 from jobs.commands import COMMANDS
 from testbed.rows import row, write_jsonl
@@ -100,3 +101,44 @@ def test_the_adapters_share_may_be_given_as_a_flag_of_run(capsys, tmp_path):
     with pytest.raises(SystemExit):
         main(["run", "--dry-run", "--adapter-share", "50"])
     assert "a share between 0 and 1" in capsys.readouterr().err
+
+
+SECRETS = (
+    "s3://AKIAKEY:hunter2@bucket/x",
+    "s3://AKIAKEY:hun/ter2@bucket/x",
+    "gs://user:hunter2@bucket",
+    "s3://bucket/x?access_key=AKIAKEY&secret_key=hunter2",
+)
+
+
+@pytest.mark.parametrize("url", SECRETS)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "--dry-run", "run.results={}"],
+        ["run", "run.artifacts={}", "data.train=x.json"],
+        ["submit", "run", "--dry-run", "run.results=s3://b/r", "data.train={}"],
+        ["submit", "run", "--dry-run", "--config", "{yaml}"],
+        ["embed", "teacher.base_model={}"],
+        ["predict", "{}", "--model", "m", "--out", "o"],
+        ["predict", "in.json", "--model", "{}", "--out", "o"],
+        ["ingest", "mimic3", "{}", "--out", "o"],
+        ["export", "model", "--out={}"],
+        ["validate", "{}"],
+        ["run", "{}"],
+        ["nothing", "{}"],
+    ],
+)
+def test_credentials_in_a_url_are_refused_in_one_line_and_shown_nowhere(words, url, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text(f"run:\n  results: '{url}'\n")
+    assert main([word.replace("{yaml}", "c.yaml").replace("{}", url) for word in words]) == 2
+    out, err = capsys.readouterr()
+    assert "hunter2" not in out + err and "hun/ter2" not in out + err and "AKIAKEY" not in out + err
+    assert err.count("\n") == 1 and "credentials in the environment" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]
+
+
+def test_what_only_looks_like_credentials_is_taken():
+    for word in ("teacher.adapter=org/name@v1", "data.train=s3://bucket/a@b:c/x", "run.artifacts=s3://bucket/a@2"):
+        assert word.partition("=")[2] in dump(load(None, [word]))

@@ -205,6 +205,13 @@ def test_a_url_that_cannot_be_used_is_a_config_error_that_shows_no_secret(root, 
     assert "secret" not in str(error.value)
 
 
+@pytest.mark.parametrize("url", ["s3://bucket//x", "s3://bucket/a//b", "gs://bucket/a///b"])
+def test_two_slashes_in_a_row_are_a_config_error_that_says_so(root, url):
+    for use in (read_bytes, fetched_folder, lambda url: FolderArtifact(url, {}).load()):
+        with pytest.raises(ConfigError, match="two slashes in a row"):
+            use(url)
+
+
 def lines(root):
     return [json.loads(line)["n"] for line in read_bytes(join(root, "events.jsonl")).splitlines()]
 
