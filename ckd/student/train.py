@@ -60,18 +60,25 @@ def train(
         report({"started": start.step if start else 0, "world": world})
         if not selection.finished:
             from ckd.student.callback import Course
-            from ckd.student.model import new_student
 
             # Before the trainer: it switches ZeRO-3's partitioned loading on, which a BERT does not need and which
             # skips our seed.
-            student = new_student(config)
-            if start is None:
-                report({"line": f"train-student: student.base_model={config.student.base_model}: {student}"})
-            trainer = _trainer(config, place, student.model, examples, checkpoints, selection, start)
+            model = _new_model(config, None if start else report)
+            trainer = _trainer(config, place, model, examples, checkpoints, selection, start)
             asked = partial(Course, preempted=preempted, report=report, seconds_between=seconds_between)
             trainer.add_callback(asked(trainer, tuning, labels, checkpoint_steps=config.student.checkpoint_steps))
             trainer.train(resume_from_checkpoint=trainer.resume.folder if trainer.resume else None)
     return selection.finished
+
+
+def _new_model(config: Config, report: Report | None) -> Any:
+    """The base model with a fresh head; what of it is new is reported."""
+    from ckd.student.model import new_student
+
+    student = new_student(config)
+    if report:
+        report({"line": f"train-student: student.base_model={config.student.base_model}: {student}"})
+    return student.model
 
 
 def _beginning(start: Checkpoint | None, why: str, place: Place) -> str:
