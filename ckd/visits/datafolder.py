@@ -15,6 +15,7 @@ from ckd.store.folders import ARTIFACT_FILE
 
 PARQUET_SUFFIX = ".parquet"
 _COHORT = {ARTIFACT_FILE, "card.json", "association.csv"}  # what `ckd ingest` puts beside the parts
+_WORK = ".ckd-ingest-"  # the work folder of an ingest
 _NO_DATA = (".md", ".txt", ".html", ".pdf", ".yaml", ".yml", ".log", ".md5", ".sha256")
 _TABLES = {"_delta_log": "a Delta table", ".hoodie": "a Hudi table", "_spark_metadata": "a Spark stream's table"}
 _REWRITE = "its folder also holds rows that are no longer in the table: write its rows out as plain Parquet, give those"
@@ -41,10 +42,11 @@ def data_folder(path: str) -> DataFolder:
         if kind := table_mark(path, name, found):
             raise DataError(f"{path}: {kind}")
     parts = {name: size for name, size in found.items() if is_part(name, size)}
+    finished = ARTIFACT_FILE in found
     for name, size in found.items():
-        if name not in parts and (why := reason_to_refuse(name, size)):
+        if name not in parts and (why := reason_to_refuse(name, size)) and not (finished and name.startswith(_WORK)):
             raise DataError(f"{join(path, name)}: {why}")
-    hashes = _cohort(path, parts, ARTIFACT_FILE in found)
+    hashes = _cohort(path, parts, finished)
     return DataFolder(tuple(parts), tuple(name for name in found if name not in {*parts, *_COHORT}), hashes)
 
 
@@ -63,7 +65,7 @@ def is_part(name: str, size: int | None) -> bool:
 
 def reason_to_refuse(name: str, size: int | None, expected: str = PARQUET_SUFFIX) -> str:
     """Why an entry that is no part must not be left out in silence; "" for one that holds no rows."""
-    if name.startswith(".ckd-ingest-"):
+    if name.startswith(_WORK):
         return f"left by an ingest that has not finished; {_AGAIN}"
     if size is None and name.startswith("_temporary"):
         return "left by a writer that has not finished; write the folder anew, or remove it"

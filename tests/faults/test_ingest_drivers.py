@@ -14,6 +14,7 @@ import pytest
 import jobs.ingest
 from ckd.ehr.synthetic import tables as synthetic_tables
 from ckd.errors import MismatchError
+from ckd.visits.inputs import Input
 from jobs.cli import main
 from tests.ehr.ehr_tables import write_mimic3
 from tests.ehr.ingest_reference import cohort_files, ingest, returning
@@ -91,6 +92,32 @@ def test_where_no_lock_can_be_had_two_drivers_still_make_the_same_bytes(tmp_path
     monkeypatch.setattr(jobs.ingest, "merged_codes", another_driver_comes)
     assert main(["ingest", "mimic3", str(tables), "--out", str(out), *PARTS]) == 3
     assert codes == [0, None] and cohort_files(out) == alone
+
+
+@pytest.mark.parametrize(("moment", "inner", "outer"), [("merged_codes", 0, 2), ("merged_summary", 2, 0)])
+def test_without_a_lock_a_driver_of_other_settings_never_mixes_its_parts_in(
+    tmp_path, tables, monkeypatch, capsys, moment, inner, outer
+):
+    """It comes before the first one's parts are written, or after."""
+    monkeypatch.setattr(jobs.ingest, "lease", lambda *_: contextlib.nullcontext(False))
+    out, step, codes = tmp_path / "out", getattr(jobs.ingest, moment), []
+
+    def another_driver_comes(work, partitions):
+        codes.append(None)
+        if len(codes) == 1:
+            codes[0] = main(["ingest", "mimic3", str(tables), "--out", str(out), *PARTS, "seed=7"])
+        return step(work, partitions)
+
+    monkeypatch.setattr(jobs.ingest, moment, another_driver_comes)
+    assert main(["ingest", "mimic3", str(tables), "--out", str(out), *PARTS]) == outer
+    said = capsys.readouterr().err
+    assert codes[0] == inner and said.count("\n") == 1 and ": made with " in said
+    monkeypatch.undo()
+    assert Input(str(out), "train").content_hash(), "what the refused one left does not make it an unfinished cohort"
+    settings = (*PARTS, *(["seed=7"] if inner == 0 else []))
+    ingest(tables, out, *settings)  # finished already; sweeps
+    ingest(tables, tmp_path / "undisturbed", *settings)
+    assert cohort_files(out) == cohort_files(tmp_path / "undisturbed")
 
 
 OTHERS = {
