@@ -23,12 +23,14 @@ class RunConfig(Section):
     results: str = Field(
         "results",
         min_length=1,
-        description="folder or URL of results/<run>/… and of the public heads_results* and test_metrics.txt",
+        description="folder or URL of results/<run>/…",
     )
     public_files: str = Field(
         ".",
         min_length=1,
-        description="folder or URL below which data/hands_name_*.json and lora/teacher_classification_head.pt go",
+        description="folder or URL below which the public files go: data/hands_name_*.json, "
+        "lora/teacher_classification_head.pt, results/heads_results* and results/test_metrics.txt; "
+        "at '.' these two lie in run.results. Each run needs a folder of its own",
     )
     file_mode: FileMode = Field(
         "0600", description="rights of new files with data of single visits, such as 0640; the umask may take away more"
@@ -46,6 +48,11 @@ class RunConfig(Section):
     def artifacts_root(self) -> str:
         """The folder or URL that holds one folder per stage."""
         return self.artifacts or f"{self.folder}/artifacts"
+
+    @property
+    def public_results(self) -> str:
+        """Where heads_results* and test_metrics.txt go."""
+        return self.results if self.public_files == "." else f"{self.public_files.rstrip('/')}/results"
 
     @property
     def folder(self) -> str:

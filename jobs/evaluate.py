@@ -96,8 +96,8 @@ def write_public_results(run: Run, console: Console, metrics: dict[str, Any]) ->
     rows = read_split(run.cohort, "held_out", list(MODELS.values()))
     predicted = torch.from_numpy(rows.scores[MODELS["student"]])
     hard, soft = torch.from_numpy(rows.labels).float(), torch.from_numpy(rows.scores[MODELS["teacher"]])
-    results, weight = run.config.run.results, run.config.student.hard_weight
-    with run.owner.writing(results_file(results, weight), "run.results"):
+    results, weight = run.config.run.public_results, run.config.student.hard_weight
+    with run.owner.writing(results_file(results, weight)):
         path = write_test_results(results, weight, predicted, hard, soft)
     figures = {
         name: math.nan if value is None else value for name, value in metrics["public_code_metrics"]["student"].items()

@@ -12,8 +12,6 @@ from ckd.visits.visit import Split
 from jobs.console import Console
 from jobs.shards import make_missing
 
-_KEY = "run.public_files"
-
 
 def run(config: Config, console: Console, arguments: Namespace | None = None) -> None:
     """Label what is missing, then write the public files. Raises ArtifactError when head or embeddings are missing."""
@@ -33,13 +31,13 @@ def _write_public(run: Run, console: Console) -> None:
     names: tuple[tuple[Split, str], ...] = (("train", "train"), ("tuning", "val"))
     for split, name in names:
         path = soft_label_file(config.run.public_files, name)
-        with run.owner.writing(path, _KEY):
+        with run.owner.writing(path):
             count = write_soft_labels(path, (row["probabilities"] for row in public_rows(run, split)))
         console.say(f"soft-labels: wrote {path}, {count:,} visits")
         clean = clean_file(config.run.public_files, name)
-        run.owner.remove(clean, _KEY)  # an earlier one does not fit these soft labels
+        run.owner.remove(clean)  # an earlier one does not fit these soft labels
         if lost or not config.data.tuning:
-            with run.owner.writing(clean, _KEY):
+            with run.owner.writing(clean):
                 write_rows(clean, public_rows(run, split))
             console.say(
                 f"soft-labels: {path} is aligned with {clean} (the labelled visits that were kept), "

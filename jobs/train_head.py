@@ -36,7 +36,7 @@ def work(run: Run, console: Console) -> None:
             "what the adapter remembers of its labels)"
         )
     path = head_file(run.config.run.public_files)
-    with run.owner.writing(path, "run.public_files"):
+    with run.owner.writing(path):
         write_bytes(path, read_bytes(join(artifact.folder, HEAD_FILE)))
     console.say(f"train-head: wrote {path}")
 

@@ -63,7 +63,7 @@ def _train(run: Run, console: Console) -> None:
 
 def _restore_public(run: Run, console: Console, artifact: FolderArtifact) -> None:
     """Write best_model.pt again where it is missing or changed. Raises ConfigError when it is another run's."""
-    path = student_file(run.config.run.results, run.config.student.hard_weight)
+    path = student_file(run.config.run.public_results, run.config.student.hard_weight)
     recorded = (artifact.load() or {})["extra"]["best_model"]
     if not exists(path) or size_and_hash(path) != recorded:
         from ckd.student.export import write_public

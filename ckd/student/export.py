@@ -39,8 +39,8 @@ def write_public(run: Run, model: Any = None) -> str:
     """Write a student's weights (None: the exported one's) as the public best_model.pt; returns its path."""
     from ckd.student.model import load_student
 
-    path = student_file(run.config.run.results, run.config.student.hard_weight)
+    path = student_file(run.config.run.public_results, run.config.student.hard_weight)
     model = load_student(STUDENT.artifact(run).fetched()) if model is None else model
-    with run.owner.writing(path, "run.results"):
+    with run.owner.writing(path):
         write_tensors(path, model.state_dict())
     return path

@@ -20,8 +20,8 @@ class Owner:
     run: str
     artifacts: str
 
-    def require(self, path: str, key: str) -> None:
-        """Raise ConfigError when a public file is there that is not this run's. `key`: what gives another place."""
+    def require(self, path: str) -> None:
+        """Raise ConfigError when a public file is there that is not this run's."""
         if not exists(path):
             return
         found = _record(path)
@@ -29,22 +29,22 @@ class Owner:
         if not found:
             whose = "is there, and no run is recorded that made it"
         if not self._made(found):
-            raise ConfigError(f"{path}: {whose}; give this run {key}=… of its own, or move that file away")
+            raise ConfigError(f"{path}: {whose}; give this run run.public_files=… of its own, or move that file away")
 
     @contextmanager
-    def writing(self, path: str, key: str) -> Iterator[None]:
+    def writing(self, path: str) -> Iterator[None]:
         """Around what writes a public file: recorded as this run's before, and with size and SHA-256 after it.
 
         A kill in between leaves a file that the same run replaces. Raises as `require`.
         """
-        self.require(path, key)
+        self.require(path)
         write_json(_beside(path), {"run": self.run, "artifacts": self.artifacts})
         yield
         write_json(_beside(path), sealed({"run": self.run, "artifacts": self.artifacts, **size_and_hash(path)}))
 
-    def remove(self, path: str, key: str) -> None:
+    def remove(self, path: str) -> None:
         """Remove a public file of this run, if it is there. Raises as `require`."""
-        self.require(path, key)
+        self.require(path)
         delete(path)
         delete(_beside(path))
 

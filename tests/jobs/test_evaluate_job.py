@@ -49,11 +49,11 @@ def test_metrics_json_holds_what_was_measured_and_the_terminal_shows_it(finished
 def test_the_public_result_files_hold_the_same_figures(finished):
     config, cohort, _, metrics = finished
     rows = read_split(cohort, "held_out", ["predictions", "soft_labels"])
-    stored = torch.load(Path(config.run.results, "heads_results0.9", "test_results.pt"), weights_only=True)
+    stored = torch.load(Path(config.run.public_results, "heads_results0.9", "test_results.pt"), weights_only=True)
     assert (stored["all_preds"].numpy() == rows.scores["predictions"]).all()
     assert (stored["all_labels_hard"].numpy() == rows.labels).all()
     assert (stored["all_labels_soft"].numpy() == rows.scores["soft_labels"]).all()
-    lines = Path(config.run.results, "test_metrics.txt").read_text(encoding="utf-8").splitlines()
+    lines = Path(config.run.public_results, "test_metrics.txt").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 1  # the second report repeats nothing
     for value in metrics["public_code_metrics"]["student"].values():
         assert f"{value:.4f}" in lines[0]

@@ -15,7 +15,6 @@ from jobs.public_files import owned, public_problems
 from testbed.rows import rows, write_jsonl
 from tests.student.student_cohort import OTHERS, make_base
 
-KEY = "run.public_files"
 PUBLIC = (
     "data/hands_name_train.json",
     "data/hands_name_val.json",
@@ -26,7 +25,7 @@ PUBLIC = (
 
 
 def write(owner, path, content):
-    with owner.writing(str(path), KEY):
+    with owner.writing(str(path)):
         write_bytes(str(path), content)
 
 
@@ -39,7 +38,7 @@ def test_a_run_replaces_its_own_file_and_another_is_told_whose_it_is(tmp_path):
         with pytest.raises(ConfigError, match=r"belongs to run 'a' \(/runs/a\); give this run run\.public_files=…"):
             write(refused, path, b"3")
         with pytest.raises(ConfigError):
-            refused.remove(str(path), KEY)
+            refused.remove(str(path))
         assert list(refused.problems([str(path)])) == []
     assert path.read_bytes() == b"2" and list(one.problems([str(path)])) == []
     path.unlink()  # as the message says: moved away
@@ -53,7 +52,7 @@ def test_a_file_that_nobody_recorded_is_never_replaced_or_removed(tmp_path):
     with pytest.raises(ConfigError, match="is there, and no run is recorded that made it"):
         write(owner, path, b"theirs")
     with pytest.raises(ConfigError):
-        owner.remove(str(path), KEY)
+        owner.remove(str(path))
     assert path.read_bytes() == b"mine" and [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
@@ -70,14 +69,14 @@ def test_a_record_that_has_lost_a_bit_is_a_problem_by_name_and_hides_no_other(tm
 
 def test_what_a_kill_left_is_its_own_runs_and_is_named_until_that_mends_it(tmp_path):
     owner, path = Owner("a", "/runs/a"), tmp_path / "best_model.pt"
-    with pytest.raises(ZeroDivisionError), owner.writing(str(path), KEY):
+    with pytest.raises(ZeroDivisionError), owner.writing(str(path)):
         path.write_bytes(b"whole, but not yet recorded")
         raise ZeroDivisionError
     (said,) = owner.problems([str(path)])
     assert said.startswith(f"{path}: was not written to its end")
     write(owner, path, b"whole")
     assert list(owner.problems([str(path)])) == []
-    owner.remove(str(path), KEY)
+    owner.remove(str(path))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -111,22 +110,23 @@ def test_another_run_is_refused_before_its_first_stage_and_in_every_command_that
     assert said.count("\n") == 1 and "belongs to run 'a'" in said and "run.public_files=…" in said
     assert not (folder / "results" / "b" / "artifacts").exists()
     shutil.copytree(folder / "results" / "a", folder / "results" / "b", ignore=shutil.ignore_patterns("*.jsonl"))
-    for command, key in (("train-head", KEY), ("soft-labels", KEY), ("evaluate", "run.results")):
+    for command in ("train-head", "soft-labels", "evaluate"):
         capsys.readouterr()
         assert main([command, *words(folder, "b", *more)]) == 2
         said = capsys.readouterr().err
-        assert "belongs to run 'a'" in said and f"give this run {key}=…" in said
+        assert "belongs to run 'a'" in said and "give this run run.public_files=…" in said
     assert {name: (folder / name).read_bytes() for name in PUBLIC} == before
     assert main(["soft-labels", *words(folder, "b", *more), f"run.public_files={folder}/b"]) == 0
     assert (folder / "b" / PUBLIC[0]).read_bytes() == before[PUBLIC[0]]
     assert main(["run", *words(folder, "a", *more)]) == 0
+    assert main(["run", *words(folder, "b", *more), f"run.public_files={folder}/b"]) == 0  # one key is enough
     assert {name: (folder / name).read_bytes() for name in PUBLIC} == before
 
 
 def test_verify_can_tell_which_public_files_are_not_what_the_run_wrote(finished):
     folder, more = finished
     run = Run(configured(folder, "a", more))
-    assert public_problems(run) == [] and {f"{folder}/{name}" for name in PUBLIC} <= owned(run).keys()
+    assert public_problems(run) == [] and {f"{folder}/{name}" for name in PUBLIC} <= set(owned(run))
     path = folder / PUBLIC[0]
     content = bytearray(path.read_bytes())
     content[-9] ^= 1

@@ -97,7 +97,7 @@ def test_a_run_with_everything_on_an_object_store_ends_as_a_local_one(tmp_path, 
     for name in PUBLIC:
         assert read_bytes(join(there.run.public_files, name)) == read_bytes(join(here.run.public_files, name)), name
     for name in ("test_metrics.txt", "heads_results0.9/best_model.pt"):
-        assert read_bytes(join(there.run.results, name)) == read_bytes(join(here.run.results, name)), name
+        assert read_bytes(join(there.run.public_results, name)) == read_bytes(join(here.run.public_results, name)), name
     kinds = [json.loads(line)["event"] for line in read_bytes(join(there.run.folder, "events.jsonl")).splitlines()]
     assert kinds[0] == "run" and {"embed_done", "head", "student_done", "evaluate"} <= set(kinds)
     assert all(path.is_relative_to(tmp_path / "cache") for path in set(tmp_path.rglob("*")) - before), (
@@ -116,7 +116,7 @@ def _answers_from_another_machine(config, tmp_path):
     assert "embed: 4 of 4 shards done, 0 to do" in screen.stream.getvalue()
     assert "student is done" in screen.stream.getvalue()
     assert read_bytes(join(config.run.folder, "events.jsonl")).startswith(before)
-    assert read_bytes(join(config.run.results, "test_metrics.txt")).count(b"\n") == 1
+    assert read_bytes(join(config.run.public_results, "test_metrics.txt")).count(b"\n") == 1
 
 
 def test_a_cohort_is_made_from_tables_at_a_url_at_a_url(tmp_path, root, gate):

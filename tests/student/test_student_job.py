@@ -86,8 +86,8 @@ def test_a_student_whose_weights_have_lost_a_bit_predicts_nothing(finished, tmp_
 
 def test_the_public_best_model_is_a_plain_state_dict(finished):
     config, _ = finished
-    state = torch.load(compat.student_file(config.run.results, 0.9), weights_only=True)
-    assert Path(compat.student_file(config.run.results, 0.9)).parent.name == "heads_results0.9"
+    state = torch.load(compat.student_file(config.run.public_results, 0.9), weights_only=True)
+    assert Path(compat.student_file(config.run.public_results, 0.9)).parent.name == "heads_results0.9"
     assert_same(state, load_file(f"{config.run.folder}/student/model.safetensors"))
 
 
