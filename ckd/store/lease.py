@@ -39,13 +39,22 @@ def lease(folder: str, command: str) -> Iterator[bool]:
         return
     path, descriptor = lock
     try:
-        holder = {"command": command, "pid": os.getpid(), "host": platform.node(), "since": _now()}
-        os.truncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        _sign(path, descriptor, command)
         yield True
     finally:
         path.unlink(missing_ok=True)  # before the lock ends: who opened this file sees that it is no longer the one
         os.close(descriptor)
+
+
+def _sign(path: Path, descriptor: int, command: str) -> None:
+    """Write who holds the lock into its file."""
+    holder = {"command": command, "pid": os.getpid(), "host": platform.node(), "since": _now()}
+    try:
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+    except OSError as error:
+        error.filename = str(path)  # a full disk's own error names no file
+        raise
 
 
 @contextmanager
