@@ -20,17 +20,12 @@ class RunConfig(Section):
         description="folder name of this run's artifacts and results",
     )
     artifacts: str = Field("", description="folder or URL of the stages; empty: <run.results>/<run.name>/artifacts")
-    results: str = Field(
-        "results",
-        min_length=1,
-        description="folder or URL of results/<run>/…",
-    )
+    results: str = Field("results", min_length=1, description="folder or URL of results/<run>/…")
     public_files: str = Field(
         ".",
         min_length=1,
-        description="folder or URL below which the public files go: data/hands_name_*.json, "
-        "lora/teacher_classification_head.pt, results/heads_results* and results/test_metrics.txt; "
-        "at '.' these two lie in run.results. Each run needs a folder of its own",
+        description="this run's own folder or URL for the public files: data/hands_name_*, lora/*.pt and results/ with "
+        "heads_results* and test_metrics.txt (at '.' these two lie in run.results)",
     )
     file_mode: FileMode = Field(
         "0600", description="rights of new files with data of single visits, such as 0640; the umask may take away more"

@@ -61,8 +61,7 @@ def train(
         if not selection.finished:
             from ckd.student.callback import Course
 
-            # Before the trainer: it switches ZeRO-3's partitioned loading on, which a BERT does not need and which
-            # skips our seed.
+            # Before the trainer, which switches on ZeRO-3's partitioned loading: it would skip our seed.
             model = _new_model(config, None if start else report)
             trainer = _trainer(config, place, model, examples, checkpoints, selection, start)
             asked = partial(Course, preempted=preempted, report=report, seconds_between=seconds_between)
