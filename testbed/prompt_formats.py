@@ -93,7 +93,8 @@ CASES = {
         "llama3",
         LLAMA3,
         f"{BOS}<|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
-        f"<|start_header_id|>user<|end_header_id|>\n\n{CONTENT}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+        f"<|start_header_id|>user<|end_header_id|>\n\n{CONTENT}<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
         HEADERS,
         system="Be brief.",
     ),

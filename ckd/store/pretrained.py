@@ -13,6 +13,17 @@ from ckd.errors import ConfigError
 from ckd.store.modelfiles import require_plain
 from ckd.store.models import local_folder
 
+_KNOWN = {  # words of transformers' error -> what it is, and what to do
+    "trust_remote_code": (
+        "folder holds code of its own, which is never run",
+        "name a model that transformers knows by itself",
+    ),
+    "no file named": ("folder has no weights", "name the one with model.safetensors or pytorch_model.bin"),
+    "does not recognize this architecture": (
+        "config.json names a model_type that this transformers does not know",
+        "install a newer one, or name another model",
+    ),
+}
 # A numbered layer in a tensor's name: model.layers.24.…, bert.encoder.layer.11.…, transformer.h.3.…
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)\.")
 
@@ -184,11 +195,9 @@ def _or_refuse(source: Source, what: str, load: Callable[..., Any], given: Any, 
 def _reason(what: str, error: Exception) -> tuple[str, str]:
     """What went wrong and what to do. The library's own text stays out where it may quote a file's content."""
     kind, text = type(error).__name__, str(error)
-    if "trust_remote_code" in text or "custom code" in text:
-        return (
-            f"its {what} is code of its own in the folder, which is never run",
-            "name a model that transformers knows by itself",
-        )
+    known = next((said for words, said in _KNOWN.items() if words in text), None)
+    if known:
+        return f"its {known[0]}", known[1]
     if isinstance(error, MemoryError) or "out of memory" in text.lower():
         return (
             f"its {what} does not fit into this machine's memory",

@@ -121,6 +121,14 @@ def test_a_tokenizer_of_a_larger_model_is_refused(teacher_folder, tmp_path):
     refused("token ids up to .* its weights only 100 rows", engine, folder)
 
 
+def test_a_folder_without_weights_and_a_model_of_a_newer_library_have_their_own_remedy(teacher_folder, tmp_path):
+    newer = edited(f"{teacher_folder}/base", tmp_path / "newer", model_type="qwen99")
+    refused("names a model_type that this transformers does not know", engine, newer)
+    bare = edited(f"{teacher_folder}/base", tmp_path / "bare")
+    (bare / "model.safetensors").unlink()
+    refused("folder has no weights; name the one with model.safetensors", engine, bare)
+
+
 def test_weights_that_are_rounded_are_said(teacher_folder):
     config = TeacherConfig(base_model=f"{teacher_folder}/base", dtype="bfloat16", max_length=256)
     assert "stored in float32 and rounded to teacher.dtype=bfloat16" in TransformersEngine(config, 0).load.note
@@ -188,9 +196,9 @@ def test_code_in_the_folder_is_never_run_and_nothing_is_asked(teacher_folder, tm
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     source = Source(TEACHER, str(folder), str(folder))
     for load_it in (load_settings, load_tokenizer):
-        refused("is code of its own in the folder, which is never run", load_it, source)
-    refused("is code of its own", engine, folder)
-    refused("is code of its own", new_student, load(None, [f"{STUDENT}={folder}"]))
+        refused("folder holds code of its own, which is never run", load_it, source)
+    refused("holds code of its own", engine, folder)
+    refused("holds code of its own", new_student, load(None, [f"{STUDENT}={folder}"]))
     assert not (tmp_path / "ran").exists()
 
 
