@@ -3,9 +3,11 @@
 Of a model at a URL or on the Hub only configuration and tokenizer are fetched; its weights are checked where it loads.
 """
 
+from pathlib import Path
+
 from ckd.config import Config
 from ckd.store.models import without_weights
-from ckd.store.pretrained import Source, load_tokenizer
+from ckd.store.pretrained import Source, has_weights, load_tokenizer
 
 
 def require_teacher(config: Config) -> None:
@@ -18,7 +20,9 @@ def require_teacher(config: Config) -> None:
 
     name = config.teacher.base_model
     with without_weights("teacher.base_model", name) as folder:
-        tokenizer, *_ = outline(config.teacher, Source("teacher.base_model", name, folder))
+        source = Source("teacher.base_model", name, folder)
+        _require_weights(source)
+        tokenizer, *_ = outline(config.teacher, source)
     load_prompter(config.teacher, tokenizer)
 
 
@@ -29,5 +33,12 @@ def require_student(config: Config) -> None:
     name = config.student.base_model
     with without_weights("student.base_model", name) as folder:
         source = Source("student.base_model", name, folder)
+        _require_weights(source)
         load_tokenizer(source)
         outline(source)
+
+
+def _require_weights(source: Source) -> None:
+    """Raise ConfigError when a folder on this machine has none; of a model elsewhere they are not fetched here."""
+    if Path(source.name).is_dir() and not has_weights(source):
+        raise source.error("folder has no weights", "name the one with model.safetensors or pytorch_model.bin")

@@ -32,6 +32,12 @@ def without_words(folder: str, to) -> str:
     return str(to)
 
 
+def without_weights(folder: str, to) -> str:
+    shutil.copytree(folder, to)
+    (to / "model.safetensors").unlink()
+    return str(to)
+
+
 @pytest.fixture
 def words(tmp_path, teacher_folder):
     """A configuration that would run, as words."""
@@ -50,8 +56,12 @@ def words(tmp_path, teacher_folder):
 @pytest.mark.parametrize("key", ["teacher.base_model", "student.base_model"])
 @pytest.mark.parametrize(
     ("damage", "message"),
-    [(without_a_layer, "tensors are not in its files"), (without_words, "no vocabulary|no chat template")],
-    ids=["a layer", "the vocabulary"],
+    [
+        (without_a_layer, "tensors are not in its files"),
+        (without_words, "no vocabulary|no chat template"),
+        (without_weights, "folder has no weights"),
+    ],
+    ids=["a layer", "the vocabulary", "weights"],
 )
 def test_a_model_that_is_not_whole_is_refused_by_run_and_doctor_before_a_visit_is_read(
     words, tmp_path, capsys, key, damage, message
