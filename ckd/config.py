@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from ckd.ingest_config import IngestConfig as IngestConfig
 from ckd.section import IN_PROCESS, FileMode, Section, Workers
 
 Argument = bool | int | float | str | None  # of a chat template
@@ -66,6 +67,17 @@ class DataConfig(Section):
     )
     max_bad_rows: int = Field(0, ge=0, description="stop (exit 2) when more rows than this are quarantined")
     shard_rows: int = Field(4096, ge=1, description="visits per shard: the unit of work and of loss")
+
+
+class TaskConfig(Section):
+    """What is predicted."""
+
+    labels: str = Field("ccs25", min_length=1, description="ccs25, another built-in task, or the path of a labels.yaml")
+    instruction: Literal["own", "generic"] = Field(
+        "own",
+        description="own: the task's, which may list its labels; generic: one that names none, so that many tasks "
+        "share one teacher pass",
+    )
 
 
 class TeacherConfig(Section):
@@ -135,7 +147,7 @@ class TeacherConfig(Section):
 
 
 class HeadConfig(Section):
-    """The 25-label linear head on the embeddings."""
+    """The linear head on the embeddings, one row per label."""
 
     folds: int = Field(5, ge=2, description="cross-fitting folds by subject; at most as many as training subjects")
     epochs: int = Field(20, ge=1, description="most passes over the training embeddings")
@@ -225,45 +237,12 @@ class EvaluationConfig(Section):
         return self
 
 
-class IngestConfig(Section):
-    """From hospital tables to a cohort of next-visit pairs (`ckd ingest`)."""
-
-    coding_delay_days: float = Field(
-        3, ge=0, le=3650, description="days from discharge until a visit's codes are complete: the prediction time"
-    )
-    newborns: bool = Field(False, description="keep admissions of type NEWBORN")
-    treatment: Literal["lift", "count", "placebo", "none"] = Field(
-        "lift", description="how drugs are chosen for the treatment clause"
-    )
-    min_support: int = Field(20, ge=1, description="subjects with drug and disease that a drug in the clause needs")
-    top_drugs: int = Field(5, ge=1, description="drugs per disease in the clause")
-    folds: int = Field(5, ge=2, le=100, description="subject folds: a train visit's clause is from the others")
-    tuning_share: float = Field(0.1, ge=0, lt=1, description="share of the subjects in tuning, by hash")
-    held_out_share: float = Field(0.2, ge=0, lt=1, description="share of the subjects in held_out, by hash")
-    split_column: str = Field(
-        "", description="column of the visits or patients (site, year group) that decides the split, not the hash"
-    )
-    tuning_values: tuple[str, ...] = Field((), description="values of split_column in tuning; none: by hash")
-    held_out_values: tuple[str, ...] = Field((), description="values of split_column in held_out")
-    partitions: int = Field(0, ge=0, description="parts of the tables; 0: by their size, about 1 GB of memory each")
-    workers: Workers = Field(IN_PROCESS, description="Ray actors: N or min..max; 0: in this process, without Ray")
-
-    @model_validator(mode="after")
-    def _splits(self) -> Self:
-        if self.tuning_share + self.held_out_share >= 1:
-            raise ValueError("tuning_share and held_out_share leave no subject to train")
-        if bool(self.split_column) != bool(self.held_out_values or self.tuning_values):
-            raise ValueError("split_column goes with held_out_values or tuning_values; give both or neither")
-        if set(self.held_out_values) & set(self.tuning_values):
-            raise ValueError("a value stands in both held_out_values and tuning_values")
-        return self
-
-
 class Config(Section):
     """The whole configuration of one run."""
 
     run: RunConfig = RunConfig()
     data: DataConfig = DataConfig()
+    task: TaskConfig = TaskConfig()
     teacher: TeacherConfig = TeacherConfig()
     head: HeadConfig = HeadConfig()
     student: StudentConfig = StudentConfig()
@@ -271,7 +250,7 @@ class Config(Section):
     ingest: IngestConfig = IngestConfig()
     seed: int = Field(42, ge=0, description="seed of splits, folds, head and student")
 
-    @field_validator("run", "data", "teacher", "head", "student", "evaluation", "ingest", mode="before")
+    @field_validator("run", "data", "task", "teacher", "head", "student", "evaluation", "ingest", mode="before")
     @classmethod
     def _empty_section(cls, value: Any) -> Any:
         return {} if value is None else value
@@ -286,7 +265,7 @@ def absolute(config: Config) -> Config:
     def model(name: str) -> str:
         return folder(name) if Path(name).is_dir() else name  # else a Hub id
 
-    run, teacher, student = config.run, config.teacher, config.student
+    run, teacher, student, labels = config.run, config.teacher, config.student, config.task.labels
     changed = {
         "run": {"artifacts": folder(run.artifacts), "results": folder(run.results)},
         "teacher": {
@@ -295,6 +274,7 @@ def absolute(config: Config) -> Config:
             "chat_template": folder(teacher.template_file) or teacher.chat_template,
         },
         "student": {"base_model": model(student.base_model)},
+        "task": {"labels": folder(labels) if Path(labels).is_file() else labels},
     }
     sections = {name: getattr(config, name).model_copy(update=values) for name, values in changed.items()}
     return config.model_copy(update=sections)

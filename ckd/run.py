@@ -9,14 +9,18 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from ckd.config import Config, absolute
+from ckd.config import Config, TaskConfig, absolute
+from ckd.errors import MismatchError
 from ckd.store.artifacts import Fields
 from ckd.store.files import join, let_read
 from ckd.visits.cohort import Cohort, cohort_artifact
 from ckd.visits.inputs import Input
 from ckd.visits.intake import configured_inputs
+from ckd.visits.labels import CCS25
 from ckd.visits.prepare import VISITS_VERSION, Say, halves_tuning, prepare
 from ckd.visits.public_owner import Owner
+from ckd.visits.task import Task
+from ckd.visits.taskfile import load_task
 
 # Every key of the configuration changes stored values and is in a fingerprint, unless one of these three tables has it.
 NOT_DECIDING: Mapping[str, str] = {
@@ -39,10 +43,11 @@ NOT_DECIDING: Mapping[str, str] = {
     "ingest.workers": "where partitions are computed",
 }
 HASHED = (
-    *("data.train", "data.tuning", "data.held_out"),
+    *("data.train", "data.tuning", "data.held_out", "task.labels"),
     *("teacher.base_model", "teacher.adapter", "teacher.chat_template", "student.base_model"),
 )
 ONLY_WHERE_SET: Mapping[str, Any] = {  # left out at this value: what was made before the key came stays valid
+    "task.instruction": "own",
     "teacher.adapter_share": 0,
     "head.cross_fitted": True,
     "student.embedding_weight": 0,
@@ -95,7 +100,19 @@ class Run:
     @cached_property
     def inputs(self) -> list[Input]:
         """data.train, data.tuning, data.held_out as far as they are given."""
-        return configured_inputs(self.config.data)
+        return configured_inputs(self.config.data, self.task)
+
+    @cached_property
+    def task(self) -> Task:
+        """What is predicted: the configured task; without any data.* and task.* key that of the stored visits.
+
+        Raises ConfigError with file:line for a labels.yaml that cannot be read.
+        """
+        data = self.config.data
+        given = data.train or data.tuning or data.held_out or self.config.task != TaskConfig()
+        if given or cohort_artifact(self.root, {}).load() is None:
+            return load_task(self.config.task)
+        return self.stored.task
 
     @cached_property
     def stored(self) -> Cohort:
@@ -110,6 +127,13 @@ class Run:
         """
         if self.inputs:
             cohort_artifact(self.root, self.visits_fields).is_done()
+        elif self.task.fingerprint != self.stored.task.fingerprint:
+            found, stored, folder = self.task, self.stored.task, cohort_artifact(self.root, {}).folder
+            raise MismatchError(
+                f"{folder}: holds visits of task '{stored.name}' ({len(stored)} labels), "
+                f"task.labels={self.config.task.labels} is '{found.name}' ({len(found)} labels); "
+                "give the task.* keys of that run, or another run.name"
+            )
         return self.stored
 
     @property
@@ -122,7 +146,7 @@ class Run:
 
     def prepare(self, say: Say) -> Cohort:
         """The visits of the input, made unless they are there. Raises as `ckd.visits.prepare.prepare`."""
-        self.stored = self.cohort = prepare(self.config, self.inputs, self.visits_fields, say)
+        self.stored = self.cohort = prepare(self.config, self.inputs, self.task, self.visits_fields, say)
         return self.cohort
 
     def once(self, name: str, compute: Callable[[], Fields]) -> Fields:
@@ -134,6 +158,8 @@ class Run:
     def elsewhere(self) -> "Run":
         """The same run for a process in another folder: local paths are absolute, and what was computed goes along."""
         run = Run(absolute(self.config), self._known)
+        if "task" in vars(self) or self.config.task != TaskConfig():
+            run.task = self.task
         if "stored" in vars(self):
             run.stored = run.cohort = replace(self.stored, root=run.root)
         return run
@@ -143,7 +169,8 @@ class Run:
         hashes.update({f"data.{given.source}": given.content_hash() for given in self.inputs})
         seeded = self.config.data.split == "public" or halves_tuning(self.config)
         decided = {"seed": self.config.seed if seeded else None, "visits_version": VISITS_VERSION}
-        return {**hashes, **deciding(self.config, "data"), **decided}
+        task = {} if self.task.fingerprint == CCS25.fingerprint else {"task.labels": self.task.fingerprint}
+        return {**hashes, **deciding(self.config, "data"), **task, **deciding(self.config, "task"), **decided}
 
 
 def deciding(config: Config, section: str, *but: str) -> dict[str, Any]:

@@ -32,8 +32,9 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
         return
     cohort, out, adapter_share = arguments.cohort, arguments.out, arguments.adapter_share
     from ckd.ehr.training_files import DATASETS_FILE, export
+    from ckd.visits.taskfile import load_task
 
-    done = export(cohort, out, adapter_share)
+    done = export(cohort, out, adapter_share, load_task(config.task))
     for split, visits in done.visits.items():
         console.say(f"export: {visits:,} labelled {split} visits in {visit_file(out, split)}")
     console.say(f"export: {done.unlabeled:,} visits without labels left out")

@@ -49,7 +49,7 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
         raise ConfigError(f"engine '{engine}' computes on the CPU; set student.gpus_per_worker=0")
     for note in model.notes:
         console.say(f"predict: {note}")
-    arrived = Input(source, "held_out", to_learn=False)
+    arrived = Input(source, "held_out", task=None)
     for line in arrived.lines():
         console.say(f"predict: {line}")
     with lease(out, "ckd predict") as alone:

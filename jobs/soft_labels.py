@@ -26,19 +26,19 @@ def work(run: Run, console: Console) -> None:
 
 
 def _write_public(run: Run, console: Console) -> None:
-    config, cohort = run.config, run.cohort
+    config, cohort, task = run.config, run.cohort, run.task
     lost = cohort.facts["quarantined"] or cohort.count(labeled=False) or config.teacher.adapter_share
     names: tuple[tuple[Split, str], ...] = (("train", "train"), ("tuning", "val"))
     for split, name in names:
         path = soft_label_file(config.run.public_files, name)
         with run.owner.writing(path):
-            count = write_soft_labels(path, (row["probabilities"] for row in public_rows(run, split)))
+            count = write_soft_labels(path, (row["probabilities"] for row in public_rows(run, split)), task)
         console.say(f"soft-labels: wrote {path}, {count:,} visits")
         clean = clean_file(config.run.public_files, name)
         run.owner.remove(clean)  # an earlier one does not fit these soft labels
         if lost or not config.data.tuning:
             with run.owner.writing(clean):
-                write_rows(clean, public_rows(run, split))
+                write_rows(clean, public_rows(run, split), task)
             console.say(
                 f"soft-labels: {path} is aligned with {clean} (the labelled visits that were kept), "
                 "not with the input file"

@@ -26,7 +26,7 @@ from benchmarks.teacher.qwen import make_tokenizer, ranks_file
 from ckd.prompts import Prompter, content
 from ckd.teacher.prefix import shared_prefix
 from ckd.visits.inputs import BadRow, Input
-from ckd.visits.labels import INSTRUCTION
+from ckd.visits.labels import CCS25, INSTRUCTION
 
 PYTHON = ROOT / ".venv-dashscope/bin/python"
 OPEN_DATA = Path(os.environ.get("CKD_OPEN_DATA", ROOT.parent / "shared" / "data"))
@@ -86,7 +86,7 @@ def ingest_demos(folder: Path) -> list[Path]:
 
 def read(place: Path) -> Texts:
     """Instructions and inputs of the usable rows."""
-    visits = [row for row in Input(str(place), "train").rows() if not isinstance(row, BadRow)]
+    visits = [row for row in Input(str(place), "train", CCS25).rows() if not isinstance(row, BadRow)]
     return [visit.instruction for visit in visits], [visit.input for visit in visits]
 
 

@@ -180,9 +180,9 @@ def part_table(visits: pl.DataFrame, inputs: pl.Series) -> "pa.Table":
     columns["current_labels"] = _flags(visits["current"])
     # One text in every row: as a dictionary it costs nothing to write.
     once = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), visits.height), [INSTRUCTION])
-    typed = {f.name: columns[f.name].cast(f.type) for f in visit_schema() if f.name in columns}
+    typed = {f.name: columns[f.name].cast(f.type) for f in visit_schema(NUM_LABELS) if f.name in columns}
     typed["instruction"] = once
-    return pa.table({field.name: typed[field.name] for field in visit_schema() if field.name in typed})
+    return pa.table({field.name: typed[field.name] for field in visit_schema(NUM_LABELS) if field.name in typed})
 
 
 def summary(visits: pl.DataFrame, inputs: pl.Series) -> dict[str, Any]:

@@ -16,8 +16,10 @@ from ckd.store.filesystems import is_local, reaching
 from ckd.store.lease import lease
 from ckd.visits.datafolder import PARQUET_SUFFIX
 from ckd.visits.inputs import BadRow, Input
+from ckd.visits.labels import CCS25
 from ckd.visits.public_files import VISIT_FILES, adapter_file, visit_file, visit_line
 from ckd.visits.splits import of_adapter
+from ckd.visits.task import Task
 from ckd.visits.visit import SPLITS, SUBGROUP_FIELDS, Split
 
 CARD_FILE, DATASETS_FILE, RECIPE_FILE = "card.json", "dataset_info.json", "qwen25_7b_lora_sft.yaml"
@@ -40,7 +42,7 @@ class Exported:
     credentialed: bool
 
 
-def export(cohort: str, out: str, adapter_share: float = 0) -> Exported:
+def export(cohort: str, out: str, adapter_share: float = 0, task: Task = CCS25) -> Exported:
     """Write the labelled visits of a cohort (a folder of Parquet parts, or one file), one JSONL file per split.
 
     All files or none appear. Also `dataset_info.json` with name_train and name_val, other entries kept, never
@@ -52,13 +54,13 @@ def export(cohort: str, out: str, adapter_share: float = 0) -> Exported:
     """
     name = _folder_name(out)
     with lease(out, "ckd export jsonl"):
-        return _export(cohort, out, name, adapter_share)
+        return _export(Input(cohort, "train", task), task, out, name, adapter_share)
 
 
-def _export(cohort: str, out: str, name: str, adapter_share: float) -> Exported:
-    source, own = Input(cohort, "train"), OwnFiles(out)
+def _export(source: Input, task: Task, out: str, name: str, adapter_share: float) -> Exported:
+    own = OwnFiles(out)
     labeled, unlabeled, fields = _survey(source)
-    card = _card(cohort)
+    card = _card(source.path)
     for split in SPLITS:
         if not labeled[split] and exists(path := visit_file(out, split)):
             why = f"of another cohort, as this one has no labelled {split} visit"
@@ -72,7 +74,7 @@ def _export(cohort: str, out: str, name: str, adapter_share: float) -> Exported:
     own.require(files.values())
 
     def write(streams: Mapping[str, Hashed]) -> int:
-        found = _pump(source, streams, fields, adapter_share)
+        found = _pump(source, task, streams, fields, adapter_share)
         written.update({files[name]: stream.facts for name, stream in streams.items()})
         own.announce(written)
         return found
@@ -126,7 +128,7 @@ def _survey(source: Input) -> tuple[Counter[str], int, list[str]]:
     return labeled, unlabeled, [name for name in OPTIONAL_FIELDS if name in used]
 
 
-def _pump(source: Input, streams: Mapping[str, Any], fields: list[str], adapter_share: float) -> int:
+def _pump(source: Input, task: Task, streams: Mapping[str, Any], fields: list[str], adapter_share: float) -> int:
     """Write every labelled visit; returns how many train visits the adapter may see.
     Raises DataError where the share leaves the adapter or the head without visits."""
     train = for_adapter = 0
@@ -135,7 +137,7 @@ def _pump(source: Input, streams: Mapping[str, Any], fields: list[str], adapter_
             raise DataError(f"{visit.location}: {visit.reason}; {_AGAIN}")
         if visit.labels is None or visit.split is None:
             continue
-        line = visit_line(visit, ["visit_id", *fields])
+        line = visit_line(visit, ["visit_id", *fields], task)
         streams[visit.split].write(line)
         train += visit.split == "train"
         if visit.split == "train" and adapter_share and of_adapter([visit.group], adapter_share)[0]:

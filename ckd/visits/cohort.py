@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ckd.errors import ArtifactError
 from ckd.store.artifacts import Fields, FolderArtifact, Stage
 from ckd.store.files import join
+from ckd.visits.labels import CCS25
+from ckd.visits.task import Task
 from ckd.visits.visit import Shard, Split, Visit, to_table
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ class Cohort:
     shards: tuple[Shard, ...]
     identity: str  # hash over all shards' content: a fingerprint field of what is made from labels or splits
     facts: Mapping[str, Any]  # what prepare counted: read, kept, quarantined, grouped_by, teacher_saw_held_out, …
+    task: Task = CCS25  # what its labels are
 
     @classmethod
     def open(cls, root: str) -> "Cohort":
@@ -39,7 +42,8 @@ class Cohort:
             raise ArtifactError(f"{artifact.folder}: {why}; run 'ckd embed' or 'ckd run' first")
         try:
             shards = tuple(Shard(**row) for row in content["extra"]["shards"])
-            return cls(root, shards, _identity(shards), dict(content["extra"]["facts"]))
+            task = Task.model_validate(content["extra"]["task"]) if "task" in content["extra"] else CCS25
+            return cls(root, shards, _identity(shards, task), dict(content["extra"]["facts"]), task)
         except (LookupError, TypeError, ValueError, AttributeError):
             remedy = f"delete {Stage(root, STAGE, {}).folder} and run the same command again"
             raise ArtifactError(f"{artifact.folder}: its artifact.json lists no shards of visits; {remedy}") from None
@@ -72,7 +76,15 @@ def quarantine_file(root: str) -> str:
     return join(cohort_artifact(root, {}).folder, "quarantine.jsonl")
 
 
-def commit(root: str, visits: Iterable[Visit], *, fields: Fields, shard_rows: int, facts: Mapping[str, Any]) -> Cohort:
+def commit(
+    root: str,
+    visits: Iterable[Visit],
+    *,
+    fields: Fields,
+    shard_rows: int,
+    facts: Mapping[str, Any],
+    task: Task = CCS25,
+) -> Cohort:
     """Write visits into shards of one split each, in input order, then artifact.json. Safe to run twice.
 
     `facts` is read after the last visit, so the caller may fill it while `visits` is consumed. At most `shard_rows`
@@ -85,7 +97,7 @@ def commit(root: str, visits: Iterable[Visit], *, fields: Fields, shard_rows: in
     def flush(key: tuple[Split, bool]) -> None:
         rows = waiting.pop(key)
         shard = describe(len(shards), rows)
-        stage.write(shard.index, to_table(rows), rows=shard.rows, input_hash=shard.content_hash)
+        stage.write(shard.index, to_table(rows, len(task)), rows=shard.rows, input_hash=shard.content_hash)
         shards.append(shard)
 
     for visit in visits:
@@ -101,8 +113,9 @@ def commit(root: str, visits: Iterable[Visit], *, fields: Fields, shard_rows: in
         if index >= len(shards):
             stage.delete(index)
     extra = {"shards": [asdict(s) for s in shards], "facts": dict(facts)}
+    extra |= {} if task.fingerprint == CCS25.fingerprint else {"task": task.stored}
     cohort_artifact(root, fields).commit([], extra)
-    return Cohort(root, tuple(shards), _identity(shards), dict(facts))
+    return Cohort(root, tuple(shards), _identity(shards, task), dict(facts), task)
 
 
 def describe(index: int, visits: Sequence[Visit]) -> Shard:
@@ -123,8 +136,9 @@ def _content_hash(visits: Iterable[Visit]) -> str:
     return _hash([getattr(v, name) for name in _VISIT_FIELDS] for v in visits)
 
 
-def _identity(shards: Iterable[Shard]) -> str:
-    return _hash([s.split, s.labeled, s.content_hash] for s in shards)
+def _identity(shards: Iterable[Shard], task: Task) -> str:
+    rows: list[list[Any]] = [[s.split, s.labeled, s.content_hash] for s in shards]
+    return _hash(rows if task.identity == CCS25.identity else [[task.identity], *rows])
 
 
 def _hash(rows: Iterable[list[Any]]) -> str:

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from ckd.visits.labels import DISEASES, NO_DISEASE, encode
+from ckd.visits.labels import CCS25, DISEASES, NO_DISEASE, encode
+from ckd.visits.task import Task
 
 DISEASE = "The patient-acquired disease is "
 MEDICATION = "The patient had used the following medication: "
@@ -40,6 +41,11 @@ def diseases_in_treatment_clause(text: str) -> tuple[bool, ...] | None:
     if TREATMENT in text:
         return encode(_TREATED.findall(text))
     return encode(()) if _has_no_clause(text) else None
+
+
+def names_the_labels(task: Task | None) -> bool:
+    """Whether the clause names a task's labels: it names the 25 of ccs25, so that a text is the same for every task."""
+    return task is not None and task.labels == CCS25.labels
 
 
 def _has_no_clause(text: str) -> bool:

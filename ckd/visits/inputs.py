@@ -14,9 +14,9 @@ from ckd.errors import DataError
 from ckd.store.files import BLOCK, digest, join, open_file
 from ckd.store.filesystems import reaching, resolve
 from ckd.visits.datafolder import PARQUET_SUFFIX, DataFolder, data_folder
-from ckd.visits.labels import INSTRUCTION
 from ckd.visits.parquetrows import TOO_LARGE, parquet_rows
 from ckd.visits.rows import MAX_LINE, RowError, parse_line, parse_row
+from ckd.visits.task import Task
 from ckd.visits.visit import SUBGROUP_FIELDS, UNREAD_FIELDS, Source, Visit
 
 JSONL_SUFFIXES = (".json", ".jsonl", ".gz")
@@ -47,11 +47,11 @@ class Sample:
 class Input:
     """One input file or folder. Raises DataError when it is missing, of an unsupported kind, or an empty folder.
 
-    Rows for prediction (`to_learn` false) need only `input`.
+    `task` says which labels the rows have. Rows for prediction (None) need only `input`.
     """
 
-    def __init__(self, path: str, source: Source, *, to_learn: bool = True) -> None:
-        self.path, self.source, self.to_learn = path, source, to_learn
+    def __init__(self, path: str, source: Source, task: Task | None) -> None:
+        self.path, self.source, self.task = path, source, task
         self.parts, self._folder = _parts(path)
         self._starts: list[int] = []  # rows before each part read so far
 
@@ -75,17 +75,19 @@ class Input:
         rng = random.Random(seed)
         with _readable(self.path):
             found: tuple[list[Any], int] = (
-                _drawn_parquet(self.parts, size, rng) if self._is_parquet else _drawn_lines(self.path, size, rng)
+                _drawn_parquet(self.parts, self.task, size, rng)
+                if self._is_parquet
+                else _drawn_lines(self.path, size, rng)
             )
         drawn, rows = found
         self._require(rows)
-        parse: Callable[[Any, Source, int], Visit] = parse_row if self._is_parquet else parse_line
+        parse: Callable[[Any, Source, int, Task | None], Visit] = parse_row if self._is_parquet else parse_line
         visits = []
         for line, row in drawn:
             if row is None:
                 continue
             with suppress(RowError):
-                visits.append(parse(row, self.source, line))
+                visits.append(parse(row, self.source, line, self.task))
         return Sample(rows, len(drawn), tuple(visits))
 
     def locate(self, line: int) -> str:
@@ -134,7 +136,7 @@ class Input:
                 raise DataError(f"{self.path}:{line}: a JSON array; {expected}")
             first = False
             try:
-                yield parse_line(data, self.source, line, to_learn=self.to_learn)
+                yield parse_line(data, self.source, line, self.task)
             except RowError as error:
                 yield BadRow(f"{self.path}:{line}", str(error))
 
@@ -143,14 +145,14 @@ class Input:
         self._starts = []
         for part in self.parts:
             self._starts.append(line)
-            for row in parquet_rows(part, _COLUMNS, _REQUIRED_COLUMNS if self.to_learn else _REQUIRED_TO_PREDICT):
+            required = _REQUIRED_COLUMNS if self.task else _REQUIRED_TO_PREDICT
+            for row in parquet_rows(part, _COLUMNS, required, self.task):
                 line += 1
                 if row is None:
                     yield BadRow(self.locate(line), TOO_LARGE)
                     continue
-                row.setdefault("instruction", INSTRUCTION)
                 try:
-                    yield parse_row(row, self.source, line)
+                    yield parse_row(row, self.source, line, self.task)
                 except RowError as error:
                     yield BadRow(self.locate(line), str(error))
 
@@ -205,7 +207,7 @@ def _drawn_lines(path: str, size: int, rng: random.Random) -> tuple[list[tuple[i
 
 
 def _drawn_parquet(
-    parts: Sequence[str], size: int, rng: random.Random
+    parts: Sequence[str], task: Task | None, size: int, rng: random.Random
 ) -> tuple[list[tuple[int, dict[str, Any] | None]], int]:
     import pyarrow.parquet as pq
 
@@ -221,7 +223,7 @@ def _drawn_parquet(
     for part, number, count in groups:
         wanted = {place - start for place in places if start <= place < start + count}
         if wanted:
-            rows_of_it = enumerate(parquet_rows(part, _COLUMNS, _REQUIRED_COLUMNS, (number,)))
+            rows_of_it = enumerate(parquet_rows(part, _COLUMNS, _REQUIRED_COLUMNS, task, (number,)))
             drawn += [(start + at + 1, row) for at, row in rows_of_it if at in wanted]
         start += count
     return drawn, rows

@@ -10,9 +10,10 @@ from typing import BinaryIO
 from ckd.config import DataConfig
 from ckd.errors import DataError
 from ckd.store.files import write_file
-from ckd.visits.grammar import diseases_in_treatment_clause
+from ckd.visits.grammar import diseases_in_treatment_clause, names_the_labels
 from ckd.visits.inputs import BadRow, Input
 from ckd.visits.splits import HashSet
+from ckd.visits.task import Labels, Task
 from ckd.visits.visit import Source, Visit, hash64
 
 NOT_NEXT_VISIT = 0.5  # echo rate above which targets look like the current visit's labels, not the next one's
@@ -106,6 +107,7 @@ class Intake:
     def __init__(self, inputs: Sequence[Input], quarantine: BinaryIO | None = None) -> None:
         self.counts = Counts()
         self._inputs, self._quarantine, self._ids = inputs, quarantine, HashSet()
+        self._clause_says = any(names_the_labels(each.task) for each in inputs)
 
     def __iter__(self) -> Iterator[tuple[Visit, str]]:
         """Each visit with its file:line. Raises DataError when an input cannot be read."""
@@ -175,16 +177,21 @@ class Intake:
             return
         current = visit.current_labels
         if current is None:
-            current = diseases_in_treatment_clause(visit.input)
+            current = diseases_in_treatment_clause(visit.input) if self._clause_says else None
         if current is not None:
             counts.current_known += 1
-            counts.echoes += current == visit.labels
+            counts.echoes += _equal(current, visit.labels)
 
 
-def configured_inputs(data: DataConfig) -> list[Input]:
+def _equal(one: Labels, other: Labels) -> bool:
+    """Whether both say the same of every label that both know."""
+    return one == other or all(None in pair or len(set(pair)) == 1 for pair in zip(one, other, strict=True))
+
+
+def configured_inputs(data: DataConfig, task: Task) -> list[Input]:
     """data.train, data.tuning and data.held_out, those that are given. Raises DataError when one is missing."""
     given: list[tuple[Source, str]] = [("train", data.train), ("tuning", data.tuning), ("held_out", data.held_out)]
-    return [Input(path, source) for source, path in given if path]
+    return [Input(path, source, task) for source, path in given if path]
 
 
 def _id_key(visit_id: str) -> int:

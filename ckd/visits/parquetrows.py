@@ -9,10 +9,12 @@ import numpy as np
 from ckd.errors import DataError
 from ckd.store.files import open_file
 from ckd.visits.rows import MAX_LINE
+from ckd.visits.task import Task
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+TASK_MARK = b"ckd.task"  # of a Parquet schema: name and identity of the task, where it is not ccs25
 TOO_LARGE = f"row of more than {MAX_LINE >> 20} MiB"
 _BATCH_ROWS, _BATCH_BYTES = 1024, 64 << 20
 _FEW = 8  # rows at once where the file's own figures do not bound what they hold
@@ -21,12 +23,16 @@ _ELEMENT = 16  # bytes that a list's element takes as a Python object, at least
 
 
 def parquet_rows(
-    path: str, wanted: Sequence[str], required: Sequence[str], row_groups: Sequence[int] | None = None
+    path: str,
+    wanted: Sequence[str],
+    required: Sequence[str],
+    task: Task | None,
+    row_groups: Sequence[int] | None = None,
 ) -> Iterator[dict[str, Any] | None]:
     """Rows with the `wanted` columns that are there; None for a row of more than MAX_LINE bytes.
 
     Texts are bytes: one that is not UTF-8 costs its row and not the file. Raises DataError when a `required` column is
-    missing or two have one name, pyarrow's errors for a damaged file.
+    missing, two have one name, or the labels are another task's; pyarrow's errors for a damaged file.
     """
     import pyarrow.parquet as pq
 
@@ -40,11 +46,27 @@ def parquet_rows(
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise DataError(f"{path}: column '{twice[0]}' is there twice; rename or remove one")
+        if task is not None:
+            _require_task(path, file.schema_arrow, task)
         there = [name for name in wanted if name in names]
         for group in range(file.num_row_groups) if row_groups is None else row_groups:
             rows = _rows_at_once(file.metadata.row_group(group), there)
             for batch in file.iter_batches(rows, row_groups=[group], columns=there):
                 yield from _rows(batch)
+
+
+def _require_task(path: str, schema: "pa.Schema", task: Task) -> None:
+    """Raise DataError for labels that are another task's: by the mark that ingest leaves, else by their number."""
+    name, _, identity = (schema.metadata or {}).get(TASK_MARK, b"").decode(errors="replace").rpartition(" ")
+    kind = schema.field("labels").type
+    width = getattr(kind, "list_size", len(task))
+    if width == len(task) and identity in ("", task.identity):
+        return
+    made = f"task '{name}', {width} labels" if name else f"{width} labels"
+    raise DataError(
+        f"{path}: its labels are those of another task ({made}), the configured one is '{task.name}' with "
+        f"{len(task)}; give task.labels=… of the task that they belong to"
+    )
 
 
 def _rows_at_once(group: Any, names: Sequence[str]) -> int:

@@ -16,6 +16,7 @@ from ckd.visits.cohort import Cohort, cohort_artifact, commit, quarantine_file
 from ckd.visits.inputs import Input
 from ckd.visits.intake import Counts, Intake
 from ckd.visits.splits import Splitter
+from ckd.visits.task import GENERIC, Labels, Task
 from ckd.visits.visit import SPLITS, Split, Visit
 
 VISITS_VERSION = 2  # raise it when the same input gives other rows, ids or splits
@@ -24,7 +25,7 @@ MANY_GROUPS = 100  # up to so many are counted exactly; the rules and messages b
 Say = Callable[[str], None]
 
 
-def prepare(config: Config, inputs: list[Input], fields: Fields, say: Say) -> Cohort:
+def prepare(config: Config, inputs: list[Input], task: Task, fields: Fields, say: Say) -> Cohort:
     """The run's visits: opened when they are there, else made. `fields` is their fingerprint.
 
     Raises DataError for input that must not be used as it is (missing, too many bad rows, contradicting splits, no
@@ -36,7 +37,7 @@ def prepare(config: Config, inputs: list[Input], fields: Fields, say: Say) -> Co
     root = config.run.artifacts_root
     cohort = Cohort.open(root) if cohort_artifact(root, fields).is_done() else None
     if cohort is None or not cohort.is_whole():
-        cohort = _Preparation(config, inputs, fields).run()
+        cohort = _Preparation(config, inputs, task, fields).run()
     counts = _counts(cohort.facts)
     passed_over = [line for each in inputs for line in each.lines()]
     for line in [*passed_over, *counts.lines(config.teacher.system), *_notes(cohort)]:
@@ -57,7 +58,7 @@ class _Placed:
     counts: Counter[tuple[Split, bool]] = field(default_factory=Counter)  # by (split, labelled)
     train_groups: set[int] = field(default_factory=set)  # of labelled visits: the first two
     seeded_groups: set[int] = field(default_factory=set)  # of those that the seed placed: the first MANY_GROUPS
-    first_tuning: tuple[bool, ...] | None = None
+    first_tuning: Labels | None = None
     tuning_differs: bool = False
 
     def add(self, split: Split, visit: Visit, *, seeded: bool) -> None:
@@ -82,8 +83,8 @@ class _Placed:
 class _Preparation:
     """One pass over the inputs. `facts` is complete after the last visit."""
 
-    def __init__(self, config: Config, inputs: list[Input], fields: Fields) -> None:
-        self.config, self.inputs, self.fields = config, inputs, fields
+    def __init__(self, config: Config, inputs: list[Input], task: Task, fields: Fields) -> None:
+        self.config, self.inputs, self.task, self.fields = config, inputs, task, fields
         self.splitter = Splitter(config.data.split, config.seed, halve_tuning=halves_tuning(config))
         self.placed = _Placed()
         self.facts: dict[str, Any] = {}
@@ -91,7 +92,8 @@ class _Preparation:
     def run(self) -> Cohort:
         root, rows = self.config.run.artifacts_root, self.config.data.shard_rows
         with tempfile.TemporaryFile() as quarantine:
-            cohort = commit(root, self._visits(quarantine), fields=self.fields, shard_rows=rows, facts=self.facts)
+            visits, facts = self._visits(quarantine), self.facts
+            cohort = commit(root, visits, fields=self.fields, shard_rows=rows, facts=facts, task=self.task)
         stored = cohort.count(labeled=None)
         if stored != self.facts["kept"]:
             raise RuntimeError(f"{self.facts['kept']} visits kept, but the shards hold {stored}")
@@ -103,7 +105,8 @@ class _Preparation:
             split = self.splitter.place(visit, location)
             self.placed.add(split, visit, seeded=self._seeded(visit, split))
             if intake.counts.quarantined <= allowed:  # beyond it the run stops: the rest is counted, not stored
-                yield visit if visit.split == split else replace(visit, split=split)
+                visit = visit if visit.split == split else replace(visit, split=split)
+                yield replace(visit, instruction=GENERIC) if self.config.task.instruction == "generic" else visit
         counts = intake.settle(allowed, quarantine_file(self.config.run.artifacts_root))
         self.splitter.check()
         _require_both(self.placed, self.splitter.moved, self.config)

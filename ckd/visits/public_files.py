@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ckd.store.files import exists, join, read_bytes, write_bytes, write_file
-from ckd.visits.labels import DISEASES, names, render_output
+from ckd.visits.task import Task
 from ckd.visits.visit import SUBGROUP_FIELDS, Split, Visit
 
 if TYPE_CHECKING:
@@ -51,9 +51,9 @@ def clean_file(root: str, split: str) -> str:
     return join(root, "data", f"name_{split}_kept.json")
 
 
-def write_soft_labels(path: str, rows: Iterable[Sequence[float]]) -> int:
-    """Stream 25 probabilities per visit as the public JSON array of {disease: probability}; returns how many visits."""
-    lines = (json.dumps(dict(zip(DISEASES, map(float, row), strict=True)), indent=4) for row in rows)
+def write_soft_labels(path: str, rows: Iterable[Sequence[float]], task: Task) -> int:
+    """Stream each visit's probabilities as the public JSON array of {label: probability}; returns how many visits."""
+    lines = (json.dumps(dict(zip(task.names, map(float, row), strict=True)), indent=4) for row in rows)
     return _write_lines(path, lines, "[\n", ",\n", "\n]")
 
 
@@ -67,7 +67,7 @@ def adapter_file(folder: str) -> str:
     return join(folder, "name_train_adapter.json")
 
 
-def visit_line(visit: Visit, fields: Sequence[str]) -> bytes:
+def visit_line(visit: Visit, fields: Sequence[str], task: Task) -> bytes:
     """One labelled visit as a line of public JSONL, which inputs.py reads back.
 
     `fields` name what it holds beside instruction, input and output; what the visit lacks is null. A line that names
@@ -75,22 +75,24 @@ def visit_line(visit: Visit, fields: Sequence[str]) -> bytes:
     """
     if visit.labels is None:
         raise ValueError("an unlabelled visit has no output")
-    row = _public(visit.instruction, visit.input, visit.labels)
+    row = _public(visit.instruction, visit.input, visit.labels, task)
     for name in fields:
         row[name] = visit.subgroups.get(name) if name in SUBGROUP_FIELDS else getattr(visit, name)
-    if row.get("current_labels") is not None:
-        row["current_labels"] = names(row["current_labels"])
+    if (current := row.get("current_labels")) is not None:
+        row["current_labels"] = None if None in current else task.named(current)  # a list of names says all or nothing
     return json.dumps(row, ensure_ascii=False).encode() + b"\n"
 
 
-def write_rows(path: str, rows: Iterable[Mapping[str, Any]]) -> int:
+def write_rows(path: str, rows: Iterable[Mapping[str, Any]], task: Task) -> int:
     """Stream visits (instruction, input, labels) as the public JSONL; returns the number of rows."""
-    public = (_public(row["instruction"], row["input"], row["labels"]) for row in rows)
+    public = (_public(row["instruction"], row["input"], row["labels"], task) for row in rows)
     return _write_lines(path, (json.dumps(row, ensure_ascii=False) for row in public), "", "\n", "\n")
 
 
-def _public(instruction: str, text: str, labels: Sequence[bool]) -> dict[str, Any]:
-    return {"instruction": instruction, "input": text, "output": render_output(labels)}
+def _public(instruction: str, text: str, labels: Sequence[bool | None], task: Task) -> dict[str, Any]:
+    row = {"instruction": instruction, "input": text, "output": task.render_output(labels)}
+    unknown = task.named(label is None for label in labels)
+    return {**row, "unknown_labels": unknown} if unknown else row
 
 
 def _write_lines(path: str, lines: Iterable[str], start: str, between: str, end: str) -> int:

@@ -1,21 +1,12 @@
 """Turns one row's fields into a Visit, or says which rule it breaks, in words that quote nothing of the row."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ckd.store.jsonfile import JsonError, parse_json
-from ckd.visits.labels import (
-    INSTRUCTION,
-    NO_DISEASE,
-    NUM_LABELS,
-    NoDiseaseNamedError,
-    UnknownDiseaseError,
-    encode,
-    parse_output,
-)
+from ckd.visits.task import NO_LABEL, Labels, NoLabelNamedError, Task, UnknownLabelError
 from ckd.visits.visit import SPLITS, SUBGROUP_FIELDS, UNREAD_FIELDS, Source, Visit, hash64
 
-Labels = tuple[bool, ...]
 CONVERSATIONS = ("messages", "conversations")  # LLaMA-Factory's other kind of rows, which has no input
 MAX_LINE = 1 << 24  # bytes; a longer line is a bad row, so that memory stays bounded
 
@@ -24,22 +15,25 @@ class RowError(ValueError):
     """Why one row cannot be used; the message names fields and rules, never values."""
 
 
-def parse_line(data: bytes, source: Source, line: int, *, to_learn: bool = True) -> Visit:
+def parse_line(data: bytes, source: Source, line: int, task: Task | None) -> Visit:
     """The visit in one line of public JSONL. Raises RowError, whatever the bytes are.
 
-    Fields: instruction, input, output (null: unlabeled); where given, visit_id, subject_id, split, current_labels (a
-    list of disease names), prediction_time and subgroups. Rows for prediction (`to_learn` false) may lack instruction
-    and output.
+    Fields: instruction, input, output (null: unlabeled); where given, unknown_labels (of them nothing is known),
+    visit_id, subject_id, split, current_labels (a list of names), prediction_time and subgroups. Without a task, for
+    prediction, the labels are not read and instruction and output may be missing.
     """
     row = _json_object(data)
-    if not to_learn:
-        row = {"instruction": INSTRUCTION, "output": None, **row}
-    return _visit(row, _output(row), _disease_list(row), source, line)
+    if task is None:
+        return _visit({"instruction": "", **row}, None, None, source, line)
+    return _visit(row, _output(row, task), _names(row, "current_labels", task), source, line)
 
 
-def parse_row(row: Mapping[str, Any], source: Source, line: int) -> Visit:
-    """The visit in one row of Parquet, with texts as str or UTF-8 bytes. Raises RowError."""
-    return _visit(row, _flags(row, "labels"), _flags(row, "current_labels"), source, line)
+def parse_row(row: Mapping[str, Any], source: Source, line: int, task: Task | None) -> Visit:
+    """The visit in one row of Parquet, with texts as str or UTF-8 bytes; task as in `parse_line`. Raises RowError."""
+    if task is None:
+        return _visit({"instruction": "", **row}, None, None, source, line)
+    row = {"instruction": task.question, **row}
+    return _visit(row, _flags(row, "labels", task), _flags(row, "current_labels", task), source, line)
 
 
 def _visit(row: Mapping[str, Any], labels: Labels | None, current: Labels | None, source: Source, line: int) -> Visit:
@@ -125,33 +119,43 @@ def _subgroup(row: Mapping[str, Any], name: str) -> str | None:
     return _optional_text(row, name)
 
 
-def _output(row: Mapping[str, Any]) -> Labels | None:
+def _output(row: Mapping[str, Any], task: Task) -> Labels | None:
     if "output" in row and row["output"] is None:
         return None
     try:
-        return parse_output(_text(row, "output"))
-    except NoDiseaseNamedError:
-        raise RowError(f"field 'output' names no disease; \"{NO_DISEASE}\" is the empty set") from None
-    except UnknownDiseaseError:
-        raise RowError("field 'output' names a disease that is none of the 25 labels") from None
+        present = task.parse_output(_text(row, "output"))
+    except NoLabelNamedError:
+        raise RowError(f"field 'output' names no disease; \"{NO_LABEL}\" is the empty set") from None
+    except UnknownLabelError:
+        raise RowError(f"field 'output' names a disease that is none of the {len(task)} labels") from None
+    unknown = _names(row, "unknown_labels", task)
+    if unknown is None:
+        return present
+    if any(both for both in zip(present, unknown, strict=True) if all(both)):
+        raise RowError("field 'unknown_labels' names a label that 'output' names too")
+    return _some_known([None if hidden else flag for flag, hidden in zip(present, unknown, strict=True)])
 
 
-def _disease_list(row: Mapping[str, Any]) -> Labels | None:
-    value = row.get("current_labels")
-    if value is None:
-        return None
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise RowError("field 'current_labels' is not a list of disease names")
-    try:
-        return encode(value)
-    except KeyError:
-        raise RowError("field 'current_labels' names a disease that is none of the 25 labels") from None
-
-
-def _flags(row: Mapping[str, Any], name: str) -> Labels | None:
+def _names(row: Mapping[str, Any], name: str, task: Task) -> tuple[bool, ...] | None:
     value = row.get(name)
     if value is None:
         return None
-    if not isinstance(value, list) or len(value) != NUM_LABELS or set(map(type, value)) != {bool}:
-        raise RowError(f"field '{name}' is not a list of {NUM_LABELS} booleans")
-    return tuple(value)
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise RowError(f"field '{name}' is not a list of disease names")
+    try:
+        return task.encode(value)
+    except KeyError:
+        raise RowError(f"field '{name}' names a disease that is none of the {len(task)} labels") from None
+
+
+def _flags(row: Mapping[str, Any], name: str, task: Task) -> Labels | None:
+    value = row.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != len(task) or not set(map(type, value)) <= {bool, type(None)}:
+        raise RowError(f"field '{name}' is not a list of {len(task)} booleans")
+    return _some_known(value)
+
+
+def _some_known(values: Sequence[bool | None]) -> Labels | None:
+    return None if set(values) == {None} else tuple(values)

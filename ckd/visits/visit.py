@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
-from ckd.visits.labels import NUM_LABELS
+from ckd.visits.task import Labels
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,15 +21,18 @@ SUBGROUP_FIELDS = ("age", "sex", "ethnicity", "insurance", "admission_type")
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One visit. `labels` (of the next visit) and `current_labels` are 25 booleans in label order; None is unknown."""
+    """One visit. `labels` (of the next visit) and `current_labels` have one value per label of the task in its order.
+
+    None is unknown, a whole list as well as one value in it; a list without a known value is None.
+    """
 
     visit_id: str
     instruction: str
     input: str
-    labels: tuple[bool, ...] | None
+    labels: Labels | None
     subject_id: str | None = None
     split: Split | None = None
-    current_labels: tuple[bool, ...] | None = None
+    current_labels: Labels | None = None
     prediction_time: str | None = None
     subgroups: dict[str, str] = field(default_factory=dict)
     source: Source = "train"
@@ -54,11 +57,11 @@ def hash64(*parts: object) -> int:
 
 
 @cache
-def visit_schema() -> "pa.Schema":
-    """The columns of a part of stage `visits`, which is also a valid Parquet input."""
+def visit_schema(labels: int) -> "pa.Schema":
+    """The columns of a part of stage `visits` of so many labels, which is also a valid Parquet input."""
     import pyarrow as pa
 
-    flags = pa.list_(pa.bool_(), NUM_LABELS)
+    flags = pa.list_(pa.bool_(), labels)
     return pa.schema(
         [
             pa.field("visit_id", pa.string(), nullable=False),
@@ -77,13 +80,13 @@ def visit_schema() -> "pa.Schema":
     )
 
 
-def to_table(visits: Iterable[Visit]) -> "pa.Table":
-    """Visits that have a split, as one Arrow table of `visit_schema()`."""
+def to_table(visits: Iterable[Visit], labels: int) -> "pa.Table":
+    """Visits that have a split, as one Arrow table of `visit_schema(labels)`."""
     import pyarrow as pa
 
     visits = list(visits)
     columns = {name: [visit.subgroups.get(name) for visit in visits] for name in SUBGROUP_FIELDS}
-    schema = visit_schema()
+    schema = visit_schema(labels)
     for name in schema.names:
         if name not in columns:
             columns[name] = [getattr(visit, name) for visit in visits]
@@ -91,7 +94,7 @@ def to_table(visits: Iterable[Visit]) -> "pa.Table":
 
 
 def from_table(table: "pa.Table") -> Iterator[Visit]:
-    """The visits of a table of `visit_schema()` (inverse of to_table)."""
+    """The visits of a table of `visit_schema(…)` (inverse of to_table)."""
     for row in table.to_pylist():
         row.pop("group")
         row["subgroups"] = {name: value for name in SUBGROUP_FIELDS if (value := row.pop(name)) is not None}

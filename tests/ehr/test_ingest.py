@@ -19,7 +19,7 @@ from ckd.ehr.synthetic.patients import generate
 from ckd.run import Run
 from ckd.visits.grammar import TREATMENT
 from ckd.visits.inputs import Input
-from ckd.visits.labels import INSTRUCTION, NUM_LABELS
+from ckd.visits.labels import CCS25, INSTRUCTION, NUM_LABELS
 from ckd.visits.visit import from_table
 from jobs.cli import main
 from tests.ehr.ehr_reference import chain_by_hand
@@ -227,7 +227,9 @@ def test_export_writes_every_labelled_visit_once_with_its_text_and_labels(tmp_pa
     assert main(["export", "jsonl", str(out), "--out", str(tmp_path / "data")]) == 0
     assert "WARNING" not in capsys.readouterr().out, "synthetic tables are nobody's"
     for split, name in (("train", "name_train"), ("tuning", "name_val"), ("held_out", "name_test")):
-        exported = {visit.visit_id: visit for visit in Input(str(tmp_path / "data" / f"{name}.json"), split).rows()}
+        exported = {
+            visit.visit_id: visit for visit in Input(str(tmp_path / "data" / f"{name}.json"), split, CCS25).rows()
+        }
         wanted = {visit: row for visit, row in rows.items() if row["split"] == split and row["labels"] is not None}
         assert set(exported) == set(wanted)
         for visit, row in wanted.items():

@@ -101,8 +101,8 @@ def test_the_text_shows_no_outcome():
 
 def test_rows_have_the_visit_schema_and_the_probabilities():
     made = table(generate(200, 4))
-    assert made.schema.names == [*visit_schema().names, "oracle_latent"]
-    assert made.select(visit_schema().names).schema.equals(visit_schema())
+    assert made.schema.names == [*visit_schema(25).names, "oracle_latent"]
+    assert made.select(visit_schema(25).names).schema.equals(visit_schema(25))
     columns = made.to_pydict()
     assert len(set(columns["visit_id"])) == made.num_rows
     assert set(columns["instruction"]) == {INSTRUCTION}

@@ -16,6 +16,7 @@ from ckd.ehr.training_files import DATASETS_FILE, RECIPE_FILE, export
 from ckd.errors import ConfigError, DataError
 from ckd.prompts import content
 from ckd.visits.inputs import Input
+from ckd.visits.labels import CCS25
 from ckd.visits.public_files import visit_file
 from ckd.visits.splits import of_adapter
 from ckd.visits.visit import SPLITS, from_table, to_table
@@ -35,14 +36,14 @@ def _cohort(folder, visits, card=None):
     folder.mkdir()
     half = len(visits) // 2
     for index, part in enumerate((visits[:half], visits[half:])):
-        pq.write_table(to_table(part), folder / f"part-{index:05d}.parquet")
+        pq.write_table(to_table(part, len(CCS25)), folder / f"part-{index:05d}.parquet")
     if card is not None:
         (folder / "card.json").write_text(json.dumps(card))
     return str(folder)
 
 
 def _read(path, split):
-    rows = list(Input(str(path), split).rows())
+    rows = list(Input(str(path), split, CCS25).rows())
     return {
         v.visit_id: (
             v.instruction,
@@ -88,7 +89,7 @@ def test_exported_files_read_back_as_the_same_labelled_visits(tmp_path):
         assert _read(tmp_path / "data" / FILES[split], split) == expected
         assert done.visits[split] == len(expected) > 0
     assert done.unlabeled == sum(v.labels is None for v in visits) > 0
-    assert [v.visit_id for v in Input(str(tmp_path / "data" / "name_train.json"), "train").rows()] == [
+    assert [v.visit_id for v in Input(str(tmp_path / "data" / "name_train.json"), "train", CCS25).rows()] == [
         v.visit_id for v in visits if v.split == "train" and v.labels is not None
     ]
 
@@ -253,10 +254,10 @@ def test_what_is_no_cohort_is_refused_in_one_line(tmp_path):
         export(str(tmp_path / "rows.json"), str(tmp_path / "data"))
     with pytest.raises(DataError, match="no such file"):
         export(str(tmp_path / "nowhere"), str(tmp_path / "data"))
-    pq.write_table(to_table(visits).drop_columns(["split"]), tmp_path / "x.parquet")
+    pq.write_table(to_table(visits, len(CCS25)).drop_columns(["split"]), tmp_path / "x.parquet")
     with pytest.raises(DataError, match="no column split"):
         export(str(tmp_path / "x.parquet"), str(tmp_path / "data"))
-    pq.write_table(to_table([v for v in visits if v.labels is None]), tmp_path / "y.parquet")
+    pq.write_table(to_table([v for v in visits if v.labels is None], len(CCS25)), tmp_path / "y.parquet")
     with pytest.raises(DataError, match="no visit has labels"):
         export(str(tmp_path / "y.parquet"), str(tmp_path / "data"))
     cohort = _cohort(tmp_path / "cohort", visits, ["no object"])

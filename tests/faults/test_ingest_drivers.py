@@ -15,6 +15,7 @@ import jobs.ingest
 from ckd.ehr.synthetic import tables as synthetic_tables
 from ckd.errors import MismatchError
 from ckd.visits.inputs import Input
+from ckd.visits.labels import CCS25
 from jobs.cli import main
 from tests.ehr.ehr_tables import write_mimic3
 from tests.ehr.ingest_reference import cohort_files, ingest, returning
@@ -113,7 +114,9 @@ def test_without_a_lock_a_driver_of_other_settings_never_mixes_its_parts_in(
     said = capsys.readouterr().err
     assert codes[0] == inner and said.count("\n") == 1 and ": made with " in said
     monkeypatch.undo()
-    assert Input(str(out), "train").content_hash(), "what the refused one left does not make it an unfinished cohort"
+    assert Input(str(out), "train", CCS25).content_hash(), (
+        "what the refused one left does not make it an unfinished cohort"
+    )
     settings = (*PARTS, *(["seed=7"] if inner == 0 else []))
     ingest(tables, out, *settings)  # finished already; sweeps
     ingest(tables, tmp_path / "undisturbed", *settings)

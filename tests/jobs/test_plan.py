@@ -14,6 +14,7 @@ from ckd.configfile import load
 from ckd.errors import ConfigError, DataError
 from ckd.run import Run
 from ckd.visits.inputs import Input
+from ckd.visits.labels import CCS25
 from ckd.visits.visit import to_table
 from jobs import plan
 from jobs.console import Console
@@ -56,7 +57,7 @@ def test_the_figures_are_those_of_all_visits_when_all_are_drawn_and_nothing_is_w
     visits = [
         v
         for one in (planned.data.train, planned.data.tuning)
-        for v in Input(one, "train").rows()
+        for v in Input(one, "train", CCS25).rows()
         if getattr(v, "labels", None)
     ]
     prompter = Prompter(AutoTokenizer.from_pretrained(planned.teacher.base_model), planned.teacher.max_length)
@@ -114,23 +115,24 @@ def test_a_sample_is_fair_and_repeatable_whatever_the_format(tmp_path):
         file.write("\n\n".join(json.dumps(r) for r in many).encode())
     parts = tmp_path / "parts"
     parts.mkdir()
-    visits = list(Input(plain, "train").rows())
+    visits = list(Input(plain, "train", CCS25).rows())
     table = to_table(
         [
             v.__class__(**{f: getattr(v, f) for f in v.__slots__} | {"split": "train", "visit_id": str(i)})
             for i, v in enumerate(visits)
-        ]
+        ],
+        len(CCS25),
     )
     for k in range(2):
         pq.write_table(table.slice(k * 100, 100), parts / f"part-{k:05d}.parquet", row_group_size=30)
     for path in (plain, str(tmp_path / "a.json.gz"), str(parts)):
-        seen = Counter(v.input for seed in range(200) for v in Input(path, "train").sample(10, seed).visits)
-        assert Input(path, "train").sample(10, 5) == Input(path, "train").sample(10, 5)
-        one = Input(path, "train").sample(10, 1)
+        seen = Counter(v.input for seed in range(200) for v in Input(path, "train", CCS25).sample(10, seed).visits)
+        assert Input(path, "train", CCS25).sample(10, 5) == Input(path, "train", CCS25).sample(10, 5)
+        one = Input(path, "train", CCS25).sample(10, 1)
         assert (one.rows, one.drawn, len(one.visits)) == (200, 10, 10)
         # 2,000 draws of 200 rows: ten times each, give or take. Below 1 in 10^6 for a fair sampler.
         assert len(seen) >= 195 and max(seen.values()) < 30
-        whole = Input(path, "train").sample(1000, 1)
+        whole = Input(path, "train", CCS25).sample(1000, 1)
         assert (whole.rows, [v.input for v in whole.visits]) == (200, [v.input for v in visits])
 
 

@@ -10,7 +10,7 @@ import pytest
 from ckd.errors import DataError
 from ckd.visits.datafolder import data_folder
 from ckd.visits.inputs import BadRow, Input
-from ckd.visits.labels import NUM_LABELS
+from ckd.visits.labels import CCS25, NUM_LABELS
 from jobs.cli import main
 
 ROWS = 3
@@ -30,7 +30,7 @@ def part(path, first=0, rows=ROWS):
 
 
 def texts(path):
-    return [row.input for row in Input(str(path), "train").rows()]
+    return [row.input for row in Input(str(path), "train", CCS25).rows()]
 
 
 def file(name, text=""):
@@ -68,7 +68,7 @@ def test_what_would_be_left_out_or_read_wrongly_is_refused_by_name(tmp_path, wha
     part(tmp_path / "a.parquet")
     makes(tmp_path)
     with pytest.raises(DataError, match=says) as refused:
-        Input(str(tmp_path), "train")
+        Input(str(tmp_path), "train", CCS25)
     assert "\n" not in str(refused.value) and str(tmp_path) in str(refused.value)
 
 
@@ -126,27 +126,27 @@ def cohort(tmp_path_factory):
 def test_a_cohort_is_read_as_it_was_made_or_not_at_all(tmp_path, cohort):
     out = tmp_path / "out"
     shutil.copytree(cohort, out)
-    source = Input(str(out), "train")
+    source = Input(str(out), "train", CCS25)
     assert len(texts(out)) > 100 and source.lines() == [] and source.content_hash()
     name = out / "part-00001.parquet"
     whole = name.read_bytes()
     name.unlink()
     with pytest.raises(DataError, match=r"part-00001\.parquet: missing; run the same 'ckd ingest' again"):
-        Input(str(out), "train")
+        Input(str(out), "train", CCS25)
     name.write_bytes(whole[:-1])
     with pytest.raises(DataError, match=r"part-00001\.parquet: no part of this cohort, or changed since"):
-        Input(str(out), "train")
+        Input(str(out), "train", CCS25)
     name.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
     with pytest.raises(DataError, match=r"part-00001\.parquet: changed since the cohort was made"):
-        Input(str(out), "train").content_hash()
+        Input(str(out), "train", CCS25).content_hash()
     name.write_bytes(whole)
     part(out / "extra.parquet")
     with pytest.raises(DataError, match=r"extra\.parquet: no part of this cohort"):
-        Input(str(out), "train")
+        Input(str(out), "train", CCS25)
     (out / "extra.parquet").unlink()
     (out / "artifact.json").unlink()
     with pytest.raises(DataError, match=r"parts of a cohort without its artifact\.json"):
-        Input(str(out), "train")
+        Input(str(out), "train", CCS25)
 
 
 def test_a_cell_that_unpacks_to_a_hundred_megabytes_costs_its_row_and_little_memory(tmp_path):
@@ -157,12 +157,12 @@ def test_a_cell_that_unpacks_to_a_hundred_megabytes_costs_its_row_and_little_mem
     found["input"][1] = "None " * (20 << 20)
     pq.write_table(pa.table(found), tmp_path / "a.parquet", compression="zstd", row_group_size=2)
     assert (tmp_path / "a.parquet").stat().st_size < 30_000
-    rows = list(Input(str(tmp_path), "train").rows())
+    rows = list(Input(str(tmp_path), "train", CCS25).rows())
     assert rows[1] == BadRow(f"{tmp_path}/a.parquet:2", "row of more than 16 MiB")
     assert [row.input for row in (rows[0], rows[2])] == ["visit 0", "visit 2"]
-    assert Input(str(tmp_path), "train").sample(9, 1).drawn == 3
+    assert Input(str(tmp_path), "train", CCS25).sample(9, 1).drawn == 3
     script = (
-        "import sys; from ckd.visits.inputs import Input; list(Input(sys.argv[1], 'train').rows());"
+        "import sys; from ckd.visits.inputs import Input; list(Input(sys.argv[1], 'train', None).rows());"
         # ru_maxrss would be this process's own where that is larger: a child inherits it.
         "print(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0])"
     )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ckd.errors import DataError
 from ckd.visits.inputs import BadRow, Input
-from ckd.visits.labels import DISEASES, NUM_LABELS, OUTPUT_PREFIX
+from ckd.visits.labels import CCS25, DISEASES, NUM_LABELS, OUTPUT_PREFIX
 from ckd.visits.rows import MAX_LINE, RowError, parse_line
 from ckd.visits.visit import Visit, to_table
 from testbed.rows import MARKER, as_json, row, visits, write_jsonl
@@ -21,20 +21,20 @@ GOOD = row(0, (DISEASES[0],))
 
 
 def read(path, source="train"):
-    return list(Input(str(path), source).rows())
+    return list(Input(str(path), source, CCS25).rows())
 
 
 @given(visits)
 def test_a_visit_survives_the_way_through_a_json_line(visit):
-    assert parse_line(json.dumps(as_json(visit)).encode(), "train", 0) == visit
-    assert parse_line(json.dumps(as_json(visit), ensure_ascii=False).encode(), "train", 0) == visit
+    assert parse_line(json.dumps(as_json(visit)).encode(), "train", 0, CCS25) == visit
+    assert parse_line(json.dumps(as_json(visit), ensure_ascii=False).encode(), "train", 0, CCS25) == visit
 
 
 @given(st.lists(visits, min_size=1, max_size=5))
 def test_visits_survive_the_way_through_parquet(tmp_path_factory, found):
     found = [replace(visit, split=visit.split or "train", line=line) for line, visit in enumerate(found, start=1)]
     path = tmp_path_factory.mktemp("parquet") / "visits.parquet"
-    pq.write_table(to_table(found), path)
+    pq.write_table(to_table(found, len(CCS25)), path)
     assert read(path) == found
 
 
@@ -51,7 +51,7 @@ json_values = st.recursive(
 @example(b"\xff\xfe{\x00}\x00")
 def test_any_bytes_are_a_visit_or_a_reason(data):
     try:
-        assert isinstance(parse_line(data, "train", 1), Visit)
+        assert isinstance(parse_line(data, "train", 1, CCS25), Visit)
     except RowError as error:
         assert str(error)
 
@@ -66,8 +66,8 @@ def test_any_object_is_a_visit_or_a_reason(changes, data):
     dropped = data.draw(st.sets(fields))
     changed = {name: value for name, value in {**GOOD, **changes}.items() if name not in dropped}
     try:
-        visit = parse_line(json.dumps(changed).encode(), "train", 1)
-        to_table([replace(visit, split="train")])
+        visit = parse_line(json.dumps(changed).encode(), "train", 1, CCS25)
+        to_table([replace(visit, split="train")], len(CCS25))
     except RowError as error:
         assert str(error)
 
@@ -129,8 +129,8 @@ def test_a_bad_line_is_located_and_says_why_without_quoting_it(tmp_path, number,
 
 
 def test_none_is_the_empty_set_and_null_is_unlabeled():
-    assert parse_line(json.dumps(row(1)).encode(), "train", 1).labels == (False,) * NUM_LABELS
-    assert parse_line(json.dumps(row(1, output=None)).encode(), "train", 1).labels is None
+    assert parse_line(json.dumps(row(1)).encode(), "train", 1, CCS25).labels == (False,) * NUM_LABELS
+    assert parse_line(json.dumps(row(1, output=None)).encode(), "train", 1, CCS25).labels is None
 
 
 def test_gzip_a_byte_order_mark_crlf_and_integer_ids_are_read(tmp_path):
@@ -146,7 +146,7 @@ def parquet_columns(n):
 
 def test_a_parquet_row_that_is_not_utf8_or_has_24_labels_costs_only_itself(tmp_path):
     columns = parquet_columns(4)
-    columns["labels"] = [[True] * 24, None, [None] * NUM_LABELS, [False] * NUM_LABELS]
+    columns["labels"] = [[True] * 24, None, [None] * 26, [False] * NUM_LABELS]
     texts = pa.array([b"a", b"\xff" + MARKER.encode(), b"c", b"d"], pa.binary()).cast(pa.string(), safe=False)
     path = tmp_path / "visits.parquet"
     pq.write_table(pa.table({**columns, "input": texts}), path)
@@ -167,7 +167,7 @@ def test_a_folder_of_parts_is_read_in_order_and_rows_are_located_in_their_part(t
             pa.table({**columns, "subject_id": [7] * number, "unknown": [1] * number}),
             tmp_path / f"part-{part}.parquet",
         )
-    source = Input(str(tmp_path), "held_out")
+    source = Input(str(tmp_path), "held_out", CCS25)
     found = list(source.rows())
     assert [r.location for r in found if isinstance(r, BadRow)] == [
         f"{tmp_path}/part-0.parquet:3",
@@ -224,7 +224,7 @@ def test_the_content_hash_follows_bytes_and_not_names(tmp_path):
         write_jsonl(tmp_path / f"{name}.json", [found]) for name, found in (("a", GOOD), ("b", GOOD), ("c", row(1)))
     )
     assert (
-        Input(first, "train").content_hash()
-        == Input(second, "tuning").content_hash()
-        != Input(other, "train").content_hash()
+        Input(first, "train", CCS25).content_hash()
+        == Input(second, "tuning", CCS25).content_hash()
+        != Input(other, "train", CCS25).content_hash()
     )

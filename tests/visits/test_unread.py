@@ -10,13 +10,14 @@ from ckd.configfile import load
 from ckd.run import Run
 from ckd.visits.inputs import BadRow, Input
 from ckd.visits.intake import Intake
+from ckd.visits.labels import CCS25
 from testbed.rows import rows, write_jsonl
 
 SYSTEM = "SYSTEMMARKER be brief"
 
 
 def said(path, system=""):
-    intake = Intake([Input(str(path), "train")])
+    intake = Intake([Input(str(path), "train", CCS25)])
     list(intake)
     return [line for line in intake.counts.lines(system) if "not read" in line]
 
@@ -71,7 +72,7 @@ def test_a_parquet_column_is_said_too(tmp_path):
 @pytest.mark.parametrize("name", ["messages", "conversations"])
 def test_a_conversation_is_refused_by_its_name(tmp_path, name):
     (tmp_path / "a.json").write_text(json.dumps({name: [{"role": "user", "content": "MARKERPATIENT"}]}) + "\n")
-    (bad,) = Input(str(tmp_path / "a.json"), "train").rows()
+    (bad,) = Input(str(tmp_path / "a.json"), "train", CCS25).rows()
     assert isinstance(bad, BadRow)
     assert bad.reason == f"field 'output' is missing; '{name}' is not read"
 

@@ -73,7 +73,7 @@ def table(encounters: Encounters, include_last: bool = False) -> "pa.Table":
         "source": ["train"] * len(rows),
         "line": np.arange(1, len(rows) + 1),
     }
-    schema = visit_schema()
+    schema = visit_schema(NUM_LABELS)
     arrays = ((f, columns[f.name] if f.name in columns else pa.nulls(len(rows), f.type)) for f in schema)
     typed = [pa.array(values, f.type) if isinstance(values, list | np.ndarray) else values for f, values in arrays]
     made = pa.table(typed, schema=schema)

@@ -1,0 +1,41 @@
+"""The configuration's section `ingest`: how hospital tables become a cohort."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from ckd.section import IN_PROCESS, Section, Workers
+
+
+class IngestConfig(Section):
+    """From hospital tables to a cohort of next-visit pairs (`ckd ingest`)."""
+
+    coding_delay_days: float = Field(
+        3, ge=0, le=3650, description="days from discharge until a visit's codes are complete: the prediction time"
+    )
+    newborns: bool = Field(False, description="keep admissions of type NEWBORN")
+    treatment: Literal["lift", "count", "placebo", "none"] = Field(
+        "lift", description="how drugs are chosen for the treatment clause"
+    )
+    min_support: int = Field(20, ge=1, description="subjects with drug and disease that a drug in the clause needs")
+    top_drugs: int = Field(5, ge=1, description="drugs per disease in the clause")
+    folds: int = Field(5, ge=2, le=100, description="subject folds: a train visit's clause is from the others")
+    tuning_share: float = Field(0.1, ge=0, lt=1, description="share of the subjects in tuning, by hash")
+    held_out_share: float = Field(0.2, ge=0, lt=1, description="share of the subjects in held_out, by hash")
+    split_column: str = Field(
+        "", description="column of the visits or patients (site, year group) that decides the split, not the hash"
+    )
+    tuning_values: tuple[str, ...] = Field((), description="values of split_column in tuning; none: by hash")
+    held_out_values: tuple[str, ...] = Field((), description="values of split_column in held_out")
+    partitions: int = Field(0, ge=0, description="parts of the tables; 0: by their size, about 1 GB of memory each")
+    workers: Workers = Field(IN_PROCESS, description="Ray actors: N or min..max; 0: in this process, without Ray")
+
+    @model_validator(mode="after")
+    def _splits(self) -> Self:
+        if self.tuning_share + self.held_out_share >= 1:
+            raise ValueError("tuning_share and held_out_share leave no subject to train")
+        if bool(self.split_column) != bool(self.held_out_values or self.tuning_values):
+            raise ValueError("split_column goes with held_out_values or tuning_values; give both or neither")
+        if set(self.held_out_values) & set(self.tuning_values):
+            raise ValueError("a value stands in both held_out_values and tuning_values")
+        return self

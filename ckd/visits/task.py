@@ -1,0 +1,182 @@
+"""What a run predicts: the labels in their order, what each of them means, and the sentences around them.
+
+Every label column has one value per label, in this order. A stage is handed the task; none knows its labels by itself.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ckd.section import Section
+from ckd.store.files import digest
+
+Labels = tuple[bool | None, ...]  # one value per label; None: unknown
+MOST_LABELS = 1000
+NAMED_LABELS = 60  # up to so many names an instruction may list: more leave no room for the visit
+GENERIC = "Determine which outcomes the patient will have after this visit."  # names no label: serves every task
+OUTPUT = "Outcome that the patient may have: "
+NO_LABEL = "None"
+_CODE = r"[A-Za-z0-9]+(\.[A-Za-z0-9]*)?"
+# a prefix such as I50.1, or a range of prefixes such as I20-I25
+Code = Annotated[str, Field(pattern=f"^{_CODE}(-{_CODE})?$")]
+Days = Annotated[float, Field(gt=0, le=36500)]
+# What a label is, one of these; `within_days` stands beside codes.
+KINDS = ("ccs", "icd9", "icd10", "codes", "any_of", "given", "readmission_days", "death_days")
+_CODED = ("ccs", "icd9", "icd10", "codes", "any_of")
+
+
+class NoLabelNamedError(ValueError):
+    """An `output` ends where names should follow: cut off, or not filled in. The empty set is written "None"."""
+
+
+class UnknownLabelError(ValueError):
+    """An `output` names something that is none of the labels. Holds its position, never its text."""
+
+    def __init__(self, position: int, count: int) -> None:
+        super().__init__(f"disease number {position + 1} of the output is none of the {count} labels")
+        self.position = position
+
+
+class Codes(Section):
+    """ICD codes: prefixes, or ranges of prefixes with both ends in. Points in codes do not count."""
+
+    icd9: tuple[Code, ...] = ()
+    icd10: tuple[Code, ...] = ()
+
+
+class Threshold(Section):
+    """What a label's threshold reaches, in place of evaluation.threshold_for and threshold_target."""
+
+    kind: Literal["sensitivity", "precision"] = Field(alias="for")
+    target: float = Field(gt=0, le=1)
+
+
+class Label(Section):
+    """One label: its name and what makes it true at the next visit (or within a time)."""
+
+    name: str = Field(min_length=1, max_length=200)
+    ccs: tuple[int, ...] = Field((), description="single-level CCS categories of diagnoses (HCUP)")
+    icd9: tuple[Code, ...] = Field((), description="ICD-9-CM prefixes or ranges")
+    icd10: tuple[Code, ...] = Field((), description="ICD-10 prefixes or ranges")
+    excluding: Codes = Field(Codes(), alias="except", description="codes that do not count, as prefixes or ranges")
+    codes: tuple[tuple[str, str], ...] = Field((), description="whole codes of a CSV file with columns code, version")
+    any_of: tuple[str, ...] = Field((), description="other labels of this file, one of which is enough")
+    given: str = Field("", description="a column of the input's visits that holds the label of that visit")
+    readmission_days: Days | None = Field(None, description="another stay begins within so many days of discharge")
+    death_days: Days | None = Field(None, description="the patient dies within so many days of discharge")
+    within_days: Days | None = Field(
+        None, description="at any stay that begins within so many days of discharge; else at the next stay"
+    )
+    threshold: Threshold | None = None
+    group: str = Field("", description="a heading for reports")
+
+    @model_validator(mode="after")
+    def _one_meaning(self) -> Self:
+        if "," in self.name or ";" in self.name[-1:] or self.name != self.name.strip() or "\n" in self.name:
+            raise ValueError("a name has no comma, no line break and no blanks at its ends: an output lists names")
+        if self.name == NO_LABEL:
+            raise ValueError(f'"{NO_LABEL}" stands for no label; choose another name')
+        kinds = [kind for kind in KINDS if getattr(self, kind)]
+        if not kinds:
+            raise ValueError(f"says not what it means; expected one of {', '.join(KINDS)}")
+        if len(kinds) > 1 and not set(kinds) <= set(_CODED):
+            raise ValueError(f"means two things at once: {' and '.join(kinds)}; make two labels of it")
+        if self.within_days and not set(kinds) <= set(_CODED):
+            raise ValueError(f"within_days goes with codes, not with {kinds[0]}")
+        return self
+
+
+class Task(Section):
+    """Labels in their order with the sentences around them, stored with the visits."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    instruction: str = Field(GENERIC, min_length=1, description="{labels} in it becomes the names")
+    output: str = Field(OUTPUT, description="stands before the names in a public output sentence")
+    labels: tuple[Label, ...] = Field(min_length=1, max_length=MOST_LABELS)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        seen: set[str] = set()
+        for label in self.labels:
+            if label.name in seen:
+                raise ValueError(f"two labels are named '{label.name}'")
+            unknown = [name for name in label.any_of if name not in seen]
+            if unknown:
+                raise ValueError(f"label '{label.name}': any_of names '{unknown[0]}', which is no label above it")
+            seen.add(label.name)
+        if "{labels}" in self.instruction and len(self.labels) > NAMED_LABELS:
+            raise ValueError(
+                f"instruction lists {len(self.labels)} names, more than {NAMED_LABELS}, which leaves no room for the "
+                "visit; leave {labels} out of it"
+            )
+        return self
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The labels' names in their order."""
+        return tuple(label.name for label in self.labels)
+
+    @cached_property
+    def index(self) -> Mapping[str, int]:
+        """Name -> place."""
+        return {name: place for place, name in enumerate(self.names)}
+
+    @cached_property
+    def question(self) -> str:
+        """The instruction with the names in it: the public field `instruction` of every visit."""
+        return self.instruction.replace("{labels}", ", ".join(self.names))
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of what decides a label's value and its place; sentences, thresholds and headings do not."""
+        kept = [label.model_dump(exclude={"threshold", "group"}) for label in self.labels]
+        return digest([self.name, kept])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of what decides the stored visits: the identity and the sentences."""
+        return digest([self.identity, self.instruction, self.output])
+
+    @property
+    def stored(self) -> dict[str, Any]:
+        """As JSON that `Task.model_validate` reads back."""
+        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+
+    def generic(self) -> "Task":
+        """The same task with an instruction that names no label: its visits share embeddings with other tasks."""
+        return Task.model_validate({**self.stored, "instruction": GENERIC})
+
+    def parse_output(self, output: str) -> tuple[bool, ...]:
+        """Read an `output` sentence into one boolean per label; only "None" is the empty set.
+
+        Raises UnknownLabelError for a name that is none of them, also for "None" beside a label; NoLabelNamedError
+        when no name follows.
+        """
+        found = [name.strip() for name in output.strip().removeprefix(self.output.strip()).split(",")]
+        found = [name for name in found if name]
+        if not found:
+            raise NoLabelNamedError("the output names no disease")
+        present = [False] * len(self)
+        for position, name in enumerate([] if found == [NO_LABEL] else found):
+            if name not in self.index:
+                raise UnknownLabelError(position, len(self))
+            present[self.index[name]] = True
+        return tuple(present)
+
+    def render_output(self, present: Sequence[bool | None]) -> str:
+        """Write one value per label as an `output` sentence (inverse of parse_output). Unknown ones are not named."""
+        return self.output + (", ".join(self.named(present)) or NO_LABEL)
+
+    def named(self, present: Iterable[bool | None]) -> list[str]:
+        """The names of the labels that are true, in label order."""
+        return [name for name, flag in zip(self.names, present, strict=True) if flag]
+
+    def encode(self, names: Iterable[str]) -> tuple[bool, ...]:
+        """One boolean per label from names; raises KeyError for an unknown one."""
+        chosen = {self.index[name] for name in names}
+        return tuple(place in chosen for place in range(len(self)))

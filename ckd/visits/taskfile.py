@@ -1,0 +1,132 @@
+"""Reads a task: a built-in one by its name, or a labels.yaml. An error names the line of the wrong label."""
+
+import csv
+import io
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from ckd.config import TaskConfig
+from ckd.errors import ConfigError
+from ckd.visits.labels import CCS25
+from ckd.visits.task import Task
+
+_FOLDER = files("ckd.visits") / "tasks"
+_VERSIONS = {"9": "9", "10": "10", "icd9": "9", "icd10": "10"}
+
+
+def built_in() -> list[str]:
+    """The names of the built-in tasks."""
+    return [CCS25.name, *sorted(path.name.removesuffix(".yaml") for path in _FOLDER.iterdir() if path.name[-1] == "l")]
+
+
+def load_task(config: TaskConfig) -> Task:
+    """The configured task. Raises ConfigError with file:line when it cannot be read."""
+    if config.labels == CCS25.name:
+        task = CCS25
+    elif config.labels in built_in():
+        task = _parsed((_FOLDER / f"{config.labels}.yaml").read_text(encoding="utf-8"), f"{config.labels}.yaml", Path())
+    else:
+        task = _parsed(_text(config.labels), config.labels, Path(config.labels).parent)
+    return task.generic() if config.instruction == "generic" else task
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        known = ", ".join(built_in())
+        raise ConfigError(f"task.labels={path}: no such file; expected a labels.yaml or one of {known}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({type(error).__name__}); expected a UTF-8 YAML file") from None
+
+
+def _parsed(text: str, path: str, folder: Path) -> Task:
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise ConfigError(
+            f"{path}:{mark.line + 1 if mark else 1}: not YAML ({getattr(error, 'problem', 'unreadable')}); "
+            "mend that line"
+        ) from None
+    values = _as_typed(root, path)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}:1: expected name and labels (docs/labels.md), found no mapping")
+    for place, label in enumerate(values.get("labels") or ()):
+        if isinstance(label, dict) and label.get("codes"):
+            label["codes"] = _codes(folder / str(label["codes"]), f"{path}:{_line(root, ('labels', place, 'codes'))}")
+    try:
+        return Task.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_described(error, root, path)) from None
+
+
+def _described(error: ValidationError, root: yaml.Node | None, path: str) -> str:
+    first = error.errors(include_url=False)[0]
+    keys = tuple(first["loc"])
+    where = ".".join(str(key + 1 if isinstance(key, int) else key) for key in keys)
+    line = f"{path}:{_line(root, keys)}"
+    if first["type"] == "extra_forbidden":
+        return f"{line}: unknown key '{keys[-1]}'; docs/labels.md lists the keys of a label"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] in ("missing", "value_error"):
+        return f"{line}: {where + ': ' if where else ''}{message}"
+    return f"{line}: {where}: {message} (found {first['input']!r})"
+
+
+def _line(node: yaml.Node | None, keys: tuple[Any, ...]) -> int:
+    """The line on which the deepest of these keys stands."""
+    line = 1
+    for key in keys:
+        if isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+            node = node.value[key]
+            line = node.start_mark.line + 1
+        elif isinstance(node, yaml.MappingNode):
+            found = next(((k, v) for k, v in node.value if k.value == key), None)
+            if found is None:
+                break
+            line, node = found[0].start_mark.line + 1, found[1]
+        else:
+            break
+    return line
+
+
+def _as_typed(node: yaml.Node | None, path: str) -> Any:
+    """Mappings, lists and texts as they stand in the file: 042 and 250.10 are codes, which YAML reads as numbers.
+
+    Raises ConfigError for a key that stands twice: YAML would drop the first in silence.
+    """
+    if isinstance(node, yaml.SequenceNode):
+        return [_as_typed(each, path) for each in node.value]
+    if not isinstance(node, yaml.MappingNode):
+        return node.value if node else None
+    values: dict[str, Any] = {}
+    for key, value in node.value:
+        if key.value in values:
+            raise ConfigError(f"{path}:{key.start_mark.line + 1}: key '{key.value}' stands twice; remove one")
+        values[key.value] = _as_typed(value, path)
+    return values
+
+
+def _codes(path: Path, where: str) -> list[tuple[str, str]]:
+    """The rows of a code list: columns code and version (9 or 10), others are not read."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{where}: {path} cannot be read ({type(error).__name__}); expected a UTF-8 CSV") from None
+    rows = csv.DictReader(io.StringIO(text))
+    if not {"code", "version"} <= set(rows.fieldnames or ()):
+        raise ConfigError(f"{path}:1: no columns code and version; expected a CSV with both, version 9 or 10")
+    found = []
+    for row in rows:
+        code, version = (row["code"] or "").strip(), (row["version"] or "").strip().lower().replace("-", "")
+        if not code or version not in _VERSIONS:
+            raise ConfigError(f"{path}:{rows.line_num}: expected a code and a version, 9 or 10")
+        found.append((code, _VERSIONS[version]))
+    if not found:
+        raise ConfigError(f"{path}:1: lists no code; expected one code per line")
+    return sorted(set(found))

@@ -1,0 +1,211 @@
+"""A task is data: any labels in any number, some of them unknown, read from a file whose mistakes have a line."""
+
+import json
+import pickle
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ckd.config import Config, TaskConfig
+from ckd.errors import ConfigError, DataError, MismatchError
+from ckd.run import Run
+from ckd.visits.inputs import Input
+from ckd.visits.labels import CCS25, INSTRUCTION
+from ckd.visits.parquetrows import TASK_MARK
+from ckd.visits.public_files import visit_line
+from ckd.visits.rows import RowError, parse_line
+from ckd.visits.task import GENERIC, Task
+from ckd.visits.taskfile import built_in, load_task
+from ckd.visits.visit import Visit, to_table
+from testbed.rows import write_jsonl
+
+KIDNEY = """\
+name: kidney
+instruction: "Which of these will the patient have: {labels}"
+output: "The patient may have: "
+labels:
+  - name: Chronic kidney disease
+    ccs: [158]
+    group: Kidney
+  - name: Renal failure
+    icd9: [042, 250.10, 584-586]
+    icd10: [N17]
+    except: {icd10: [N17.1]}
+    threshold: {for: sensitivity, target: 0.9}
+  - name: Either
+    any_of: [Chronic kidney disease, Renal failure]
+  - name: Back within 30 days
+    readmission_days: 30
+"""
+
+
+def task_of(folder, text, name="labels.yaml"):
+    (folder / name).write_text(text)
+    return load_task(TaskConfig(labels=str(folder / name)))
+
+
+@pytest.fixture
+def kidney(tmp_path):
+    return task_of(tmp_path, KIDNEY)
+
+
+def test_a_file_gives_labels_sentences_and_codes_as_they_were_typed(kidney):
+    assert kidney.names == ("Chronic kidney disease", "Renal failure", "Either", "Back within 30 days")
+    assert kidney.question == f"Which of these will the patient have: {', '.join(kidney.names)}"
+    assert kidney.labels[1].icd9 == ("042", "250.10", "584-586"), "YAML alone reads 34 and 250.1"
+    assert kidney.labels[1].excluding.icd10 == ("N17.1",)
+    assert kidney.labels[1].threshold.target == 0.9
+    assert (
+        kidney.render_output((True, None, False, True))
+        == "The patient may have: Chronic kidney disease, Back within 30 days"
+    )
+    assert Task.model_validate(json.loads(json.dumps(kidney.stored))) == kidney == pickle.loads(pickle.dumps(kidney))
+
+
+def test_a_code_list_stands_beside_the_file_and_its_codes_are_in_the_identity(tmp_path):
+    text = "name: t\nlabels:\n  - {name: One, codes: codes.csv}\n"
+    (tmp_path / "codes.csv").write_text("version,code,note\n9,038.9,x\nICD-10,A41.9,\n10,A41.9,again\n")
+    one = task_of(tmp_path, text)
+    assert one.labels[0].codes == (("038.9", "9"), ("A41.9", "10"))
+    (tmp_path / "codes.csv").write_text("version,code\n9,038.9\n")
+    assert task_of(tmp_path, text).identity != one.identity
+
+
+def test_the_identity_is_that_of_meanings_and_places_not_of_sentences_and_thresholds(kidney, tmp_path):
+    other = task_of(tmp_path, KIDNEY.replace("target: 0.9", "target: 0.8").replace("group: Kidney", "group: Other"))
+    assert (other.identity, other.fingerprint) == (kidney.identity, kidney.fingerprint)
+    generic = kidney.generic()
+    assert generic.question == GENERIC and generic.identity == kidney.identity
+    assert generic.fingerprint != kidney.fingerprint
+    assert task_of(tmp_path, KIDNEY.replace("N17.1", "N17.2")).identity != kidney.identity
+
+
+def test_the_built_in_tasks_are_read_and_ccs25_is_the_public_one():
+    assert built_in()[0] == "ccs25" and "readmission" in built_in()
+    for name in built_in():
+        assert load_task(TaskConfig(labels=name)).name == name
+    assert load_task(TaskConfig()) is CCS25 and CCS25.question == INSTRUCTION and len(CCS25) == 25
+
+
+@pytest.mark.parametrize(
+    ("wrong", "where", "why"),
+    [
+        ("name: t\nlabels:\n  - name: A\n", ":3", "says not what it means"),
+        ("name: t\nlabels:\n  - name: A\n    ccs: [1]\n  - name: A\n    ccs: [2]\n", "", "two labels are named 'A'"),
+        ("name: t\nlabels:\n  - name: A, B\n    ccs: [1]\n", ":3", "no comma"),
+        ("name: t\nlabels:\n  - name: None\n    ccs: [1]\n", ":3", "stands for no label"),
+        ("name: t\nlabels:\n  - name: A\n    ccs: [x]\n", ":4", "integer"),
+        ("name: t\nlabels:\n  - name: A\n    icd11: [1]\n", ":4", "unknown key 'icd11'"),
+        ("name: t\nlabels:\n  - name: A\n    icd10: ['E1*']\n", ":4", "pattern"),
+        ("name: t\nlabels:\n  - name: A\n    readmission_days: 30\n    ccs: [1]\n", ":3", "two things at once"),
+        ("name: t\nlabels:\n  - name: A\n    any_of: [B]\n", "", "'B', which is no label above it"),
+        ("name: t\nlabels:\n  - name: A\n    codes: nowhere.csv\n", ":4", "nowhere.csv cannot be read"),
+        ("name: t\nname: u\nlabels: []\n", ":2", "stands twice"),
+        ("name: t\nlabels: []\n", ":2", "at least 1"),
+        ("- a\n", ":1", "no mapping"),
+        ("name: [\n", ":2", "not YAML"),
+    ],
+)
+def test_a_mistake_is_named_with_its_line(tmp_path, wrong, where, why):
+    with pytest.raises(ConfigError, match=f"labels.yaml{where}") as caught:
+        task_of(tmp_path, wrong)
+    assert why in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_code_list_without_a_version_is_named_with_its_line(tmp_path):
+    (tmp_path / "c.csv").write_text("code,version\nA41,10\nB20,\n")
+    with pytest.raises(ConfigError, match=r"c\.csv:3: expected a code and a version"):
+        task_of(tmp_path, "name: t\nlabels:\n  - {name: One, codes: c.csv}\n")
+
+
+def test_no_such_task_is_told_which_there_are():
+    with pytest.raises(ConfigError, match=r"task.labels=ccs26: no such file.* ccs25"):
+        load_task(TaskConfig(labels="ccs26"))
+
+
+def made(count):
+    return Task.model_validate({"name": "t", "labels": [{"name": f"L{k}", "ccs": [k + 1]} for k in range(count)]})
+
+
+cells = st.integers(1, 500).flatmap(
+    lambda n: st.lists(st.sampled_from([True, False, None]), min_size=n, max_size=n).filter(lambda c: set(c) != {None})
+)
+
+
+@given(cells)
+def test_any_number_of_labels_survives_json_and_parquet_with_what_is_unknown(tmp_path_factory, labels):
+    task, current = made(len(labels)), tuple(bool(label) for label in reversed(labels))
+    visit = Visit("v", "i", "text", tuple(labels), split="train", current_labels=current, line=1)
+    fields = ["visit_id", "split", "current_labels"]
+    assert parse_line(visit_line(visit, fields, task), "train", 1, task) == visit
+    path = tmp_path_factory.mktemp("parquet") / "visits.parquet"
+    pq.write_table(to_table([visit], len(task)), path)
+    assert list(Input(str(path), "train", task).rows()) == [visit]
+
+
+def test_a_visit_of_which_no_label_is_known_is_unlabeled(tmp_path):
+    line = {"instruction": "i", "input": "x", "output": "None", "unknown_labels": ["L0", "L1"]}
+    assert parse_line(json.dumps(line).encode(), "train", 1, made(2)).labels is None
+    with pytest.raises(RowError, match="unknown_labels' names a label that 'output' names too"):
+        parse_line(json.dumps({**line, "output": "L1"}).encode(), "train", 1, made(2))
+
+
+def test_the_labels_of_another_task_are_refused_by_name(tmp_path):
+    path = str(tmp_path / "visits.parquet")
+    visit = Visit("v", "i", "text", (True, False), split="train")
+    table = to_table([visit], 2)
+    pq.write_table(table, path)
+    with pytest.raises(DataError, match=r"another task \(2 labels\), the configured one is 'ccs25' with 25"):
+        list(Input(path, "train", CCS25).rows())
+    pq.write_table(table.replace_schema_metadata({TASK_MARK: f"other {made(3).identity}"}), path)
+    with pytest.raises(DataError, match=r"another task \(task 'other', 2 labels\), the configured one is 't' with 2"):
+        list(Input(path, "train", made(2)).rows())
+    with pytest.raises(DataError, match="another task"):
+        Input(path, "train", made(2)).sample(1, 1)
+    assert [replace(v, line=0) for v in Input(path, "train", None).rows()] == [replace(visit, labels=None)]
+
+
+def run_of(folder, **sections):
+    rows = [
+        {
+            "instruction": "own words",
+            "input": f"visit {n}",
+            "output": "The patient may have: " + ("Either" if n % 2 else "None"),
+        }
+        for n in range(20)
+    ]
+    (folder / "labels.yaml").write_text(KIDNEY)
+    data = {
+        "train": write_jsonl(folder / "train.json", rows[:10]),
+        "tuning": write_jsonl(folder / "tuning.json", rows[10:]),
+    }
+    values = {
+        "run": {"artifacts": str(folder / "artifacts")},
+        "data": data,
+        "task": {"labels": str(folder / "labels.yaml")},
+    }
+    return Run(Config.model_validate({**values, **sections}))
+
+
+def test_the_stored_visits_know_their_task_and_another_one_is_refused(tmp_path, kidney):
+    run = run_of(tmp_path)
+    cohort = run.prepare(lambda _: None)
+    assert cohort.task == kidney == Run(Config.model_validate({"run": {"artifacts": run.root}})).cohort.task
+    assert cohort.read(cohort.shards[0]).schema.field("labels").type == pa.list_(pa.bool_(), 4)
+    with pytest.raises(MismatchError, match=r"holds visits of task 'kidney' \(4 labels\), task.labels=readmission is"):
+        _ = run_of(tmp_path, data={}, task={"labels": "readmission"}).cohort
+    (tmp_path / "labels.yaml").write_text(KIDNEY.replace("[158]", "[157]"))
+    with pytest.raises(MismatchError, match="task.labels"):
+        Run(run.config).prepare(lambda _: None)
+
+
+def test_a_generic_instruction_replaces_the_rows_own(tmp_path):
+    run = run_of(tmp_path)
+    task = {"labels": run.config.task.labels, "instruction": "generic"}
+    cohort = run_of(tmp_path, task=task).prepare(lambda _: None)
+    assert {v for shard in cohort.shards for v in cohort.read(shard)["instruction"].to_pylist()} == {GENERIC}
+    assert cohort.task.question == GENERIC
