@@ -29,6 +29,19 @@ def matrix(column: "pa.ChunkedArray", dtype: "DTypeLike | None" = np.float32) ->
     return values if dtype is None else values.astype(dtype)
 
 
+def cells(column: "pa.ChunkedArray") -> np.ndarray:
+    """A column of label lists as float32 [n, L]: 1 true, 0 false, NaN unknown (a null value, or a null row)."""
+    import pyarrow as pa
+
+    rows = column.combine_chunks()
+    if not rows.null_count and not rows.flatten().null_count:
+        return matrix(column)
+    values = rows.flatten().cast(pa.float32()).to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
+    found = np.full((len(rows), column.type.list_size), np.nan, np.float32)
+    found[rows.is_valid().to_numpy(zero_copy_only=False)] = values
+    return found
+
+
 def lists(values: np.ndarray, valid: np.ndarray | None = None) -> "pa.FixedSizeListArray":
     """A matrix [n, width] as a column of fixed-size lists of its dtype; rows that are not `valid` [n] are null."""
     import pyarrow as pa

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckd.errors import ArtifactError
-from ckd.visits.columns import flat, joined, lengths, lists, matrix
+from ckd.visits.columns import cells, flat, joined, lengths, lists, matrix
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, bool])
@@ -27,6 +27,27 @@ def test_rows_that_are_not_valid_are_null_and_a_matrix_with_nulls_is_refused():
     with pytest.raises(ValueError, match="reshape"):
         matrix(column)
     assert matrix(column.drop_null()).tolist() == [[1, 1], [1, 1]]
+
+
+values_of = st.sampled_from([True, False, None])
+
+
+@given(st.integers(1, 70), st.data())
+def test_label_lists_are_one_or_zero_and_what_is_unknown_is_nan(width, data):
+    row = st.one_of(st.none(), st.lists(values_of, min_size=width, max_size=width))
+    found = data.draw(st.lists(row, max_size=5))
+    parts = [found[:2], found[2:]]
+    column = pa.chunked_array([pa.array(part, pa.list_(pa.bool_(), width)) for part in parts])
+    expected = np.array([[None] * width if row is None else row for row in found], np.float32).reshape(-1, width)
+    assert cells(column).dtype == np.float32 and cells(column).flags.writeable
+    np.testing.assert_array_equal(cells(column), expected)
+
+
+def test_known_label_lists_are_the_same_as_a_matrix():
+    flags = np.random.default_rng(0).random((40, 25)) < 0.3
+    column = pa.chunked_array([lists(flags)])
+    assert (cells(column) == matrix(column)).all()
+    assert np.isnan(cells(column.slice(3, 2)[:0])).shape == (0, 25) and (cells(column.slice(3, 5)) == flags[3:8]).all()
 
 
 def rows(ids):
