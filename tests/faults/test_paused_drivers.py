@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import random
 import time
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 
@@ -100,8 +101,9 @@ def until_stopped(process):
     """Wait until the process has stopped itself; False when it ended instead."""
     ends = time.monotonic() + 60
     while process.is_alive() and time.monotonic() < ends:
-        if psutil.Process(process.pid).status() == psutil.STATUS_STOPPED:
-            return True
+        with suppress(psutil.NoSuchProcess):  # it ended since
+            if psutil.Process(process.pid).status() == psutil.STATUS_STOPPED:
+                return True
         time.sleep(0.01)
     assert not process.is_alive(), "neither stopped nor ended"
     return False
