@@ -111,7 +111,10 @@ def _sweep(config: Config) -> None:
     """Remove what killed commands of this run left half written: patients' texts among it."""
     for folder in {config.run.folder, config.run.artifacts_root}:
         sweep_temporary(folder)
-    sweep_temporary(join(config.run.public_files, "data"), "*")
+    results = config.run.public_results
+    for folder in (join(config.run.public_files, "data"), join(config.run.public_files, "lora"), results):
+        sweep_temporary(folder, "*")
+    sweep_temporary(results, "heads_results*/*")
 
 
 def _config(command: Command, arguments: argparse.Namespace) -> Config:

@@ -10,8 +10,8 @@ from jobs.train_student import tokenize
 
 def predict_splits(run: Run, console: Console, splits: tuple[Split, ...]) -> None:
     """Make stage `predictions` for the labelled visits of `splits`. Raises ArtifactError before there is a student."""
-    student = run.config.student
-    shards = PREDICTIONS.missing(run, run.cohort.select(*splits))
-    tokenize(run, console, shards)
+    student, wanted = run.config.student, run.cohort.select(*splits)
+    shards = PREDICTIONS.missing(run, wanted)
+    tokenize(run, console, wanted)  # of finished predictions too, where they were deleted as damaged
     machines = {"workers": student.workers, "gpus_per_worker": student.gpus_per_worker}
     make_missing(run, console, PREDICTIONS, shards, **machines)

@@ -15,6 +15,7 @@ from ckd.run import Run
 from ckd.section import Workers
 from ckd.stage import Step
 from ckd.store.artifacts import Unit
+from ckd.store.unwritable import unwritable
 from ckd.visits.visit import Shard
 from jobs.console import Console, Progress
 
@@ -44,7 +45,7 @@ class Guarded:
             stop = {"stop": error.exit_code} if isinstance(error, ConfigError) else {}
             return {**failed, "error": str(error), **stop}
         except Exception as error:  # noqa: BLE001  the one supervision loop: a shard is set aside, the rest goes on
-            return {**failed, "error": f"{_kind(error)} at {_place(error)}"}
+            return {**failed, "error": _why(error)}
 
     def _worker(self) -> Callable[[Any], dict[str, Any]] | None:
         with _MAKING:
@@ -54,7 +55,7 @@ class Guarded:
                 except CkdError as error:
                     self.broken = {"error": str(error), "stop": error.exit_code}
                 except Exception as error:  # noqa: BLE001  as above
-                    what = f"no worker could be started ({_kind(error)} at {_place(error)})"
+                    what = f"no worker could be started ({_why(error)})"
                     self.broken = {"error": what, "stop": IncompleteError.exit_code}
         return self.worker
 
@@ -168,6 +169,12 @@ def _kind(error: BaseException) -> str:
     """The error's type; for one of the operating system also its text, which holds nothing of the data."""
     number = error.errno if isinstance(error, OSError) else None
     return f"{type(error).__name__} ({os.strerror(number)})" if number else type(error).__name__
+
+
+def _why(error: BaseException) -> str:
+    """What a shard's row says of an error: the file that a disk refuses, else the type and the place in the code."""
+    refused = unwritable(error)
+    return str(refused).partition(";")[0] if refused else f"{_kind(error)} at {_place(error)}"
 
 
 def _place(error: BaseException) -> str:

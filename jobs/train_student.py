@@ -38,8 +38,9 @@ def run(config: Config, console: Console, arguments: Namespace | None = None) ->
 def work(run: Run, console: Console) -> None:
     """As `run`, on a run whose visits may be known already."""
     cohort, artifact = run.cohort, STUDENT.artifact(run)
-    if not artifact.is_done():
-        tokenize(run, console, [*training_shards(run.config, cohort), *cohort.select("tuning")])
+    done = artifact.is_done()
+    tokenize(run, console, [*training_shards(run.config, cohort), *cohort.select("tuning")])  # what was deleted too
+    if not done:
         with lease(join(run.root, CHECKPOINTS), "ckd train-student"):
             if not artifact.is_done():  # another command may have ended meanwhile
                 _train(run, console)

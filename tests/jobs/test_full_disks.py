@@ -119,6 +119,16 @@ def test_every_stage_says_that_its_disk_is_full_or_read_only_and_loses_nothing(d
     assert main(["verify", *finished]) == 0
 
 
+def test_a_shard_for_which_there_is_no_room_names_its_file(disk, finished, capsys):
+    (folder,) = disk.rglob("embeddings")
+    shutil.rmtree(folder)
+    capsys.readouterr()
+    with with_only(disk, 4096):
+        assert main(["embed", *finished]) == 3
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ckd: ")]
+    assert f"(first: shard 0: {folder}/part-00000.parquet: no space left on device); the others are kept" in said
+
+
 def test_a_folder_that_may_not_be_written_is_one_line(tmp_path, capsys):
     base, folder = make_base(tmp_path / "base"), tmp_path / "others"
     config = make_config(folder, base)

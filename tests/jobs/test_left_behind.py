@@ -104,12 +104,16 @@ def test_what_a_killed_command_left_half_written_goes_with_the_next_and_a_living
 ):
     given = words(tmp_path, teacher_folder)
     root, public = tmp_path / "results/t/artifacts", tmp_path / "public/data"
-    for path in (root / "visits/part-00000.parquet", public / "name_train_kept.json", root / "card.json"):
+    parts = (root / "visits/part-00000.parquet", public / "name_train_kept.json", root / "card.json")
+    others = [
+        tmp_path / "public" / name for name in ("lora/h.pt", "results/test_metrics.txt", "results/heads_results.5/b.pt")
+    ]
+    for path in (*parts, *others):
         killed(path)
     living = hanging(root / "tokens/part-00000.parquet")
     (root / ".notes.tmp").write_text("a person's")
     left = holding(tmp_path / "results") + holding(tmp_path / "public")
-    assert len(left) == 4 and {mode(Path(path)) for path in left} == {0o600}
+    assert len(left) == 7 and {mode(Path(path)) for path in left} == {0o600}
     assert main(["embed", "--dry-run", *given]) == 0
     assert len(holding(tmp_path / "results")) == 3, "a dry run changes nothing"
     assert main(["embed", *given]) == 0
