@@ -15,7 +15,6 @@ from ckd.errors import ArtifactError
 from ckd.store.artifacts import FolderArtifact
 from ckd.store.files import exists, join
 from ckd.store.jsonfile import read_json, sealed, write_json
-from ckd.visits.labels import DISEASES, NUM_LABELS
 
 FILE = "calibration.json"
 FORMAT = 1
@@ -62,24 +61,24 @@ UNCHANGED = Map("none")
 
 @dataclass(frozen=True)
 class Calibration:
-    """25 maps and thresholds (an alarm is p >= threshold, p calibrated), in the order of DISEASES."""
+    """A map and a threshold per label (an alarm is p >= threshold, p calibrated), in the labels' order."""
 
     maps: tuple[Map, ...]
-    thresholds: Floats  # [25]
-    reasons: Mapping[str, str] = field(default_factory=dict)  # disease -> why its threshold is the default one
+    thresholds: Floats  # [L]
+    reasons: Mapping[str, str] = field(default_factory=dict)  # label -> why its threshold is the default one
     threshold_for: str = "f1"
     threshold_target: float | None = None
 
     @classmethod
-    def load(cls, path: str, model: str | None = None) -> "Calibration":
-        """Read calibration.json and check everything in it.
+    def load(cls, path: str, names: Sequence[str], model: str | None = None) -> "Calibration":
+        """Read calibration.json and check everything in it; `names` are those of the task's labels.
 
-        Raises ArtifactError when it is missing, damaged, or made for another model than `model`, the identity of a
-        student's artifact (None: any).
+        Raises ArtifactError when it is missing, damaged, of other labels, or made for another model than `model`, the
+        identity of a student's artifact (None: any).
         """
         try:
             content = read_json(path, "delete it and run 'ckd evaluate' again")
-            found = _content(content)
+            found = _content(content, names)
         except FileNotFoundError:
             raise ArtifactError(f"{path}: no calibration there; run 'ckd evaluate' first") from None
         except (ValueError, KeyError, TypeError, OverflowError) as error:
@@ -90,26 +89,26 @@ class Calibration:
         return found
 
     @classmethod
-    def of_student(cls, folder: str) -> "Calibration | None":
+    def of_student(cls, folder: str, names: Sequence[str]) -> "Calibration | None":
         """The calibration of the student in `folder` (path or URL); None when it has none.
 
-        Raises ArtifactError when it is damaged, or made for another student.
+        Raises ArtifactError when it is damaged, of other labels, or made for another student.
         """
         path = join(folder, FILE)
         if not exists(path):
             return None
-        return cls.load(path, FolderArtifact(folder, {}).identity())
+        return cls.load(path, names, FolderArtifact(folder, {}).identity())
 
-    def save(self, path: str, model: str) -> None:
-        """Write calibration.json whole, for the model with that identity. Safe to run twice."""
+    def save(self, path: str, names: Sequence[str], model: str) -> None:
+        """Write calibration.json whole, for labels of these names and the model of that identity. Safe to run twice."""
         labels = [
             {
-                "disease": disease,
+                "disease": name,  # whatever the labels are: the file's key since its first version
                 **one.record(),
                 "threshold": float(threshold),
-                "threshold_reason": self.reasons.get(disease),
+                "threshold_reason": self.reasons.get(name),
             }
-            for disease, one, threshold in zip(DISEASES, self.maps, self.thresholds, strict=True)
+            for name, one, threshold in zip(names, self.maps, self.thresholds, strict=True)
         ]
         content = {
             "format": FORMAT,
@@ -121,11 +120,11 @@ class Calibration:
         write_json(path, sealed(content))
 
     def probabilities(self, logits_NL: NDArray[Any]) -> Floats:
-        """Calibrated probabilities float64 [n, 25] of the model's logits [n, 25]."""
+        """Calibrated probabilities float64 [n, L] of the model's logits [n, L]."""
         return np.stack([one(logits_NL[:, j]) for j, one in enumerate(self.maps)], axis=1)
 
     def flags(self, probabilities_NL: NDArray[Any]) -> Flags:
-        """Where a calibrated probability reaches its label's threshold, bool [n, 25]. `labels.names` names a row's."""
+        """Where a calibrated probability reaches its label's threshold, bool [n, L]. `Task.named` names a row's."""
         return np.asarray(probabilities_NL >= self.thresholds)
 
 
@@ -138,7 +137,7 @@ class _WrongError(ValueError):
     """What is wrong with a calibration.json."""
 
 
-def _content(content: Any) -> Calibration:
+def _content(content: Any, names: Sequence[str]) -> Calibration:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise _WrongError(f"not a calibration of format {FORMAT}")
     if set(content) != {"format", "model", "threshold_for", "threshold_target", "labels"} or not isinstance(
@@ -146,8 +145,8 @@ def _content(content: Any) -> Calibration:
     ):
         raise _WrongError("its keys are not format, model, threshold_for, threshold_target, labels")
     rows, target = content["labels"], content["threshold_target"]
-    if not isinstance(rows, list) or [row["disease"] for row in rows] != list(DISEASES):
-        raise _WrongError(f"its labels are not the {NUM_LABELS} diseases in their order")
+    if not isinstance(rows, list) or [row["disease"] for row in rows] != list(names):
+        raise _WrongError(f"its labels are not the {len(names)} of the task in their order")
     if content["threshold_for"] not in ("f1", "sensitivity", "precision"):
         raise _WrongError("threshold_for is not f1, sensitivity or precision")
     if (content["threshold_for"] == "f1") != (target is None):

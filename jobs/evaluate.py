@@ -62,7 +62,7 @@ def save_calibration(run: Run, console: Console) -> tuple[str, "Calibration"]:
     student = STUDENT.require(run)
     found = calibrate_student(run.cohort, run.config.evaluation, run.config.seed)
     path = join(student.folder, FILE)
-    found.save(path, student.identity())
+    found.save(path, run.cohort.task.names, student.identity())
     kinds = ", ".join(f"{kind} for {count}" for kind, count in sorted(Counter(one.kind for one in found.maps).items()))
     console.say(f"evaluate: wrote {path} (maps: {kinds} labels; {len(found.reasons)} thresholds at the default)")
     return student.identity(), found

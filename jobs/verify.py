@@ -43,7 +43,7 @@ def run(config: Config, console: Console, arguments: Namespace | None = None) ->
         for line in _mixed(audit):
             console.say(line)
     for folder in FOLDERS:
-        state, wrong = _look(folder, folder.folder(one))
+        state, wrong = _look(folder, folder.folder(one), cohort.task.names)
         missing += state == "missing"
         problems += wrong
         after += _after(folder.name, wrong)
@@ -81,7 +81,7 @@ def _mixed(audit: StageAudit) -> Iterator[str]:
             yield f"{audit.name}: made with {library} {parts}"
 
 
-def _look(step: FolderStep, folder: str) -> tuple[str, list[str]]:
+def _look(step: FolderStep, folder: str, names: Sequence[str]) -> tuple[str, list[str]]:
     """Whether a folder is missing, whole or damaged, and what is wrong with it."""
     artifact = FolderArtifact(folder, {})
     try:
@@ -89,7 +89,7 @@ def _look(step: FolderStep, folder: str) -> tuple[str, list[str]]:
             return "missing", []
         artifact.verify()
         if step.name == "student":
-            Calibration.of_student(folder)
+            Calibration.of_student(folder, names)
     except ArtifactError as error:
         return "damaged", [str(error)]
     return "whole", []

@@ -160,7 +160,7 @@ def make_model(folder: Path) -> str:
     artifact = FolderArtifact(str(student), {"student.max_length": MAX_LENGTH})
     artifact.commit(path.name for path in student.iterdir())
     maps = (Map("platt", slope=0.9, intercept=-0.1),) * NUM_LABELS
-    Calibration(maps, np.full(NUM_LABELS, 0.5)).save(str(student / FILE), artifact.identity())
+    Calibration(maps, np.full(NUM_LABELS, 0.5)).save(str(student / FILE), DISEASES, artifact.identity())
     model = ModelFolder.open(str(student))
     with tempfile.TemporaryDirectory() as local:
         build(model, local, onnx=True)

@@ -147,4 +147,4 @@ def _calibration(folder: str, student: str) -> tuple[Calibration | None, str | N
         content = read_bytes(path)
     except FileNotFoundError:
         return None, None
-    return Calibration.load(path, student), digest(content.decode("utf-8", "replace"))
+    return Calibration.load(path, DISEASES, student), digest(content.decode("utf-8", "replace"))

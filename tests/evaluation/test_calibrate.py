@@ -140,7 +140,7 @@ def test_poisoned_held_out_labels_leave_calibration_json_bit_equal(tmp_path):
         cohort = write_cohort(tmp_path / name, rows)
         write_stage(cohort, "predictions", noisy(visits, 1))
         path = tmp_path / f"{name}.json"
-        calibrate_student(cohort, F1, 0).save(str(path), "m")
+        calibrate_student(cohort, F1, 0).save(str(path), cohort.task.names, "m")
         written.append(path.read_bytes())
     assert written[0] == written[1] and MARKER.encode() not in written[0]
     flipped = [
@@ -148,7 +148,7 @@ def test_poisoned_held_out_labels_leave_calibration_json_bit_equal(tmp_path):
     ]
     cohort = write_cohort(tmp_path / "flipped", flipped)
     write_stage(cohort, "predictions", noisy(visits, 1))
-    calibrate_student(cohort, F1, 0).save(str(tmp_path / "flipped.json"), "m")
+    calibrate_student(cohort, F1, 0).save(str(tmp_path / "flipped.json"), cohort.task.names, "m")
     assert Path(tmp_path / "flipped.json").read_bytes() != written[0]
 
 
@@ -238,5 +238,5 @@ def test_a_float32_probability_gives_its_logit_back(z):
 def test_the_cohort_of_the_tests_gives_a_calibration_that_can_be_read_back(tmp_path):
     cohort = write_all(tmp_path, make_visits())
     found = calibrate_student(cohort, F1, 0)
-    found.save(str(tmp_path / "calibration.json"), "m")
-    assert Calibration.load(str(tmp_path / "calibration.json"), "m").maps == found.maps
+    found.save(str(tmp_path / "calibration.json"), cohort.task.names, "m")
+    assert Calibration.load(str(tmp_path / "calibration.json"), cohort.task.names, "m").maps == found.maps

@@ -111,8 +111,8 @@ def test_a_file_gives_back_equal_bits_and_names_the_alarms(tmp_path):
     before, z = mixed(), sample()[0].astype(np.float32)
     path = str(tmp_path / FILE)
     for _ in range(2):  # safe to run twice
-        before.save(path, "m")
-    after = Calibration.load(path, "m")
+        before.save(path, DISEASES, "m")
+    after = Calibration.load(path, DISEASES, "m")
     assert after.maps == before.maps and after.reasons == before.reasons
     assert (after.threshold_for, after.threshold_target) == ("precision", 0.3)
     np.testing.assert_array_equal(after.thresholds, before.thresholds)
@@ -127,8 +127,8 @@ def test_a_file_gives_back_equal_bits_and_names_the_alarms(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda c: c["labels"].reverse(), "not the 25 diseases in their order"),
-        (lambda c: c["labels"].pop(), "not the 25 diseases in their order"),
+        (lambda c: c["labels"].reverse(), "not the 25 of the task in their order"),
+        (lambda c: c["labels"].pop(), "not the 25 of the task in their order"),
         (lambda c: c["labels"][2].update(slope=float("nan")), "JSON with NaN or Infinity"),
         (lambda c: c["labels"][2].update(slope="1"), "slope is no finite number"),
         (lambda c: c["labels"][2].update(slope=10**400), "not a calibration of this project"),
@@ -149,22 +149,37 @@ def test_a_file_gives_back_equal_bits_and_names_the_alarms(tmp_path):
 )
 def test_a_spoiled_file_is_refused_in_one_line(tmp_path, spoil, said):
     path = tmp_path / FILE
-    mixed().save(str(path), "m")
+    mixed().save(str(path), DISEASES, "m")
     content = json.loads(path.read_text())
     del content[SEAL]  # what stays is as if another program had written it
     spoil(content)
     path.write_text(json.dumps(content))
     with pytest.raises(ArtifactError, match=said) as error:
-        Calibration.load(str(path))
+        Calibration.load(str(path), DISEASES)
     assert "\n" not in str(error.value) and "ckd evaluate" in str(error.value)
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_any_labels_in_any_number_come_back_and_others_are_refused(tmp_path, count):
+    names, path = [f"label {n}" for n in range(count)], str(tmp_path / FILE)
+    before = Calibration(
+        (Map("platt", slope=2.0, intercept=0.5),) * count, np.linspace(0.1, 0.9, count), {names[-1]: "why"}
+    )
+    before.save(path, names, "m")
+    after = Calibration.load(path, names, "m")
+    assert after.maps == before.maps and after.reasons == {names[-1]: "why"}
+    assert after.probabilities(np.zeros((3, count))).shape == (3, count)
+    for others in (names[:-1], [*names, "one more"], [*names[1:], "label 0"] if count > 1 else ["other"]):
+        with pytest.raises(ArtifactError, match=f"not the {len(others)} of the task in their order"):
+            Calibration.load(path, others)
 
 
 def test_text_that_is_no_json_and_no_file_are_refused(tmp_path):
     (tmp_path / FILE).write_text("[1")
     with pytest.raises(ArtifactError, match="broken JSON; delete it and run"):
-        Calibration.load(str(tmp_path / FILE))
+        Calibration.load(str(tmp_path / FILE), DISEASES)
     with pytest.raises(ArtifactError, match="no calibration there; run 'ckd evaluate' first"):
-        Calibration.load(str(tmp_path / "none.json"))
+        Calibration.load(str(tmp_path / "none.json"), DISEASES)
 
 
 def test_a_students_calibration_is_its_own_and_does_not_touch_its_artifact(tmp_path):
@@ -172,12 +187,12 @@ def test_a_students_calibration_is_its_own_and_does_not_touch_its_artifact(tmp_p
     (tmp_path / "weights").write_bytes(b"1")
     student.commit(["weights"])
     identity = student.identity()
-    assert Calibration.of_student(str(tmp_path)) is None
-    mixed().save(str(tmp_path / FILE), identity)
+    assert Calibration.of_student(str(tmp_path), DISEASES) is None
+    mixed().save(str(tmp_path / FILE), DISEASES, identity)
     student.verify()
     assert student.identity() == identity
-    assert Calibration.of_student(str(tmp_path)).maps == mixed().maps
+    assert Calibration.of_student(str(tmp_path), DISEASES).maps == mixed().maps
     (tmp_path / "weights").write_bytes(b"2")
     student.commit(["weights"])
     with pytest.raises(ArtifactError, match="made for another student.*run 'ckd evaluate' again"):
-        Calibration.of_student(str(tmp_path))
+        Calibration.of_student(str(tmp_path), DISEASES)

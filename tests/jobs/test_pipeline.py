@@ -18,7 +18,7 @@ from ckd.store.artifacts import Stage
 from ckd.store.files import list_files, read_bytes
 from ckd.store.jsonfile import SEAL
 from ckd.visits.cohort import Cohort
-from ckd.visits.labels import render_output
+from ckd.visits.labels import DISEASES, render_output
 from jobs.cli import main
 from tests.ehr.mimic_rows import write_rows
 from tests.student.student_cohort import OTHERS, make_base, make_visits
@@ -119,7 +119,7 @@ def test_the_pipeline_ends_with_metrics_public_files_and_a_clean_audit(undisturb
     assert f"report: wrote {folder}/results/t/report.html" in output
     assert "This sample shows nothing about performance" in (folder / "results/t/report.html").read_text()
     student = folder / "results/t/student"
-    assert Calibration.of_student(str(student)).thresholds.tolist() == list(
+    assert Calibration.of_student(str(student), DISEASES).thresholds.tolist() == list(
         metrics["thresholds"]["student"]["values"].values()
     )
     verify = [sys.executable, "-m", "jobs.cli", "verify", *words(folder, rows, teacher_folder, bert)[1:]]

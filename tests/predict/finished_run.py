@@ -13,7 +13,7 @@ from ckd.config import Config, EvaluationConfig
 from ckd.evaluation.evaluate import evaluate
 from ckd.run import Run
 from ckd.store.artifacts import FolderArtifact
-from ckd.visits.labels import NUM_LABELS
+from ckd.visits.labels import DISEASES, NUM_LABELS
 from jobs import train_student
 from jobs.console import Console
 from jobs.predict_student import predict_splits
@@ -44,5 +44,5 @@ def finished_run(root: Path, *, held_out: int = 120, **student: object) -> Confi
     model = FolderArtifact(str(folder), {}).identity()
     Path(config.run.folder, "metrics.json").write_text(json.dumps({"model": model, **metrics}))
     maps = tuple(Map("platt", slope=1 + j / 50, intercept=-j / 100) for j in range(NUM_LABELS))
-    Calibration(maps, np.linspace(0.3, 0.7, NUM_LABELS)).save(str(folder / FILE), model)
+    Calibration(maps, np.linspace(0.3, 0.7, NUM_LABELS)).save(str(folder / FILE), DISEASES, model)
     return config

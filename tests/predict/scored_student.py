@@ -9,7 +9,7 @@ import torch
 from ckd.calibration import FILE, Calibration, Map
 from ckd.store.artifacts import FolderArtifact
 from ckd.student.model import new_student
-from ckd.visits.labels import NUM_LABELS
+from ckd.visits.labels import DISEASES, NUM_LABELS
 from tests.student.student_cohort import make_base, make_config
 
 
@@ -27,5 +27,5 @@ def make_student(root: Path, *, calibrated: bool = True) -> str:
     artifact.commit(sorted(path.name for path in folder.iterdir()))
     if calibrated:
         maps = tuple(Map("platt", slope=0.5 + j / 50, intercept=j / 100 - 0.1) for j in range(NUM_LABELS))
-        Calibration(maps, np.linspace(0.3, 0.7, NUM_LABELS)).save(str(folder / FILE), artifact.identity())
+        Calibration(maps, np.linspace(0.3, 0.7, NUM_LABELS)).save(str(folder / FILE), DISEASES, artifact.identity())
     return str(folder)

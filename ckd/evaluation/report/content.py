@@ -92,7 +92,7 @@ def gather(folder: str, root: str, *, name: str, cohort_folder: str, config: str
         "student": FolderArtifact(join(folder, "student"), {}),
     }
     loaded = {key: artifact.load() or {} for key, artifact in artifacts.items()}
-    calibration = Calibration.of_student(artifacts["student"].folder)
+    calibration = Calibration.of_student(artifacts["student"].folder, cohort.task.names)
     logits = log_odds(held_out.scores[MODELS["student"]])
     run = Content(
         name=name,
