@@ -1,6 +1,5 @@
 """Job: the run's student as a folder for transformers, ONNX Runtime and the Hub, with a model card."""
 
-import json
 import tempfile
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
@@ -12,13 +11,13 @@ from ckd.errors import ArtifactError
 from ckd.predict.modelfolder import ENGINES, ModelFolder
 from ckd.predict.onnxfile import require_packages
 from ckd.run import Run
-from ckd.store.files import join, read_bytes
 from ckd.store.filesystems import is_local
 from ckd.store.handover import sweep
 from ckd.store.hub import is_hub_id, repository
 from ckd.store.jsonfile import read_json
 from ckd.store.lease import lease
 from ckd.visits.cohort import Cohort
+from ckd.visits.datafolder import card_of
 from jobs.arguments import add_config
 from jobs.commands import Command
 from jobs.console import Console
@@ -84,10 +83,7 @@ def _metrics(path: str, model: ModelFolder) -> dict[str, Any]:
 
 def _license(config: Config) -> dict[str, Any]:
     """License and credentialed access of the data, as the card of an ingested cohort says."""
-    try:
-        card = json.loads(read_bytes(join(config.data.train, "card.json"))) if config.data.train else {}
-    except (OSError, ValueError):
-        card = {}
+    card = card_of(config.data.train)
     return {"data_license": str(card.get("data_license", "")), "credentialed": bool(card.get("credentialed", False))}
 
 

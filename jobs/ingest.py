@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ckd.config import Config
-from ckd.ehr.card import ASSOCIATION_FILE, CARD_FILE, cohort_card, lines, require_all_rows, unmapped_codes
+from ckd.ehr.card import ASSOCIATION_FILE, cohort_card, lines, require_all_rows, unmapped_codes
 from ckd.ehr.codes import Codes, refuse_damaged
 from ckd.ehr.cohort_folder import require_ours, sweep, sweep_cut_off, whole_cohort
 from ckd.ehr.ingest import (
@@ -40,8 +40,9 @@ from ckd.store.artifacts import FolderArtifact
 from ckd.store.copies import fetched_folder
 from ckd.store.files import join, write_file
 from ckd.store.filesystems import is_local
-from ckd.store.jsonfile import read_json, write_json
+from ckd.store.jsonfile import read_json, sealed, write_json
 from ckd.store.lease import lease
+from ckd.visits.datafolder import CARD_FILE
 from jobs.console import Console
 from jobs.shards import map_worker
 
@@ -172,7 +173,7 @@ class _Ingest:
         clauses, table = clauses_and_table(stats, work)
         self._map("render", Render, unfinished(work, self.partitions, splits, clauses), splits=splits, clauses=clauses)
         card = self._card(splits, unmapped_codes(codes, Codes(self.titles), self._locate))
-        write_json(join(work.out, CARD_FILE), card, ensure_ascii=False)
+        write_json(join(work.out, CARD_FILE), sealed(card), ensure_ascii=False)
         write_file(join(work.out, ASSOCIATION_FILE), table.write_csv)
         artifact.commit(whole_cohort(work, self.partitions, splits, clauses))
 

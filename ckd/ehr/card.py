@@ -13,7 +13,7 @@ from ckd.ehr.codes import DIAGNOSIS, PROCEDURE, TABLES, Codes
 from ckd.visits.labels import DISEASES
 from ckd.visits.visit import SPLITS
 
-CARD_FILE, ASSOCIATION_FILE = "card.json", "association.csv"
+ASSOCIATION_FILE = "association.csv"
 CLAIM = "given that the patient returns"
 MOST_CODES = 200  # unmapped codes in the card, most frequent first
 WITHHELD = "(not like a code)"

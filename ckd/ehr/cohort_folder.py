@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckd.ehr.card import ASSOCIATION_FILE, CARD_FILE
+from ckd.ehr.card import ASSOCIATION_FILE
 from ckd.ehr.ingest import WORK, Clauses, Partition, Work, part_file, unfinished
 from ckd.ehr.subject_splits import SubjectSplits
 from ckd.errors import ArtifactError, ConfigError
 from ckd.store.artifacts import read_footer, require_equal
 from ckd.store.files import join, listing, read_bytes, size_and_hash
 from ckd.store.filesystems import is_local
+from ckd.visits.datafolder import CARD_FILE
 
 if TYPE_CHECKING:
     from pyarrow import fs

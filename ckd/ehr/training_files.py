@@ -14,7 +14,7 @@ from ckd.errors import ConfigError, DataError
 from ckd.store.files import delete, exists, join, open_file, read_bytes, size_and_hash, write_bytes, write_file
 from ckd.store.filesystems import is_local, reaching
 from ckd.store.lease import lease
-from ckd.visits.datafolder import PARQUET_SUFFIX
+from ckd.visits.datafolder import PARQUET_SUFFIX, card_of
 from ckd.visits.inputs import BadRow, Input
 from ckd.visits.labels import CCS25
 from ckd.visits.public_files import VISIT_FILES, adapter_file, visit_file, visit_line
@@ -22,7 +22,7 @@ from ckd.visits.splits import of_adapter
 from ckd.visits.task import Task
 from ckd.visits.visit import SPLITS, SUBGROUP_FIELDS, Split
 
-CARD_FILE, DATASETS_FILE, RECIPE_FILE = "card.json", "dataset_info.json", "qwen25_7b_lora_sft.yaml"
+DATASETS_FILE, RECIPE_FILE = "dataset_info.json", "qwen25_7b_lora_sft.yaml"
 _ADAPTER = "adapter"  # beside the splits: the stream of the adapter's own file
 OPTIONAL_FIELDS = ("subject_id", "split", "current_labels", "prediction_time", *SUBGROUP_FIELDS)
 _AGAIN = "expected a cohort as `ckd ingest` makes it; make it again"
@@ -60,7 +60,7 @@ def export(cohort: str, out: str, adapter_share: float = 0, task: Task = CCS25) 
 def _export(source: Input, task: Task, out: str, name: str, adapter_share: float) -> Exported:
     own = OwnFiles(out)
     labeled, unlabeled, fields = _survey(source)
-    card = _card(source.path)
+    card = card_of(source.path)
     for split in SPLITS:
         if not labeled[split] and exists(path := visit_file(out, split)):
             why = f"of another cohort, as this one has no labelled {split} visit"
@@ -164,10 +164,6 @@ def _write_together(paths: Mapping[str, str], work: Callable[[Mapping[str, Hashe
 
     open_next(list(paths), {})
     return found
-
-
-def _card(cohort: str) -> dict[str, Any]:
-    return _json_object(join(cohort, CARD_FILE)) if not cohort.lower().endswith(PARQUET_SUFFIX) else {}
 
 
 def _datasets(out: str, labeled: Mapping[str, int], adapter_share: float) -> dict[str, Any]:

@@ -6,15 +6,18 @@ A folder that is read in part would give other results without a word.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ckd.errors import ArtifactError, DataError
 from ckd.store.artifacts import FolderArtifact, read_footer
-from ckd.store.files import join, listing
+from ckd.store.files import exists, join, listing
 from ckd.store.filesystems import is_local
 from ckd.store.folders import ARTIFACT_FILE
+from ckd.store.jsonfile import read_json
 
 PARQUET_SUFFIX = ".parquet"
-_COHORT = {ARTIFACT_FILE, "card.json", "association.csv"}  # what `ckd ingest` puts beside the parts
+CARD_FILE = "card.json"
+_COHORT = {ARTIFACT_FILE, CARD_FILE, "association.csv"}  # what `ckd ingest` puts beside the parts
 _WORK = ".ckd-ingest-"  # the work folder of an ingest
 _NO_DATA = (".md", ".txt", ".html", ".pdf", ".yaml", ".yml", ".log", ".md5", ".sha256")
 _TABLES = {"_delta_log": "a Delta table", ".hoodie": "a Hudi table", "_spark_metadata": "a Spark stream's table"}
@@ -117,3 +120,15 @@ def _stage(part: str) -> str | None:
     except ArtifactError:
         return None
     return footer.stage if footer else None
+
+
+def card_of(folder: str) -> dict[str, Any]:
+    """The card that `ckd ingest` wrote beside a cohort's parts; empty where there is none.
+
+    Raises ArtifactError when it is no JSON object, or not what was written.
+    """
+    path, again = join(folder, CARD_FILE), "run 'ckd ingest' again"
+    card = read_json(path, again) if folder and exists(path) else {}
+    if not isinstance(card, dict):
+        raise ArtifactError(f"{path}: not a JSON object; {again}")
+    return card

@@ -5,6 +5,9 @@ import statistics
 import pytest
 
 from ckd.ehr.card import CLAIM, cohort_card, lines
+from ckd.ehr.training_files import export
+from ckd.errors import ArtifactError
+from ckd.visits.datafolder import card_of
 from ckd.visits.labels import DISEASES, NUM_LABELS
 from tests.ehr.ehr_tables import write_mimic3
 from tests.ehr.ingest_reference import cohort_by_hand, ingest, random_tables, read_tables
@@ -19,6 +22,23 @@ def made(tmp_path_factory):
     folder = write_mimic3(tmp_path / "tables", random_tables(5, subjects=40))
     rows = ingest(folder, tmp_path / "out", "ingest.min_support=2", "ingest.partitions=3")
     return rows, json.loads((tmp_path / "out" / "card.json").read_text()), read_tables(folder)
+
+
+def test_a_card_that_does_not_hold_what_was_written_is_read_by_nobody(tmp_path):
+    folder = write_mimic3(tmp_path / "tables", random_tables(5, subjects=20))
+    ingest(folder, tmp_path / "out")
+    cohort, card = str(tmp_path / "out"), tmp_path / "out/card.json"
+    assert card_of(cohort)["data_license"] and card_of("") == card_of(str(folder)) == {}
+    written = card.read_text()
+    for text, why in (
+        (written.replace('"data_license": "', '"data_license": "X'), "does not hold what was written"),
+        ("[]", "not a JSON object"),
+        (written[:99], "broken JSON"),
+    ):
+        card.write_text(text)
+        for read in (card_of, lambda folder: export(folder, str(tmp_path / "data"))):
+            with pytest.raises(ArtifactError, match=f"card.json: {why}; run 'ckd ingest' again"):
+                read(cohort)
 
 
 def test_admissions_and_rows_add_up(made):

@@ -13,7 +13,7 @@ from ckd.ehr.exported import MANIFEST
 from ckd.ehr.synthetic.patients import generate
 from ckd.ehr.synthetic.rows import table
 from ckd.ehr.training_files import DATASETS_FILE, RECIPE_FILE, export
-from ckd.errors import ConfigError, DataError
+from ckd.errors import ArtifactError, ConfigError, DataError
 from ckd.prompts import content
 from ckd.visits.inputs import Input
 from ckd.visits.labels import CCS25
@@ -261,7 +261,7 @@ def test_what_is_no_cohort_is_refused_in_one_line(tmp_path):
     with pytest.raises(DataError, match="no visit has labels"):
         export(str(tmp_path / "y.parquet"), str(tmp_path / "data"))
     cohort = _cohort(tmp_path / "cohort", visits, ["no object"])
-    with pytest.raises(DataError, match="card.json: not a JSON object"):
+    with pytest.raises(ArtifactError, match="card.json: not a JSON object"):
         export(cohort, str(tmp_path / "data"))
     assert not (tmp_path / "data").exists() and not (tmp_path / "lora").exists()
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 from argparse import Namespace
 from pathlib import Path
 
@@ -137,6 +138,7 @@ def test_a_cohort_is_made_from_tables_at_a_url_at_a_url(tmp_path, root, gate):
         if name == "card.json":  # it says where rows stand, so artifact.json has another hash of it
             assert b"ADMISSIONS.csv.gz:" in here
             here = here.replace(f"{tmp_path}/tables/".encode(), f"{root}/tables/".encode())
+            here, there = (re.sub(rb'"check": "\w+"', b"", card) for card in (here, there))  # and another of itself
         assert name == "artifact.json" or there == here, name
     FolderArtifact(f"{root}/cohort", {}).verify()
     assert not list((tmp_path / "cache" / "ckd" / "ingest").glob("*")), "the work folder is gone"

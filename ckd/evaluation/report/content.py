@@ -22,9 +22,10 @@ from ckd.store.artifacts import Fields, FolderArtifact, Stage
 from ckd.store.files import exists, join, read_bytes
 from ckd.store.jsonfile import read_json
 from ckd.visits.cohort import Cohort, cohort_artifact
+from ckd.visits.datafolder import card_of
 from ckd.visits.labels import DISEASES
 
-METRICS_FILE, EVENTS_FILE, CARD_FILE = "metrics.json", "events.jsonl", "card.json"
+METRICS_FILE, EVENTS_FILE = "metrics.json", "events.jsonl"
 CALIBRATED = "student, calibrated"
 VIEWS = {"new_onset": "New onset", "persistent": "Persistent"}
 
@@ -101,7 +102,7 @@ def gather(folder: str, root: str, *, name: str, cohort_folder: str, config: str
         held_out=held_out,
         calibrated=calibration.probabilities(logits) if calibration else None,
         facts=cohort.facts,
-        card=_card(cohort_folder),
+        card=card_of(cohort_folder) or None,
         events=_events(join(folder, EVENTS_FILE)),
         extras={key: content.get("extra", {}) for key, content in loaded.items()},
         fingerprints={key: one["fields"] for key, one in loaded.items() if one} | _stage_fields(root, steps),
@@ -110,11 +111,6 @@ def gather(folder: str, root: str, *, name: str, cohort_folder: str, config: str
     )
     _require_same(run, where)
     return run
-
-
-def _card(folder: str) -> Mapping[str, Any] | None:
-    path = join(folder, CARD_FILE)
-    return read_json(path, "run 'ckd ingest' again") if folder and exists(path) else None
 
 
 def _metrics(folder: str) -> dict[str, Any]:
