@@ -5,7 +5,7 @@ It says what a reader of the results must know, and refuses what would make them
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
@@ -13,10 +13,11 @@ from ckd.config import Config
 from ckd.errors import DataError
 from ckd.store.artifacts import Fields
 from ckd.visits.cohort import Cohort, cohort_artifact, commit, quarantine_file
+from ckd.visits.evidence import Evidence
 from ckd.visits.inputs import Input
 from ckd.visits.intake import Counts, Intake
 from ckd.visits.splits import Splitter
-from ckd.visits.task import GENERIC, Labels, Task
+from ckd.visits.task import GENERIC, Task
 from ckd.visits.visit import SPLITS, Split, Visit
 
 VISITS_VERSION = 2  # raise it when the same input gives other rows, ids or splits
@@ -55,29 +56,33 @@ def halves_tuning(config: Config) -> bool:
 class _Placed:
     """Counts visits per split, as far as the rules below need it. Memory does not grow with the cohort."""
 
+    task: Task
     counts: Counter[tuple[Split, bool]] = field(default_factory=Counter)  # by (split, labelled)
     train_groups: set[int] = field(default_factory=set)  # of labelled visits: the first two
     seeded_groups: set[int] = field(default_factory=set)  # of those that the seed placed: the first MANY_GROUPS
-    first_tuning: Labels | None = None
-    tuning_differs: bool = False
+
+    def __post_init__(self) -> None:
+        self.of_train, self.of_tuning = Evidence(self.task.names), Evidence(self.task.names)
 
     def add(self, split: Split, visit: Visit, *, seeded: bool) -> None:
         labels = visit.labels
         self.counts[split, labels is not None] += 1
-        if split == "train" and labels is not None and len(self.train_groups) < 2:
-            self.train_groups.add(visit.group)
-        if seeded and labels is not None and len(self.seeded_groups) < MANY_GROUPS:
+        if labels is None:
+            return
+        if split == "train":
+            self.of_train.add(labels, visit.group)
+            if len(self.train_groups) < 2:
+                self.train_groups.add(visit.group)
+        if seeded and len(self.seeded_groups) < MANY_GROUPS:
             self.seeded_groups.add(visit.group)
-        if split == "tuning" and labels is not None:
-            self.first_tuning = self.first_tuning or labels
-            # No label has both classes exactly when all tuning visits carry the same labels.
-            self.tuning_differs = self.tuning_differs or labels != self.first_tuning
+        if split == "tuning" and not self.of_tuning.mixed:
+            self.of_tuning.add(labels, visit.group)
 
     @property
     def tuning(self) -> str:
         if not self.counts["tuning", True]:
             return "empty"
-        return "ok" if self.tuning_differs else "one_class"
+        return "ok" if self.of_tuning.mixed else "one_class"
 
 
 class _Preparation:
@@ -86,7 +91,7 @@ class _Preparation:
     def __init__(self, config: Config, inputs: list[Input], task: Task, fields: Fields) -> None:
         self.config, self.inputs, self.task, self.fields = config, inputs, task, fields
         self.splitter = Splitter(config.data.split, config.seed, halve_tuning=halves_tuning(config))
-        self.placed = _Placed()
+        self.placed = _Placed(task)
         self.facts: dict[str, Any] = {}
 
     def run(self) -> Cohort:
@@ -137,6 +142,18 @@ def _require_both(placed: _Placed, moved: int, config: Config) -> None:
         halves = "" if config.data.tuning else "or data.tuning alone (half of it is held out), "
         remedy = f"give data.held_out, {halves}or a 'split' column, or data.split=public"
         raise DataError(f"no labelled held_out visit{why}; {remedy}")
+    if alone := placed.of_train.alone:
+        raise DataError(
+            f"{_named(alone)} known for train visits of fewer than 2 subjects (without subject_id: inputs); expected 2 "
+            "for every label, since the head is cross-fitted by subject: give their values, or leave them out of "
+            "task.labels"
+        )
+
+
+def _named(names: Sequence[str]) -> str:
+    """The subject of a sentence about some labels: the first three, and how many there are."""
+    shown = ", ".join(f"'{name}'" for name in names[:3]) + (", …" if len(names) > 3 else "")
+    return f"label {shown} is" if len(names) == 1 else f"{len(names)} labels ({shown}) are"
 
 
 def _left_by_seed(placed: _Placed, config: Config) -> str:
@@ -156,6 +173,7 @@ def _left_by_seed(placed: _Placed, config: Config) -> str:
 
 
 _COUNTED = ("read", "kept", "unlabeled", "without_subject", "current_known", "echoes")  # of Counts, and facts alike
+_NEVER = {"never_true": True, "never_false": False}  # facts that are there only where there are such labels
 
 
 def _facts(counts: Counts, placed: _Placed, splitter: Splitter, config: Config) -> dict[str, Any]:
@@ -174,6 +192,7 @@ def _facts(counts: Counts, placed: _Placed, splitter: Splitter, config: Config) 
         "tuning": placed.tuning,
         "tuning_visits": placed.counts["tuning", True],
         "echo_rate": counts.echo_rate,
+        **{fact: never for fact, flag in _NEVER.items() if (never := placed.of_train.never(flag))},
     }
 
 
@@ -202,6 +221,9 @@ def _notes(cohort: Cohort) -> list[str]:
     if facts["teacher_saw_held_out"]:
         seen = "the teacher's adapter may have been tuned on held_out visits"
         lines.append(f"data.split=public: teacher_saw_held_out, {seen}")
+    for fact, flag in _NEVER.items():
+        if names := facts.get(fact):
+            lines.append(f"{_named(names)} never {str(flag).lower()} in train: nothing tells who has it")
     if facts["tuning"] == "empty":
         lines.append("no labelled tuning visit: the last epoch is taken, nothing is calibrated")
     elif facts["tuning"] == "one_class":

@@ -3,7 +3,7 @@
 import pytest
 
 from ckd.errors import DataError
-from ckd.visits.labels import DISEASES
+from ckd.visits.labels import CCS25, DISEASES
 from ckd.visits.prepare import FEW_TUNING, MANY_GROUPS, _Placed, _require_both
 from ckd.visits.visit import Visit
 from testbed.rows import row, rows
@@ -71,8 +71,39 @@ def test_a_split_that_the_seed_left_empty_is_named_with_a_remedy_that_is_none_of
     assert not any("data.tuning alone" in message or "or data.split=public" in message for _, message in refused)
 
 
+def hiding(names, number, subject):
+    return row(number, subject_id=subject) | {"unknown_labels": list(names)}
+
+
+def test_a_label_that_is_known_for_fewer_than_two_train_subjects_is_refused_by_its_name(tmp_path):
+    one, two = DISEASES[3], DISEASES[7]  # known for subject a alone, and for nobody
+    train = [hiding([two], 0, "a"), hiding([two], 1, "a"), hiding([one, two], 2, "b"), hiding([one, two], 3, "c")]
+    with pytest.raises(DataError) as caught:
+        Case(tmp_path, train=train, held_out=rows(10, 14)).prepare()
+    said = str(caught.value)
+    assert f"2 labels ('{one}', '{two}') are known for train visits of fewer than 2 subjects" in said
+    assert "\n" not in said and not list(tmp_path.rglob("artifact.json"))
+
+
+def test_a_label_that_is_never_true_or_never_false_in_train_is_said_and_said_again(tmp_path):
+    others = tuple(DISEASES[2:])
+    train = [row(n, (DISEASES[0], *(others if n % 2 else ())), subject_id=f"s{n}") for n in range(6)]
+    case = Case(tmp_path, train=train, held_out=rows(20, 24))
+    for _ in range(2):
+        facts = case.prepare().facts
+        assert (facts["never_true"], facts["never_false"]) == ([DISEASES[1]], [DISEASES[0]])
+        assert case.heard(f"label '{DISEASES[1]}' is never true in train")
+        assert case.heard(f"label '{DISEASES[0]}' is never false in train")
+
+
+def test_tuning_visits_that_differ_only_in_what_is_unknown_have_one_class(tmp_path):
+    tuning = [hiding([DISEASES[n % 5]], 20 + n, f"t{n}") for n in range(10)]
+    case = Case(tmp_path, train=rows(0, 10), tuning=tuning, held_out=rows(100, 104))
+    assert case.prepare().facts["tuning"] == "one_class"
+
+
 def test_groups_are_remembered_up_to_a_bound(tmp_path):
-    placed = _Placed()
+    placed = _Placed(CCS25)
     for n in range(3 * MANY_GROUPS):
         placed.add("train", Visit(str(n), "say", f"text {n}", (False,) * len(DISEASES)), seeded=True)
     assert len(placed.train_groups) == 2 and len(placed.seeded_groups) == MANY_GROUPS
