@@ -123,14 +123,14 @@ def _compared(
 
 
 def _tuning(cohort: Cohort, seed: int) -> tuple[list[str], Any, int]:
-    """Texts and labels [n, 25] of at most COMPARED labelled tuning visits, and how many there are."""
+    """Texts and labels [n, L] (None: unknown) of at most COMPARED labelled tuning visits, and how many there are."""
     import numpy as np
 
     shards = cohort.select("tuning")
     total = sum(shard.rows for shard in shards)
     places = np.sort(np.random.default_rng(seed).permutation(total)[:COMPARED])
     texts: list[str] = []
-    labels: list[list[bool]] = []
+    labels: list[list[bool | None]] = []
     start = 0
     for shard in shards:
         table = cohort.read(shard, ["input", "labels"]).take(
@@ -139,14 +139,18 @@ def _tuning(cohort: Cohort, seed: int) -> tuple[list[str], Any, int]:
         texts += table["input"].to_pylist()
         labels += table["labels"].to_pylist()
         start += shard.rows
-    return texts, np.array(labels, bool).reshape(len(texts), -1), total
+    return texts, np.array(labels, object).reshape(len(texts), len(cohort.task)), total
 
 
 def _auroc(labels: Any, probabilities: Any) -> float | None:
     """Macro AUROC over the labels with enough visits of both classes, else over all with both."""
-    from ckd.evaluation.metrics import macro_auroc, macro_labels
+    import numpy as np
 
-    return macro_auroc(labels, probabilities, macro_labels(labels) or macro_labels(labels, min_count=1))
+    from ckd.evaluation.metrics import auroc, macro_labels, mean
+
+    known, present = np.asarray(labels != np.array(None)), np.asarray(labels == np.array(True))
+    chosen = macro_labels(present, known) or macro_labels(present, known, min_count=1)
+    return mean([auroc(present[known[:, j], j], probabilities[known[:, j], j]) for j in chosen])
 
 
 def _card(

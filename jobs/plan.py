@@ -24,7 +24,6 @@ from ckd.store.models import without_weights
 from ckd.store.pretrained import Source, load_tokenizer
 from ckd.visits.audit import audit_stage
 from ckd.visits.cohort import cohort_artifact
-from ckd.visits.labels import DISEASES
 from jobs.arguments import amount
 from jobs.console import Console
 from jobs.plan_sample import Sampled, sample, table_bytes
@@ -201,14 +200,14 @@ def _disk(config: Config, sampled: Sampled, hidden: int, student: _Student) -> I
 
     visits, drawn = sampled.total(sampled.embedded), len(sampled.visits)
     scored = sampled.total([e - t for e, t in zip(sampled.embedded, sampled.training, strict=True)])
-    public = len(json.dumps(dict.fromkeys(DISEASES, 0.12345678901234567), indent=4)) + 2
+    public = len(json.dumps(dict.fromkeys(sampled.task.names, 0.12345678901234567), indent=4)) + 2
     value = 2 if config.teacher.store_dtype == "float16" else 4
-    labels = 2 * 4 * len(DISEASES) + 20  # two float32 per label, an id
+    labels = 2 * 4 * len(sampled.task) + 20  # two float32 per label, an id
     weights = student.size.parameters * 4
     stages = {
         "visits": sampled.every * sampled.visit_bytes() / drawn,
         "embeddings": visits * (hidden * value + 20),
-        "head": (config.head.folds + 1) * len(DISEASES) * hidden * 4,
+        "head": (config.head.folds + 1) * len(sampled.task) * hidden * 4,
         "soft_labels": visits * labels,
         "tokens": visits * table_bytes(student.tokens) / drawn,
         # The best, the newest, one being written; each holds the weights and two moments of Adam.

@@ -12,6 +12,7 @@ from ckd.errors import DataError
 from ckd.visits.inputs import Sample
 from ckd.visits.intake import configured_inputs
 from ckd.visits.splits import PUBLIC_SHARES
+from ckd.visits.task import Task
 from ckd.visits.taskfile import load_task
 from ckd.visits.visit import Split, Visit
 
@@ -26,7 +27,7 @@ class Sampled:
     rows: int  # of all inputs
     drawn: int
     visits: Sequence[Visit]
-    labels: int  # of the task
+    task: Task
     weights: Sequence[float]  # rows that one visit stands for: all rows of its input / rows drawn of it
     embedded: Sequence[float]  # 1 where the teacher embeds it, else 0
     training: Sequence[float]  # the chance that it trains the student
@@ -45,7 +46,7 @@ class Sampled:
         from ckd.visits.visit import to_table
 
         rows = [v if v.split else replace(v, split=v.source) for v in self.visits]
-        return table_bytes(to_table(rows, self.labels))
+        return table_bytes(to_table(rows, len(self.task)))
 
 
 def sample(config: Config) -> Sampled:
@@ -62,7 +63,7 @@ def sample(config: Config) -> Sampled:
     weights = [one.rows / one.drawn for one in found for _ in one.visits]
     embedded = [float(v.labels is not None or config.student.use_unlabeled) for v in visits]
     training = [_training(v, config) * known for v, known in zip(visits, embedded, strict=True)]
-    return Sampled(sum(one.rows for one in found), drawn, visits, len(task), weights, embedded, training)
+    return Sampled(sum(one.rows for one in found), drawn, visits, task, weights, embedded, training)
 
 
 def table_bytes(table: Any) -> int:

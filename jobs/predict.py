@@ -49,7 +49,7 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
         raise ConfigError(f"engine '{engine}' computes on the CPU; set student.gpus_per_worker=0")
     for note in model.notes:
         console.say(f"predict: {note}")
-    arrived = Input(source, "held_out", task=None)
+    arrived = Input(source, "held_out", model.task, to_learn=False)
     for line in arrived.lines():
         console.say(f"predict: {line}")
     with lease(out, "ckd predict") as alone:
@@ -148,7 +148,7 @@ def _meds(console: Console, stage: Stage, cohort: Cohort, folder: str) -> None:
     with lease(folder, "ckd predict --meds") as alone:
         if alone:
             sweep(folder)
-        facts = write_tables(folder, stage, cohort.shards)
+        facts = write_tables(folder, stage, cohort)
     if facts is None:
         console.say(f"predict: {folder} is done")
         return

@@ -15,7 +15,7 @@ from ckd.teacher.prompt_identity import PROBES, Identity, base_tokenizer, identi
 from ckd.teacher.training_settings import differences
 from ckd.templates import DATE
 from ckd.visits.grammar import render_input
-from ckd.visits.labels import INSTRUCTION
+from ckd.visits.taskfile import load_task
 from jobs.arguments import positive
 from jobs.console import Console
 
@@ -51,15 +51,15 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
     prompter = load_prompter(config.teacher, tokenizer)
     name, text = list(VISITS.items())[arguments.row - 1]
     console.say(f"prompt: row {arguments.row} of {len(VISITS)}: {name}, which is invented")
-    for line in _prompt(prompter, text):
+    for line in _prompt(prompter, load_task(config.task).question, text):
         console.say(line)
     for line in _settings(config, prompter, identity_of(config.teacher, tokenizer)):
         console.say(f"prompt: {line}")
 
 
-def _prompt(prompter: Prompter, text: str) -> Iterator[str]:
-    (ids,), cut = prompter.encode([INSTRUCTION], [text])
-    yield prompter.tokenizer.decode(ids) if cut else prompter.template.render(content(INSTRUCTION, text))
+def _prompt(prompter: Prompter, instruction: str, text: str) -> Iterator[str]:
+    (ids,), cut = prompter.encode([instruction], [text])
+    yield prompter.tokenizer.decode(ids) if cut else prompter.template.render(content(instruction, text))
     tokens = prompter.tokenizer.convert_ids_to_tokens(ids)
     shown = [f"{token!r} {number}" for token, number in zip(tokens, ids, strict=True)]
     lost = ", the visit's end is lost" if cut else ""

@@ -121,7 +121,7 @@ def _application(folder: str, engine: str, token: str | None, console: Console) 
         console.say(f"serve: {note}")
     scorer = Scorer(model)
     console.say(f"serve: {folder} loaded in {time.monotonic() - started:.1f} s")
-    return make_app(scorer, model.fields, token)
+    return make_app(scorer, model.task, model.fields, token)
 
 
 class _WithoutMessages(logging.Formatter):

@@ -17,6 +17,7 @@ from ckd.store.artifacts import Fields, Stage, require_equal
 from ckd.visits.cohort import STAGE, Cohort, cohort_artifact, commit, quarantine_file
 from ckd.visits.inputs import Input
 from ckd.visits.intake import Counts, Intake
+from ckd.visits.labels import CCS25
 from ckd.visits.visit import Visit
 
 ARRIVALS_VERSION = 1  # raise it when the same input gives other rows, ids or shards
@@ -51,7 +52,7 @@ def store(root: str, source: Input, data: DataConfig, fields: Fields) -> None:
     facts: dict[str, Any] = {}
     with tempfile.TemporaryFile() as quarantine:
         visits = _visits(root, source, data, facts, quarantine)
-        commit(root, visits, fields=fields, shard_rows=data.shard_rows, facts=facts)
+        commit(root, visits, fields=fields, shard_rows=data.shard_rows, facts=facts, task=source.task)
 
 
 def forget(root: str) -> None:
@@ -71,7 +72,9 @@ def counted(cohort: Cohort) -> Counts:
 
 
 def _fields(source: Input, data: DataConfig) -> Fields:
-    return {"input": source.content_hash(), "data.shard_rows": data.shard_rows, "arrivals_version": ARRIVALS_VERSION}
+    task = {} if source.task.fingerprint == CCS25.fingerprint else {"task.labels": source.task.fingerprint}
+    fields: Fields = {"input": source.content_hash(), "data.shard_rows": data.shard_rows, **task}
+    return {**fields, "arrivals_version": ARRIVALS_VERSION}
 
 
 def _visits(root: str, source: Input, data: DataConfig, facts: dict[str, Any], quarantine: BinaryIO) -> Iterator[Visit]:

@@ -68,7 +68,7 @@ def build(model: ModelFolder, folder: str, *, onnx: bool) -> float | None:
 
 
 def compare_engines(model: ModelFolder, folder: str, texts: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-    """Probabilities [n, 25] of some texts by torch and by both ONNX files in the local `folder`."""
+    """Probabilities [n, L] of some texts by torch and by both ONNX files in the local `folder`."""
     engines = ENGINES if texts else ()
     return {engine: score_all(_scorer(model, folder, engine), texts).probabilities for engine in engines}
 

@@ -3,7 +3,6 @@
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +15,8 @@ from ckd.errors import DataError
 from ckd.store.artifacts import Fields, Stage
 from ckd.store.files import digest
 from ckd.store.handover import FORMAT, publish, standing
-from ckd.visits.labels import DISEASES
-from ckd.visits.visit import Shard
+from ckd.visits.cohort import Cohort
+from ckd.visits.task import Task
 
 KIND = "folder of MEDS tables"
 SCHEMA = pa.schema(
@@ -32,18 +31,27 @@ SCHEMA = pa.schema(
 _INT64 = range(-(2**63), 2**63)
 
 
-def table_name(disease: str) -> str:
-    """`Shock` -> `shock.parquet`; other characters than letters and digits become single underscores."""
-    return re.sub(r"[^a-z0-9]+", "_", disease.lower()).strip("_") + ".parquet"
+def table_names(task: Task) -> dict[str, str]:
+    """Label -> its file: `Shock` -> `shock.parquet`; other characters than letters and digits become underscores.
+
+    Labels that would share a file have their place at its end: `a_b.parquet`, `a_b_2.parquet`.
+    """
+    found: dict[str, str] = {}
+    for place, name in enumerate(task.names, start=1):
+        plain = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+        taken = not plain or f"{plain}.parquet" in found.values()
+        found[name] = f"{plain}_{place}.parquet".lstrip("_") if taken else f"{plain}.parquet"
+    return found
 
 
-def write_tables(folder: str, stage: Stage, shards: Sequence[Shard]) -> dict[str, Any] | None:
-    """Write one table per label from the parts of `shards`, a part at a time; None when they are there already.
+def write_tables(folder: str, stage: Stage, cohort: Cohort) -> dict[str, Any] | None:
+    """Write one table per label from the parts of a cohort, a part at a time; None when they are there already.
 
     Returns `visits` (rows of each table) and `left_out` (reason -> visits): MEDS wants an integer subject and a time.
     The probability is the calibrated one where there is one. Raises DataError when no visit is left, ConfigError when
     the folder holds something else.
     """
+    task, tables, shards = cohort.task, table_names(cohort.task), cohort.shards
     fields: Fields = {FORMAT: KIND, "predictions": digest([dict(stage.fields), [s.content_hash for s in shards]])}
     there = standing(folder, KIND)
     if there is not None and there["fields"] == fields:
@@ -53,23 +61,24 @@ def write_tables(folder: str, stage: Stage, shards: Sequence[Shard]) -> dict[str
     with tempfile.TemporaryDirectory() as local:
         with ExitStack() as open_files:
             writers = [
-                open_files.enter_context(pq.ParquetWriter(Path(local) / table_name(d), SCHEMA, compression="zstd"))
-                for d in DISEASES
+                open_files.enter_context(pq.ParquetWriter(Path(local) / table, SCHEMA, compression="zstd"))
+                for table in tables.values()
             ]
             for shard in shards:
                 part = stage.read(shard.index, input_hash=shard.content_hash)
                 subjects, times, usable = _who_and_when(part, left_out)
                 visits += len(usable)
                 if usable:
+                    rows = _Rows(part.take(usable), subjects, times)
                     for j, writer in enumerate(writers):
-                        writer.write_table(_table(part.take(usable), subjects, times, j))
+                        writer.write_table(rows.of(j, task.names[j]))
         if not visits:
             raise DataError(
                 f"{folder}: nothing to write: {'; '.join(_listed(left_out))}. "
                 "MEDS tables need an integer subject_id and a prediction_time"
             )
         facts = {"visits": visits, "left_out": dict(left_out)}
-        publish(local, folder, fields, {"tables": {d: table_name(d) for d in DISEASES}, **facts})
+        publish(local, folder, fields, {"tables": tables, **facts})
     return facts
 
 
@@ -90,19 +99,26 @@ def _who_and_when(part: pa.Table, left_out: Counter[str]) -> tuple[list[int], li
     return subjects, times, usable
 
 
-def _table(part: pa.Table, subjects: list[int], times: list[datetime], label: int) -> pa.Table:
-    import pyarrow.compute as pc
+class _Rows:
+    """The rows of a part that get into the tables; a label's table is a column of each list."""
 
-    probabilities = part["probabilities"] if part["calibrated"].null_count else part["calibrated"]
-    names = part["names"].to_pylist()
-    columns = [
-        pa.array(subjects, pa.int64()),
-        pa.array(times, pa.timestamp("us")),
-        pc.list_element(part["labels"], label),
-        pa.array([None if row is None else DISEASES[label] in row for row in names], pa.bool_()),
-        pc.list_element(probabilities, label).cast(pa.float64()),
-    ]
-    return pa.table(columns, schema=SCHEMA)
+    def __init__(self, part: pa.Table, subjects: list[int], times: list[datetime]) -> None:
+        self.labels = part["labels"]
+        self.probabilities = part["probabilities"] if part["calibrated"].null_count else part["calibrated"]
+        self.who_and_when = [pa.array(subjects, pa.int64()), pa.array(times, pa.timestamp("us"))]
+        self.names = [None if row is None else set(row) for row in part["names"].to_pylist()]
+
+    def of(self, label: int, name: str) -> pa.Table:
+        """One label's table."""
+        import pyarrow.compute as pc
+
+        columns = [
+            *self.who_and_when,
+            pc.list_element(self.labels, label),
+            pa.array([None if row is None else name in row for row in self.names], pa.bool_()),
+            pc.list_element(self.probabilities, label).cast(pa.float64()),
+        ]
+        return pa.table(columns, schema=SCHEMA)
 
 
 def _integer(text: str | None) -> int | None:

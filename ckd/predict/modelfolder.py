@@ -16,7 +16,8 @@ from ckd.store.copies import fetched_folder
 from ckd.store.files import digest, exists, inner, join, read_bytes, size_and_hash
 from ckd.store.filesystems import is_local
 from ckd.store.folders import ARTIFACT_FILE
-from ckd.visits.labels import DISEASES, NUM_LABELS
+from ckd.visits.labels import CCS25
+from ckd.visits.task import TASK_IN_CONFIG, Task
 
 ENGINES = {  # engine -> how the names of its weights end
     "torch": ".safetensors",
@@ -36,6 +37,7 @@ class ModelFolder:
     student: str  # identity of the student inside, whoever copied it
     max_length: int
     weights: str  # hash over the engine's weight files
+    task: Task  # whose labels it predicts
     calibration: Calibration | None
     calibration_hash: str | None
 
@@ -43,16 +45,16 @@ class ModelFolder:
     def open(cls, folder: str, engine: str = "torch") -> "ModelFolder":
         """Open a folder, local or at a URL, for one engine. Reads the files that it needs once, to compare SHA-256.
 
-        Raises ConfigError when it is no such folder, lacks the engine's file or names other labels; ArtifactError when
+        Raises ConfigError when it is no such folder, lacks the engine's file or names no labels; ArtifactError when
         a file is not the one that was written.
         """
         content = _content(folder)
         max_length = int(content["fields"]["student.max_length"])
         student = str(content["fields"].get(EXPORTED) or FolderArtifact(folder, {}).identity())
         local, weights = _files(folder, engine, content)
-        _require_labels(folder, local)
-        calibration, calibration_hash = _calibration(folder, student)
-        return cls(folder, local, engine, student, max_length, weights, calibration, calibration_hash)
+        task = _task(folder, local)
+        calibration, calibration_hash = _calibration(folder, student, task)
+        return cls(folder, local, engine, student, max_length, weights, task, calibration, calibration_hash)
 
     @property
     def fields(self) -> Fields:
@@ -121,30 +123,31 @@ def _files(folder: str, engine: str, content: dict[str, Any]) -> tuple[str, str]
     return local, digest(weights)
 
 
-def _require_labels(folder: str, local: str) -> None:
+def _task(folder: str, local: str) -> Task:
+    """The task of a student, of which config.json holds the labels' names, and all of it unless it is ccs25's."""
     path = join(folder, "config.json")
     try:
-        found = json.loads(read_bytes(join(local, "config.json")))["id2label"]
-        names = [found[str(i)] for i in range(len(found))]
+        config = json.loads(read_bytes(join(local, "config.json")))
+        names = tuple(config["id2label"][str(place)] for place in range(len(config["id2label"])))
+        if names == CCS25.names:
+            return CCS25
+        task = Task.model_validate(config[TASK_IN_CONFIG])
     except FileNotFoundError:
         raise ConfigError(f"{path}: missing; expected a model folder as save_pretrained writes it") from None
     except (ValueError, KeyError, TypeError):
-        raise ArtifactError(
-            f"{path}: has no id2label of a classifier; copy the folder again, or make it again"
-        ) from None
-    if names != list(DISEASES):
-        pairs = zip(names, DISEASES, strict=False)
-        wrong = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(names), NUM_LABELS))
         raise ConfigError(
-            f"{path}: id2label holds {len(names)} labels and differs from the {NUM_LABELS} diseases at number {wrong}; "
-            "expected those of ckd/visits/labels.py in their order: a student of this project"
-        )
+            f"{path}: its id2label is not that of ccs25, and {TASK_IN_CONFIG} is no task of this project: nobody knows "
+            "what its figures mean; copy the folder again, or make it again"
+        ) from None
+    if names != task.names:
+        raise ConfigError(f"{path}: id2label and {TASK_IN_CONFIG} name other labels; make the folder again")
+    return task
 
 
-def _calibration(folder: str, student: str) -> tuple[Calibration | None, str | None]:
+def _calibration(folder: str, student: str, task: Task) -> tuple[Calibration | None, str | None]:
     path = join(folder, CALIBRATION_FILE)  # not in the local copy: `ckd evaluate` writes it after artifact.json
     try:
         content = read_bytes(path)
     except FileNotFoundError:
         return None, None
-    return Calibration.load(path, DISEASES, student), digest(content.decode("utf-8", "replace"))
+    return Calibration.load(path, task.names, student), digest(content.decode("utf-8", "replace"))

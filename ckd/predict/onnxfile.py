@@ -29,7 +29,7 @@ def require_packages() -> None:
 def write_onnx(model: Any, folder: str) -> None:
     """Write both files of a loaded torch student into the local `folder`; the second is quantised dynamically.
 
-    Inputs input_ids and attention_mask int64 [batch, sequence], output logits float32 [batch, 25].
+    Inputs input_ids and attention_mask int64 [batch, sequence], output logits float32 [batch, labels].
     """
     import torch
     from onnxruntime.quantization import QuantType, quantize_dynamic

@@ -18,7 +18,7 @@ from ckd.visits.visit import Shard
 
 
 class PredictWorker:
-    """Predicts one shard per call: visit_id, probabilities and logits, float32 [25] each. Safe to run twice.
+    """Predicts one shard per call: visit_id, probabilities and logits, float32 [L] each. Safe to run twice.
 
     Always in float32: a student is small, and predictions should not depend on the machine.
     """

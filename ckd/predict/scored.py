@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from ckd.batching import windows
 from ckd.predict.modelfolder import ModelFolder
@@ -14,7 +13,7 @@ from ckd.predict.scorer import Scorer, Scores
 from ckd.store.artifacts import Fields, Stage
 from ckd.visits.cohort import Cohort
 from ckd.visits.columns import lists
-from ckd.visits.labels import NUM_LABELS, names
+from ckd.visits.task import Task
 from ckd.visits.visit import Shard
 
 FORMAT = "ckd predictions 1"
@@ -40,7 +39,10 @@ class ScoreWorker:
         table = self.cohort.read(shard, [*_KEPT, "input"])
         scores = score_all(self.scorer, table["input"].to_pylist())
         self.stage.write(
-            shard.index, predictions(table.select(_KEPT), scores), rows=shard.rows, input_hash=shard.content_hash
+            shard.index,
+            predictions(table.select(_KEPT), scores, self.scorer.model.task),
+            rows=shard.rows,
+            input_hash=shard.content_hash,
         )
         done = {"index": shard.index, "rows": shard.rows, "seconds": time.monotonic() - started}
         return {**done, "tokens": scores.tokens, "truncated": int(scores.truncated.sum())}
@@ -63,18 +65,16 @@ def score_all(scorer: Scorer, texts: Sequence[str]) -> Scores:
     return Scores(**arrays, tokens=sum(scores.tokens for scores in found))
 
 
-def predictions(visits: pa.Table, scores: Scores) -> pa.Table:
+def predictions(visits: pa.Table, scores: Scores, task: Task) -> pa.Table:
     """_KEPT, probabilities, and calibrated and names, which are null without a calibration."""
     rows = len(visits)
-    alarms = [None] * rows if scores.flags is None else [names(row) for row in scores.flags]
+    alarms = [None] * rows if scores.flags is None else [task.named(row) for row in scores.flags]
     columns = {
         **{name: visits[name] for name in _KEPT},
-        "probabilities": _lists(scores.probabilities, rows),
-        "calibrated": _lists(scores.calibrated, rows),
+        "probabilities": lists(scores.probabilities.astype(np.float32)),
+        "calibrated": pa.nulls(rows, pa.list_(pa.float32(), len(task)))
+        if scores.calibrated is None
+        else lists(scores.calibrated.astype(np.float32)),
         "names": pa.array(alarms, pa.list_(pa.string())),
     }
     return pa.table(columns)
-
-
-def _lists(values: NDArray[Any] | None, rows: int) -> pa.Array:
-    return pa.nulls(rows, pa.list_(pa.float32(), NUM_LABELS)) if values is None else lists(values.astype(np.float32))

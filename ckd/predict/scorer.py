@@ -18,17 +18,16 @@ from ckd.calibration import sigmoid
 from ckd.errors import ArtifactError, ConfigError
 from ckd.predict.modelfolder import ENGINES, ModelFolder
 from ckd.student.tokens import token_rows, tokenize
-from ckd.visits.labels import NUM_LABELS
 
-Forward = Callable[[NDArray[np.int64], NDArray[np.int64]], Any]  # token ids and attention mask [n, T] -> logits [n, 25]
-Logits = Callable[[Sequence[NDArray[Any]]], NDArray[np.float32]]  # token ids of n texts -> [n, 25], in their order
+Forward = Callable[[NDArray[np.int64], NDArray[np.int64]], Any]  # token ids and attention mask [n, T] -> logits [n, L]
+Logits = Callable[[Sequence[NDArray[Any]]], NDArray[np.float32]]  # token ids of n texts -> [n, L], in their order
 TOKEN_BUDGET = 16384  # padded tokens per forward pass
 _PROBE = "The patient-acquired disease is None."
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The figures of n texts, L=25 labels. Without a calibration `calibrated` and `flags` are None."""
+    """The figures of n texts, L labels. Without a calibration `calibrated` and `flags` are None."""
 
     logits: NDArray[np.float32]  # [n, L]
     probabilities: NDArray[np.float64]  # [n, L] sigmoid of the logits
@@ -96,10 +95,12 @@ def in_batches(forward: Forward, pad_id: int, budget: int = TOKEN_BUDGET) -> Log
     """Batches of texts of similar length, under `budget` padded tokens each."""
 
     def logits(texts: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        found = np.empty((len(texts), NUM_LABELS), np.float32)
+        found: NDArray[np.float32] | None = None
         for chosen in token_batches([len(ids) for ids in texts], budget):
-            found[chosen] = forward(*pad([texts[i] for i in chosen], pad_id))
-        return found
+            rows = forward(*pad([texts[i] for i in chosen], pad_id))
+            found = np.empty((len(texts), rows.shape[1]), np.float32) if found is None else found
+            found[chosen] = rows
+        return found if found is not None else np.empty((0, 0), np.float32)
 
     return logits
 

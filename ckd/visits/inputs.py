@@ -14,7 +14,7 @@ from ckd.errors import DataError
 from ckd.store.files import BLOCK, digest, join, open_file
 from ckd.store.filesystems import reaching, resolve
 from ckd.visits.datafolder import PARQUET_SUFFIX, DataFolder, data_folder
-from ckd.visits.parquetrows import TOO_LARGE, parquet_rows
+from ckd.visits.parquetrows import TOO_LARGE, other_task, parquet_rows
 from ckd.visits.rows import MAX_LINE, RowError, parse_line, parse_row
 from ckd.visits.task import Task
 from ckd.visits.visit import SUBGROUP_FIELDS, UNREAD_FIELDS, Source, Visit
@@ -47,11 +47,12 @@ class Sample:
 class Input:
     """One input file or folder. Raises DataError when it is missing, of an unsupported kind, or an empty folder.
 
-    `task` says which labels the rows have. Rows for prediction (None) need only `input`.
+    `task` says which labels the rows have. Rows for prediction (`to_learn` false) need only `input`; labels of another
+    task are then not read, and `lines` says so.
     """
 
-    def __init__(self, path: str, source: Source, task: Task | None) -> None:
-        self.path, self.source, self.task = path, source, task
+    def __init__(self, path: str, source: Source, task: Task, *, to_learn: bool = True) -> None:
+        self.path, self.source, self.task, self.to_learn = path, source, task, to_learn
         self.parts, self._folder = _parts(path)
         self._starts: list[int] = []  # rows before each part read so far
 
@@ -81,7 +82,7 @@ class Input:
             )
         drawn, rows = found
         self._require(rows)
-        parse: Callable[[Any, Source, int, Task | None], Visit] = parse_row if self._is_parquet else parse_line
+        parse: Callable[[Any, Source, int, Task], Visit] = parse_row if self._is_parquet else parse_line
         visits = []
         for line, row in drawn:
             if row is None:
@@ -115,7 +116,14 @@ class Input:
         """What a person has to know of a folder: the entries that were not read."""
         names = self._folder.passed_over
         shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-        return [f"{self.path}: {len(self.parts):,} parts; {len(names):,} entries are no data: {shown}"] if names else []
+        lines = (
+            [f"{self.path}: {len(self.parts):,} parts; {len(names):,} entries are no data: {shown}"] if names else []
+        )
+        if not self.to_learn and self._is_parquet:
+            with _readable(self.path):
+                others = [other_task(part, self.task) for part in self.parts]
+            lines += [f"{self.path}: {found} are not read" for found in dict.fromkeys(others) if found]
+        return lines
 
     @property
     def _is_parquet(self) -> bool:
@@ -136,7 +144,7 @@ class Input:
                 raise DataError(f"{self.path}:{line}: a JSON array; {expected}")
             first = False
             try:
-                yield parse_line(data, self.source, line, self.task)
+                yield parse_line(data, self.source, line, self.task, to_learn=self.to_learn)
             except RowError as error:
                 yield BadRow(f"{self.path}:{line}", str(error))
 
@@ -145,8 +153,7 @@ class Input:
         self._starts = []
         for part in self.parts:
             self._starts.append(line)
-            required = _REQUIRED_COLUMNS if self.task else _REQUIRED_TO_PREDICT
-            for row in parquet_rows(part, _COLUMNS, required, self.task):
+            for row in self._rows_of(part):
                 line += 1
                 if row is None:
                     yield BadRow(self.locate(line), TOO_LARGE)
@@ -155,6 +162,13 @@ class Input:
                     yield parse_row(row, self.source, line, self.task)
                 except RowError as error:
                     yield BadRow(self.locate(line), str(error))
+
+    def _rows_of(self, part: str) -> Iterator[dict[str, Any] | None]:
+        if self.to_learn:
+            return parquet_rows(part, _COLUMNS, _REQUIRED_COLUMNS, self.task)
+        left_out = ("labels", "current_labels") if other_task(part, self.task) else ()
+        wanted = [name for name in _COLUMNS if name not in left_out]
+        return parquet_rows(part, wanted, _REQUIRED_TO_PREDICT, self.task)
 
 
 def _is_parquet(path: str) -> bool:
@@ -207,7 +221,7 @@ def _drawn_lines(path: str, size: int, rng: random.Random) -> tuple[list[tuple[i
 
 
 def _drawn_parquet(
-    parts: Sequence[str], task: Task | None, size: int, rng: random.Random
+    parts: Sequence[str], task: Task, size: int, rng: random.Random
 ) -> tuple[list[tuple[int, dict[str, Any] | None]], int]:
     import pyarrow.parquet as pq
 

@@ -26,7 +26,7 @@ def parquet_rows(
     path: str,
     wanted: Sequence[str],
     required: Sequence[str],
-    task: Task | None,
+    task: Task,
     row_groups: Sequence[int] | None = None,
 ) -> Iterator[dict[str, Any] | None]:
     """Rows with the `wanted` columns that are there; None for a row of more than MAX_LINE bytes.
@@ -46,8 +46,11 @@ def parquet_rows(
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise DataError(f"{path}: column '{twice[0]}' is there twice; rename or remove one")
-        if task is not None:
-            _require_task(path, file.schema_arrow, task)
+        if "labels" in wanted and (found := _other_task(file.schema_arrow, task)):
+            raise DataError(
+                f"{path}: holds {found}, the configured one is '{task.name}' with {len(task)}; "
+                "give task.labels=… of the task that they belong to"
+            )
         there = [name for name in wanted if name in names]
         for group in range(file.num_row_groups) if row_groups is None else row_groups:
             rows = _rows_at_once(file.metadata.row_group(group), there)
@@ -55,18 +58,24 @@ def parquet_rows(
                 yield from _rows(batch)
 
 
-def _require_task(path: str, schema: "pa.Schema", task: Task) -> None:
-    """Raise DataError for labels that are another task's: by the mark that ingest leaves, else by their number."""
+def other_task(path: str, task: Task) -> str:
+    """The labels of a file in words where they are another task's; "" where they are this one's, or there are none."""
+    import pyarrow.parquet as pq
+
+    with open_file(path) as stream:
+        return _other_task(pq.read_schema(stream), task)
+
+
+def _other_task(schema: "pa.Schema", task: Task) -> str:
+    """As `other_task`: by the mark that ingest leaves, else by the number of labels."""
+    if "labels" not in schema.names:
+        return ""
     name, _, identity = (schema.metadata or {}).get(TASK_MARK, b"").decode(errors="replace").rpartition(" ")
-    kind = schema.field("labels").type
-    width = getattr(kind, "list_size", len(task))
+    width = getattr(schema.field("labels").type, "list_size", len(task))
     if width == len(task) and identity in ("", task.identity):
-        return
-    made = f"task '{name}', {width} labels" if name else f"{width} labels"
-    raise DataError(
-        f"{path}: its labels are those of another task ({made}), the configured one is '{task.name}' with "
-        f"{len(task)}; give task.labels=… of the task that they belong to"
-    )
+        return ""
+    named = f"'{name}', " if name else ""
+    return f"labels of another task ({named}{width} labels)"
 
 
 def _rows_at_once(group: Any, names: Sequence[str]) -> int:

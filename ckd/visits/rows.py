@@ -15,23 +15,21 @@ class RowError(ValueError):
     """Why one row cannot be used; the message names fields and rules, never values."""
 
 
-def parse_line(data: bytes, source: Source, line: int, task: Task | None) -> Visit:
+def parse_line(data: bytes, source: Source, line: int, task: Task, *, to_learn: bool = True) -> Visit:
     """The visit in one line of public JSONL. Raises RowError, whatever the bytes are.
 
     Fields: instruction, input, output (null: unlabeled); where given, unknown_labels (of them nothing is known),
-    visit_id, subject_id, split, current_labels (a list of names), prediction_time and subgroups. Without a task, for
-    prediction, the labels are not read and instruction and output may be missing.
+    visit_id, subject_id, split, current_labels (a list of names), prediction_time and subgroups. Rows for prediction
+    (`to_learn` false) may lack instruction and output.
     """
     row = _json_object(data)
-    if task is None:
-        return _visit({"instruction": "", **row}, None, None, source, line)
+    if not to_learn:
+        row = {"instruction": task.question, "output": None, **row}
     return _visit(row, _output(row, task), _names(row, "current_labels", task), source, line)
 
 
-def parse_row(row: Mapping[str, Any], source: Source, line: int, task: Task | None) -> Visit:
-    """The visit in one row of Parquet, with texts as str or UTF-8 bytes; task as in `parse_line`. Raises RowError."""
-    if task is None:
-        return _visit({"instruction": "", **row}, None, None, source, line)
+def parse_row(row: Mapping[str, Any], source: Source, line: int, task: Task) -> Visit:
+    """The visit in one row of Parquet, with texts as str or UTF-8 bytes. Raises RowError."""
     row = {"instruction": task.question, **row}
     return _visit(row, _flags(row, "labels", task), _flags(row, "current_labels", task), source, line)
 

@@ -18,6 +18,7 @@ NAMED_LABELS = 60  # up to so many names an instruction may list: more leave no 
 GENERIC = "Determine which outcomes the patient will have after this visit."  # names no label: serves every task
 OUTPUT = "Outcome that the patient may have: "
 NO_LABEL = "None"
+TASK_IN_CONFIG = "ckd_task"  # key of a student's config.json that holds its task, where that is not ccs25
 _CODE = r"[A-Za-z0-9]+(\.[A-Za-z0-9]*)?"
 # a prefix such as I50.1, or a range of prefixes such as I20-I25
 Code = Annotated[str, Field(pattern=f"^{_CODE}(-{_CODE})?$")]
@@ -146,6 +147,11 @@ class Task(Section):
     def stored(self) -> dict[str, Any]:
         """As JSON that `Task.model_validate` reads back."""
         return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+
+    @property
+    def next_visit_only(self) -> bool:
+        """Whether every label is a diagnosis at the next visit, so that figures hold for patients who return."""
+        return not any(label.readmission_days or label.death_days or label.within_days for label in self.labels)
 
     def generic(self) -> "Task":
         """The same task with an instruction that names no label: its visits share embeddings with other tasks."""

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ckd.predict.meds import SCHEMA, _who_and_when, table_name
-from ckd.visits.labels import DISEASES
+from ckd.predict.meds import SCHEMA, _who_and_when, table_names
+from ckd.visits.labels import CCS25, DISEASES
 from testbed.rows import write_jsonl
 from tests.predict.predicting import predict, predicted, rows
 from tests.predict.scored_student import make_student
@@ -50,7 +50,7 @@ def test_meds_tables_hold_each_label_s_column_of_the_predictions(model, tmp_path
         if r["visit_id"] not in ("nobody", "never", "named")
     )
     for j, disease in enumerate(DISEASES):
-        table = pq.read_table(tmp_path / "meds" / table_name(disease))
+        table = pq.read_table(tmp_path / "meds" / table_names(CCS25)[disease])
         assert table.schema.equals(SCHEMA)
         wanted = [
             (

@@ -135,9 +135,8 @@ def test_other_labels_are_refused(folder, tmp_path, change):
     else:
         del content["id2label"]
     (copy / "config.json").write_text(json.dumps(content))
-    with pytest.raises((ConfigError, ArtifactError), match="id2label") as caught:
+    with pytest.raises(ConfigError, match="its id2label is not that of ccs25, and ckd_task is no task"):
         ModelFolder.open(recommitted(copy))
-    assert {"order": "at number 4", "fewer": "holds 24 labels", "none": "no id2label"}[change] in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 100, bytes(range(256)) * 8])

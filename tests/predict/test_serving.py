@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from ckd.predict.serving.app import make_app
 from ckd.predict.serving.guard import Limits
 from ckd.predict.serving.schema import MAX_CHARACTERS, MAX_VISITS
-from ckd.visits.labels import DISEASES, NUM_LABELS
+from ckd.visits.labels import CCS25, DISEASES, NUM_LABELS
 
 MARKER = "zanzibar-4711"
 IDENTITY = {"student": "abc", "engine": "torch"}
@@ -35,7 +35,9 @@ def scores(texts, calibrated=True):
 
 def client(token=None, score=scores, **limits):
     return TestClient(
-        make_app(score, IDENTITY, token, Limits(**limits)), base_url="http://127.0.0.1", raise_server_exceptions=True
+        make_app(score, CCS25, IDENTITY, token, Limits(**limits)),
+        base_url="http://127.0.0.1",
+        raise_server_exceptions=True,
     )
 
 

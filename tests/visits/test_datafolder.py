@@ -162,7 +162,8 @@ def test_a_cell_that_unpacks_to_a_hundred_megabytes_costs_its_row_and_little_mem
     assert [row.input for row in (rows[0], rows[2])] == ["visit 0", "visit 2"]
     assert Input(str(tmp_path), "train", CCS25).sample(9, 1).drawn == 3
     script = (
-        "import sys; from ckd.visits.inputs import Input; list(Input(sys.argv[1], 'train', None).rows());"
+        "import sys; from ckd.visits.inputs import Input; from ckd.visits.labels import CCS25;"
+        "list(Input(sys.argv[1], 'train', CCS25).rows());"
         # ru_maxrss would be this process's own where that is larger: a child inherits it.
         "print(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0])"
     )

@@ -162,11 +162,13 @@ def test_the_labels_of_another_task_are_refused_by_name(tmp_path):
     with pytest.raises(DataError, match=r"another task \(2 labels\), the configured one is 'ccs25' with 25"):
         list(Input(path, "train", CCS25).rows())
     pq.write_table(table.replace_schema_metadata({TASK_MARK: f"other {made(3).identity}"}), path)
-    with pytest.raises(DataError, match=r"another task \(task 'other', 2 labels\), the configured one is 't' with 2"):
+    with pytest.raises(DataError, match=r"another task \('other', 2 labels\), the configured one is 't' with 2"):
         list(Input(path, "train", made(2)).rows())
     with pytest.raises(DataError, match="another task"):
         Input(path, "train", made(2)).sample(1, 1)
-    assert [replace(v, line=0) for v in Input(path, "train", None).rows()] == [replace(visit, labels=None)]
+    arrived = Input(path, "train", CCS25, to_learn=False)
+    assert [replace(v, line=0) for v in arrived.rows()] == [replace(visit, labels=None)]
+    assert arrived.lines() == [f"{path}: labels of another task ('other', 2 labels) are not read"]
 
 
 def run_of(folder, **sections):

@@ -20,7 +20,7 @@ from ckd.predict.serving.gauges import Gauges
 from ckd.predict.serving.guard import DEFAULTS, Guard, Limits
 from ckd.predict.serving.schema import ErrorResponse, PredictRequest, PredictResponse, refusal
 from ckd.store.jsonfile import JsonError, parse_json
-from ckd.visits.labels import DISEASES, names
+from ckd.visits.task import Task
 
 if TYPE_CHECKING:
     from ckd.predict.scorer import Scores
@@ -44,6 +44,7 @@ _ERRORS = {
 
 def make_app(
     score: Callable[[list[str]], "Scores"],
+    task: Task,
     identity: Mapping[str, object],
     token: str | None = None,
     limits: Limits = DEFAULTS,
@@ -53,7 +54,7 @@ def make_app(
     Its lifespan's end answers what is in the queue and ends the model thread.
     """
     gauges = Gauges()
-    batcher = Batcher(lambda texts: answers(score(texts)), gauges.batch, limits.waiting)
+    batcher = Batcher(lambda texts: answers(score(texts), task), gauges.batch, limits.waiting)
     gauges.watch_queue(lambda: batcher.waiting)
 
     @asynccontextmanager
@@ -64,8 +65,7 @@ def make_app(
     app = FastAPI(
         title="CKD-EHR student",
         version=__version__,
-        description="Probabilities of 25 diseases at the next visit, from a visit's text: "
-        "an association, given that the patient returns.",
+        description=_description(task),
         docs_url=None,  # these pages load scripts from another host
         redoc_url=None,
         lifespan=lifespan,
@@ -79,16 +79,25 @@ def make_app(
     return Guard(app, gauges, limits, token)
 
 
-def answers(scores: "Scores") -> list[dict[str, Any]]:
+def _description(task: Task) -> str:
+    """What the figures are, in a sentence."""
+    if task.next_visit_only:
+        outcomes, given = f"{len(task)} diseases at the next visit", ", given that the patient returns"
+    else:
+        outcomes, given = (task.names[0] if len(task) == 1 else f"{len(task)} outcomes of task {task.name}"), ""
+    return f"Probabilities of {outcomes}, from a visit's text: an association{given}."
+
+
+def answers(scores: "Scores", task: Task) -> list[dict[str, Any]]:
     """One schema.VisitOut per text, without its visit_id."""
     none = [None] * len(scores.probabilities)
     calibrated = none if scores.calibrated is None else scores.calibrated.tolist()
     flags = none if scores.flags is None else scores.flags.tolist()
     return [
         {
-            "probabilities": dict(zip(DISEASES, own, strict=True)),
-            "calibrated": None if better is None else dict(zip(DISEASES, better, strict=True)),
-            "names": None if flagged is None else names(flagged),
+            "probabilities": dict(zip(task.names, own, strict=True)),
+            "calibrated": None if better is None else dict(zip(task.names, better, strict=True)),
+            "names": None if flagged is None else task.named(flagged),
             "truncated": cut,
         }
         for own, better, flagged, cut in zip(

@@ -46,12 +46,12 @@ class VisitOut(BaseModel):
     """One visit's answer."""
 
     visit_id: str | None
-    probabilities: dict[str, float] = Field(description="disease name to the student's own probability")
+    probabilities: dict[str, float] = Field(description="label's name to the student's own probability")
     calibrated: dict[str, float] | None = Field(
         description="the same, calibrated on tuning; null where the model has no calibration"
     )
     names: list[str] | None = Field(
-        description="diseases at or above their threshold; null where the model has no thresholds"
+        description="labels at or above their threshold; null where the model has no thresholds"
     )
     truncated: bool = Field(description="whether part of the text was not read: it is longer than the student reads")
 
