@@ -27,6 +27,10 @@ class IngestConfig(Section):
     )
     tuning_values: tuple[str, ...] = Field((), description="values of split_column in tuning; none: by hash")
     held_out_values: tuple[str, ...] = Field((), description="values of split_column in held_out")
+    sex_words: dict[str, Literal["F", "M"]] = Field(
+        {}, description="words for the sex that mean other than docs/tables.md says, as {H: M, M: F}"
+    )
+    meds_codes: str = Field("", description="CSV of prefixes of MEDS codes and what they are read as (docs/tables.md)")
     partitions: int = Field(0, ge=0, description="parts of the tables; 0: by their size, about 1 GB of memory each")
     workers: Workers = Field(IN_PROCESS, description="Ray actors: N or min..max; 0: in this process, without Ray")
 

@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from ckd.config import Config
-from ckd.ehr.card import ASSOCIATION_FILE, cohort_card, lines, require_all_rows, unmapped_codes
+from ckd.ehr.card import (
+    ASSOCIATION_FILE,
+    cohort_card,
+    counted,
+    counted_lines,
+    lines,
+    require_all_rows,
+    unmapped_codes,
+)
+from ckd.ehr.causes import no_pairs, require_rows_that_meet
+from ckd.ehr.cellcounts import unread_cells
 from ckd.ehr.codes import Codes, refuse_damaged
 from ckd.ehr.cohort_folder import require_ours, sweep, sweep_cut_off, whole_cohort
 from ckd.ehr.ingest import (
@@ -33,6 +43,7 @@ from ckd.ehr.ingest import (
 )
 from ckd.ehr.kinds import KINDS, may_read, open_source
 from ckd.ehr.partition import facts, partition
+from ckd.ehr.sex import require_one_meaning
 from ckd.ehr.source import Source
 from ckd.ehr.subject_splits import SubjectSplits
 from ckd.errors import ConfigError, DataError, IncompleteError, MismatchError
@@ -67,9 +78,10 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
     Raises DataError for tables that cannot be used, ArtifactError when --out was made of other tables or settings.
     """
     kind, folder, out = arguments.source, arguments.folder, arguments.out
-    source = open_source(kind, _on_this_machine(kind, folder, console), config.ingest.split_column)
+    ingest = config.ingest
+    source = open_source(kind, _on_this_machine(kind, folder, console), ingest.split_column, ingest.meds_codes)
     place = str(Path(out).absolute()) if is_local(out) else out  # a worker may run in another folder
-    work = Work(place, config.ingest, config.seed, fingerprint(config.ingest, config.seed, kind, source.content_hash))
+    work = Work(place, ingest, config.seed, fingerprint(ingest, config.seed, kind, source.content_hash))
     _require_writable(place, config)
     artifact = FolderArtifact(place, work.fields)
     with lease(place if is_local(place) else work.folder, "ckd ingest") as alone, _refusals(out, work):
@@ -160,6 +172,8 @@ class _Ingest:
             [p for p in self.partitions if not work.assembled(p.index).is_done()],
             titles=self.titles,
         )
+        found = merged_facts(work, self.partitions)
+        known = self._counted(found)
         codes = merged_codes(work, self.partitions)
         refuse_damaged(codes, self._locate)
         splits = decide_splits(work, self.partitions)
@@ -172,7 +186,7 @@ class _Ingest:
         stats = merged_statistics(work, self.partitions, splits)
         clauses, table = clauses_and_table(stats, work)
         self._map("render", Render, unfinished(work, self.partitions, splits, clauses), splits=splits, clauses=clauses)
-        card = self._card(splits, unmapped_codes(codes, Codes(self.titles), self._locate))
+        card = self._card(found, known, splits, unmapped_codes(codes, Codes(self.titles), self._locate))
         write_json(join(work.out, CARD_FILE), sealed(card), ensure_ascii=False)
         write_file(join(work.out, ASSOCIATION_FILE), table.write_csv)
         artifact.commit(whole_cohort(work, self.partitions, splits, clauses))
@@ -197,14 +211,35 @@ class _Ingest:
 
     def _locate(self, table: str, place: int) -> str:
         """`file:line` of a row; of tables at a URL there, not in their copy."""
-        found = self.source.locate(table, place)
-        return found if is_local(self.given) else join(self.given, found.removeprefix(self.source.folder).lstrip("/"))
+        return self._named(self.source.locate(table, place))
 
-    def _card(self, splits: SubjectSplits, unmapped: Mapping[str, Any]) -> dict[str, Any]:
+    def _named(self, path: str) -> str:
+        """A path below the tables, of tables at a URL there."""
+        return path if is_local(self.given) else join(self.given, path.removeprefix(self.source.folder).lstrip("/"))
+
+    def _counted(self, found: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What became of every admission, row and cell. Raises DataError or ConfigError when that can be no cohort."""
+        tables = facts(self.work.tables)["tables"]
+        require_all_rows(found, tables)
+        require_one_meaning([sexes["words"] for sexes in found["sex"].values()], self.work.config.sex_words)
+        known = counted(found, unread_cells(self.source, tables, self._locate), self._locate)
+        files = {table: self._named(self.source.files_of(table)) for table in tables}
+        try:
+            require_rows_that_meet(known, files, found["patients"])
+            if not known["admissions"]["pairs"]:
+                raise no_pairs(known, files)
+        except DataError:
+            for line in counted_lines(known):
+                self.console.say(f"ingest: {line}")
+            raise
+        return known
+
+    def _card(
+        self, found: Mapping[str, Any], known: Mapping[str, Any], splits: SubjectSplits, unmapped: Mapping[str, Any]
+    ) -> dict[str, Any]:
         work = self.work
-        found, summary = merged_facts(work, self.partitions), merged_summary(work, self.partitions)
-        require_all_rows(found, facts(work.tables)["tables"])
-        card = cohort_card(self.source.description, work.fields, found, summary, self._locate)
+        summary = merged_summary(work, self.partitions)
+        card = cohort_card(self.source.description, work.fields, known, found, summary)
         method = work.config.treatment
         return {
             **card,

@@ -2,12 +2,13 @@
 Splits and treatment clauses come later, since they need all partitions."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
-from ckd.ehr import usable
+from ckd.ehr import sex, usable
 from ckd.ehr.codes import Codes
 from ckd.ehr.frames import frame_files, left_join, made_aside, proved_bytes, save_frame
 from ckd.ehr.pairs import Rules, chain
@@ -23,6 +24,15 @@ NAMED = ("diagnoses", "medications", "procedures")
 OLDEST = 90  # years; a greater age is shown as 90, since the sources shift or cap such ages
 FACTS_FILE = "facts.json"
 _FRAMES = ("visits", "subjects", *NAMED, "codes")
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What the words of a source mean: which admissions make pairs, what its codes are, its words for the sex."""
+
+    rules: Rules
+    codes: Codes
+    sex_words: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -56,9 +66,13 @@ def load_facts(folder: str) -> dict[str, Any]:
     return dict(json.loads(proved_bytes(folder, FACTS_FILE)))
 
 
-def assemble(tables: str, index: int, rules: Rules, codes: Codes, *, seed: int, folds: int) -> Assembled:
+def assemble(tables: str, index: int, meaning: Meaning, *, seed: int, folds: int) -> Assembled:
     """Read partition `index` below the folder of the tables and make its rows."""
     raw = {name: read(tables, name, index) for name in ("visits", "patients", *NAMED)}
+    sexes = {name: sex.counted(raw[name], meaning.sex_words) for name in ("visits", "patients")}
+    for name in sexes:
+        raw[name] = raw[name].with_columns(sex.as_f_or_m("sex", meaning.sex_words))
+    codes = meaning.codes
     admissions = raw["visits"].with_row_index("admission")
     numbers = admissions.select("visit", "admission")
     judged = {
@@ -69,7 +83,7 @@ def assemble(tables: str, index: int, rules: Rules, codes: Codes, *, seed: int, 
     rows = {name: usable.used(frame) for name, frame in judged.items()}
     coded = pl.col("admission").is_in(rows["diagnoses"]["admission"].unique().implode())
     chained = left_join(
-        chain(admissions.with_columns(coded=coded), rules), admissions.select("place", "admission"), "place"
+        chain(admissions.with_columns(coded=coded), meaning.rules), admissions.select("place", "admission"), "place"
     )
     visits = _visits(chained, _masks(rows["diagnoses"], chained), raw["visits"], raw["patients"])
     keys = _keys(chained, visits)
@@ -79,6 +93,8 @@ def assemble(tables: str, index: int, rules: Rules, codes: Codes, *, seed: int, 
         "rows": {name: usable.rejected(frame) for name, frame in judged.items()},
         "visits": {role: _summary(visits, named, role) for role in ("pair", "last")},
         "subjects": _returning(admissions),
+        "patients": _met(admissions, raw["patients"]),
+        "sex": sexes,
         "echoes": visits.filter(pl.col("role") == "pair").select((pl.col("current") == pl.col("next")).sum()).item(),
     }
     subjects = _subjects(visits, seed, folds)
@@ -188,6 +204,15 @@ def _returning(admissions: pl.DataFrame) -> dict[str, int]:
     return {"all": each.len(), "with_two": int((each > 1).sum()), "consecutive_pairs": int(each.sum()) - each.len()}
 
 
+def _met(admissions: pl.DataFrame, patients: pl.DataFrame) -> dict[str, Any]:
+    """Rows of the table of patients, those that an admission names, and the admissions whose patient is not in it."""
+    there, named = patients["subject_id"], admissions["subject_id"]
+    without = admissions.filter(~named.is_in(there.implode()))
+    missing = {"rows": without.height, "place": without["place"].min()} if without.height else None
+    found = {"read": patients.height, "met": int(there.is_in(named.implode()).sum())}
+    return found | ({"missing": missing} if missing else {})
+
+
 def _summary(visits: pl.DataFrame, named: dict[str, pl.DataFrame], role: str) -> dict[str, Any]:
     """Sums over the visits of one role: what the card compares between patients who return and those who do not."""
     rows = visits.filter(pl.col("role") == role)
@@ -199,7 +224,7 @@ def _summary(visits: pl.DataFrame, named: dict[str, pl.DataFrame], role: str) ->
         "age_known": age.len() - age.null_count(),
         "age_sum": int(age.sum()),
         "sex_known": rows.height - rows["sex"].null_count(),
-        "women": int(rows["sex"].str.to_uppercase().str.starts_with("F").sum()),
+        "women": int((rows["sex"] == "F").sum()),
         "labels": positives.row(0, named=True),
         **{table: int(mine.gather(frame["visit"]).sum()) for table, frame in named.items()},
     }

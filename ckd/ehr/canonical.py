@@ -21,10 +21,23 @@ SCHEMAS: Mapping[str, Mapping[str, pl.DataType]] = {
     "procedures": _CODED,
 }
 TABLE_NAMES = tuple(SCHEMAS)
+# The columns of which every cell that became null is counted, in the order of the bits of ODD.
+_IDS = ("visit_id", "subject_id")
+BY_TIME, SEVERAL = "by_time", "several"  # no cells: a row without a visit id lies in one stay, or in several
+CELLS: Mapping[str, tuple[str, ...]] = {
+    "visits": (*_IDS, "start", "end", "death", "expired", "newborn", *_ATTRIBUTES),
+    "patients": ("subject_id", "sex", "birth", "anchor_age", "anchor_year", "cut"),
+    "diagnoses": (*_IDS, "seq", "code", "version", "title"),
+    "medications": (*_IDS, "start", "drug", BY_TIME, SEVERAL),
+    "procedures": (*_IDS, "seq", "code", "version", "title"),
+}
 TITLES: Mapping[str, pl.DataType] = dict.fromkeys(("kind", "version", "code", "title"), _TEXT)
 # What polars raises for a damaged file; its panics are no Exception.
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 ROW = "\0row"  # extra column of a file's raw rows, their 0-based number: no source column can be called so
+# Extra column of Source.rows: bit k, cell k of CELLS cannot be read; bit 16 + k, it is a word for an empty cell.
+ODD = "odd"
+EMPTY_BITS = 16
 SUSPECT = "suspect"  # extra column of Source.rows: the row may have too few cells, or has too many
 
 

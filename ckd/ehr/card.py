@@ -3,12 +3,13 @@ claim on this cohort may say."""
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
 import polars as pl
 
+from ckd.ehr.cellcounts import cell_line
 from ckd.ehr.codes import DIAGNOSIS, PROCEDURE, TABLES, Codes
 from ckd.visits.labels import DISEASES
 from ckd.visits.visit import SPLITS
@@ -30,18 +31,39 @@ def require_all_rows(facts: Json, tables: Json) -> None:
             raise RuntimeError(f"{rows} rows of {table} in the partitions, {tables[table]['rows']} were read")
 
 
-def cohort_card(source: Json, settings: Json, facts: Json, summary: Json, locate: Locate) -> dict[str, Any]:
-    """The card as JSON values, with `source` and `settings` as they are.
-    Raises RuntimeError when admissions or visits do not add up."""
-    admissions = facts["admissions"]
+def counted(facts: Json, cells: Sequence[Json], locate: Locate) -> dict[str, Any]:
+    """What became of every admission, row and cell: a part of the card, which is known before there is a split.
+    `cells` as unread_cells gives them. Raises RuntimeError when the admissions do not add up."""
+    admissions, sexes = facts["admissions"], facts["sex"]
     excluded = _located(admissions["excluded"], "visits", locate)
     if admissions["in"] != admissions["pair"] + admissions["last"] + sum(e["rows"] for e in excluded.values()):
         raise RuntimeError(f"{admissions['in']} admissions in are not pairs + last visits + excluded")
+    patients, other = facts["patients"], {table: found["other"] for table, found in sexes.items() if "other" in found}
+    missing = {"": patients["missing"]} if patients["read"] and "missing" in patients else {}
+    return {
+        "admissions": {
+            "in": admissions["in"],
+            "pairs": admissions["pair"],
+            "last_visits": admissions["last"],
+            "excluded": excluded,
+        },
+        "patients": facts["subjects"],
+        "without_patient": _located(missing, "visits", locate).get(""),
+        "rows": {table: _rows(rows, table, locate) for table, rows in facts["rows"].items()},
+        "cells": list(cells),
+        "other_sex_words": {table: _located({"": e}, table, locate)[""] for table, e in other.items()},
+        "unknown": _unknown(facts["visits"].values()),
+    }
+
+
+def cohort_card(source: Json, settings: Json, known: Json, facts: Json, summary: Json) -> dict[str, Any]:
+    """The card as JSON values, with `source`, `settings` and `known` (of `counted`) as they are.
+    Raises RuntimeError when the visits do not add up."""
+    admissions = facts["admissions"]
     splits: dict[str, Any] = {split: summary["splits"].get(split, _NO_SPLIT) for split in SPLITS}
     kept = [sum(s[name] for s in splits.values()) for name in ("labeled", "unlabeled")]
     if kept != [admissions["pair"], admissions["last"]]:
         raise RuntimeError("the parts do not hold every pair and every last visit once")
-    counts = {"in": admissions["in"], "pairs": admissions["pair"], "last_visits": admissions["last"]}
     sizes = ("labeled", "unlabeled", "subjects")
     return {
         "claim": f"Every figure on this cohort reads: {CLAIM}.",
@@ -49,9 +71,7 @@ def cohort_card(source: Json, settings: Json, facts: Json, summary: Json, locate
         "data_license": source["data_license"],
         "credentialed": source["credentialed"],
         "settings": dict(settings),
-        "admissions": {**counts, "excluded": excluded},
-        "patients": facts["subjects"],
-        "rows": {table: _rows(rows, table, locate) for table, rows in facts["rows"].items()},
+        **known,
         "splits": {split: {name: s[name] for name in sizes} for split, s in splits.items()},
         "prevalence": _prevalence(splits),
         "echo_rate": _share(facts["echoes"], admissions["pair"]),
@@ -87,9 +107,9 @@ def unmapped_codes(codes: pl.DataFrame, described: Codes, locate: Locate) -> dic
     return found
 
 
-def lines(card: Json) -> list[str]:
-    """What a person must read when the cohort is finished, without any patient's text."""
-    found, patients, splits = card["admissions"], card["patients"], card["splits"].items()
+def counted_lines(known: Json) -> list[str]:
+    """What a person must read of `counted`, without any patient's text."""
+    found, patients = known["admissions"], known["patients"]
     out = sum(e["rows"] for e in found["excluded"].values())
     said = [
         f"{found['in']:,} admissions = {found['pairs']:,} next-visit pairs + {found['last_visits']:,} last visits + "
@@ -99,10 +119,24 @@ def lines(card: Json) -> list[str]:
     ]
     for reason, e in _by_rows(found["excluded"]):
         said.append(f"excluded {e['rows']:,}: {reason} (first: {e['first']})")
-    for table, counts in card["rows"].items():
+    for table, counts in known["rows"].items():
         for reason, e in _by_rows(counts["rejected"]):
             of = f"{table}: {e['rows']:,} of {counts['read']:,} rows"
             said.append(f"{of} not used: {reason} (first: {e['first']})")
+    said += [cell_line(cell) for cell in known["cells"]]
+    if e := known["without_patient"]:
+        said.append(f"visits: the patient of {e['rows']:,} of {found['in']:,} has no row (first: {e['first']})")
+    for table, e in known["other_sex_words"].items():
+        said.append(f"{table}: {e['rows']:,} words for the sex are neither F nor M and stay (first: {e['first']})")
+    if unknown := {name: n for name, n in known["unknown"].items() if n and name != "visits"}:
+        of = f"in {known['unknown']['visits']:,} pairs and last visits"
+        said.append(f"unknown {of}: " + ", ".join(f"{name} of {n:,}" for name, n in unknown.items()))
+    return said
+
+
+def lines(card: Json) -> list[str]:
+    """What a person must read when the cohort is finished, without any patient's text."""
+    splits, said = card["splits"].items(), counted_lines(card)
     for kind, missing in card["unmapped_codes"].items():
         if missing["codes"]:
             worst = ", ".join(f"{row['code']} ({row['rows']:,})" for row in missing["most_frequent"][:5])
@@ -137,6 +171,14 @@ def _rows(counts: Json, table: str, locate: Locate) -> dict[str, Any]:
     untitled = {"untitled": _located({"": counts["untitled"]}, table, locate)[""]} if "untitled" in counts else {}
     rejected = _located(counts["rejected"], table, locate)
     return {"read": counts["read"], "used": counts["used"], "rejected": rejected, **untitled}
+
+
+def _unknown(groups: Iterable[Json]) -> dict[str, int]:
+    """Pairs and last visits together, and those of unknown age and sex."""
+    groups = list(groups)
+    visits = sum(group["visits"] for group in groups)
+    known = {name: sum(group[f"{name}_known"] for group in groups) for name in ("age", "sex")}
+    return {"visits": visits, **{name: visits - n for name, n in known.items()}}
 
 
 def _prevalence(splits: Mapping[str, Json]) -> dict[str, dict[str, float | None]]:

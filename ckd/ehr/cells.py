@@ -1,78 +1,143 @@
-"""A source column -> a canonical column, from the text cells of a CSV file or the typed ones of Parquet.
-A code is text and is never taken from a number, which has lost its leading zeros."""
+"""The cells of one table in one file -> canonical columns, from the text of CSV or the types of Parquet; and which
+became null on the way. A code is text and is never taken from a number, which has lost its leading zeros."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from functools import reduce
 
 import polars as pl
 
-from ckd.ehr.canonical import TIME
+from ckd.ehr import values
+from ckd.ehr.canonical import CELLS, EMPTY_BITS, ODD, TIME
 from ckd.errors import DataError
 
 _TEXT_ONLY = {"code": " (a number has lost its leading zeros)", "drug": "", "title": ""}
-_TIMES = ("start", "end", "birth", "death")
+_IDS, _TIMES, _FLAGS = ("visit_id", "subject_id"), ("start", "end", "birth", "death"), ("expired", "newborn")
 _NUMBERS = ("seq", "anchor_age", "anchor_year")
-_FLAGS = ("expired", "newborn")
-_YES, _NO = ("1", "true", "t", "yes", "y"), ("0", "false", "f", "no", "n", "")
+_NAMES = ("age", "sex", "ethnicity", "insurance", "admission_type", "cut")
+_OF_TEXT = {
+    **dict.fromkeys(_IDS, values.ids),
+    **dict.fromkeys(_TIMES, values.times),
+    **dict.fromkeys(_NUMBERS, values.numbers),
+    **dict.fromkeys(_NAMES, values.stripped),
+    **dict.fromkeys(_FLAGS, values.flags),
+    "age": values.ages,
+}
+_TIME = f"a timestamp, a date or text such as {values.TIME_WANTED} (for a number nobody knows what it counts)"
+_TYPES = {
+    **dict.fromkeys(_TIMES, TIME),
+    **dict.fromkeys(_FLAGS, pl.Boolean()),
+    **dict.fromkeys(_NUMBERS, pl.Int32()),
+}
 
 
-def column(name: str, source: str, dtype: pl.DataType, formats: Sequence[str], where: str) -> pl.Expr:
-    """Canonical column `name` from column `source` of that type; times, numbers and flags that are unreadable are null.
-    Raises DataError (`where`: file) for a type that cannot hold what is wanted."""
-    cell, because = pl.col(source), ""
+class Cells:
+    """Reads frames whose columns have canonical names and cells as they are in the source.
+
+    `columns`: canonical name -> (source column, its type). Raises DataError (`where`: the file) for a type that cannot
+    hold what is wanted.
+    """
+
+    def __init__(self, table: str, columns: Mapping[str, tuple[str, pl.DataType]], where: str) -> None:
+        self.columns = columns
+        self._bits = {name: 1 << CELLS[table].index(name) for name in columns}
+        for name, (source, dtype) in columns.items():
+            if wanted := _misfit(name, dtype):
+                because = _TEXT_ONLY.get(name, "") if dtype.is_numeric() else ""
+                what = f"column '{source}' is {dtype}, expected {wanted}{because}"
+                raise DataError(f"{where}: {what}; write that column anew")
+
+    @property
+    def schema(self) -> dict[str, pl.DataType]:
+        """Canonical name -> type of what is read."""
+        return {name: _TYPES.get(name, pl.String()) for name in self.columns}
+
+    @property
+    def times(self) -> list[str]:
+        """The canonical columns that hold times."""
+        return [name for name in self.columns if name in _TIMES]
+
+    def rows(self, raw: pl.LazyFrame, *others: str) -> pl.LazyFrame:
+        """The canonical columns, ODD and the `others` as they are."""
+        schema = raw.collect_schema()
+        kept = {name: schema[name] for name in others}
+        types = {**self.schema, ODD: pl.UInt32(), **kept}
+
+        def read(batch: pl.DataFrame) -> pl.DataFrame:
+            return self.read(batch).hstack(batch.select(others).get_columns())
+
+        return raw.select(*self.columns, *others).map_batches(read, schema=types, streamable=True)
+
+    def read(self, raw: pl.DataFrame) -> pl.DataFrame:
+        """The canonical columns and ODD."""
+        found, odd = [], [pl.zeros(raw.height, pl.UInt32, eager=True)]
+        for name, bit in self._bits.items():
+            cells = raw[name]
+            given = _given(name, cells)
+            value = _value(name, given)
+            found.append(value.alias(name))
+            if given.null_count() > cells.null_count():
+                word = given.is_null() & cells.is_not_null() & (cells.cast(pl.String).str.strip_chars() != "")
+                odd.append(word.cast(pl.UInt32) * (bit << EMPTY_BITS))
+            if value.null_count():
+                odd.append((value.is_null() & given.is_not_null()).cast(pl.UInt32) * bit)
+        return pl.DataFrame([*found, reduce(lambda some, more: some | more, odd).alias(ODD)])
+
+
+def unread(table: str, name: str) -> pl.Expr:
+    """Whether a row's cell was there and could not be read."""
+    return pl.col(ODD) & (1 << CELLS[table].index(name)) != 0
+
+
+def _misfit(name: str, dtype: pl.DataType) -> str:
+    """What is expected of a column whose type cannot hold it; "" for one that can."""
+    if isinstance(dtype, pl.String | pl.Categorical | pl.Enum | pl.Null):
+        return ""
     if name in _TIMES:
-        found, wanted = _time(cell, dtype, formats), "a timestamp, a date or text such as 2150-01-31 09:30:00"
+        fits, wanted = isinstance(dtype, pl.Datetime | pl.Date), _TIME
     elif name in _NUMBERS:
-        found, wanted = _number(cell, dtype), "whole numbers"
+        fits, wanted = dtype.is_numeric(), "whole numbers"
     elif name in _FLAGS:
-        found, wanted = _flag(cell, dtype), "true or false"
+        fits, wanted = dtype.is_numeric() or dtype == pl.Boolean, "true or false"
+    elif name in _TEXT_ONLY:
+        fits, wanted = False, "text"
     else:
-        found, wanted = _text(name, cell, dtype), "text" if name in _TEXT_ONLY else "text or whole numbers"
-        because = _TEXT_ONLY.get(name, "") if dtype.is_numeric() else ""
-    if found is None:
-        what = f"column '{source}' is {dtype}, expected {wanted}{because}"
-        raise DataError(f"{where}: {what}; write that column anew")
-    return found
+        value = name == "cut" and (dtype == pl.Boolean or dtype.is_temporal())
+        fits, wanted = dtype.is_numeric() or value, "text or whole numbers"
+    return "" if fits else wanted
 
 
-def is_given(source: str, dtype: pl.DataType) -> pl.Expr:
-    """Whether a cell holds anything."""
-    given = pl.col(source).is_not_null()
-    return given & (pl.col(source).str.len_bytes() > 0) if dtype == pl.String else given
+def _given(name: str, cells: pl.Series) -> pl.Series:
+    """The cells, null where one holds nothing; text of few distinct values as plain text."""
+    if isinstance(cells.dtype, pl.Categorical | pl.Enum | pl.Null):
+        cells = cells.cast(pl.String)
+    if cells.dtype.is_float():
+        return cells.fill_nan(None)
+    if cells.dtype != pl.String:
+        return cells
+    return values.stripped(cells) if name in _NAMES else values.without_words(cells)
 
 
-def _text(name: str, cell: pl.Expr, dtype: pl.DataType) -> pl.Expr | None:
-    if isinstance(dtype, pl.Categorical | pl.Enum):
-        cell, dtype = cell.cast(pl.String), pl.String()
-    if dtype == pl.String:
-        return pl.when(cell.str.len_bytes() > 0).then(cell)
-    if name == "age" and dtype.is_float():
-        return cell.floor().cast(pl.Int64, strict=False).cast(pl.String)
-    whole = dtype.is_integer() and name not in _TEXT_ONLY
-    value = name == "cut" and (dtype == pl.Boolean or dtype.is_temporal())
-    return cell.cast(pl.String) if dtype == pl.Null or whole or value else None
+def _value(name: str, cells: pl.Series) -> pl.Series:
+    if cells.dtype == pl.String:
+        parse = _OF_TEXT.get(name)
+        return parse(cells) if parse else cells
+    if name in _TIMES:
+        return values.within_years(_naive(cells))
+    if name in _NUMBERS:
+        return cells.cast(pl.Float64).cast(pl.Int32, strict=False)
+    if name in _FLAGS:
+        return (
+            cells.fill_null(False)
+            if cells.dtype == pl.Boolean
+            else values.flags(cells.cast(pl.Float64).cast(pl.String))
+        )
+    if name == "age":
+        return values.ages(cells.cast(pl.Float64).floor().cast(pl.Int64, strict=False).cast(pl.String))
+    return values.whole(cells) if cells.dtype.is_numeric() else cells.cast(pl.String)
 
 
-def _time(cell: pl.Expr, dtype: pl.DataType, formats: Sequence[str]) -> pl.Expr | None:
-    if dtype == pl.String:
-        if len(formats) > 1:
-            cell = cell.str.replace("T", " ", literal=True).str.strip_suffix("Z")
-        parsed = [cell.str.to_datetime(form, strict=False, time_unit="us", ambiguous="null") for form in formats]
-        return pl.coalesce(parsed) if len(parsed) > 1 else parsed[0]
-    if isinstance(dtype, pl.Datetime) and dtype.time_zone:
-        cell = cell.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
-    return cell.cast(TIME) if isinstance(dtype, pl.Datetime | pl.Date | pl.Null) else None
-
-
-def _number(cell: pl.Expr, dtype: pl.DataType) -> pl.Expr | None:
-    # pandas writes whole numbers as 1.0 beside gaps.
-    number = cell.cast(pl.Float64, strict=False).cast(pl.Int32, strict=False)
-    return number if isinstance(dtype, pl.String | pl.Null) or dtype.is_numeric() else None
-
-
-def _flag(cell: pl.Expr, dtype: pl.DataType) -> pl.Expr | None:
-    if dtype == pl.Boolean:
-        return cell.fill_null(False)
-    # Few distinct values, so the text of a number is cheap.
-    text = cell.cast(pl.String).str.to_lowercase().fill_null("0")
-    flag = pl.when(text.is_in(_YES)).then(True).when(text.is_in(_NO)).then(False)
-    return flag if isinstance(dtype, pl.String | pl.Null) or dtype.is_integer() else None
+def _naive(cells: pl.Series) -> pl.Series:
+    """Timestamps or dates without a time zone: one with a zone becomes UTC."""
+    if isinstance(cells.dtype, pl.Datetime) and cells.dtype.time_zone:
+        cells = cells.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+    return cells.cast(TIME)

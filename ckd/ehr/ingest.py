@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from ckd.config import IngestConfig
 from ckd.ehr import association, text
-from ckd.ehr.assemble import NAMED, assemble, load_facts
+from ckd.ehr.assemble import NAMED, Meaning, assemble, load_facts
 from ckd.ehr.association_table import published
 from ckd.ehr.codes import Codes
 from ckd.ehr.frames import frame_files, left_join, load_frame, made_aside, save_frame
 from ckd.ehr.pairs import Rules
 from ckd.ehr.subject_splits import SubjectSplits, decide
+from ckd.ingest_config import IngestConfig
 from ckd.store.artifacts import Fields, FolderArtifact, Stage
 from ckd.store.files import digest, exists, join, read_bytes, size_and_hash, write_bytes
 from ckd.store.filesystems import is_local
@@ -28,7 +28,7 @@ from ckd.visits.visit import SUBGROUP_FIELDS, visit_schema
 if TYPE_CHECKING:
     import pyarrow as pa
 
-COHORT_VERSION = 1  # raise it when the same tables give other rows
+COHORT_VERSION = 2  # raise it when the same tables give other rows
 WORK = ".ckd-ingest-"  # then the fingerprint of the tables and settings: only this ingest has a folder of that name
 LENGTH_STEP = 50  # characters: text lengths are counted in steps of it
 Clauses = Mapping[str, Mapping[str, Sequence[str]]]  # table ("all" or a fold's number) -> disease -> drugs
@@ -110,13 +110,14 @@ class Assemble:
     """Tables of one partition -> its rows."""
 
     def __init__(self, work: Work, titles: pl.DataFrame) -> None:
-        self.work, self.codes = work, Codes(titles)
-        self.rules = Rules(coding_delay_days=work.config.coding_delay_days, newborns=work.config.newborns)
+        self.work, config = work, work.config
+        rules = Rules(coding_delay_days=config.coding_delay_days, newborns=config.newborns)
+        self.meaning = Meaning(rules, Codes(titles), config.sex_words)
 
     def __call__(self, partition: Partition) -> dict[str, Any]:
         """Save the assembled partition."""
         work, index = self.work, partition.index
-        made = assemble(work.tables, index, self.rules, self.codes, seed=work.seed, folds=work.config.folds)
+        made = assemble(work.tables, index, self.meaning, seed=work.seed, folds=work.config.folds)
         artifact = work.assembled(index)
         made.save(artifact.folder, artifact.fields)
         return asdict(partition)

@@ -7,14 +7,15 @@ from ckd.ehr.layouts import LAYOUTS
 from ckd.ehr.meds import Meds
 from ckd.ehr.source import Source
 from ckd.ehr.tables import Tables
+from ckd.ehr.vocabulary import Vocabulary
 from ckd.errors import ConfigError, DataError
 
 _EVENTS = {"meds": "MEDS shards with hadm_id"}
 KINDS: Mapping[str, str] = {name: layout.help for name, layout in LAYOUTS.items()} | _EVENTS  # name -> help
 
 
-def open_source(kind: str, folder: str, split_column: str = "") -> Source:
-    """Find the files of `kind` below `folder` and read their headers.
+def open_source(kind: str, folder: str, split_column: str = "", meds_codes: str = "") -> Source:
+    """Find the files of `kind` below `folder` and read their headers. `meds_codes`: a table of prefixes of MEDS codes.
 
     Raises DataError when a table or a column is missing, is there twice, or is of no use; ConfigError when no table has
     `split_column`.
@@ -24,7 +25,10 @@ def open_source(kind: str, folder: str, split_column: str = "") -> Source:
     if not Path(folder).is_dir():
         raise DataError(f"{folder}: no such folder; give the folder that holds the {kind} tables")
     split_column, layout = split_column.lower(), LAYOUTS.get(kind)
-    source = Tables.open(kind, folder, split_column, layout) if layout else Meds.open(kind, folder, split_column)
+    if layout:
+        source: Source = Tables.open(kind, folder, split_column, layout)
+    else:
+        source = Meds.open(kind, folder, split_column, Vocabulary.of(meds_codes))
     source.require_split_column()
     return source
 

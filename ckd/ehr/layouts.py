@@ -7,9 +7,6 @@ from pathlib import Path
 from ckd.errors import DataError
 
 NOT_STATED = "not stated"  # a license
-SECONDS = ("%Y-%m-%d %H:%M:%S",)
-# After "T" became a blank and a final "Z" went.
-_ISO = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,6 @@ class Layout:
     tables: Mapping[str, Table]
     titles: Mapping[str, Table]  # "diagnosis", "procedure" -> optional table of code, version, title
     license: str  # what holds where the folder has no LICENSE file
-    time_formats: tuple[str, ...] = SECONDS
     subfolder: str = ""  # where the tables may be instead of in the folder itself
     parquet: bool = False  # whether tables may also be Parquet, or folders of parts
 
@@ -111,7 +107,6 @@ TABLES = Layout(
     },
     titles={},
     license=NOT_STATED,
-    time_formats=_ISO,
     parquet=True,
 )
 

@@ -1,9 +1,10 @@
 """From admissions to next-visit pairs, by times and ids only. The rules, in the order in which they hold:
 
-1. An admission without subject_id is excluded. So are, as though they were not there, a newborn's own admission (unless
-   asked for) and an admission without a usable admission time: nothing shows its place in the order.
-2. An admission without visit_id, or whose discharge time is missing, unparseable or before its admission, is excluded
-   but keeps its place.
+1. An admission without subject_id is excluded. So is, as though it were not there, a newborn's own admission (unless
+   asked for).
+2. An admission without visit_id, or whose admission time is missing or unparseable, or whose discharge time is missing,
+   unparseable or before its admission, is excluded but keeps its place: by its admission time, else by its discharge
+   time. Without either it may have been anywhere (rule 7).
 3. What is left is ordered per subject by admission time; ties by visit_id as text. An admission that begins before the
    latest discharge so far, or on the same calendar day as it, continues that stay. A stay keeps the id and the
    attributes of its first admission and ends with its latest discharge; it has died or has codes if any of its
@@ -12,9 +13,11 @@
    comes next for the stay before.
 5. What comes next for a stay is the next stay or the next admission of rule 2. Nothing next: it is the subject's last.
    An admission of rule 2 next: excluded. No diagnosis codes next: excluded, since the labels are unknown, which is not
-   the same as none.
+   the same as none. An admission of rule 2 without admission time that ends on a day of a stay is part of that stay,
+   which therefore began who knows when and has codes that it lacks: excluded, and so is the stay before it.
 6. A prediction is made when the codes are complete: the end of the stay plus the coding delay. If the next stay has
    started by then: excluded.
+7. A pair of a subject that has an admission without either time is excluded: that one may lie between the two stays.
 
 So every admission is exactly one of pair, last or excluded, and the excluded one has the first reason that holds. The
 row order of the input changes nothing. No stay follows itself, and none follows two.
@@ -38,16 +41,18 @@ END_FIRST = "discharge before admission"
 MERGED = "merged into an earlier stay"
 DIED = "ended in death"
 NOT_CODED = "no diagnosis codes"
+PART_UNPLACED = "part of the stay has no admission time"
 NEXT_UNUSABLE = "next admission cannot be used"
 NEXT_NOT_CODED = "next admission has no diagnosis codes"
+UNPLACED = "an admission without a time"
 NEXT_TOO_SOON = "next admission before the codes are complete"
 
 # Reason -> what it means, in the order in which one is chosen where several hold.
 REASONS: dict[str, str] = {
     NO_SUBJECT: "The admission names no subject, so it has no earlier or later one.",
     NEWBORN: "The subject was born in this admission (option ingest.newborns keeps it).",
-    BAD_START: "The admission time is no time, so the admission has no place in the order.",
-    NO_START: "Without its admission time the admission has no place in the order.",
+    BAD_START: "The admission time is no time; the admission keeps a place in the order by its discharge time.",
+    NO_START: "Without its admission time nobody knows when the stay began; it keeps a place by its discharge time.",
     NO_VISIT: "Without its visit_id no code or drug belongs to the admission.",
     BAD_END: "The discharge time is no time, so nobody knows when the codes were complete.",
     NO_END: "Without its discharge time nobody knows when the codes were complete.",
@@ -57,13 +62,17 @@ REASONS: dict[str, str] = {
     DIED: "The patient died in this stay; there is no next visit to predict. It may be the next visit of the stay "
     "before.",
     NOT_CODED: "The stay has no usable diagnosis code, so nothing is known of its diseases.",
-    NEXT_UNUSABLE: "The admission that follows has no visit_id or no usable discharge time, so what the next visit is "
-    "cannot be told.",
+    PART_UNPLACED: "An admission without a usable admission time ends within this stay, so when the stay began and "
+    "which codes it has cannot be told.",
+    NEXT_UNUSABLE: "The admission that follows has no visit_id or no usable times, so what the next visit is cannot be "
+    "told.",
     NEXT_NOT_CODED: "The stay that follows has no usable diagnosis code: its labels are unknown, not empty.",
     NEXT_TOO_SOON: "The next stay began before the coding delay after discharge (option ingest.coding_delay_days) was "
     "over.",
+    UNPLACED: "Another admission of this patient has neither time: it may be the next visit.",
 }
-_OUT_OF_ORDER = (NO_SUBJECT, NEWBORN, NO_START, BAD_START)
+_OUT_OF_ORDER = (NO_SUBJECT, NEWBORN)
+_NO_START = (NO_START, BAD_START)
 _ORDER = ("subject_id", "start", "visit_id")
 _ADMISSION = ("place", "visit_id", "subject_id", "stay_id")
 
@@ -77,7 +86,7 @@ class Rules:
 
 
 def chain(visits: pl.DataFrame, rules: Rules) -> pl.DataFrame:
-    """What became of each admission: one row per row of `visits`, ordered by subject_id, admission time and visit_id.
+    """What became of each admission: one row per row of `visits`, ordered by subject_id, time and visit_id.
 
     `visits` holds whole subjects: visit_id and subject_id (text), start and end (Datetime), start_bad, end_bad, died,
     newborn and coded (Bool: the admission has a usable diagnosis row); a null flag is false. The result has place,
@@ -86,7 +95,10 @@ def chain(visits: pl.DataFrame, rules: Rules) -> pl.DataFrame:
     prediction_time (null if excluded). stay_id, start and end are null for an admission that is in no stay.
     """
     columns = visits.select("place", *_ORDER, "end", pl.col("died", "coded").fill_null(False), own=_own_reason(rules))
-    admissions = columns.sort(_ORDER, nulls_last=True).with_row_index("row")
+    # Only a start that is null can be missing from the order: its discharge time stands for it.
+    without_start = pl.col("own").is_in(_NO_START)
+    columns = columns.with_columns(at=pl.when(without_start).then("end").otherwise("start"))
+    admissions = columns.sort("subject_id", "at", "visit_id", nulls_last=True).with_row_index("row")
     usable = admissions.filter(pl.col("own").is_null())
     usable = usable.with_columns(stay=pl.when(_begins_a_stay()).then("row").forward_fill())
     stays = usable.group_by("stay", maintain_order=True).agg(
@@ -96,7 +108,10 @@ def chain(visits: pl.DataFrame, rules: Rules) -> pl.DataFrame:
         pl.col("died", "coded").any(),
     )
     keeps_place = admissions.filter(pl.col("own").is_not_null() & ~pl.col("own").is_in(_OUT_OF_ORDER))
-    places = pl.concat([stays, keeps_place.select("subject_id", stay="row")], how="diagonal").sort("stay")
+    unstarted = keeps_place.filter(without_start)
+    stays = _with_doubt(stays, unstarted)
+    keeps_place = keeps_place.filter(pl.col("at").is_not_null()).select("subject_id", stay="row")
+    places = pl.concat([stays, keeps_place], how="diagonal").sort("stay")
     rows = admissions.select("row", "place", "visit_id", "subject_id", "own")
     rows = left_join(left_join(rows, usable.select("row", "stay"), "row"), _judge(places, rules), "stay")
     merged = pl.when(pl.col("row") != pl.col("stay")).then(pl.lit(MERGED))
@@ -105,6 +120,18 @@ def chain(visits: pl.DataFrame, rules: Rules) -> pl.DataFrame:
     role = pl.when(~kept).then(pl.lit("excluded")).when(is_last).then(pl.lit("last")).otherwise(pl.lit("pair"))
     rows = rows.with_columns(pl.when(kept).then(pl.col("next_id", "prediction_time")), role=role)
     return rows.select(*_ADMISSION, "role", "reason", "next_id", "start", "end", "prediction_time")
+
+
+def _with_doubt(stays: pl.DataFrame, unstarted: pl.DataFrame) -> pl.DataFrame:
+    """`stays` with `torn`, whether one of `unstarted` (admissions without a start) ends on a day of the stay, and
+    `doubt`, whether its subject has one that has no end either."""
+    nowhere = unstarted.filter(pl.col("end").is_null())["subject_id"].unique()
+    ends = unstarted.filter(pl.col("end").is_not_null()).select("subject_id", ended=pl.col("end").dt.date())
+    days = stays.select("stay", "subject_id", first=pl.col("start").dt.date(), last=pl.col("end").dt.date())
+    torn = days.join(ends, on="subject_id").filter(pl.col("ended").is_between("first", "last"))["stay"].unique()
+    return stays.with_columns(
+        torn=pl.col("stay").is_in(torn.implode()), doubt=pl.col("subject_id").is_in(nowhere.implode())
+    )
 
 
 def _own_reason(rules: Rules) -> pl.Expr:
@@ -135,13 +162,17 @@ def _judge(places: pl.DataFrame, rules: Rules) -> pl.DataFrame:
     """The verdict on each place, in order, from itself and from the next one. Unusable admissions have no stay_id."""
     delay = timedelta(days=rules.coding_delay_days)
     following = (pl.col("subject_id") == pl.col("subject_id").shift(-1)).fill_null(False)
-    next_id, next_start, next_coded = (pl.col(name).shift(-1) for name in ("stay_id", "start", "coded"))
+    next_id, next_start, next_coded, next_torn = (
+        pl.col(name).shift(-1) for name in ("stay_id", "start", "coded", "torn")
+    )
     verdict = (
         pl.when(pl.col("died")).then(pl.lit(DIED))
         .when(~pl.col("coded")).then(pl.lit(NOT_CODED))
-        .when(following & next_id.is_null()).then(pl.lit(NEXT_UNUSABLE))
+        .when(pl.col("torn")).then(pl.lit(PART_UNPLACED))
+        .when(following & (next_id.is_null() | next_torn)).then(pl.lit(NEXT_UNUSABLE))
         .when(following & ~next_coded).then(pl.lit(NEXT_NOT_CODED))
         .when(following & (pl.col("prediction_time") >= next_start)).then(pl.lit(NEXT_TOO_SOON))
+        .when(following & pl.col("doubt")).then(pl.lit(UNPLACED))
     )  # fmt: skip
     return places.with_columns(prediction_time=pl.col("end") + delay).select(
         "stay", "stay_id", "start", "end", "prediction_time", next_id=pl.when(following).then(next_id), verdict=verdict

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from ckd.ehr.canonical import PLACE_BITS, SCHEMAS, SUSPECT, TABLE_NAMES, UNREADABLE
+from ckd.ehr.canonical import CELLS, EMPTY_BITS, ODD, PLACE_BITS, SCHEMAS, SUSPECT, TABLE_NAMES, UNREADABLE
 from ckd.ehr.frames import made_aside
 from ckd.ehr.source import Source
 from ckd.errors import ArtifactError, ConfigError, DataError
@@ -18,7 +18,7 @@ from ckd.store.artifacts import Fields, FolderArtifact
 from ckd.store.files import BLOCK
 from ckd.store.filesystems import is_local
 
-FORMAT = 2  # raise it when the same tables give other frames
+FORMAT = 3  # raise it when the same tables give other frames
 _PARTITION_BYTES = 400_000_000  # of CSV text: about 110,000 visits of 32 rows, about 1 GB of memory in a worker
 _PACKED = {".gz": 6, ".parquet": 8}  # CSV text per byte of such a file, about
 _MOST = 4096
@@ -69,8 +69,8 @@ def _all_tables(source: Source, folder: str, count: int) -> dict[str, Any]:
 
 def facts(folder: str) -> Mapping[str, Any]:
     """What `partition` counted.
-    tables {table: {rows, blank_rows}}, stored {table: [rows per partition]}, sums {file: CRC-32}, without_subject
-    {rows, first place}."""
+    tables {table: {rows, blank_rows, cells}}, cells {column: {unread, empty}}, stored {table: [rows per partition]},
+    sums {file: CRC-32}, without_subject; unread, empty, without_subject: {rows, first place}."""
     content = FolderArtifact(folder, {}).load()
     if content is None:
         raise DataError(f"{folder}: the tables are not partitioned; run the same ingest again")
@@ -134,7 +134,7 @@ def _write(source: Source, table: str, folder: str, count: int) -> int:
         rows = source.rows(table).with_columns(key, repeated)
         if "visit_id" in SCHEMAS[table]:
             rows = rows.with_columns(visit=visit_key())
-        rows = rows.select(*stored(table), SUSPECT, _KEY).map_batches(counted, streamable=True)
+        rows = rows.select(*stored(table), SUSPECT, ODD, _KEY).map_batches(counted, streamable=True)
         rows.sink_ipc(pl.PartitionBy(target, key=_KEY, include_key=False), mkdir=True, sync_on_close="data")
     return sum(heights)
 
@@ -155,7 +155,7 @@ def _files(folder: str, table: str, index: int | None = None) -> list[Path]:
 def _scan(folder: str, table: str) -> pl.LazyFrame:
     files = _files(folder, table)
     if not files:
-        return pl.LazyFrame(schema={**stored(table), SUSPECT: pl.Boolean()})
+        return pl.LazyFrame(schema={**stored(table), SUSPECT: pl.Boolean(), ODD: pl.UInt32()})
     return pl.scan_ipc(files, hive_partitioning=False, glob=False)
 
 
@@ -167,12 +167,26 @@ def _found(folder: str, table: str) -> dict[int, dict[str, int]]:
     return {row.pop("file"): row for row in found.to_dicts()}
 
 
-def _check(source: Source, table: str, folder: str) -> dict[str, int]:
+def _check(source: Source, table: str, folder: str) -> dict[str, Any]:
     """Rows of a table, and how many more hold nothing. Raises DataError for lines that polars read wrongly."""
     found = _found(folder, table)
     with source.explained(table):
         blank = source.blank_rows(table, found)
-    return {"rows": sum(row["rows"] for row in found.values()), "blank_rows": blank}
+    return {"rows": sum(row["rows"] for row in found.values()), "blank_rows": blank, "cells": _odd(table, folder)}
+
+
+def _odd(table: str, folder: str) -> dict[str, dict[str, Any]]:
+    """Per column the cells that were there and became null: those that cannot be read, and the words for nothing."""
+    odd = _scan(folder, table).select(ODD, "place").filter(pl.col(ODD) > 0).group_by(ODD)
+    seen = odd.agg(rows=pl.len(), place=pl.col("place").min()).collect(engine="streaming").to_dicts()
+    found: dict[str, dict[str, Any]] = {}
+    for bit, column in enumerate(CELLS[table]):
+        for what, shift in (("unread", bit), ("empty", bit + EMPTY_BITS)):
+            mine = [row for row in seen if row[ODD] >> shift & 1]
+            if mine:
+                counted = {"rows": sum(row["rows"] for row in mine), "place": min(row["place"] for row in mine)}
+                found.setdefault(column, {})[what] = counted
+    return found
 
 
 def _require_ids(source: Source, folder: str) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 
 import polars as pl
 
-from ckd.ehr import cells
 from ckd.ehr.canonical import PLACE_BITS, ROW, SCHEMAS, UNREADABLE
+from ckd.ehr.cells import Cells
 from ckd.ehr.csvfile import CsvFile
-from ckd.ehr.layouts import NOT_STATED, SECONDS
+from ckd.ehr.layouts import NOT_STATED
 from ckd.ehr.parquetfile import ParquetFile
 from ckd.errors import ConfigError, DataError
 
@@ -30,7 +30,7 @@ class Source(ABC):
 
     @abstractmethod
     def rows(self, table: str) -> pl.LazyFrame:
-        """Table `table` with the columns of SCHEMAS, subject_id and SUSPECT, in any order."""
+        """Table `table` with the columns of SCHEMAS, subject_id, SUSPECT and ODD, in any order."""
 
     @abstractmethod
     def titles(self) -> pl.DataFrame:
@@ -115,10 +115,31 @@ class Source(ABC):
             what = f"ingest.split_column={self.split_column}: no such column in {self.folder}"
             raise ConfigError(f"{what} ({there}); name one of these")
 
-    def cell(self, name: str, column: str, index: int, time_formats: Sequence[str] = SECONDS) -> pl.Expr:
-        """Canonical column `name` from a column of file `index`. Raises DataError for a type that cannot hold it."""
+    def cells(self, table: str, columns: Mapping[str, str], index: int) -> Cells:
+        """The reader of file `index`: canonical column -> source column. Raises DataError for a type that cannot hold
+        it."""
         file = self.opened[index]
-        return cells.column(name, column, file.columns[column], time_formats, str(file.path))
+        return Cells(table, {name: (column, file.columns[column]) for name, column in columns.items()}, str(file.path))
+
+    def raw(self, columns: Mapping[str, str], index: int) -> pl.LazyFrame:
+        """The cells of file `index` as they are, under canonical names; beside them `place`."""
+        cells = {name: pl.col(column) for name, column in columns.items()}
+        return self.opened[index].scan().select(**cells, place=self.place(index))
+
+    @abstractmethod
+    def column(self, table: str, name: str, place: int) -> str:
+        """The source column that canonical column `name` of the row at `place` is read from; "" where there is none."""
+
+    def cell(self, table: str, name: str, place: int) -> str:
+        """What stands in that column of that row. Reads the file up to it."""
+        file, record = self.opened[place >> PLACE_BITS], place & (1 << PLACE_BITS) - 1
+        row = file.scan().filter(pl.col(ROW) == record - file.first).select(self.column(table, name, place)).collect()
+        return str(row.item()) if row.height else ""
+
+    def files_of(self, table: str) -> str:
+        """The file of a table, or the first of its parts, for a message."""
+        there = [str(self.opened[index].path) for index in self.indices(table)]
+        return f"{there[0]} and {len(there) - 1} more" if len(there) > 1 else next(iter(there), self.folder)
 
     def place(self, index: int) -> pl.Expr:
         """The place of each row of file `index`."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from ckd.config import IngestConfig
 from ckd.errors import DataError
+from ckd.ingest_config import IngestConfig
 from ckd.visits.splits import edges
 from ckd.visits.visit import SPLITS, Split
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import polars as pl
 
-from ckd.ehr import cells
-from ckd.ehr.canonical import SCHEMAS, SUSPECT, TABLE_NAMES, TITLES, with_missing
+from ckd.ehr import values
+from ckd.ehr.canonical import ODD, SCHEMAS, SUSPECT, TABLE_NAMES, TITLES, with_missing
+from ckd.ehr.cells import unread
 from ckd.ehr.csvfile import CsvFile
 from ckd.ehr.layouts import Layout, Table, missing_column
 from ckd.ehr.parquetfile import ParquetFile
@@ -17,6 +18,7 @@ from ckd.errors import DataError
 from ckd.visits.datafolder import entries, reason_to_refuse, table_mark
 
 _ENDINGS = (".csv.gz", ".csv", ".parquet")
+_END_DAY = "end_day"  # extra column of a file's visits: the discharge time is a date alone
 _NOTHING = {"rows": 0, "records": 0, "suspects": 0}
 
 
@@ -49,10 +51,14 @@ class Tables(Source):
 
     def rows(self, table: str) -> pl.LazyFrame:
         """Table `table`, its files one after the other; a table that the layout does not have is empty."""
-        names = {**SCHEMAS[table], "subject_id": pl.String(), SUSPECT: pl.Boolean()}
+        names = {**SCHEMAS[table], "subject_id": pl.String(), SUSPECT: pl.Boolean(), ODD: pl.UInt32()}
         if not self.indices(table):
             return pl.LazyFrame(schema=names)
         return pl.concat([self._rows_of_file(table, index).select(*names) for index in self.indices(table)])
+
+    def column(self, table: str, name: str, place: int) -> str:
+        """As the layout names it."""
+        return self.split_column if name == "cut" else self.layout.tables[table].columns.get(name, "")
 
     def titles(self) -> pl.DataFrame:
         """The rows of the tables of titles that have a code and a title."""
@@ -60,9 +66,9 @@ class Tables(Source):
         for kind, table in self.layout.titles.items():
             for index in self.indices(kind):
                 with self.explained(kind):
-                    cell = {name: self._cell(name, column, index) for name, column in table.required.items()}
-                    cell |= {name: pl.lit(value) for name, value in table.constants.items()}
-                    rows = self.opened[index].scan().select(kind=pl.lit(kind), **cell).select(*TITLES)
+                    cells = self.cells("diagnoses", table.required, index)
+                    rows = cells.rows(self.raw(table.required, index))
+                    rows = rows.with_columns(kind=pl.lit(kind), **_constants(table)).select(*TITLES)
                     frames.append(rows.drop_nulls(["code", "title"]).collect())
         return pl.concat(frames)
 
@@ -75,24 +81,20 @@ class Tables(Source):
         files = tuple(f.minding_quotes(**found[i]) if i in found else f for i, f in enumerate(self.opened))
         return self if files == self.opened else replace(self, opened=files)
 
-    def _cell(self, name: str, column: str, index: int) -> pl.Expr:
-        return self.cell(name, column, index, self.layout.time_formats)
-
     def _rows_of_file(self, table: str, index: int) -> pl.LazyFrame:
         layout, file = self.layout.tables[table], self.opened[index]
         used = {name: column for name, column in layout.columns.items() if column in file.columns}
         if "cut" in SCHEMAS[table] and self.split_column in file.columns:
             used["cut"] = self.split_column
-        cell = {name: self._cell(name, column, index) for name, column in used.items()}
-        cell |= {name: pl.lit(value) for name, value in layout.constants.items()}
-        for time in ("start", "end"):
-            if f"{time}_bad" in SCHEMAS[table]:
-                cell[f"{time}_bad"] = cells.is_given(used[time], file.columns[used[time]]) & cell[time].is_null()
-        cell |= {"place": self.place(index), SUSPECT: file.suspect(used.values())}
+        cells = self.cells(table, used, index)
         # The first cell and the last are looked at too: they are what is left of a line that was cut off.
         read = {next(iter(file.columns)), *used.values(), list(file.columns)[-1]}
         rows = file.scan().filter(pl.any_horizontal(pl.col(column).is_not_null() for column in read))
-        return _derived(table, rows.select(**cell))
+        others = {"place": self.place(index), SUSPECT: file.suspect(used.values())}
+        if table == "visits":
+            others[_END_DAY] = _is_day(used["end"], file.columns[used["end"]])
+        rows = rows.select(**{name: pl.col(column) for name, column in used.items()}, **others)
+        return _derived(table, cells.rows(rows, *others).with_columns(**_constants(layout)))
 
     def _require_columns(self) -> None:
         for name, table in self.layout.all_tables.items():
@@ -105,6 +107,15 @@ class Tables(Source):
                         self._rows_of_file(name, index)  # raises DataError for a type that will not do
 
 
+def _constants(table: Table) -> dict[str, pl.Expr]:
+    return {name: pl.lit(value) for name, value in table.constants.items()}
+
+
+def _is_day(column: str, dtype: pl.DataType) -> pl.Expr:
+    """Whether a time is a date alone."""
+    return values.is_day(pl.col(column)) if dtype == pl.String else pl.lit(dtype == pl.Date)
+
+
 def _derived(table: str, rows: pl.LazyFrame) -> pl.LazyFrame:
     """`rows` with every canonical column: died and newborn from what the source has, null where it has nothing."""
     names = rows.collect_schema().names()
@@ -112,7 +123,16 @@ def _derived(table: str, rows: pl.LazyFrame) -> pl.LazyFrame:
         death = pl.col("death").is_not_null() if "death" in names else pl.lit(False)
         kind = pl.col("admission_type").str.to_uppercase() == "NEWBORN" if "admission_type" in names else pl.lit(False)
         newborn = pl.col("newborn") if "newborn" in names else pl.lit(False)
-        rows = rows.with_columns(died=pl.col("expired") | death, newborn=newborn | kind.fill_null(False))
+        start, end = pl.col("start"), pl.col("end")
+        # A discharge date is its midnight, which lies before an admission on that day.
+        same_day = pl.col(_END_DAY) & (end < start) & (end.dt.date() == start.dt.date())
+        rows = rows.with_columns(
+            died=pl.col("expired") | death,
+            newborn=newborn | kind.fill_null(False),
+            end=pl.when(same_day).then(start).otherwise(end),
+            start_bad=unread(table, "start"),
+            end_bad=unread(table, "end"),
+        )
     return with_missing(rows, SCHEMAS[table])
 
 

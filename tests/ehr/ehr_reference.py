@@ -4,7 +4,7 @@ from collections import defaultdict
 from datetime import timedelta
 
 COLUMNS = ("stay_id", "role", "reason", "next_id", "start", "end", "prediction_time")
-OUT_OF_ORDER = {"no subject_id", "newborn", "no admission time", "unparseable admission time"}
+OUT_OF_ORDER = {"no subject_id", "newborn"}
 
 
 def chain_by_hand(admissions, delay_days, newborns):
@@ -18,45 +18,62 @@ def chain_by_hand(admissions, delay_days, newborns):
         if reason not in OUT_OF_ORDER:
             subjects[admission["subject_id"]].append((admission, reason))
     for kept in subjects.values():
-        kept.sort(key=lambda item: (item[0]["start"], item[0]["visit_id"]))
-        found.update(one_subject(kept, timedelta(days=delay_days)))
+        # An admission without a start is placed by its end; without both it is anywhere.
+        placed = [(a["start"] or a["end"], a, reason) for a, reason in kept if a["start"] or a["end"]]
+        placed.sort(key=lambda item: (item[0], item[1]["visit_id"]))
+        anywhere = len(placed) < len(kept)
+        found.update(one_subject([item[1:] for item in placed], timedelta(days=delay_days), anywhere))
     return found
 
 
-def one_subject(kept, delay):
+def one_subject(kept, delay, anywhere):
     places = []  # lists of admissions (a stay), or None for an admission that only keeps its place
     for admission, reason in kept:
-        mine = [p for p in places if p and any(touches(earlier, admission) for earlier in p)]
+        mine = [p for p in places if p and not reason and any(touches(earlier, admission) for earlier in p)]
         if reason:
             places.append(None)
         elif mine:
             mine[0].append(admission)
         else:
             places.append([admission])
+    ends = [a["end"].date() for a, reason in kept if reason and not a["start"]]
+    torn = [bool(p) and any(first(p) <= end <= last(p).date() for end in ends) for p in places]
     found = {}
     for i, stay in enumerate(places):
         if stay:
-            found.update(one_stay(stay, places[i + 1 :], delay))
+            found.update(one_stay(stay, torn[i], places[i + 1 :], torn[i + 1 :], delay, anywhere))
     return found
 
 
-def one_stay(stay, later, delay):
+def first(stay):
+    return stay[0]["start"].date()
+
+
+def last(stay):
+    return max(a["end"] for a in stay)
+
+
+def one_stay(stay, torn, later, later_torn, delay, anywhere):
     first = stay[0]
-    facts = {"stay_id": first["visit_id"], "start": first["start"], "end": max(a["end"] for a in stay)}
+    facts = {"stay_id": first["visit_id"], "start": first["start"], "end": last(stay)}
     found = {a["visit_id"]: excluded("merged into an earlier stay", **facts) for a in stay[1:]}
     time = facts["end"] + delay
     if any(a["died"] for a in stay):
         found[first["visit_id"]] = excluded("ended in death", **facts)
     elif not any(a["coded"] for a in stay):
         found[first["visit_id"]] = excluded("no diagnosis codes", **facts)
+    elif torn:
+        found[first["visit_id"]] = excluded("part of the stay has no admission time", **facts)
     elif not later:
         found[first["visit_id"]] = {**facts, "role": "last", "reason": None, "next_id": None, "prediction_time": time}
-    elif later[0] is None:
+    elif later[0] is None or later_torn[0]:
         found[first["visit_id"]] = excluded("next admission cannot be used", **facts)
     elif not any(a["coded"] for a in later[0]):
         found[first["visit_id"]] = excluded("next admission has no diagnosis codes", **facts)
     elif not time < later[0][0]["start"]:
         found[first["visit_id"]] = excluded("next admission before the codes are complete", **facts)
+    elif anywhere:
+        found[first["visit_id"]] = excluded("an admission without a time", **facts)
     else:
         found[first["visit_id"]] = {
             **facts,

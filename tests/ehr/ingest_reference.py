@@ -258,7 +258,7 @@ def one_admission(rng, tables, subject, now):
     for n in range(rng.randint(0, 3)):
         tables["procedures_icd"].append({**add, "seq_num": 3 - n, "icd9_code": rng.choice(PROCEDURES)})
     for _ in range(rng.randint(0, 7)):
-        day = rng.choice([start + timedelta(days=rng.randint(-1, 5)), start, "", "2150/01/01"])
+        day = rng.choice([start + timedelta(days=rng.randint(-1, 5)), start, "", "01/01/2150"])
         tables["prescriptions"].append({**add, "startdate": day, "drug": rng.choice(DRUGS)})
     gap = rng.choice([-20, 3, 30, 70, 71, 72, 73, 100, 500, 4000])
     return max(start, end + timedelta(hours=gap))

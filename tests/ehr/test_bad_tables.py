@@ -177,10 +177,10 @@ def test_parquet_that_is_none_or_cut_off_is_refused(tmp_path):
     ("table", "column", "value", "said"),
     [
         ("diagnoses", "code", 5849, "column 'code' is Int64, expected text (a number has lost its leading zeros)"),
-        ("visits", "visit_id", 1.5, "column 'visit_id' is Float64, expected text or whole numbers"),
+        ("visits", "visit_id", True, "column 'visit_id' is Boolean, expected text or whole numbers"),
         ("visits", "start", 20500101, "column 'start' is Int64, expected a timestamp, a date or text"),
-        ("visits", "died", 0.5, "column 'died' is Float64, expected true or false"),
-        ("diagnoses", "version", 9.0, "column 'version' is Float64, expected text or whole numbers"),
+        ("visits", "died", 0.5, "the flag for death or newborn is neither 0/1 nor true/false"),
+        ("visits", "visit_id", 1.5, "admissions have no visit id"),
     ],
 )
 def test_parquet_columns_of_a_wrong_type_are_refused(tmp_path, table, column, value, said):

@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from ckd.ehr.card import CLAIM, cohort_card, lines
+from ckd.ehr.card import CLAIM, cohort_card, counted, counted_lines, lines
 from ckd.ehr.training_files import export
 from ckd.errors import ArtifactError
 from ckd.visits.datafolder import card_of
@@ -73,10 +73,10 @@ def test_the_line_of_the_first_of_a_kind_is_the_first_such_line(made):
 
 def test_prevalences_echoes_splits_and_lengths_are_those_of_the_rows(made):
     rows, card, _ = made
-    for split, counted in card["splits"].items():
+    for split, sizes in card["splits"].items():
         mine = [row for row in rows.values() if row["split"] == split]
         labeled = [row["labels"] for row in mine if row["labels"] is not None]
-        assert counted == {
+        assert sizes == {
             "labeled": len(labeled),
             "unlabeled": len(mine) - len(labeled),
             "subjects": len({row["subject_id"] for row in mine}),
@@ -120,8 +120,8 @@ def test_what_a_person_is_told_names_the_claim_every_reason_and_every_loss(made)
     _, card, _ = made
     said = "\n".join(lines(card))
     assert CLAIM in said and card["claim"].endswith(f"{CLAIM}.")
-    for counted in (card["admissions"]["excluded"], *(rows["rejected"] for rows in card["rows"].values())):
-        for reason, found in counted.items():
+    for reasons in (card["admissions"]["excluded"], *(rows["rejected"] for rows in card["rows"].values())):
+        for reason, found in reasons.items():
             assert f"{reason} (first: {found['first']})" in said
     assert "have no CCS category: 99999" in said
 
@@ -142,6 +142,8 @@ def facts():
         "visits": {"pair": group, "last": group},
         "echoes": 1,
         "subjects": {"all": 3, "with_two": 2, "consecutive_pairs": 2},
+        "patients": {"read": 3, "met": 2, "missing": {"rows": 2, "place": 4}},
+        "sex": {"visits": {"words": {}}, "patients": {"words": {"f": 1}, "other": {"rows": 1, "place": 9}}},
     }
 
 
@@ -152,11 +154,14 @@ def summed():
     }
 
 
+CELL = {"table": "visits", "name": "death", "kind": "unread", "rows": 2, "first": "a.csv:3", "column": "deathtime"}
+CELLS = [{**CELL, "written": "9999-99-99aa"}]
 SOURCE = {"data_license": "none", "credentialed": False}
 
 
 def card_from(facts, summary):
-    return cohort_card(SOURCE, {}, facts, summary, lambda table, place: f"{table}:{place}")
+    known = counted(facts, CELLS, lambda table, place: f"{table}:{place}")
+    return cohort_card(SOURCE, {}, known, facts, summary)
 
 
 def test_the_smallest_card_adds_up_and_leaves_unknown_what_has_no_visit():
@@ -165,6 +170,15 @@ def test_the_smallest_card_adds_up_and_leaves_unknown_what_has_no_visit():
     assert card["prevalence"][DISEASES[0]] == {"train": 0.5, "tuning": None, "held_out": None}
     assert card["returners"]["return"]["mean_age"] is None and card["echo_rate"] == 0.5
     assert card["text_length"] == {"median": 100, "p95": 100, "max": 100}
+    assert card["without_patient"] == {"rows": 2, "first": "visits:4"} and card["cells"] == CELLS
+    assert card["unknown"] == {"visits": 4, "age": 4, "sex": 4}
+    said = "\n".join(counted_lines(card))
+    assert "visits: the patient of 2 of 5 has no row (first: visits:4)" in said
+    assert "patients: 1 words for the sex are neither F nor M and stay (first: patients:9)" in said
+    assert (
+        "2 cells of column 'deathtime' cannot be read and count as empty (first: a.csv:3, written 9999-99-99aa" in said
+    )
+    assert "unknown in 4 pairs and last visits: age of 4, sex of 4" in said
 
 
 @pytest.mark.parametrize(

@@ -141,14 +141,38 @@ def test_a_merged_stay_has_died_or_has_codes_if_any_part_has():
     assert verdicts(rows) == {"a": "b", "b": pairs.DIED, "c": pairs.MERGED}
 
 
-def test_an_admission_of_unknown_end_keeps_its_place_and_one_of_unknown_start_does_not():
+def test_an_admission_of_unknown_end_keeps_its_place():
     known = [admission("a", 0, 1), admission("c", 30, 31)]
     assert verdicts([*known, admission("b", 9, None)]) == {"a": pairs.NEXT_UNUSABLE, "b": pairs.NO_END, "c": "last"}
     assert verdicts([*known, admission("b", 9, None, end_bad=True)])["b"] == pairs.BAD_END
     assert verdicts([*known, admission("b", 9, 8)])["b"] == pairs.END_FIRST
     assert verdicts([*known, admission(None, 9, 10)]) == {"a": pairs.NEXT_UNUSABLE, None: pairs.NO_VISIT, "c": "last"}
-    assert verdicts([*known, admission("b", None, 10)]) == {"a": "c", "b": pairs.NO_START, "c": "last"}
-    assert verdicts([*known, admission("b", None, 10, start_bad=True)])["b"] == pairs.BAD_START
+
+
+def test_an_admission_of_unknown_start_is_placed_by_its_end():
+    known = [admission("a", 0, 1), admission("c", 30, 31), admission("d", 60, 61)]
+    between = {"a": pairs.NEXT_UNUSABLE, "b": pairs.NO_START, "c": "d", "d": "last"}
+    assert verdicts([*known, admission("b", None, 10)]) == between
+    bad = admission("b", None, 10, start_bad=True)
+    assert verdicts([*known, bad]) == {**between, "b": pairs.BAD_START}
+    before = admission("b", None, -10)
+    assert verdicts([*known, before]) == {"a": "c", "b": pairs.NO_START, "c": "d", "d": "last"}
+    after = admission("b", None, 90)
+    assert verdicts([*known, after])["d"] == pairs.NEXT_UNUSABLE
+
+
+def test_an_admission_of_unknown_start_that_ends_in_a_stay_leaves_neither_that_stay_nor_the_one_before():
+    known = [admission("a", 0, 1), admission("c", 30, 35), admission("d", 60, 61), admission("e", 90, 91)]
+    for end in (29.6, 30, 33, 35.3):  # c begins at day 30's noon and ends at day 35's
+        found = verdicts([*known, admission("b", None, end)])
+        assert (found["a"], found["c"], found["d"]) == (pairs.NEXT_UNUSABLE, pairs.PART_UNPLACED, "e")
+
+
+def test_an_admission_without_either_time_may_lie_between_any_two():
+    rows = [admission("a", 0, 1), admission("c", 30, 31), admission("d", 60, 61), admission("b", None, None)]
+    found = verdicts([*rows, admission("o", 0, 1, subject_id="t"), admission("p", 30, 31, subject_id="t")])
+    wanted = {"a": pairs.UNPLACED, "b": pairs.NO_START, "c": pairs.UNPLACED, "d": "last", "o": "p", "p": "last"}
+    assert found == wanted
 
 
 def test_the_codes_must_be_complete_before_the_next_stay_begins_not_just_when_it_begins():

@@ -112,7 +112,7 @@ def test_rows_of_empty_cells_are_no_rows_and_counted(tmp_path):
     tables = small_mimic3()
     tables["diagnoses_icd"].insert(2, {})
     folder, source = made(tmp_path, tables)
-    assert facts(folder)["tables"]["diagnoses"] == {"rows": 4, "blank_rows": 1}
+    assert facts(folder)["tables"]["diagnoses"] == {"rows": 4, "blank_rows": 1, "cells": {}}
     last = max(read(folder, "diagnoses", index)["place"].max() or 0 for index in range(3))
     assert source.locate("diagnoses", last).endswith(":6")
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckd.config import IngestConfig
 from ckd.ehr.subject_splits import decide
 from ckd.errors import DataError
+from ckd.ingest_config import IngestConfig
 from ckd.visits.splits import choose, point
 from ckd.visits.visit import SPLITS, group_key
 from tests.ehr.ehr_tables import write_mimic3
