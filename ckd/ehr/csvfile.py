@@ -3,6 +3,7 @@ polars fills the cells of a short line silently, so such lines are looked for he
 
 import csv
 import gzip
+import io
 import re
 import zlib
 from collections import Counter
@@ -16,7 +17,7 @@ import polars as pl
 from ckd.ehr.canonical import ROW
 from ckd.errors import DataError
 
-_GZIP = b"\x1f\x8b"
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _MORE = "\0more"  # a column after the last one: only lines with too many cells have it
 _COLUMN_NAME = re.compile(r"[A-Za-z_][\w .:/()-]*")
 _LONGEST_CELL = 1 << 20  # bytes within one pair of quotes; beyond it the quote was never meant to open
@@ -26,7 +27,7 @@ _STRICT_RECORD = re.compile(rb'(?:"(?:[^"]|"")*"|[^",]*)(?:,(?:"(?:[^"]|"")*"|[^
 
 @dataclass(frozen=True)
 class CsvFile:
-    """A CSV file, packed by gzip or not. Its header is record 1, its rows start at record `first`."""
+    """A CSV file, packed by gzip, zstd or not. Its header is record 1, its rows start at record `first`."""
 
     path: Path
     columns: Mapping[str, pl.DataType]  # in the file's order, names lower case
@@ -159,11 +160,15 @@ def _names(path: Path, line: bytes) -> list[str]:
     return names
 
 
-def _open(path: Path) -> BinaryIO | gzip.GzipFile:
+def _open(path: Path) -> BinaryIO | gzip.GzipFile | io.BufferedReader:
     # By content, as polars does: a browser may have unpacked the file and kept the name.
     with path.open("rb") as stream:
-        packed = stream.read(2) == _GZIP
-    return gzip.open(path) if packed else path.open("rb")
+        start = stream.read(len(_ZSTD))
+    if start == _ZSTD:
+        import pyarrow as pa
+
+        return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
+    return gzip.open(path) if start[: len(_GZIP)] == _GZIP else path.open("rb")
 
 
 def _records(path: Path) -> Iterator[tuple[int, bytes]]:

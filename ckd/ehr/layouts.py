@@ -17,11 +17,18 @@ class Table:
     required: Mapping[str, str]
     optional: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, str] = field(default_factory=dict)  # canonical column -> value in every row
+    formerly: Mapping[str, str] = field(default_factory=dict)  # canonical column -> name in an older release
 
     @property
     def columns(self) -> dict[str, str]:
         """Canonical column -> source column, whether required or not."""
         return {**self.required, **self.optional}
+
+    def found(self, columns: Collection[str]) -> dict[str, str]:
+        """Canonical column -> the source column that a file with these `columns` has for it."""
+        wanted = {name: (column, self.formerly.get(name, column)) for name, column in self.columns.items()}
+        there = {name: [column for column in names if column in columns] for name, names in wanted.items()}
+        return {name: names[0] for name, names in there.items() if names}
 
 
 @dataclass(frozen=True)
@@ -32,8 +39,7 @@ class Layout:
     tables: Mapping[str, Table]
     titles: Mapping[str, Table]  # "diagnosis", "procedure" -> optional table of code, version, title
     license: str  # what holds where the folder has no LICENSE file
-    subfolder: str = ""  # where the tables may be instead of in the folder itself
-    parquet: bool = False  # whether tables may also be Parquet, or folders of parts
+    subfolders: tuple[str, ...] = ()  # where the tables may be beside the folder itself
 
     @property
     def all_tables(self) -> dict[str, Table]:
@@ -54,7 +60,7 @@ _TITLES3 = {"code": "icd9_code", "title": "long_title"}
 _TITLES4 = {"code": "icd_code", "version": "icd_version", "title": "long_title"}
 
 MIMIC3 = Layout(
-    help="MIMIC-III tables, CSV or CSV.gz",
+    help="MIMIC-III tables, CSV (gz, zst) or Parquet",
     tables={
         "visits": Table(
             "admissions", _STAY, {"death": "deathtime", "insurance": "insurance", "ethnicity": "ethnicity"}
@@ -72,9 +78,14 @@ MIMIC3 = Layout(
 )
 
 MIMIC4 = Layout(
-    help="MIMIC-IV tables (DIR/hosp), ICD-9 and ICD-10",
+    help="MIMIC-IV tables (DIR/hosp, DIR/core), ICD-9 and ICD-10",
     tables={
-        "visits": Table("admissions", _STAY, {"death": "deathtime", "insurance": "insurance", "ethnicity": "race"}),
+        "visits": Table(
+            "admissions",
+            _STAY,
+            {"death": "deathtime", "insurance": "insurance", "ethnicity": "race"},
+            formerly={"ethnicity": "ethnicity"},
+        ),
         "patients": Table("patients", {**_PATIENT, **_ANCHOR}),
         "diagnoses": Table("diagnoses_icd", _CODED4),
         "medications": Table("prescriptions", {**_KEYS, "start": "starttime", "drug": "drug"}),
@@ -82,7 +93,7 @@ MIMIC4 = Layout(
     },
     titles={"diagnosis": Table("d_icd_diagnoses", _TITLES4), "procedure": Table("d_icd_procedures", _TITLES4)},
     license=_PHYSIONET,
-    subfolder="hosp",
+    subfolders=("hosp", "core"),  # MIMIC-IV 1.0 kept admissions and patients in core
 )
 
 
@@ -107,7 +118,6 @@ TABLES = Layout(
     },
     titles={},
     license=NOT_STATED,
-    parquet=True,
 )
 
 LAYOUTS: Mapping[str, Layout] = {"mimic3": MIMIC3, "mimic4": MIMIC4, "tables": TABLES}

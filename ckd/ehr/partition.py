@@ -20,7 +20,7 @@ from ckd.store.filesystems import is_local
 
 FORMAT = 3  # raise it when the same tables give other frames
 _PARTITION_BYTES = 400_000_000  # of CSV text: about 110,000 visits of 32 rows, about 1 GB of memory in a worker
-_PACKED = {".gz": 6, ".parquet": 8}  # CSV text per byte of such a file, about
+_PACKED = {".gz": 6, ".zst": 7, ".parquet": 8}  # CSV text per byte of such a file, about
 _MOST = 4096
 _KEY = "partition"
 _REPEATED = ("code", "version", "drug")  # few distinct texts in many rows: stored and read as numbers of them

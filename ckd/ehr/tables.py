@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from ckd.ehr import values
-from ckd.ehr.canonical import ODD, SCHEMAS, SUSPECT, TABLE_NAMES, TITLES, with_missing
+from ckd.ehr.canonical import ODD, PLACE_BITS, SCHEMAS, SUSPECT, TABLE_NAMES, TITLES, with_missing
 from ckd.ehr.cells import unread
 from ckd.ehr.csvfile import CsvFile
 from ckd.ehr.layouts import Layout, Table, missing_column
@@ -17,7 +17,7 @@ from ckd.ehr.source import Source
 from ckd.errors import DataError
 from ckd.visits.datafolder import entries, reason_to_refuse, table_mark
 
-_ENDINGS = (".csv.gz", ".csv", ".parquet")
+_ENDINGS = (".csv.gz", ".csv.zst", ".csv", ".parquet")
 _END_DAY = "end_day"  # extra column of a file's visits: the discharge time is a date alone
 _NOTHING = {"rows": 0, "records": 0, "suspects": 0}
 
@@ -58,7 +58,8 @@ class Tables(Source):
 
     def column(self, table: str, name: str, place: int) -> str:
         """As the layout names it."""
-        return self.split_column if name == "cut" else self.layout.tables[table].columns.get(name, "")
+        found = self.layout.tables[table].found(self.opened[place >> PLACE_BITS].columns)
+        return self.split_column if name == "cut" else found.get(name, "")
 
     def titles(self) -> pl.DataFrame:
         """The rows of the tables of titles that have a code and a title."""
@@ -83,7 +84,7 @@ class Tables(Source):
 
     def _rows_of_file(self, table: str, index: int) -> pl.LazyFrame:
         layout, file = self.layout.tables[table], self.opened[index]
-        used = {name: column for name, column in layout.columns.items() if column in file.columns}
+        used = layout.found(file.columns)
         if "cut" in SCHEMAS[table] and self.split_column in file.columns:
             used["cut"] = self.split_column
         cells = self.cells(table, used, index)
@@ -138,30 +139,28 @@ def _derived(table: str, rows: pl.LazyFrame) -> pl.LazyFrame:
 
 def _find_tables(layout: Layout, root: Path) -> dict[str, tuple[Path, ...]]:
     """Table (or kind of titles) -> its files. Raises DataError for a table that is missing or there twice."""
-    given, root = root, next((p for p in root.iterdir() if p.name.lower() == layout.subfolder and p.is_dir()), root)
-    found = {name: _files(table, root, given, layout.parquet) for name, table in layout.all_tables.items()}
+    inside = [p for p in sorted(root.iterdir()) if p.name.lower() in layout.subfolders and p.is_dir()]
+    folders = [root, *inside]
+    found = {name: _files(table, folders) for name, table in layout.all_tables.items()}
     for name, table in layout.tables.items():
         if not found[name]:
-            there = ", ".join(sorted(p.name for p in root.iterdir())[:30]) or "nothing"
-            wanted = f"{table.file}.csv(.gz){' or .parquet' if layout.parquet else ''}"
-            hint = f"expected {wanted}, if need be with its header only"
+            there = ", ".join(sorted(str(p.relative_to(root)) for f in folders for p in f.iterdir())[:30]) or "nothing"
+            hint = f"expected {table.file}.csv(.gz, .zst) or .parquet, if need be with its header only"
             raise DataError(f"{root}: no table '{table.file}' (there: {there}); {hint}")
     return found
 
 
-def _files(table: Table, root: Path, given: Path, parquet: bool) -> tuple[Path, ...]:
-    """The table's file in `root`, or its parts. Another one of its name, there or in the folder `given`, may hold rows
-    that would be left out: DataError."""
-    folders = dict.fromkeys((root, given))
+def _files(table: Table, folders: Sequence[Path]) -> tuple[Path, ...]:
+    """The table's file in one of the folders, or its parts. Another one of its name may hold rows that would be left
+    out: DataError."""
     named = [p for folder in folders for p in folder.iterdir() if p.name.lower().partition(".")[0] == table.file]
     named = [p for p in named if reason_to_refuse(p.name, None if p.is_dir() else 0)]
-    names = [table.file + ending for ending in _ENDINGS[: 3 if parquet else 2]]
-    found = [p for p in named if p.parent == root and p.name.lower() in names and not p.is_dir()]
-    if parquet:
-        found += [p for p in named if p.parent == root and p.is_dir() and p.name.lower() == table.file]
+    names = [table.file + ending for ending in _ENDINGS]
+    found = [p for p in named if p.name.lower() == table.file if p.is_dir()]
+    found += [p for p in named if p.name.lower() in names and not p.is_dir()]
     if found and len(named) > 1:
-        there = " and ".join(sorted(str(p.relative_to(given)) for p in named))
-        raise DataError(f"{given}: {there} are there, so which one counts is open; keep one")
+        there = " and ".join(sorted(str(p.relative_to(folders[0])) for p in named))
+        raise DataError(f"{folders[0]}: {there} are there, so which one counts is open; keep one")
     return _parts(found[0]) if found and found[0].is_dir() else tuple(found)
 
 
@@ -170,7 +169,7 @@ def _parts(folder: Path) -> tuple[Path, ...]:
     found = entries(str(folder))
     for name, size in found.items():
         readable = size is not None and size >= 0 and name.lower().endswith(_ENDINGS)
-        expected = " or ".join(_ENDINGS[1:])
+        expected = " or ".join(_ENDINGS[2:])
         if why := table_mark(str(folder), name, found) or (not readable and reason_to_refuse(name, size, expected)):
             raise DataError(f"{folder / name}: {why}")
     parts = [folder / name for name in found if name.lower().endswith(_ENDINGS) and name[0] not in "._"]

@@ -16,7 +16,7 @@ BASES = {"mimic3": "_base_mimic3", "mimic4": "_base_mimic4", "tables": "_base_ta
 SAME = (
     *("m3_pandas_dates", "m4_hadm_float_prescriptions", "m4_time_iso_T", "m4_time_utc_suffix"),
     *("meds_dx_prefix_half", "meds_start_without_hadm", "meds_vocab_meds_etl_mimic"),
-    *("tab_padded_ids_in_meds", "tab_sex_words"),
+    *("tab_padded_ids_in_meds", "tab_sex_words", "file_parquet", "m4_v1_core_folder", "m4_v1_ethnicity_column"),
 )
 REFUSED = {
     "tab_empty_diagnoses": "diagnoses.parquet holds no rows; expected the diagnosis codes of each stay",
