@@ -50,7 +50,7 @@ COMMANDS = {
         dry_run=True,
     ),
     "embed": _stage("embed", "prepare the visits and embed each once with the teacher"),
-    "train-head": _stage("train_head", "fit the 25-label head and its cross-fitting folds on the embeddings"),
+    "train-head": _stage("train_head", "fit the head and its cross-fitting folds on the embeddings"),
     "soft-labels": _stage("soft_labels", "turn embeddings into soft labels; write the public hands_name_*.json"),
     "train-student": _stage("train_student", "distil hard and soft labels into the student"),
     "evaluate": _stage("evaluate", "score student, teacher and baselines on held_out; write metrics.json"),

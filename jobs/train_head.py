@@ -1,4 +1,4 @@
-"""Job: fit the 25-label head and its cross-fitting folds on the stored embeddings."""
+"""Job: fit the head and its cross-fitting folds on the stored embeddings."""
 
 from argparse import Namespace
 from contextlib import nullcontext

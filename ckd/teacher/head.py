@@ -1,4 +1,4 @@
-"""The 25-label linear heads on stored embeddings: how they are stored and applied.
+"""The linear heads of L labels on stored embeddings: how they are stored and applied.
 
 There are K fold heads and the final one. Nothing here needs torch; head_fit.py fits them.
 """
@@ -18,8 +18,7 @@ from ckd.store.files import digest, join, read_bytes, write_bytes
 from ckd.teacher.embed import EMBEDDINGS
 from ckd.teacher.folds import Folds
 from ckd.visits.cohort import Cohort
-from ckd.visits.columns import joined, matrix
-from ckd.visits.labels import NUM_LABELS
+from ckd.visits.columns import cells, joined, matrix
 from ckd.visits.splits import of_adapter
 from ckd.visits.visit import Shard
 
@@ -28,7 +27,7 @@ _FILE = "head.safetensors"
 
 @dataclass
 class Heads:
-    """float32 weight [K+1, 25, hidden] and bias [K+1, 25] on raw embeddings; the last, final head is fitted on all."""
+    """float32 weight [K+1, L, hidden] and bias [K+1, L] on raw embeddings; the last, final head is fitted on all."""
 
     weight: np.ndarray
     bias: np.ndarray
@@ -36,8 +35,8 @@ class Heads:
     report: dict[str, Any] = field(default_factory=dict)
 
     def logits(self, embeddings: np.ndarray, heads: np.ndarray) -> np.ndarray:
-        """float32 [n, 25]: row i's logits from head `heads[i]` (K is the final head)."""
-        out = np.empty((len(embeddings), NUM_LABELS), np.float32)
+        """float32 [n, L]: row i's logits from head `heads[i]` (K is the final head)."""
+        out = np.empty((len(embeddings), self.bias.shape[1]), np.float32)
         for head in np.unique(heads):
             rows = heads == head
             out[rows] = embeddings[rows] @ self.weight[head].T + self.bias[head]
@@ -106,10 +105,10 @@ class EmbeddingReader:
     def labeled(self, shard: Shard) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """A labelled shard without the adapter's train subjects.
 
-        Embeddings float32 [n, hidden], labels float32 [n, 25], group keys uint64 [n].
+        Embeddings float32 [n, hidden], labels float32 [n, L] (NaN: unknown), group keys uint64 [n].
         """
         visits = self.cohort.read(shard, ["labels", "group"])
-        x, y, groups = self.vectors(shard), matrix(visits["labels"]), visits["group"].to_numpy()
+        x, y, groups = self.vectors(shard), cells(visits["labels"]), visits["group"].to_numpy()
         if shard.split != "train" or not self.adapter_share:
             return x, y, groups
         kept = ~of_adapter(groups, self.adapter_share)

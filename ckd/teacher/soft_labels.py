@@ -41,7 +41,7 @@ class SoftLabelWorker:
         self.read = EmbeddingReader(run.cohort, EMBEDDINGS.stage(run))
 
     def __call__(self, shard: Shard) -> dict[str, Any]:
-        """Write part `shard.index`: visit_id, probabilities, logits (float32 [25] each), out_of_fold."""
+        """Write part `shard.index`: visit_id, probabilities, logits (float32 [L] each), out_of_fold."""
         started = time.monotonic()
         visits = self.cohort.read(shard, ["visit_id", "group"])
         crossed = self.cross_fitted and shard.split == "train"

@@ -6,18 +6,18 @@ import pyarrow as pa
 from ckd.configfile import load
 from ckd.store.artifacts import Stage
 from ckd.visits import cohort as cohorts
-from ckd.visits.labels import INSTRUCTION, NUM_LABELS
+from ckd.visits.labels import CCS25
 from ckd.visits.visit import Visit
 
 
-def visits(splits, seed=0, per_subject=2, mark=""):
+def visits(splits, seed=0, per_subject=2, mark="", task=CCS25):
     """One visit per entry of `splits`; subjects have `per_subject` consecutive visits of one split."""
     rng = np.random.default_rng(seed)
     for n, split in enumerate(splits):
-        labels = tuple(bool(x) for x in rng.random(NUM_LABELS) < 0.3)
+        labels = tuple(bool(x) for x in rng.random(len(task)) < 0.3)
         yield Visit(
             f"v{n}",
-            INSTRUCTION,
+            task.question,
             f"text {n} {mark}",
             labels,
             f"s{split}{n // per_subject}",
@@ -28,7 +28,7 @@ def visits(splits, seed=0, per_subject=2, mark=""):
         )
 
 
-def embedded(root, rows, seed=0, hidden=6, shard_rows=16, overrides=()):
+def embedded(root, rows, seed=0, hidden=6, shard_rows=16, overrides=(), task=CCS25):
     """(config, cohort, embedding stage) below `root`; embeddings depend on visit_id alone."""
     config = load(None, [f"run.results={root}", f"run.public_files={root}", "run.name=t", *overrides])
     cohort = cohorts.commit(
@@ -37,6 +37,7 @@ def embedded(root, rows, seed=0, hidden=6, shard_rows=16, overrides=()):
         fields={},
         shard_rows=shard_rows,
         facts={"quarantined": 0, "teacher_saw_held_out": False, "grouped_by": "subject"},
+        task=task,
     )
     stage = Stage(config.run.artifacts_root, "embeddings", {"model": "none"})
     for shard in cohort.shards:

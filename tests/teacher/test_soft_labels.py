@@ -13,7 +13,7 @@ from ckd.teacher.head import HEAD, save_heads
 from ckd.teacher.head_fit import train_heads
 from ckd.teacher.soft_labels import SoftLabelWorker, public_rows
 from ckd.visits.columns import matrix
-from ckd.visits.labels import DISEASES, NUM_LABELS
+from ckd.visits.labels import CCS25, DISEASES, NUM_LABELS
 from ckd.visits.public_files import write_head, write_rows, write_soft_labels
 from ckd.visits.splits import of_adapter
 from ckd.visits.visit import Visit
@@ -77,12 +77,12 @@ def test_public_soft_labels_follow_the_input_files_whatever_the_splits(tmp_path)
             by_text[text] = p
     for split, wanted in (("train", rows[:30]), ("tuning", rows[30:])):
         path = str(tmp_path / f"{split}.json")
-        assert write_soft_labels(path, (r["probabilities"] for r in public_rows(run, split))) == len(wanted)
+        assert write_soft_labels(path, (r["probabilities"] for r in public_rows(run, split)), CCS25) == len(wanted)
         for item, visit in zip(json.load(open(path)), wanted, strict=True):
             assert list(item) == list(DISEASES)
             np.testing.assert_allclose(list(item.values()), by_text[visit.input], rtol=1e-6)
         kept = str(tmp_path / f"{split}_kept.json")
-        write_rows(kept, public_rows(run, split))
+        write_rows(kept, public_rows(run, split), CCS25)
         assert [json.loads(line)["input"] for line in open(kept)] == [v.input for v in wanted]
 
 

@@ -43,6 +43,16 @@ def test_label_lists_are_one_or_zero_and_what_is_unknown_is_nan(width, data):
     np.testing.assert_array_equal(cells(column), expected)
 
 
+def test_the_bit_that_arrow_keeps_under_a_null_is_not_seen():
+    valid, rng = np.arange(12) % 5 > 0, np.random.default_rng(0)
+    first = rng.random(12) < 0.5
+    second = np.where(valid, first, ~first)
+    bits = [pa.array(v, mask=None).buffers()[1] for v in (first, second)]
+    over = pa.array(valid).buffers()[1]
+    found = [pa.FixedSizeListArray.from_arrays(pa.Array.from_buffers(pa.bool_(), 12, [over, b]), 3) for b in bits]
+    np.testing.assert_array_equal(*(cells(pa.chunked_array([each])) for each in found))
+
+
 def test_known_label_lists_are_the_same_as_a_matrix():
     flags = np.random.default_rng(0).random((40, 25)) < 0.3
     column = pa.chunked_array([lists(flags)])
