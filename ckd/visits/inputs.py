@@ -13,6 +13,7 @@ from typing import Any
 from ckd.errors import DataError
 from ckd.store.files import BLOCK, digest, join, open_file
 from ckd.store.filesystems import reaching, resolve
+from ckd.visits.contents import require_named
 from ckd.visits.datafolder import PARQUET_SUFFIX, DataFolder, data_folder
 from ckd.visits.parquetrows import TOO_LARGE, other_task, parquet_rows
 from ckd.visits.rows import MAX_LINE, RowError, parse_line, parse_row
@@ -22,7 +23,17 @@ from ckd.visits.visit import SUBGROUP_FIELDS, UNREAD_FIELDS, Source, Visit
 JSONL_SUFFIXES = (".json", ".jsonl", ".gz")
 _REQUIRED_COLUMNS = ("instruction", "input", "labels")
 _REQUIRED_TO_PREDICT = ("input",)
-_OPTIONAL = ("visit_id", "subject_id", "split", "current_labels", "prediction_time", *SUBGROUP_FIELDS, *UNREAD_FIELDS)
+_OPTIONAL = (
+    "output",
+    "unknown_labels",
+    "visit_id",
+    "subject_id",
+    "split",
+    "current_labels",
+    "prediction_time",
+    *SUBGROUP_FIELDS,
+    *UNREAD_FIELDS,
+)
 _COLUMNS = (*_REQUIRED_COLUMNS, *_OPTIONAL)
 _EXPECTED = "expected JSONL (.json, .jsonl, .gz), a .parquet file, or a folder of .parquet parts"
 
@@ -63,6 +74,7 @@ class Input:
         """
         rows = 0
         with _readable(self.path):
+            self._require_named()
             for row in self._parquet_rows() if self._is_parquet else self._jsonl_rows():
                 rows += 1
                 yield row
@@ -75,6 +87,7 @@ class Input:
         """
         rng = random.Random(seed)
         with _readable(self.path):
+            self._require_named()
             found: tuple[list[Any], int] = (
                 _drawn_parquet(self.parts, self.task, size, rng)
                 if self._is_parquet
@@ -121,6 +134,7 @@ class Input:
         )
         if not self.to_learn and self._is_parquet:
             with _readable(self.path):
+                self._require_named()
                 others = [other_task(part, self.task) for part in self.parts]
             lines += [f"{self.path}: {found} are not read" for found in dict.fromkeys(others) if found]
         return lines
@@ -128,6 +142,10 @@ class Input:
     @property
     def _is_parquet(self) -> bool:
         return _is_parquet(self.parts[0])
+
+    def _require_named(self) -> None:
+        for part in self.parts:
+            require_named(part)
 
     def _require(self, rows: int) -> None:
         if not rows:

@@ -10,10 +10,11 @@ from typing import BinaryIO
 from ckd.config import DataConfig
 from ckd.errors import DataError
 from ckd.store.files import write_file
+from ckd.visits.echo import Echo
 from ckd.visits.grammar import diseases_in_treatment_clause, names_the_labels
 from ckd.visits.inputs import BadRow, Input
 from ckd.visits.splits import HashSet
-from ckd.visits.task import Labels, Task
+from ckd.visits.task import Task
 from ckd.visits.visit import Source, Visit, hash64
 
 NOT_NEXT_VISIT = 0.5  # echo rate above which targets look like the current visit's labels, not the next one's
@@ -30,7 +31,7 @@ class Counts:
     unlabeled: int = 0
     without_subject: int = 0
     current_known: int = 0  # labelled visits whose current labels are known
-    echoes: int = 0  # of these, visits whose target equals the current labels
+    echoes: int = 0  # of these, visits whose target equals the current labels (see Echo)
     unread: Counter[str] = field(default_factory=Counter)  # visits per field of UNREAD_FIELDS that holds something
     systems: list[int] = field(default_factory=list)  # hashes of the texts in 'system': the first two
 
@@ -107,6 +108,7 @@ class Intake:
     def __init__(self, inputs: Sequence[Input], quarantine: BinaryIO | None = None) -> None:
         self.counts = Counts()
         self._inputs, self._quarantine, self._ids = inputs, quarantine, HashSet()
+        self._echo = Echo()
         self._clause_says = any(names_the_labels(each.task) for each in inputs)
 
     def __iter__(self) -> Iterator[tuple[Visit, str]]:
@@ -124,6 +126,7 @@ class Intake:
                     continue
                 self._count(visit)
                 yield visit, location
+        self.counts.current_known, self.counts.echoes = self._echo.known, self._echo.equal
 
     def settle(self, max_bad_rows: int, listed_in: str = "") -> Counts:
         """The counts, when all has been read; the quarantined rows are then listed at the path or URL `listed_in`.
@@ -174,18 +177,10 @@ class Intake:
                 counts.systems.append(found)
         if visit.labels is None:
             counts.unlabeled += 1
-            return
-        current = visit.current_labels
-        if current is None:
-            current = diseases_in_treatment_clause(visit.input) if self._clause_says else None
-        if current is not None:
-            counts.current_known += 1
-            counts.echoes += _equal(current, visit.labels)
-
-
-def _equal(one: Labels, other: Labels) -> bool:
-    """Whether both say the same of every label that both know."""
-    return one == other or all(None in pair or len(set(pair)) == 1 for pair in zip(one, other, strict=True))
+        elif visit.current_labels is not None:
+            self._echo.recorded(visit.current_labels, visit.labels)
+        elif self._clause_says and (named := diseases_in_treatment_clause(visit.input)) is not None:
+            self._echo.named(named, visit.labels)
 
 
 def configured_inputs(data: DataConfig, task: Task) -> list[Input]:

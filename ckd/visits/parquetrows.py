@@ -8,7 +8,7 @@ import numpy as np
 
 from ckd.errors import DataError
 from ckd.store.files import open_file
-from ckd.visits.rows import MAX_LINE
+from ckd.visits.rows import CONVERSATIONS, MAX_LINE
 from ckd.visits.task import Task
 
 if TYPE_CHECKING:
@@ -39,10 +39,7 @@ def parquet_rows(
     with open_file(path) as stream:
         file = pq.ParquetFile(stream, pre_buffer=True)
         names = file.schema_arrow.names
-        missing = [name for name in required if name not in names]
-        if missing:
-            expected = f"expected {', '.join(required)} (labels null: unlabeled)"
-            raise DataError(f"{path}: no column {', '.join(missing)}; {expected}")
+        _require_columns(path, names, required)
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise DataError(f"{path}: column '{twice[0]}' is there twice; rename or remove one")
@@ -56,6 +53,14 @@ def parquet_rows(
             rows = _rows_at_once(file.metadata.row_group(group), there)
             for batch in file.iter_batches(rows, row_groups=[group], columns=there):
                 yield from _rows(batch)
+
+
+def _require_columns(path: str, names: Sequence[str], required: Sequence[str]) -> None:
+    missing = [name for name in required if name not in names and not (name == "labels" and "output" in names)]
+    if missing:
+        held = next((f"; '{other}' is not read" for other in CONVERSATIONS if other in names), "")
+        expected = f"expected {', '.join(required)} (labels null, or an output sentence in their place: null)"
+        raise DataError(f"{path}: no column {', '.join(missing)}{held}; {expected}")
 
 
 def other_task(path: str, task: Task) -> str:

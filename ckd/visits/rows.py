@@ -31,7 +31,10 @@ def parse_line(data: bytes, source: Source, line: int, task: Task, *, to_learn: 
 def parse_row(row: Mapping[str, Any], source: Source, line: int, task: Task) -> Visit:
     """The visit in one row of Parquet, with texts as str or UTF-8 bytes. Raises RowError."""
     row = {"instruction": task.question, **row}
-    return _visit(row, _flags(row, "labels", task), _flags(row, "current_labels", task), source, line)
+    labels, said = _flags(row, "labels", task), _output(row, task) if row.get("output") is not None else None
+    if said is not None and row.get("labels") is not None and said != labels:
+        raise RowError("fields 'labels' and 'output' say different things")
+    return _visit(row, said if labels is None else labels, _flags(row, "current_labels", task), source, line)
 
 
 def _visit(row: Mapping[str, Any], labels: Labels | None, current: Labels | None, source: Source, line: int) -> Visit:

@@ -37,6 +37,14 @@ def test_bad_rows_are_counted_by_reason_with_their_first_place(tmp_path):
     assert validate(path, max_bad_rows=3)[1] == ""
 
 
+def test_every_bad_row_is_named_up_to_a_hundred(tmp_path):
+    path = write_jsonl(tmp_path / "rows.json", [row(0), *({"input": f"{MARKER} {n}"} for n in range(103))])
+    printed, _ = validate(path)
+    named = [line for line in printed.splitlines() if line.startswith(f"validate: {path}:")]
+    assert named == [f"validate: {path}:{n}: field 'output' is missing" for n in range(2, 102)]
+    assert "validate: … and 3 more such rows" in printed and MARKER not in printed
+
+
 def now_and_next(now, following, by_clause):
     if by_clause:
         return row(0, following, input=render_input(now, [], [], {name: ["A"] for name in now}))

@@ -195,9 +195,9 @@ def test_timestamps_categories_and_missing_numbers_of_parquet_become_text(tmp_pa
         ("rows.json", b"\n  \n", "holds no rows"),
         ("rows.json", b'[{"instruction": "' + MARKER.encode() + b'"}]', "one object per line"),
         ("rows.csv", b"a,b", "unsupported kind"),
-        ("rows.json.gz", b"not gzip " + MARKER.encode(), "cannot be read to its end"),
+        ("rows.json.gz", b"not gzip " + MARKER.encode(), "its name says gzip, but it is text"),
         ("rows.gz", gzip.compress(json.dumps(GOOD).encode() * 9)[:-9], "cannot be read to its end"),
-        ("rows.parquet", MARKER.encode(), "cannot be read to its end"),
+        ("rows.parquet", MARKER.encode(), "its name says Parquet, but it is text"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named_in_one_line(tmp_path, name, content, says):
