@@ -1,8 +1,9 @@
 """The configuration's section `ingest`: how hospital tables become a cohort."""
 
+from datetime import datetime
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ckd.section import IN_PROCESS, Section, Workers
 
@@ -20,6 +21,9 @@ class IngestConfig(Section):
     min_support: int = Field(20, ge=1, description="subjects with drug and disease that a drug in the clause needs")
     top_drugs: int = Field(5, ge=1, description="drugs per disease in the clause")
     folds: int = Field(5, ge=2, le=100, description="subject folds: a train visit's clause is from the others")
+    follow_up_end: str = Field(
+        "", description="date until which the source tells what happens to its patients; none: its latest discharge"
+    )
     tuning_share: float = Field(0.1, ge=0, lt=1, description="share of the subjects in tuning, by hash")
     held_out_share: float = Field(0.2, ge=0, lt=1, description="share of the subjects in held_out, by hash")
     split_column: str = Field(
@@ -33,6 +37,14 @@ class IngestConfig(Section):
     meds_codes: str = Field("", description="CSV of prefixes of MEDS codes and what they are read as (docs/tables.md)")
     partitions: int = Field(0, ge=0, description="parts of the tables; 0: by their size, about 1 GB of memory each")
     workers: Workers = Field(IN_PROCESS, description="Ray actors: N or min..max; 0: in this process, without Ray")
+
+    @field_validator("follow_up_end")
+    @classmethod
+    def _a_date(cls, value: str) -> str:
+        try:
+            return value and datetime.fromisoformat(value).replace(tzinfo=None).isoformat()
+        except ValueError:
+            raise ValueError("expected a date such as 2019-12-31") from None
 
     @model_validator(mode="after")
     def _splits(self) -> Self:

@@ -35,6 +35,7 @@ from ckd.ehr.ingest import (
     clauses_and_table,
     decide_splits,
     fingerprint,
+    follow_up_end,
     merged_codes,
     merged_facts,
     merged_statistics,
@@ -42,6 +43,7 @@ from ckd.ehr.ingest import (
     unfinished,
 )
 from ckd.ehr.kinds import KINDS, may_read, open_source
+from ckd.ehr.outcomes import require_outcomes
 from ckd.ehr.partition import facts, partition
 from ckd.ehr.sex import require_one_meaning
 from ckd.ehr.source import Source
@@ -54,6 +56,8 @@ from ckd.store.filesystems import is_local
 from ckd.store.jsonfile import read_json, sealed, write_json
 from ckd.store.lease import lease
 from ckd.visits.datafolder import CARD_FILE
+from ckd.visits.grammar import names_the_labels
+from ckd.visits.taskfile import load_task
 from jobs.console import Console
 from jobs.shards import map_worker
 
@@ -78,10 +82,12 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
     Raises DataError for tables that cannot be used, ArtifactError when --out was made of other tables or settings.
     """
     kind, folder, out = arguments.source, arguments.folder, arguments.out
-    ingest = config.ingest
+    ingest, task = config.ingest, load_task(config.task)
     source = open_source(kind, _on_this_machine(kind, folder, console), ingest.split_column, ingest.meds_codes)
+    require_outcomes(task, source)
     place = str(Path(out).absolute()) if is_local(out) else out  # a worker may run in another folder
-    work = Work(place, ingest, config.seed, fingerprint(ingest, config.seed, kind, source.content_hash))
+    fields = fingerprint(ingest, config.seed, kind, source.content_hash, task)
+    work = Work(place, ingest, config.seed, fields, task)
     _require_writable(place, config)
     artifact = FolderArtifact(place, work.fields)
     with lease(place if is_local(place) else work.folder, "ckd ingest") as alone, _refusals(out, work):
@@ -97,9 +103,15 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
     for line in lines(read_json(join(out, CARD_FILE), "run 'ckd ingest' again")):
         console.say(f"ingest: {line}")
     console.say(
-        f"ingest: {out} is a cohort: ckd run data.train={out}; the card is {join(out, CARD_FILE)}, "
+        f"ingest: {out} is a cohort: ckd run data.train={out}{_chosen(config)}; the card is {join(out, CARD_FILE)}, "
         f"the associations {ASSOCIATION_FILE} beside it"
     )
+
+
+def _chosen(config: Config) -> str:
+    """The task's keys as a run of the cohort needs them."""
+    given = {f"task.{key}": value for key, value in config.task.model_dump(exclude_defaults=True).items()}
+    return "".join(f" {key}={value}" for key, value in given.items())
 
 
 def _on_this_machine(kind: str, folder: str, console: Console) -> str:
@@ -186,7 +198,7 @@ class _Ingest:
         stats = merged_statistics(work, self.partitions, splits)
         clauses, table = clauses_and_table(stats, work)
         self._map("render", Render, unfinished(work, self.partitions, splits, clauses), splits=splits, clauses=clauses)
-        card = self._card(found, known, splits, unmapped_codes(codes, Codes(self.titles), self._locate))
+        card = self._card(found, known, splits, unmapped_codes(codes, Codes(self.titles, work.task), self._locate))
         write_json(join(work.out, CARD_FILE), sealed(card), ensure_ascii=False)
         write_file(join(work.out, ASSOCIATION_FILE), table.write_csv)
         artifact.commit(whole_cohort(work, self.partitions, splits, clauses))
@@ -239,10 +251,11 @@ class _Ingest:
     ) -> dict[str, Any]:
         work = self.work
         summary = merged_summary(work, self.partitions)
-        card = cohort_card(self.source.description, work.fields, known, found, summary)
+        card = cohort_card(self.source.description, work.fields, known, found, summary, work.task)
         method = work.config.treatment
         return {
             **card,
+            **({} if names_the_labels(work.task) else {"follow_up_end": follow_up_end(work).isoformat()}),
             "moved_subjects": splits.moved,
             "split_ends": dict(splits.ends),
             "treatment_association": {"method": method, "file": ASSOCIATION_FILE, "reading": ASSOCIATION_READING},

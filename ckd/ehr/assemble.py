@@ -11,11 +11,13 @@ import polars as pl
 from ckd.ehr import sex, usable
 from ckd.ehr.codes import Codes
 from ckd.ehr.frames import frame_files, left_join, made_aside, proved_bytes, save_frame
+from ckd.ehr.outcomes import History, Outcomes
 from ckd.ehr.pairs import Rules, chain
 from ckd.ehr.partition import read
 from ckd.ehr.text import ordered
 from ckd.store.artifacts import Fields, FolderArtifact
 from ckd.store.files import join, write_bytes
+from ckd.visits.grammar import names_the_labels
 from ckd.visits.labels import DISEASES
 from ckd.visits.splits import point
 from ckd.visits.visit import SUBGROUP_FIELDS, group_key
@@ -23,7 +25,7 @@ from ckd.visits.visit import SUBGROUP_FIELDS, group_key
 NAMED = ("diagnoses", "medications", "procedures")
 OLDEST = 90  # years; a greater age is shown as 90, since the sources shift or cap such ages
 FACTS_FILE = "facts.json"
-_FRAMES = ("visits", "subjects", *NAMED, "codes")
+_FRAMES = ("visits", "subjects", *NAMED, "codes", "outcomes")
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,9 @@ class Assembled:
     """What one partition holds.
 
     `visits`: one row per pair or last visit, sorted by subject and time: visit (its row number), visit_id, subject_id,
-    role, prediction_time, current and next (bit masks of the labels), subgroup fields. `diagnoses`, `medications` and
-    `procedures`: (visit, name), distinct names in the order of the text.
+    role, labeled, prediction_time, current and next (bit masks of the 25 diseases), subgroup fields. `outcomes`: the
+    labels of another task than ccs25. `diagnoses`, `medications` and `procedures`: (visit, name), distinct names in the
+    order of the text.
     """
 
     visits: pl.DataFrame
@@ -51,14 +54,16 @@ class Assembled:
     procedures: pl.DataFrame
     codes: pl.DataFrame  # kind, code, version, rows, place: every distinct code
     facts: dict[str, Any]
+    outcomes: pl.DataFrame | None = None  # now and after, Array(Int8): 1, 0, -1 unknown; a row per visit
 
     def save(self, folder: str, fields: Fields) -> None:
         """Write all frames and the facts as a folder artifact."""
         with made_aside(folder) as fresh:
-            for name in _FRAMES:
+            frames = [name for name in _FRAMES if getattr(self, name) is not None]
+            for name in frames:
                 save_frame(fresh, name, getattr(self, name))
             write_bytes(join(fresh, FACTS_FILE), json.dumps(self.facts).encode())
-            FolderArtifact(fresh, fields).commit([*frame_files(_FRAMES), FACTS_FILE])
+            FolderArtifact(fresh, fields).commit([*frame_files(frames), FACTS_FILE])
 
 
 def load_facts(folder: str) -> dict[str, Any]:
@@ -86,6 +91,11 @@ def assemble(tables: str, index: int, meaning: Meaning, *, seed: int, folds: int
         chain(admissions.with_columns(coded=coded), meaning.rules), admissions.select("place", "admission"), "place"
     )
     visits = _visits(chained, _masks(rows["diagnoses"], chained), raw["visits"], raw["patients"])
+    outcomes = None
+    if not names_the_labels(codes.task):
+        history = History.of(chained, raw, rows["diagnoses"], meaning.rules.follow_up_end)
+        outcomes = Outcomes.of(codes.task, history)
+        visits = visits.with_columns(labeled=outcomes.labeled)
     keys = _keys(chained, visits)
     named = {name: _named(frame, keys, name) for name, frame in rows.items()}
     facts = {
@@ -95,10 +105,16 @@ def assemble(tables: str, index: int, meaning: Meaning, *, seed: int, folds: int
         "subjects": _returning(admissions),
         "patients": _met(admissions, raw["patients"]),
         "sex": sexes,
-        "echoes": visits.filter(pl.col("role") == "pair").select((pl.col("current") == pl.col("next")).sum()).item(),
+        **(outcomes.echoes() if outcomes else _echoes(visits)),
     }
     subjects = _subjects(visits, seed, folds)
-    return Assembled(visits.drop("cut"), subjects, **named, codes=_distinct_codes(raw), facts=facts)
+    frame = outcomes.frame if outcomes else None
+    return Assembled(visits.drop("cut"), subjects, **named, codes=_distinct_codes(raw), facts=facts, outcomes=frame)
+
+
+def _echoes(visits: pl.DataFrame) -> dict[str, int]:
+    pairs = visits.filter(pl.col("role") == "pair")
+    return {"echoes": pairs.select((pl.col("current") == pl.col("next")).sum()).item()}
 
 
 def _masks(diagnoses: pl.DataFrame, chained: pl.DataFrame) -> pl.DataFrame:
@@ -137,6 +153,7 @@ def _visits(
         pl.col("prediction_time").dt.strftime("%Y-%m-%dT%H:%M:%S"),
         pl.col("current").fill_null(0),
         pl.when(pl.col("role") == "pair").then(pl.col("next").fill_null(0)).alias("next"),
+        (pl.col("role") == "pair").alias("labeled"),
         _age().alias("age"),
         pl.coalesce("sex", "person_sex").alias("sex"),
         *SUBGROUP_FIELDS[2:],
@@ -170,7 +187,7 @@ def _named(rows: pl.DataFrame, keys: pl.DataFrame, table: str) -> pl.DataFrame:
 
 def _subjects(visits: pl.DataFrame, seed: int, folds: int) -> pl.DataFrame:
     found = visits.group_by("subject_id", maintain_order=True).agg(
-        cuts=pl.col("cut").drop_nulls().unique().sort(), labeled=(pl.col("role") == "pair").any()
+        cuts=pl.col("cut").drop_nulls().unique().sort(), labeled=pl.col("labeled").any()
     )
     groups = [group_key(subject, "") for subject in found["subject_id"]]
     return found.with_columns(

@@ -13,9 +13,9 @@ _CODED = {"visit_id": _TEXT, "seq": _WHOLE, "code": _TEXT, "version": _TEXT, "ti
 
 SCHEMAS: Mapping[str, Mapping[str, pl.DataType]] = {
     "visits": {"visit_id": _TEXT, "subject_id": _TEXT, **_TIMES, "died": _FLAG, "newborn": _FLAG}
-    | {**dict.fromkeys(_ATTRIBUTES, _TEXT), **_PLACE},
+    | {**dict.fromkeys(_ATTRIBUTES, _TEXT), "dod": TIME, **_PLACE},
     "patients": {"subject_id": _TEXT, "sex": _TEXT, "birth": TIME, "anchor_age": _WHOLE, "anchor_year": _WHOLE}
-    | {"cut": _TEXT, **_PLACE},
+    | {"dod": TIME, "cut": _TEXT, **_PLACE},
     "diagnoses": _CODED,
     "medications": {"visit_id": _TEXT, "start": TIME, "drug": _TEXT, **_PLACE},
     "procedures": _CODED,
@@ -25,8 +25,8 @@ TABLE_NAMES = tuple(SCHEMAS)
 _IDS = ("visit_id", "subject_id")
 BY_TIME, SEVERAL = "by_time", "several"  # no cells: a row without a visit id lies in one stay, or in several
 CELLS: Mapping[str, tuple[str, ...]] = {
-    "visits": (*_IDS, "start", "end", "death", "expired", "newborn", *_ATTRIBUTES),
-    "patients": ("subject_id", "sex", "birth", "anchor_age", "anchor_year", "cut"),
+    "visits": (*_IDS, "start", "end", "death", "expired", "newborn", *_ATTRIBUTES, "dod"),
+    "patients": ("subject_id", "sex", "birth", "anchor_age", "anchor_year", "cut", "dod"),
     "diagnoses": (*_IDS, "seq", "code", "version", "title"),
     "medications": (*_IDS, "start", "drug", BY_TIME, SEVERAL),
     "procedures": (*_IDS, "seq", "code", "version", "title"),

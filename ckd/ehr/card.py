@@ -11,11 +11,15 @@ import polars as pl
 
 from ckd.ehr.cellcounts import cell_line
 from ckd.ehr.codes import DIAGNOSIS, PROCEDURE, TABLES, Codes
-from ckd.visits.labels import DISEASES
+from ckd.visits.grammar import names_the_labels
+from ckd.visits.labels import CCS25, DISEASES
+from ckd.visits.task import Task
 from ckd.visits.visit import SPLITS
 
 ASSOCIATION_FILE = "association.csv"
 CLAIM = "given that the patient returns"
+CLAIM_OF_ALL = "given that the patient left alive and was not back before the prediction"
+MOST_LABELS = 5  # named when an ingest ends
 MOST_CODES = 200  # unmapped codes in the card, most frequent first
 WITHHELD = "(not like a code)"
 _LIKE_A_CODE = re.compile(r"(?=.*\d)[A-Za-z0-9.]{1,8}")
@@ -56,25 +60,32 @@ def counted(facts: Json, cells: Sequence[Json], locate: Locate) -> dict[str, Any
     }
 
 
-def cohort_card(source: Json, settings: Json, known: Json, facts: Json, summary: Json) -> dict[str, Any]:
+def cohort_card(
+    source: Json, settings: Json, known: Json, facts: Json, summary: Json, task: Task = CCS25
+) -> dict[str, Any]:
     """The card as JSON values, with `source`, `settings` and `known` (of `counted`) as they are.
     Raises RuntimeError when the visits do not add up."""
     admissions = facts["admissions"]
-    splits: dict[str, Any] = {split: summary["splits"].get(split, _NO_SPLIT) for split in SPLITS}
-    kept = [sum(s[name] for s in splits.values()) for name in ("labeled", "unlabeled")]
-    if kept != [admissions["pair"], admissions["last"]]:
+    nothing = {"labeled": 0, "unlabeled": 0, "subjects": 0, "positives": [0] * len(task), "known": [0] * len(task)}
+    splits: dict[str, Any] = {split: summary["splits"].get(split, nothing) for split in SPLITS}
+    labeled, unlabeled = (sum(s[name] for s in splits.values()) for name in ("labeled", "unlabeled"))
+    of_diseases = names_the_labels(task)
+    if labeled + unlabeled != admissions["pair"] + admissions["last"] or (
+        of_diseases and labeled != admissions["pair"]
+    ):
         raise RuntimeError("the parts do not hold every pair and every last visit once")
     sizes = ("labeled", "unlabeled", "subjects")
     return {
-        "claim": f"Every figure on this cohort reads: {CLAIM}.",
+        "claim": f"Every figure on this cohort reads: {CLAIM if labeled == admissions['pair'] else CLAIM_OF_ALL}.",
         "source": dict(source),
         "data_license": source["data_license"],
         "credentialed": source["credentialed"],
         "settings": dict(settings),
         **known,
         "splits": {split: {name: s[name] for name in sizes} for split, s in splits.items()},
-        "prevalence": _prevalence(splits),
-        "echo_rate": _share(facts["echoes"], admissions["pair"]),
+        **({} if of_diseases else {"task": task.name, "labels": _labels(task, splits)}),
+        "prevalence": _prevalence(task, splits),
+        "echo_rate": _share(facts["echoes"], labeled) if "echoes" in facts else None,
         "returners": {"return": _group(facts["visits"]["pair"]), "do_not_return": _group(facts["visits"]["last"])},
         "text_length": _lengths(summary["lengths"]),
     }
@@ -142,16 +153,28 @@ def lines(card: Json) -> list[str]:
             worst = ", ".join(f"{row['code']} ({row['rows']:,})" for row in missing["most_frequent"][:5])
             lost = f"{missing['codes']:,} {kind} codes ({missing['share']:.1%} of rows)"
             said.append(f"{lost} have no {missing['without'][2:]}: {worst}; the card lists them")
-    said.append(", ".join(f"{split} {s['labeled']:,} pairs of {s['subjects']:,} patients" for split, s in splits))
+    unit = "labelled visits" if "task" in card else "pairs"
+    said.append(", ".join(f"{split} {s['labeled']:,} {unit} of {s['subjects']:,} patients" for split, s in splits))
+    said += _label_lines(card)
     if card["moved_subjects"]:
         said.append(f"{card['moved_subjects']:,} patients moved by hash rank: a split would have been without a pair")
     if card["echo_rate"] is not None:
         said.append(f"echo rate: the next visit's labels equal the current ones in {card['echo_rate']:.1%} of pairs")
-    said.append(f"all claims on this cohort read: {CLAIM}")
+    said.append(f"all claims on this cohort read: {card['claim'].partition(': ')[2].rstrip('.')}")
     return said
 
 
-_NO_SPLIT: dict[str, Any] = {"labeled": 0, "unlabeled": 0, "subjects": 0, "positives": [0] * len(DISEASES)}
+def _label_lines(card: Json) -> list[str]:
+    """Of another task than ccs25: its most frequent labels in train, and which can hardly be learned."""
+    if "task" not in card:
+        return []
+    train = {name: splits["train"] for name, splits in card["labels"].items()}
+    often = sorted(train, key=lambda name: -train[name]["true"])[:MOST_LABELS]
+    counts = "; ".join(f"{name}: {train[name]['true']:,} of {train[name]['known']:,}" for name in often)
+    never = sum(not each["true"] for each in train.values())
+    of = f"; {never:,} of {len(train):,} labels are true of no train visit" if never else ""
+    until = f"follow-up ends {card['follow_up_end'][:10]} (ingest.follow_up_end)"
+    return [f"task {card['task']}, true of the train visits for which a label is known: {counts}{of}", until]
 
 
 def _shown(text: str | None) -> str | None:
@@ -181,10 +204,20 @@ def _unknown(groups: Iterable[Json]) -> dict[str, int]:
     return {"visits": visits, **{name: visits - n for name, n in known.items()}}
 
 
-def _prevalence(splits: Mapping[str, Json]) -> dict[str, dict[str, float | None]]:
+def _labels(task: Task, splits: Mapping[str, Json]) -> dict[str, Any]:
+    """Per label and split for how many visits it is known, and of how many it is true."""
     return {
-        disease: {split: _share(s["positives"][k], s["labeled"]) for split, s in splits.items()}
-        for k, disease in enumerate(DISEASES)
+        name: {split: {"known": s["known"][k], "true": s["positives"][k]} for split, s in splits.items()}
+        for k, name in enumerate(task.names)
+    }
+
+
+def _prevalence(task: Task, splits: Mapping[str, Json]) -> dict[str, dict[str, float | None]]:
+    """Per label and split the share among the visits for which the label is known."""
+    known = {split: s.get("known", [s["labeled"]] * len(task)) for split, s in splits.items()}
+    return {
+        name: {split: _share(s["positives"][k], known[split][k]) for split, s in splits.items()}
+        for k, name in enumerate(task.names)
     }
 
 

@@ -11,7 +11,8 @@ from ckd.ehr.canonical import CELLS, EMPTY_BITS, ODD, TIME
 from ckd.errors import DataError
 
 _TEXT_ONLY = {"code": " (a number has lost its leading zeros)", "drug": "", "title": ""}
-_IDS, _TIMES, _FLAGS = ("visit_id", "subject_id"), ("start", "end", "birth", "death"), ("expired", "newborn")
+_IDS, _FLAGS = ("visit_id", "subject_id"), ("expired", "newborn")
+_TIMES = ("start", "end", "birth", "death", "dod")
 _NUMBERS = ("seq", "anchor_age", "anchor_year")
 _NAMES = ("age", "sex", "ethnicity", "insurance", "admission_type", "cut")
 _OF_TEXT = {

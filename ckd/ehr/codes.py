@@ -15,8 +15,11 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from ckd.ehr.definitions import Definitions
 from ckd.errors import DataError
-from ckd.visits.labels import CCS_IDS
+from ckd.visits.grammar import names_the_labels
+from ckd.visits.labels import CCS25, CCS_IDS
+from ckd.visits.task import Task
 
 DIAGNOSIS, PROCEDURE = "diagnosis", "procedure"
 TABLES = {DIAGNOSIS: "diagnoses", PROCEDURE: "procedures"}
@@ -28,16 +31,19 @@ _VERSION = re.compile(r"(?:ICD-?)?(9|10)(?:-?(?:CM|PROC|PCS))?(?:\.0)?", re.IGNO
 _LABELS = {str(ccs): index for index, ccs in enumerate(CCS_IDS.values())}
 _PROCEDURE_COLUMNS = {"normal": pl.String, "title": pl.String, "known_version": pl.Boolean}
 _DIAGNOSIS_COLUMNS = {**_PROCEDURE_COLUMNS, "label": pl.UInt8, "mapped": pl.Boolean}
+_OUTCOMES = {"outcomes": pl.List(pl.UInt16)}
 
 
 class Codes:
     """The meaning of codes, in Python per distinct code.
 
     `titles` (kind "diagnosis"|"procedure", version, code, title) are the data set's own (d_icd_*): they are used where
-    the public lists have none.
+    the public lists have none. Raises ConfigError for a `task` with a CCS category that there is not.
     """
 
-    def __init__(self, titles: pl.DataFrame | None = None) -> None:
+    def __init__(self, titles: pl.DataFrame | None = None, task: Task = CCS25) -> None:
+        self.task = task
+        self._definitions = None if names_the_labels(task) else Definitions(task, ccs_categories())
         rows = [] if titles is None else titles.select("kind", "version", "code", "title").iter_rows()
         self._own = {
             (kind, read_version(version), normal(code)): _clean(title)
@@ -49,9 +55,9 @@ class Codes:
         """Add to distinct code, version, as they are in the data: normal, label, mapped, title and known_version.
 
         normal: upper case, no point; label: 0..24, null for a code of none of the 25; mapped: has a CCS category;
-        title: of its category; known_version: is 9 or 10.
+        title: of its category; known_version: is 9 or 10. Of a task that is not ccs25 also outcomes: its labels.
         """
-        return _add(distinct, self._diagnosis, _DIAGNOSIS_COLUMNS)
+        return _add(distinct, self._diagnosis, _DIAGNOSIS_COLUMNS | (_OUTCOMES if self._definitions else {}))
 
     def procedures(self, distinct: pl.DataFrame) -> pl.DataFrame:
         """Add to distinct code, version: normal, title, known_version."""
@@ -63,7 +69,10 @@ class Codes:
         public = _categories(version).get(category) if version else None
         title = public or self._title(DIAGNOSIS, version, code, category)
         label = None if group is None else _LABELS.get(group)
-        return code, title, version is not None, label, group is not None
+        meaning = code, title, version is not None, label, group is not None
+        if not self._definitions:
+            return meaning
+        return *meaning, self._definitions.of(code, version, group) if version else []
 
     def _procedure(self, code: str, version: str | None) -> tuple[Any, ...]:
         public = _procedure_titles(version).get(code) if version else None
@@ -96,6 +105,11 @@ def ccs(code: str, version: str | None) -> str | None:
         return _icd9_ccs().get(code) if version == "9" else None
     table = _icd10_ccs()
     return next((table[code[:end]] for end in range(len(code), 2, -1) if code[:end] in table), None)
+
+
+def ccs_categories() -> frozenset[int]:
+    """The numbers of all single-level CCS categories of diagnoses."""
+    return frozenset(map(int, {*_icd9_ccs().values(), *_icd10_ccs().values()}))
 
 
 def refuse_damaged(counts: pl.DataFrame, locate: Callable[[str, int], str]) -> None:
@@ -163,7 +177,7 @@ def _shows_loss(code: str, width: int, known: frozenset[str]) -> bool:
     return len(code) < 3 or any(zeros + code in known for zeros in ("0", "00"))
 
 
-def _add(distinct: pl.DataFrame, meaning: Meaning, columns: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
+def _add(distinct: pl.DataFrame, meaning: Meaning, columns: Mapping[str, Any]) -> pl.DataFrame:
     """`distinct` with the columns that `meaning` gives; a null code has no code, label or title."""
     pairs = distinct.select(pl.col("code", "version").cast(pl.String)).iter_rows()
     meanings = [meaning(normal(code or ""), read_version(version)) for code, version in pairs]

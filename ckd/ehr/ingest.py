@@ -4,9 +4,9 @@ partitions become one split rule and one association table. jobs/ingest.py runs 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import Any
 
-import numpy as np
 import polars as pl
 
 from ckd.ehr import association, text
@@ -14,23 +14,21 @@ from ckd.ehr.assemble import NAMED, Meaning, assemble, load_facts
 from ckd.ehr.association_table import published
 from ckd.ehr.codes import Codes
 from ckd.ehr.frames import frame_files, left_join, load_frame, made_aside, save_frame
-from ckd.ehr.pairs import Rules
+from ckd.ehr.pairs import LONG_AGO, Rules
+from ckd.ehr.part import mark, part_table, summary
+from ckd.ehr.partition import facts
 from ckd.ehr.subject_splits import SubjectSplits, decide
 from ckd.ingest_config import IngestConfig
 from ckd.store.artifacts import Fields, FolderArtifact, Stage
 from ckd.store.files import digest, exists, join, read_bytes, size_and_hash, write_bytes
 from ckd.store.filesystems import is_local
 from ckd.store.folders import cache_folder
-from ckd.visits.columns import lists
-from ckd.visits.labels import INSTRUCTION, NUM_LABELS
-from ckd.visits.visit import SUBGROUP_FIELDS, visit_schema
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from ckd.visits.grammar import names_the_labels
+from ckd.visits.labels import CCS25
+from ckd.visits.task import Task
 
 COHORT_VERSION = 2  # raise it when the same tables give other rows
 WORK = ".ckd-ingest-"  # then the fingerprint of the tables and settings: only this ingest has a folder of that name
-LENGTH_STEP = 50  # characters: text lengths are counted in steps of it
 Clauses = Mapping[str, Mapping[str, Sequence[str]]]  # table ("all" or a fold's number) -> disease -> drugs
 
 
@@ -50,6 +48,7 @@ class Work:
     config: IngestConfig
     seed: int
     fields: Fields  # fingerprint of the input and of these settings
+    task: Task = CCS25
 
     @property
     def folder(self) -> str:
@@ -99,11 +98,18 @@ def part_file(index: int) -> str:
     return f"part-{index:05d}.parquet"
 
 
-def fingerprint(config: IngestConfig, seed: int, kind: str, content: str) -> Fields:
+def fingerprint(config: IngestConfig, seed: int, kind: str, content: str, task: Task = CCS25) -> Fields:
     """What decides a cohort's values: the input's content, all settings but the workers, the version of these rules."""
     settings = config.model_dump(exclude={"workers"}).items()
     plain = {f"ingest.{k}": v if isinstance(v, str | int | float | bool) else json.dumps(v) for k, v in settings}
+    plain |= {} if task.fingerprint == CCS25.fingerprint else {"task": task.fingerprint}
     return {"source": kind, "input": content, "seed": seed, "cohort_version": COHORT_VERSION, **plain}
+
+
+def follow_up_end(work: Work) -> datetime:
+    """Until when the source tells what happens: as configured, else the latest discharge in it."""
+    last = work.config.follow_up_end or facts(work.tables)["last_time"]
+    return datetime.fromisoformat(last) if last else LONG_AGO
 
 
 class Assemble:
@@ -111,8 +117,8 @@ class Assemble:
 
     def __init__(self, work: Work, titles: pl.DataFrame) -> None:
         self.work, config = work, work.config
-        rules = Rules(coding_delay_days=config.coding_delay_days, newborns=config.newborns)
-        self.meaning = Meaning(rules, Codes(titles), config.sex_words)
+        rules = Rules(config.coding_delay_days, config.newborns, follow_up_end(work))
+        self.meaning = Meaning(rules, Codes(titles, work.task), config.sex_words)
 
     def __call__(self, partition: Partition) -> dict[str, Any]:
         """Save the assembled partition."""
@@ -155,8 +161,12 @@ class Render:
         visits = _with_split(folder, self.splits)
         diseases, drugs, operations = (load_frame(folder, name) for name in NAMED)
         inputs = text.inputs(visits.height, diseases, drugs, operations, self._clause(visits))
-        self.stage.write(partition.index, part_table(visits, inputs), rows=visits.height, input_hash="")
-        written = {**summary(visits, inputs), "file": size_and_hash(self.stage.path(partition.index))}
+        task = self.work.task
+        outcomes = None if names_the_labels(task) else load_frame(folder, "outcomes")
+        table = part_table(task, visits, inputs, outcomes)
+        self.stage.write(partition.index, table, rows=visits.height, input_hash="", mark=mark(task))
+        sums = summary(task, visits, inputs, outcomes)
+        written = {**sums, "file": size_and_hash(self.stage.path(partition.index))}
         write_bytes(self.work.summary(partition.index), json.dumps(written).encode())
         return asdict(partition)
 
@@ -169,43 +179,6 @@ class Render:
             for (key,), rows in keyed.partition_by("table", as_dict=True).items()
         ]
         return pl.concat(found).sort("visit")["clause"] if found else pl.Series("clause", [], pl.String)
-
-
-def part_table(visits: pl.DataFrame, inputs: pl.Series) -> "pa.Table":
-    """A finished part: the columns of `visit_schema()` that an input needs."""
-    import pyarrow as pa
-
-    names = ("visit_id", "subject_id", "split", "prediction_time", *SUBGROUP_FIELDS)
-    columns = {name: visits[name].to_arrow() for name in names}
-    columns |= {"input": inputs.to_arrow(), "labels": _flags(visits["next"])}
-    columns["current_labels"] = _flags(visits["current"])
-    # One text in every row: as a dictionary it costs nothing to write.
-    once = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), visits.height), [INSTRUCTION])
-    typed = {f.name: columns[f.name].cast(f.type) for f in visit_schema(NUM_LABELS) if f.name in columns}
-    typed["instruction"] = once
-    return pa.table({field.name: typed[field.name] for field in visit_schema(NUM_LABELS) if field.name in typed})
-
-
-def summary(visits: pl.DataFrame, inputs: pl.Series) -> dict[str, Any]:
-    """Sums that add up over partitions: visits, subjects and positives per split; the texts' characters in steps."""
-    steps = inputs.str.len_chars() // LENGTH_STEP * LENGTH_STEP
-    splits = visits.group_by("split").agg(
-        labeled=pl.col("next").count(),
-        unlabeled=pl.col("next").null_count(),
-        subjects=pl.col("subject_id").n_unique(),
-        positives=pl.concat_list((pl.col("next") & (1 << k) > 0).sum() for k in range(NUM_LABELS)),
-    )
-    lengths = steps.alias("step").value_counts(name="visits")
-    return {
-        "splits": {row.pop("split"): row for row in splits.to_dicts()},
-        "lengths": {str(k): n for k, n in lengths.iter_rows()},
-    }
-
-
-def _flags(masks: pl.Series) -> "pa.Array":
-    """Bit masks as lists of 25 booleans; null stays null."""
-    bits = masks.fill_null(0).to_numpy()[:, None] >> np.arange(NUM_LABELS, dtype=np.uint32) & 1
-    return lists(bits.astype(bool), masks.is_not_null().to_numpy())
 
 
 def _with_split(folder: str, splits: SubjectSplits) -> pl.DataFrame:

@@ -1,5 +1,6 @@
 """What each tabular source calls its files and columns. A new source is one more Layout in LAYOUTS."""
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,7 @@ class Layout:
     titles: Mapping[str, Table]  # "diagnosis", "procedure" -> optional table of code, version, title
     license: str  # what holds where the folder has no LICENSE file
     subfolders: tuple[str, ...] = ()  # where the tables may be beside the folder itself
+    death_days: float = math.inf  # for so many days after discharge its dates of death are complete
 
     @property
     def all_tables(self) -> dict[str, Table]:
@@ -53,6 +55,7 @@ _TIMES = {"start": "admittime", "end": "dischtime"}
 _STAY = {**_KEYS, **_TIMES, "expired": "hospital_expire_flag", "admission_type": "admission_type"}
 _PATIENT = {"subject_id": "subject_id", "sex": "gender"}
 _ANCHOR = {"anchor_age": "anchor_age", "anchor_year": "anchor_year"}
+_DEATH = {"dod": "dod"}  # the date of death, wherever it was
 _ICD9 = {"version": "9"}
 _CODED3 = {**_KEYS, "seq": "seq_num", "code": "icd9_code"}
 _CODED4 = {**_KEYS, "seq": "seq_num", "code": "icd_code", "version": "icd_version"}
@@ -65,7 +68,7 @@ MIMIC3 = Layout(
         "visits": Table(
             "admissions", _STAY, {"death": "deathtime", "insurance": "insurance", "ethnicity": "ethnicity"}
         ),
-        "patients": Table("patients", {**_PATIENT, "birth": "dob"}),
+        "patients": Table("patients", {**_PATIENT, "birth": "dob"}, _DEATH),
         "diagnoses": Table("diagnoses_icd", _CODED3, constants=_ICD9),
         "medications": Table("prescriptions", {**_KEYS, "start": "startdate", "drug": "drug"}),
         "procedures": Table("procedures_icd", _CODED3, constants=_ICD9),
@@ -86,7 +89,7 @@ MIMIC4 = Layout(
             {"death": "deathtime", "insurance": "insurance", "ethnicity": "race"},
             formerly={"ethnicity": "ethnicity"},
         ),
-        "patients": Table("patients", {**_PATIENT, **_ANCHOR}),
+        "patients": Table("patients", {**_PATIENT, **_ANCHOR}, _DEATH),
         "diagnoses": Table("diagnoses_icd", _CODED4),
         "medications": Table("prescriptions", {**_KEYS, "start": "starttime", "drug": "drug"}),
         "procedures": Table("procedures_icd", _CODED4),
@@ -94,6 +97,7 @@ MIMIC4 = Layout(
     titles={"diagnosis": Table("d_icd_diagnoses", _TITLES4), "procedure": Table("d_icd_procedures", _TITLES4)},
     license=_PHYSIONET,
     subfolders=("hosp", "core"),  # MIMIC-IV 1.0 kept admissions and patients in core
+    death_days=365,
 )
 
 
@@ -110,7 +114,7 @@ TABLES = Layout(
         "visits": Table(
             "visits",
             {**_same("visit_id", "subject_id", "start", "end"), "expired": "died"},
-            _same("newborn", "age", "sex", "ethnicity", "insurance", "admission_type"),
+            {**_same("newborn", "age", "sex", "ethnicity", "insurance", "admission_type"), "dod": "death"},
         ),
         "diagnoses": Table("diagnoses", _GENERIC_CODED, _same("seq", "title")),
         "medications": Table("medications", _same("visit_id", "subject_id", "drug"), _same("start")),

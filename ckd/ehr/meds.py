@@ -182,6 +182,7 @@ class Meds(Source):
         deaths = self._events("visits", "death", time="death")
         deaths = deaths.group_by("subject_id").agg(pl.col("death").min())
         return stays.join(deaths, on="subject_id", how="left").with_columns(
+            dod=pl.col("death"),
             # A death with a date only is at midnight of its day.
             died=(pl.col("discharged_dead") | (pl.col("death") <= pl.col("end"))).fill_null(False),
             newborn=(pl.col("admission_type").str.to_uppercase() == "NEWBORN").fill_null(False),

@@ -24,7 +24,7 @@ row order of the input changes nothing. No stay follows itself, and none follows
 """
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import polars as pl
 
@@ -77,12 +77,16 @@ _ORDER = ("subject_id", "start", "visit_id")
 _ADMISSION = ("place", "visit_id", "subject_id", "stay_id")
 
 
+LONG_AGO = datetime.fromisoformat("0001-01-01")
+
+
 @dataclass(frozen=True)
 class Rules:
-    """What a cohort may choose: days from discharge to complete codes, and whether a newborn's own admission counts."""
+    """What a cohort may choose: days from discharge to complete codes, whether a newborn's own admission counts."""
 
     coding_delay_days: float
     newborns: bool
+    follow_up_end: datetime = LONG_AGO  # until when the source tells what happens to a patient
 
 
 def chain(visits: pl.DataFrame, rules: Rules) -> pl.DataFrame:

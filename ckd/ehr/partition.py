@@ -64,13 +64,15 @@ def _all_tables(source: Source, folder: str, count: int) -> dict[str, Any]:
             raise ArtifactError(f"{folder}: {what}; is another program at work there? run the same command again")
     files = [file for table in TABLE_NAMES for file in _files(folder, table)]
     sums = {str(file.relative_to(folder)): _check_sum(file) for file in files}
-    return {"tables": checked, "stored": stored, "sums": sums, "without_subject": _without_subject(folder)}
+    found = {"without_subject": _without_subject(folder), "last_time": _last_time(folder)}
+    return {"tables": checked, "stored": stored, "sums": sums, **found}
 
 
 def facts(folder: str) -> Mapping[str, Any]:
     """What `partition` counted.
     tables {table: {rows, blank_rows, cells}}, cells {column: {unread, empty}}, stored {table: [rows per partition]},
-    sums {file: CRC-32}, without_subject; unread, empty, without_subject: {rows, first place}."""
+    sums {file: CRC-32}, without_subject, last_time
+    (the latest discharge, ISO); unread, empty, without_subject: {rows, first place}."""
     content = FolderArtifact(folder, {}).load()
     if content is None:
         raise DataError(f"{folder}: the tables are not partitioned; run the same ingest again")
@@ -238,6 +240,13 @@ def _without_subject(folder: str) -> dict[str, int | None]:
     nobody = _scan(folder, "visits").filter(pl.col("subject_id").is_null())
     found = nobody.select(rows=pl.len(), place=pl.col("place").min()).collect()
     return found.row(0, named=True)
+
+
+def _last_time(folder: str) -> str | None:
+    """The latest discharge that is not before its admission: until then the source tells what happens."""
+    ends = _scan(folder, "visits").filter(pl.col("end") >= pl.col("start")).select(pl.col("end").max())
+    found = ends.collect(engine="streaming").item()
+    return None if found is None else str(found.isoformat())
 
 
 def _partitions_for(source: Source) -> int:

@@ -1,6 +1,7 @@
 """An opened source, of tables (tables.py) or events (meds.py): its files, its rows, the place of a row, its license."""
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,6 +44,11 @@ class Source(ABC):
     @abstractmethod
     def usual_license(self) -> str:
         """What holds where the folder has no LICENSE file."""
+
+    @property
+    def death_days(self) -> float:
+        """For so many days after discharge a death is known wherever it was; 0: only deaths in hospital are."""
+        return math.inf
 
     def blank_rows(self, table: str, found: Mapping[int, Mapping[str, int]]) -> int:
         """How many rows of `table` hold nothing. `found`: file -> rows read, number of the last record, SUSPECT rows.

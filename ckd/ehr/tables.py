@@ -45,6 +45,15 @@ class Tables(Source):
         """The files found for `table`."""
         return self.where.get(table, ())
 
+    @property
+    def death_days(self) -> float:
+        """The layout's, if there is a column with the date of death."""
+        for name, table in self.layout.tables.items():
+            column = table.columns.get("dod")
+            if any(column in self.opened[index].columns for index in self.indices(name)):
+                return self.layout.death_days
+        return 0
+
     def usual_license(self) -> str:
         """The layout's."""
         return self.layout.license

@@ -16,8 +16,9 @@ Describe = Callable[[pl.DataFrame], pl.DataFrame]
 
 
 def coded(rows: pl.DataFrame, describe: Describe, admissions: pl.DataFrame) -> pl.DataFrame:
-    """Diagnoses or procedures with `admission` (its number), `name`, `mask` (bit of the label, 0: none) and `reason`.
-    A title in the row is the name, else the code's title. `admissions`: visit, admission."""
+    """Diagnoses or procedures with `admission` (its number), `name`, `mask` (bit of the label, 0: none) and `reason`,
+    and with the `outcomes` that `describe` gives. A title in the row is the name, else the code's title.
+    `admissions`: visit, admission."""
     # Distinct codes are described once; rows find theirs by one integer, several times faster than by two texts.
     version = pl.col("version").to_physical().cast(pl.UInt64).fill_null(2**32 - 1)
     rows = rows.with_columns(key=pl.col("code").to_physical().cast(pl.UInt64) * 2**32 + version)
@@ -28,13 +29,15 @@ def coded(rows: pl.DataFrame, describe: Describe, admissions: pl.DataFrame) -> p
         described = described.with_columns(label=pl.lit(None, pl.UInt8))
     mask = pl.lit(2, pl.UInt32).pow(pl.col("label")).cast(pl.UInt32).fill_null(0)
     blank = pl.col("normal").is_null()  # a code of white space
-    meanings = described.select("key", "known_version", blank=blank, meaning=_enum(described["title"]), mask=mask)
+    outcomes = [name for name in described.columns if name == "outcomes"]
+    kept = ("key", "known_version", *outcomes)
+    meanings = described.select(*kept, blank=blank, meaning=_enum(described["title"]), mask=mask)
     rows = left_join(left_join(rows, meanings, "key"), admissions, "visit")
     no_code, no_version = pl.col("code").is_null() | pl.col("blank"), ~pl.col("known_version")
     reason = _visit_reason().when(no_code).then(pl.lit(NO_CODE)).when(no_version).then(pl.lit(UNKNOWN_VERSION))
     given = rows["title"].null_count() < rows.height
     name = pl.coalesce(clean(pl.col("title")), pl.col("meaning").cast(pl.String)) if given else pl.col("meaning")
-    return rows.select("admission", "seq", "place", "mask", name=name, reason=reason)
+    return rows.select("admission", "seq", "place", "mask", *outcomes, name=name, reason=reason)
 
 
 def drugs(rows: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataFrame:

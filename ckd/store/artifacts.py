@@ -93,8 +93,17 @@ class Stage:
         """The final name of part `index`."""
         return join(self.folder, f"part-{index:05d}.parquet")
 
-    def write(self, index: int, table: "pa.Table", *, rows: int, input_hash: str) -> None:
-        """Commit a part whole. Raises ArtifactError unless it has exactly `rows` rows. Safe to run twice."""
+    def write(
+        self,
+        index: int,
+        table: "pa.Table",
+        *,
+        rows: int,
+        input_hash: str,
+        mark: Mapping[bytes, bytes] | None = None,
+    ) -> None:
+        """Commit a part whole, with a `mark` in its schema. Raises ArtifactError unless it has exactly `rows` rows.
+        Safe to run twice."""
         import pyarrow.parquet as pq
 
         if table.num_rows != rows:
@@ -105,7 +114,7 @@ class Stage:
         footer["content"] = column_hashes(table)
         if self.libraries:
             footer["made_with"] = versions(self.libraries)
-        metadata = {_FOOTER_KEY: json.dumps(sealed(footer), sort_keys=True).encode()}
+        metadata = {**(mark or {}), _FOOTER_KEY: json.dumps(sealed(footer), sort_keys=True).encode()}
         table = table.replace_schema_metadata(metadata)
         options = {"compression": "zstd", "write_page_checksum": True}
         write_file(self.path(index), lambda stream: pq.write_table(table, stream, **options), private=True)

@@ -42,12 +42,16 @@ def cells(column: "pa.ChunkedArray") -> np.ndarray:
     return found
 
 
-def lists(values: np.ndarray, valid: np.ndarray | None = None) -> "pa.FixedSizeListArray":
-    """A matrix [n, width] as a column of fixed-size lists of its dtype; rows that are not `valid` [n] are null."""
+def lists(
+    values: np.ndarray, valid: np.ndarray | None = None, known: np.ndarray | None = None
+) -> "pa.FixedSizeListArray":
+    """A matrix [n, width] as a column of fixed-size lists of its dtype; rows that are not `valid` [n] are null, and so
+    are values that are not `known` [n, width]."""
     import pyarrow as pa
 
     mask = None if valid is None else pa.array(~valid)
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1], mask=mask)
+    unknown = None if known is None or known.all() else ~known.reshape(-1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1), mask=unknown), values.shape[1], mask=mask)
 
 
 def joined(table: "pa.Table", visit_ids: "pa.Array | pa.ChunkedArray", where: str, *, more: bool = False) -> "pa.Table":

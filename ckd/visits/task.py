@@ -84,9 +84,20 @@ class Label(Section):
             raise ValueError(f"says not what it means; expected one of {', '.join(KINDS)}")
         if len(kinds) > 1 and not set(kinds) <= set(_CODED):
             raise ValueError(f"means two things at once: {' and '.join(kinds)}; make two labels of it")
-        if self.within_days and not set(kinds) <= set(_CODED):
+        if self.within_days and not self.coded:
             raise ValueError(f"within_days goes with codes, not with {kinds[0]}")
+        if (self.excluding.icd9 or self.excluding.icd10) and not self.coded:
+            raise ValueError(f"except takes codes from the label's own, which {kinds[0]} has not")
+        for code in (*self.icd9, *self.icd10, *self.excluding.icd9, *self.excluding.icd10):
+            low, _, high = code.replace(".", "").upper().partition("-")
+            if high and high < low:
+                raise ValueError(f"the range {code} ends before it begins")
         return self
+
+    @property
+    def coded(self) -> bool:
+        """Whether it has diagnosis codes of its own."""
+        return bool(self.ccs or self.icd9 or self.icd10 or self.codes)
 
 
 class Task(Section):

@@ -103,6 +103,13 @@ def test_the_built_in_tasks_are_read_and_ccs25_is_the_public_one():
         ("name: t\nlabels:\n  - name: A\n    icd10: ['E1*']\n", ":4", "pattern"),
         ("name: t\nlabels:\n  - name: A\n    readmission_days: 30\n    ccs: [1]\n", ":3", "two things at once"),
         ("name: t\nlabels:\n  - name: A\n    any_of: [B]\n", "", "'B', which is no label above it"),
+        ("name: t\nlabels:\n  - name: A\n    icd10: [I25-I20]\n", ":3", "the range I25-I20 ends before it begins"),
+        (
+            "name: t\nlabels:\n  - {name: A, ccs: [1]}\n  - {name: B, any_of: [A], within_days: 9}\n",
+            ":4",
+            "not with any_of",
+        ),
+        ("name: t\nlabels:\n  - {name: A, death_days: 9, except: {icd9: [1]}}\n", ":3", "which death_days has not"),
         ("name: t\nlabels:\n  - name: A\n    codes: nowhere.csv\n", ":4", "nowhere.csv cannot be read"),
         ("name: t\nname: u\nlabels: []\n", ":2", "stands twice"),
         ("name: t\nlabels: []\n", ":2", "at least 1"),
