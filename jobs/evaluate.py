@@ -4,6 +4,7 @@ Writes calibration.json, metrics.json and the public result files."""
 import math
 from argparse import Namespace
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckd.config import Config
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from ckd.calibration import Calibration
+    from ckd.visits.cohort import Cohort
 
 
 def run(config: Config, console: Console, arguments: Namespace | None = None) -> None:
@@ -36,10 +38,11 @@ def work(run: Run, console: Console) -> None:
     predict_splits(run, console, ("tuning", "held_out"))
     from ckd.evaluation.evaluate import evaluate
 
-    model, calibration = save_calibration(run, console)
+    cohort = replace(run.cohort, task=run.task)  # with the thresholds that stand in the file now
+    model, calibration = save_calibration(run, cohort, console)
     console.say("evaluate: scoring the held_out visits")
     metrics = evaluate(
-        run.cohort,
+        cohort,
         seed=run.config.seed,
         say=lambda line: console.say(f"evaluate: {line}"),
         wanted=run.config.evaluation,
@@ -51,7 +54,7 @@ def work(run: Run, console: Console) -> None:
     write_public_results(run, console, metrics)
 
 
-def save_calibration(run: Run, console: Console) -> tuple[str, "Calibration"]:
+def save_calibration(run: Run, cohort: Cohort, console: Console) -> tuple[str, "Calibration"]:
     """Fit calibration.json on tuning only and write it beside the student. artifact.json does not list it.
 
     Returns the student's identity, which it names, and the calibration.
@@ -60,7 +63,7 @@ def save_calibration(run: Run, console: Console) -> tuple[str, "Calibration"]:
     from ckd.evaluation.calibrate import calibrate_student
 
     student = STUDENT.require(run)
-    found = calibrate_student(run.cohort, run.config.evaluation, run.config.seed)
+    found = calibrate_student(cohort, run.config.evaluation, run.config.seed)
     path = join(student.folder, FILE)
     found.save(path, run.cohort.task.names, student.identity())
     kinds = ", ".join(f"{kind} for {count}" for kind, count in sorted(Counter(one.kind for one in found.maps).items()))
@@ -96,6 +99,7 @@ def write_public_results(run: Run, console: Console, metrics: dict[str, Any]) ->
     rows = read_split(run.cohort, "held_out", list(MODELS.values()))
     predicted = torch.from_numpy(rows.scores[MODELS["student"]])
     hard, soft = torch.from_numpy(rows.labels).float(), torch.from_numpy(rows.scores[MODELS["teacher"]])
+    hard[torch.from_numpy(~rows.known)] = math.nan
     results, weight = run.config.run.public_results, run.config.student.hard_weight
     with run.owner.writing(results_file(results, weight)):
         path = write_test_results(results, weight, predicted, hard, soft)

@@ -26,7 +26,7 @@ def work(run: Run, console: Console) -> None:
     SOFT_LABELS.require(run, shards)
     PREDICTIONS.require(run, shards)
     names = {"name": config.run.name, "cohort_folder": config.data.train, "config": dump(config)}
-    found = gather(run.folder, run.root, steps=STEPS, **names)
+    found = gather(run.folder, run.root, steps=STEPS, task=run.task, **names)
     write_bytes(run.report_file, render(found).encode())
     console.event("report", path=run.report_file)
     console.say(f"report: wrote {run.report_file}")

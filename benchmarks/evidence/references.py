@@ -47,7 +47,7 @@ def references(trial: Trial) -> dict[str, Any]:
 def tfidf(cohort: Cohort, split: Split, seed: int) -> np.ndarray:
     """The text baseline's probabilities on a split. Its C is chosen on tuning, so there it is slightly too good."""
     train, tuning = read_split(cohort, "train"), read_split(cohort, "tuning")
-    model = fit_tfidf(texts(cohort, "train"), train.labels, texts(cohort, "tuning"), tuning.labels, seed)
+    model = fit_tfidf(texts(cohort, "train"), train, texts(cohort, "tuning"), tuning, seed)
     return model.predict(texts(cohort, split))
 
 

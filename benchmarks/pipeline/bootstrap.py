@@ -60,7 +60,7 @@ def cohort(visits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def ours(draws: Draws, labels: np.ndarray, p: np.ndarray) -> np.ndarray:
     """Every figure of every draw [resamples, 26, 7]; AUROC and AUPRC come first."""
-    return resample(draws, labels, p, np.ones_like(labels), p >= 0.5, np.full(NUM_LABELS, 0.5))
+    return resample(draws, labels, p, np.ones_like(labels), p >= 0.5, np.full(NUM_LABELS, 0.5), range(NUM_LABELS))
 
 
 def peer(draws: Draws, labels: np.ndarray, p: np.ndarray) -> np.ndarray:

@@ -5,18 +5,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckd.evaluation.scores import Flags
-from ckd.visits.labels import DISEASES
+from ckd.evaluation.scores import Flags, Rows
 
 
-def alerts(labels: Flags, alarms: Flags, thresholds: NDArray[np.float64], chosen: list[int]) -> dict[str, Any]:
-    """Sensitivity, specificity, ppv and alerts_per_100 visits of each label of `chosen`.
+def alerts(held_out: Rows, alarms: Flags, thresholds: NDArray[np.float64], chosen: list[int]) -> dict[str, Any]:
+    """Sensitivity, specificity, ppv and alerts_per_100 visits of each label of `chosen`, on the visits that know it.
 
-    labels and alarms are [n, 25], thresholds [25].
+    alarms are [n, L], thresholds [L].
     """
-    per_label = {
-        DISEASES[j]: {"threshold": float(thresholds[j]), **at_threshold(labels[:, j], alarms[:, j])} for j in chosen
-    }
+    per_label = {}
+    for j in chosen:
+        known = held_out.known[:, j]
+        found = at_threshold(held_out.labels[known, j], alarms[known, j])
+        per_label[held_out.task.names[j]] = {"threshold": float(thresholds[j]), **found}
     return {"model": "student", "per_label": per_label}
 
 

@@ -12,34 +12,32 @@ from ckd.evaluation.calibrate import log_odds
 from ckd.evaluation.comparisons import Figures
 from ckd.evaluation.metrics import macro_labels, score
 from ckd.evaluation.scores import Flags, Rows, Scores
-from ckd.visits.labels import DISEASES
+from ckd.visits.task import Task
 
 Block = dict[str, Any]
-_UNTUNED = Calibration(
-    (UNCHANGED,) * len(DISEASES),
-    np.full(len(DISEASES), DEFAULT_THRESHOLD),
-    dict.fromkeys(DISEASES, "no tuning probabilities"),
-)
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model's probabilities on held_out as it gives them [n, 25], and its maps and thresholds from tuning."""
+    """A model's probabilities on held_out as it gives them [n, L], and its maps and thresholds from tuning."""
 
     p: Scores
-    calibration: Calibration = _UNTUNED
+    calibration: Calibration
+    tuned: bool = True  # its probabilities on tuning are known
 
-    @property
-    def tuned(self) -> bool:
-        """Whether its probabilities on tuning are known."""
-        return self.calibration is not _UNTUNED
+    @classmethod
+    def untuned(cls, p: Scores, task: Task) -> "Model":
+        """One whose probabilities on tuning are unknown: it stays uncalibrated, with the default thresholds."""
+        reasons = dict.fromkeys(task.names, "no tuning probabilities")
+        maps, thresholds = (UNCHANGED,) * len(task), np.full(len(task), DEFAULT_THRESHOLD)
+        return cls(p, Calibration(maps, thresholds, reasons), tuned=False)
 
     def calibrated(self) -> NDArray[np.float64]:
-        """Calibrated probabilities [n, 25]. They only decide the alarms; the figures are those of `p`."""
+        """Calibrated probabilities [n, L]. They only decide the alarms; the figures are those of `p`."""
         return self.calibration.probabilities(log_odds(self.p))
 
     def alarms(self) -> Flags:
-        """Where a calibrated probability reaches its label's threshold [n, 25]."""
+        """Where a calibrated probability reaches its label's threshold [n, L]."""
         return self.calibration.flags(self.calibrated())
 
 
@@ -47,7 +45,7 @@ class Model:
 class View:
     """Some cells of the held_out labels, and the labels that have enough visits there for the macro average."""
 
-    cells: Flags  # [n, 25]
+    cells: Flags  # [n, L], known ones only
     chosen: list[int]
 
 
@@ -57,7 +55,7 @@ class Sample:
 
     rows: Rows
     views: dict[str, View]  # all, new_onset, persistent
-    train_prevalence: NDArray[np.float64]  # [25]
+    train_prevalence: NDArray[np.float64]  # [L], NaN where no training visit knows the label
     draws: Draws
 
     def block(self, model: Model) -> tuple[Block, Figures | None]:
@@ -66,26 +64,26 @@ class Sample:
         The second is all visits' figures in every draw (see bootstrap.resample); None where there are no draws.
         """
         labels, alarms, rates = self.rows.labels, model.alarms(), self.train_prevalence
-        known, drawn, blocks = self.rows.known.any(), {}, {}
+        known, drawn, blocks = self.rows.current_known.any(), {}, {}
         for name, view in self.views.items():
             if name != "all" and not known:
                 blocks[name] = nothing("current labels unknown for every held_out visit")
                 continue
             if not self.draws.reason:
-                drawn[name] = resample(self.draws, labels, model.p, view.cells, alarms, rates)
-            found = score(labels, model.p, view.cells, alarms, rates, view.chosen)
+                drawn[name] = resample(self.draws, labels, model.p, view.cells, alarms, rates, view.chosen)
+            found = score(labels, model.p, view.cells, alarms, rates, view.chosen, self.rows.task.names)
             blocks[name] = with_intervals(found, drawn.get(name), view.chosen)
         return {**blocks.pop("all"), **blocks}, drawn.get("all")
 
 
 def make_views(held_out: Rows) -> dict[str, View]:
-    """All cells; those where the label is absent now (new_onset); those where it is present (persistent).
+    """All known cells; those where the label is absent now (new_onset); those where it is present (persistent).
 
     Looks at no model.
     """
-    known = held_out.known[:, None]
+    known = held_out.known & held_out.current_known
     cells = {
-        "all": np.ones_like(held_out.labels),
+        "all": held_out.known,
         "new_onset": known & ~held_out.current,
         "persistent": known & held_out.current,
     }

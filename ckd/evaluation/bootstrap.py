@@ -17,11 +17,10 @@ from scipy.sparse import csr_array
 from ckd.evaluation.metrics import METRICS, SUMS, Cells, Drawn, Floats
 from ckd.evaluation.ranking import Ranking
 from ckd.evaluation.scores import Flags, Rows
-from ckd.visits.labels import DISEASES, NUM_LABELS
 
 MIN_GROUPS = 30  # patients below which no interval is given
 LEVEL = 0.95
-MICRO = NUM_LABELS  # the place of all labels pooled, after the 25
+MICRO = -1  # the place of all labels pooled, after the others
 _MAX_UNDEFINED = 0.05  # a figure that more of the draws leave undefined gets no interval
 _COUNTS_AT_ONCE = 1 << 22  # groups x draws of a block: 16 MiB of float32
 _DRAWS_AT_ONCE = 1000
@@ -80,29 +79,41 @@ def make_draws(rows: Rows, resamples: int, seed: int) -> Draws:
 
 
 def resample(
-    draws: Draws, labels: Flags, p: Floats, cells: Flags, alarms: Flags, train_prevalence: Floats
+    draws: Draws,
+    labels: Flags,
+    p: Floats,
+    cells: Flags,
+    alarms: Flags,
+    train_prevalence: Floats,
+    chosen: Sequence[int],
 ) -> NDArray[np.float64]:
-    """METRICS in every draw [resamples, 25 labels and micro, metrics] over the true `cells`; NaN where undefined.
+    """METRICS in every draw [resamples, L labels and micro, metrics] over the true `cells`; NaN where undefined.
 
-    labels, p, cells, alarms (at the thresholds) are [n, 25]; train_prevalence [25].
+    labels, p, cells, alarms (at the thresholds) are [n, L]; train_prevalence [L]. AUROC and average precision, which
+    cost most, are NaN too for the labels that are not `chosen`: they get no interval.
     As many threads as the process has cores share the blocks of draws.
     """
     p = p.astype(np.float64)
     sums = _sums(draws, Cells(labels, p, alarms, np.broadcast_to(train_prevalence, p.shape)), cells)
-    rankings = [Ranking(labels[c, j], p[c, j], draws.members[c], draws.groups) for j, c in enumerate(cells.T)]
+    rankings = {
+        j: Ranking(labels[c, j], p[c, j], draws.members[c], draws.groups) for j, c in enumerate(cells.T) if j in chosen
+    }
     members = np.broadcast_to(draws.members[:, None], cells.shape)[cells]
-    rankings.append(Ranking(labels[cells], p[cells], members, draws.groups))
+    rankings[MICRO] = Ranking(labels[cells], p[cells], members, draws.groups)
     size = min(max(_COUNTS_AT_ONCE // max(draws.groups, 1), 32), _DRAWS_AT_ONCE, draws.resamples)
     starts = range(0, draws.resamples, size)
-    for ranking in rankings:
+    for ranking in rankings.values():
         for width in {min(size, draws.resamples - start) for start in starts}:
             ranking.prepare(width)
-    figures = np.full((draws.resamples, NUM_LABELS + 1, len(METRICS)), np.nan)
+    figures = np.full((draws.resamples, labels.shape[1] + 1, len(METRICS)), np.nan)
 
     def fill(start: int) -> None:
         stop = min(start + size, draws.resamples)
         counts = draws.counts(start, stop)
-        drawn = _drawn(sums @ counts.astype(np.float64), [ranking.figures(counts) for ranking in rankings])
+        areas = np.full((2, labels.shape[1] + 1, stop - start), np.nan)
+        for place, ranking in rankings.items():
+            areas[:, place] = ranking.figures(counts)
+        drawn = _drawn(sums @ counts.astype(np.float64), areas)
         with np.errstate(divide="ignore", invalid="ignore"):
             figures[start:stop] = np.stack([metric.drawn(drawn) for metric in METRICS.values()]).T
 
@@ -112,7 +123,7 @@ def resample(
 
 
 def macro(figures: NDArray[np.float64], chosen: Sequence[int]) -> NDArray[np.float64]:
-    """Means over the labels `chosen` of figures [resamples, 26, m] -> [resamples, m].
+    """Means over the labels `chosen` of figures [resamples, L + 1, m] -> [resamples, m].
 
     A label that a draw leaves undefined is left out of that draw; NaN where all are.
     """
@@ -142,10 +153,9 @@ def with_intervals(block: dict[str, Any], figures: NDArray[np.float64] | None, c
     A label outside `chosen` (too few visits for the macro average) has no interval, nor has a figure that is null.
     Without draws (None) there is none.
     """
-    known = {DISEASES[j] for j in chosen}
     per_label = {}
-    for j, (disease, row) in enumerate(block["per_label"].items()):
-        per_label[disease] = _beside(row, figures[:, j] if figures is not None and disease in known else None)
+    for j, (name, row) in enumerate(block["per_label"].items()):
+        per_label[name] = _beside(row, figures[:, j] if figures is not None and j in chosen else None)
     means, pooled = (None, None) if figures is None else (macro(figures, chosen), figures[:, MICRO])
     return {
         **block,
@@ -161,15 +171,14 @@ def _beside(row: dict[str, Any], values: NDArray[np.float64] | None) -> dict[str
 
 
 def _sums(draws: Draws, values: Cells, cells: Flags) -> NDArray[np.float64]:
-    """SUMS over each group's true `cells`: [sums · 25, groups]."""
+    """SUMS over each group's true `cells`: [sums · L, groups]."""
     n = len(cells)
     of_group = csr_array((np.ones(n), (draws.members, np.arange(n))), shape=(draws.groups, n))
     return np.concatenate([(of_group @ np.where(cells, of(values), 0.0)).T for of in SUMS.values()])
 
 
-def _drawn(sums: NDArray[np.float64], areas: Sequence[tuple[Floats, Floats]]) -> Drawn:
-    """What METRICS are made of, [26, B] each, from the draws' sums [sums · 25, B] and each ranking's areas [B]."""
-    by_label = sums.reshape(len(SUMS), NUM_LABELS, -1)
+def _drawn(sums: NDArray[np.float64], areas: NDArray[np.float64]) -> Drawn:
+    """What METRICS are made of, [L + 1, B] each, from the draws' sums [sums · L, B] and the areas [2, L + 1, B]."""
+    by_label = sums.reshape(len(SUMS), areas.shape[1] - 1, -1)
     pooled = np.concatenate([by_label, by_label.sum(1, keepdims=True)], axis=1)  # micro pools the labels' cells
-    area, precision = np.stack(areas, axis=1)
-    return {**dict(zip(SUMS, pooled, strict=True)), "auroc": area, "auprc": precision}
+    return {**dict(zip(SUMS, pooled, strict=True)), "auroc": areas[0], "auprc": areas[1]}

@@ -1,6 +1,6 @@
-"""What a reader may conclude from a run: headline_facts(), INTENDED_USE, LIMITS.
+"""What a reader may conclude from a run: the top of report and model card, so that both say the same.
 
-Report and model card print these sentences, so they say the same. Every figure is that of metrics.json.
+Every figure is that of metrics.json; wording.py has the sentences around them.
 """
 
 from collections.abc import Mapping
@@ -10,26 +10,6 @@ from typing import Any
 MIN_PATIENTS = 100  # held_out patients below which the headline is no claim about performance
 # A label with fewer positive visits is marked: Collins, Ogundimu, Altman, Statistics in Medicine 35 (2016) 214-226.
 MIN_EVENTS = 100
-
-CONDITION = "given that the patient returns"
-INTENDED_USE = (
-    "Research on next-visit prediction: for a patient who will be admitted again, how likely is each of 25 groups of "
-    "diagnoses (CCS categories) to be coded at that next visit, from the codes and drugs of the present one.",
-    "Comparing models, data and training recipes on the same held-out patients.",
-)
-NOT_INTENDED = (
-    "Decisions about the care of a single patient. It is no medical device and no clinician has tested it in use.",
-    "Choosing or stopping a treatment. What the text says of drugs is an association, confounded by why a drug was "
-    "given; it is not efficacy.",
-    "Another hospital, code system, language or time, before it was validated there.",
-)
-LIMITS = (
-    f"Every figure reads: {CONDITION}. Who never comes back, or dies, has no next visit and is not counted.",
-    "A label means that a code was billed, not that the disease is there; a disease without a code counts as absent.",
-    "Codes are complete some days after discharge; a prediction that reads them cannot be made at the bedside.",
-    "A chronic disease that is coded again is easy to predict. Read new onset beside the overall figure.",
-    "The language model's own pre-training may have seen public data; that cannot be ruled out from here.",
-)
 
 
 @dataclass(frozen=True)
@@ -57,7 +37,7 @@ def headline_facts(metrics: Mapping[str, Any]) -> HeadlineFacts:
     onset = (student["new_onset"]["macro"] or {}).get("auroc")
     rows = (
         ("macro AUROC", student["macro"]["auroc"]),
-        ("macro AUROC, new onset", onset),
+        *([] if student["new_onset"]["macro"] is None and "task" in metrics else [("macro AUROC, new onset", onset)]),
         ("macro AUPRC", student["macro"]["auprc"]),
         ("Brier skill", student["macro"]["brier_skill"]),
     )

@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 
 from ckd.evaluation.bootstrap import interval, macro
 from ckd.evaluation.metrics import METRICS
-from ckd.visits.labels import DISEASES
 
-Figures = NDArray[np.float64]  # [resamples, 26, metrics], see bootstrap.resample
+Figures = NDArray[np.float64]  # [resamples, L + 1, metrics], see bootstrap.resample
 ALPHA = 0.05  # below it a label is called better or worse
 _AUROC = list(METRICS).index("auroc")
 
@@ -18,7 +17,7 @@ _AUROC = list(METRICS).index("auroc")
 def compare(
     model: str, blocks: Mapping[str, Any], figures: Mapping[str, Figures | None], chosen: Sequence[int]
 ) -> dict[str, Any]:
-    """`model` minus every other model that has figures: {other: {macro: {metric: …}, per_label: {disease: …}}}.
+    """`model` minus every other model that has figures: {other: {macro: {metric: …}, per_label: {label: …}}}.
 
     Each entry has difference, interval, p. per_label compares AUROC over the labels `chosen`; it has p_holm too,
     corrected over these labels for this pair of models. Without draws there are no `figures`: intervals and p are None.
@@ -97,10 +96,10 @@ def _pair(
         for i, (name, metric) in enumerate(METRICS.items())
         if metric.compared
     }
-    rows = {}
+    rows, names = {}, list(first["per_label"])
     for j in chosen:
-        one, other = (block["per_label"][DISEASES[j]]["auroc"] for block in (first, second))
-        rows[DISEASES[j]] = _entry(one, other, None if gaps is None else gaps[:, j, _AUROC])
+        one, other = (block["per_label"][names[j]]["auroc"] for block in (first, second))
+        rows[names[j]] = _entry(one, other, None if gaps is None else gaps[:, j, _AUROC])
     for row, adjusted in zip(rows.values(), holm([row["p"] for row in rows.values()]), strict=True):
         row["p_holm"] = adjusted
     return {"macro": over_all, "per_label": rows}

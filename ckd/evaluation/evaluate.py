@@ -24,9 +24,11 @@ from ckd.evaluation.public_code import public_code_metrics
 from ckd.evaluation.reliability import reliability
 from ckd.evaluation.scores import Rows, Splits, align, read_split
 from ckd.evaluation.subgroups import subgroups
-from ckd.evaluation.thresholds import choose_thresholds
+from ckd.evaluation.thresholds import own_aims
+from ckd.evaluation.wording import meanings
 from ckd.visits.cohort import Cohort
-from ckd.visits.labels import DISEASES
+from ckd.visits.grammar import names_the_labels
+from ckd.visits.task import Task
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,7 +51,7 @@ def evaluate(
     """Score everything of a prepared cohort on its labelled held_out visits; strict JSON (no NaN), undefined is null.
 
     Reads the stages visits, predictions and soft_labels. `wanted` says what thresholds are for and how many bootstrap
-    draws give the intervals. `adapter_optimism` is passed through. `ceilings` has a visit_id and one column of 25
+    draws give the intervals. `adapter_optimism` is passed through. `ceilings` has a visit_id and one column of L
     probabilities per further model (an oracle, say) for the held_out visits; such a model stays uncalibrated, its
     thresholds at 0.5. `calibration` is the student's, where it is fitted already.
 
@@ -68,11 +70,12 @@ def evaluate(
     }
     for name in ceilings.column_names if ceilings is not None else ():
         if name != "visit_id":
-            models[name] = Model(align(data.held_out.visit_ids, ceilings, name, name))
+            models[name] = Model.untuned(align(data.held_out.visit_ids, ceilings, name, name), cohort.task)
     baselines = fit_all(data, seed, say)
     say(f"figures and their intervals: {wanted.resamples:,} bootstrap draws of the held_out visits")
+    rates = prevalence(data.train.labels, data.train.known)
     draws = make_draws(data.held_out, wanted.resamples, seed)
-    sample = Sample(data.held_out, make_views(data.held_out), prevalence(data.train.labels), draws)
+    sample = Sample(data.held_out, make_views(data.held_out), rates, draws)
     metrics = assemble(data, sample, models, baselines, fitted_on_tuning)
     gains = {name: _gain(metrics["held_out"], name) for name in models if name not in MODELS}
     return {**metrics, "ceilings": gains, "adapter_optimism": adapter_optimism}
@@ -95,26 +98,29 @@ def assemble(
             continue
         others[name], figures[name] = sample.block(Model(result.held_out, fitted_on_tuning(result.tuning)))
         others[name] |= {"notes": result.notes} if result.notes else {}
-    labels, student, chosen = data.held_out.labels, models["student"], sample.views["all"].chosen
+    task, held_out, student, chosen = data.task, data.held_out, models["student"], sample.views["all"].chosen
     comparisons = compare("student", {**own, **others}, figures, chosen)
     calibrated = student.calibrated()
     alarms = student.calibration.flags(calibrated)
     draws, count = sample.draws, len(chosen)
     return {
+        **_named(task),
         "headline": headline(own["student"], others, baselines, data.tuning, comparisons, draws, count),
         "held_out": {**own, "baselines": others},
         "comparisons": {"student": comparisons},
         "intervals": draws.describe(),
-        "public_code_metrics": {name: public_code_metrics(labels, models[name].p) for name in MODELS},
-        **{_macro_key(name): _counted(view, data.held_out) for name, view in sample.views.items()},
+        "public_code_metrics": {
+            name: public_code_metrics(held_out.labels, models[name].p, held_out.known) for name in MODELS
+        },
+        **{_macro_key(name): _counted(view, held_out) for name, view in sample.views.items()},
         "counts": _counts(data),
         "calibration": _reliability(sample, models),
-        "thresholds": {name: _thresholds(model.calibration) for name, model in models.items()},
-        "train_prevalence": dict(zip(DISEASES, map(float, sample.train_prevalence), strict=True)),
-        "alerts": alerts(labels, alarms, student.calibration.thresholds, chosen),
-        "subgroups": subgroups(data.cohort, data.held_out, calibrated, alarms, chosen, draws),
+        "thresholds": {name: _thresholds(model, task) for name, model in models.items()},
+        "train_prevalence": dict(zip(task.names, map(_number, sample.train_prevalence), strict=True)),
+        "alerts": alerts(held_out, alarms, student.calibration.thresholds, chosen),
+        "subgroups": subgroups(data.cohort, held_out, calibrated, alarms, chosen, draws),
         "teacher_saw_held_out": bool(data.cohort.facts.get("teacher_saw_held_out", False)),
-        "warnings": list(_warnings(data, models, baselines, len(DISEASES) - count)),
+        "warnings": list(_warnings(data, models, baselines, len(task) - count)),
     }
 
 
@@ -139,8 +145,8 @@ def _macro_key(view: str) -> str:
 
 
 def _counted(view: View, held_out: Rows) -> list[Metrics]:
-    n, positives = view.cells.sum(0), (held_out.labels & view.cells).sum(0)
-    return [{"disease": DISEASES[j], "n": int(n[j]), "positives": int(positives[j])} for j in view.chosen]
+    names, n, positives = held_out.task.names, view.cells.sum(0), (held_out.labels & view.cells).sum(0)
+    return [{"disease": names[j], "n": int(n[j]), "positives": int(positives[j])} for j in view.chosen]
 
 
 def _counts(data: Splits) -> Metrics:
@@ -149,29 +155,51 @@ def _counts(data: Splits) -> Metrics:
     return {
         **{name: {"visits": len(rows), "groups": len(np.unique(rows.groups))} for name, rows in splits.items()},
         "group": "subject" if subjects else "identical input where subject_id is missing",
-        "held_out_with_known_current_labels": int(data.held_out.known.sum()),
-        "labels_in_macro": len(macro_labels(data.held_out.labels)),
+        "held_out_with_known_current_labels": int(data.held_out.current_known.any(1).sum()),
+        "labels_in_macro": len(macro_labels(data.held_out.labels, data.held_out.known)),
+        **_known(splits),
     }
+
+
+def _known(splits: Mapping[str, Rows]) -> Metrics:
+    """Per split and label on how many visits it is known, where that is not all of them."""
+    found = {
+        split: dict(zip(rows.task.names, map(int, rows.known.sum(0)), strict=True)) for split, rows in splits.items()
+    }
+    return {} if all(rows.known.all() for rows in splits.values()) else {"known": found}
+
+
+def _named(task: Task) -> Metrics:
+    """Which task it is and what its labels mean, for the words of report and model card; ccs25's are the usual ones."""
+    if names_the_labels(task):
+        return {}
+    return {"task": {"name": task.name, "labels": len(task), "meanings": meanings(task)}}
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def _reliability(sample: Sample, models: Mapping[str, Model]) -> Metrics:
     """Of every model but the truth itself; those without tuning probabilities as they are."""
-    labels, rates, chosen = sample.rows.labels, sample.train_prevalence, sample.views["all"].chosen
+    rows, rates, chosen = sample.rows, sample.train_prevalence, sample.views["all"].chosen
     truth = models[TRUTH].p if TRUTH in models else None
     return {
-        name: reliability(labels, model.p, model.calibration if model.tuned else None, rates, chosen, truth)
+        name: reliability(rows, model.p, model.calibration if model.tuned else None, rates, chosen, truth)
         for name, model in models.items()
         if name != TRUTH
     }
 
 
-def _thresholds(found: Calibration) -> Metrics:
-    values = dict(zip(DISEASES, map(float, found.thresholds), strict=True))
+def _thresholds(model: Model, task: Task) -> Metrics:
+    found, own = model.calibration, own_aims(task)
+    values = dict(zip(task.names, map(float, found.thresholds), strict=True))
     return {
         "for": found.threshold_for,
         "target": found.threshold_target,
         "values": values,
         "kept_at_05": dict(found.reasons),
+        **({"own": own} if own and model.tuned else {}),
     }
 
 
@@ -186,7 +214,7 @@ def _warnings(
         )
     if left_out:
         few = f"fewer than {MIN_COUNT} positive or negative held_out visits"
-        yield f"small sample: {left_out} of {len(DISEASES)} labels have {few}"
+        yield f"small sample: {left_out} of {len(data.task)} labels have {few}"
     if not held_out.has_subjects:
         yield (
             "visits without subject_id: patients may be on both sides of a split, and intervals are probably too narrow"
@@ -194,7 +222,7 @@ def _warnings(
     if held_out.from_clause.any():
         guessed = f"{int(held_out.from_clause.sum())} held_out visits"
         yield f"current labels of {guessed} are those that the treatment clause names, maybe not all"
-    one_class = len(choose_thresholds(tuning.labels, np.zeros(tuning.labels.shape)).reasons)
+    one_class = len(data.task) - len(macro_labels(tuning.labels, tuning.known, min_count=1))
     if one_class:
         reason = f"tuning has {len(tuning)} visits and not both classes of them"
         yield f"thresholds stay at 0.5 for {one_class} labels: {reason}"

@@ -42,17 +42,19 @@ def fit_logistic(logits_N: NDArray[Any], targets_N: NDArray[Any]) -> tuple[float
     return float(slope / scale), float(intercept - slope * center / scale)
 
 
-def fit_temperature(logits_NL: NDArray[Any], y_NL: Flags) -> Map:
-    """The one temperature, COOLEST to HOTTEST, with the least cross-entropy to the Platt targets of all labels.
+def fit_temperature(logits_NL: NDArray[Any], y_NL: Flags, known_NL: Flags) -> Map:
+    """The one temperature, COOLEST to HOTTEST, with the least cross-entropy to the Platt targets of all known cells.
 
     Guo et al. 2017, "On calibration of modern neural networks".
     """
-    z_NL = np.asarray(logits_NL, np.float64)
-    t_NL = np.stack([platt_targets(y_NL[:, j]) for j in range(y_NL.shape[1])], axis=1)
-    if not z_NL.any():
+    z_C = np.asarray(logits_NL, np.float64)[known_NL]  # the known cells, row after row
+    t_NL = np.zeros(y_NL.shape)
+    for j, known_N in enumerate(known_NL.T):
+        t_NL[known_N, j] = platt_targets(y_NL[known_N, j])
+    if not z_C.any():
         return UNCHANGED
-    scale = float(np.sqrt(np.mean(z_NL**2)))
-    (warmth,) = _newton((z_NL / scale).reshape(-1, 1), t_NL.reshape(-1), np.array([scale]))
+    scale = float(np.sqrt(np.mean(z_C**2)))
+    (warmth,) = _newton((z_C / scale).reshape(-1, 1), t_NL[known_NL], np.array([scale]))
     return Map("temperature", temperature=float(1 / np.clip(warmth / scale, 1 / HOTTEST, 1 / COOLEST)))
 
 

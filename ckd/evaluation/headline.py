@@ -52,9 +52,11 @@ def strongest_baseline(fitted: Mapping[str, Result], tuning: Rows) -> tuple[str,
     Uses no held_out label.
     """
     computed = _computed(fitted)
-    enough = macro_labels(tuning.labels)
-    chosen = enough or macro_labels(tuning.labels, min_count=1)
-    values = {name: macro_auroc(tuning.labels, result.tuning, chosen) for name, result in computed.items()}
+    enough = macro_labels(tuning.labels, tuning.known)
+    chosen = enough or macro_labels(tuning.labels, tuning.known, min_count=1)
+    values = {
+        name: macro_auroc(tuning.labels, result.tuning, chosen, tuning.known) for name, result in computed.items()
+    }
     ranked = {name: value for name, value in values.items() if value is not None}
     if not ranked:
         name = next(name for name in _FALLBACK if name in computed)

@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from ckd.evaluation.logistic import Features, design
 from ckd.evaluation.scores import Flags, NotComputableError, current_labels
 from ckd.visits.cohort import Cohort
-from ckd.visits.labels import NUM_LABELS
 from ckd.visits.visit import Split
 
 _COLUMNS = ["subject_id", "prediction_time", "age", "sex", "current_labels"]
@@ -26,22 +26,22 @@ _NUMBER = re.compile(r"\d+(\.\d+)?")
 class History:
     """The labelled visits of one split, in the order of scores.read_split; n rows."""
 
-    current: Flags  # [n, 25] recorded at this visit
-    last: Flags  # [n, 25] recorded at the visit before; nothing at a first visit
-    ever: Flags  # [n, 25] recorded at any visit before
+    current: Flags  # [n, L] recorded at this visit
+    last: Flags  # [n, L] recorded at the visit before; nothing at a first visit
+    ever: Flags  # [n, L] recorded at any visit before
     earlier: NDArray[np.int64]  # [n] number of visits before
     age: NDArray[np.float64]  # [n] years; NaN where unknown
     sex: NDArray[np.str_]  # [n] upper-case first letter; "" where unknown
 
-    def features(self) -> NDArray[np.float64]:
-        """[n, 80]: current, last, ever; log(1 + earlier visits); decades of age, whether it is known; woman, man.
+    def features(self) -> Features:
+        """[n, 3 · L + 5]: current, last, ever; log(1 + earlier visits); decades of age, whether known; woman, man.
 
         Neither woman nor man: unknown.
         """
         known = ~np.isnan(self.age)
         age = np.where(known, self.age, 0) / 10
         numbers = np.stack([np.log1p(self.earlier), age, known, self.sex == "F", self.sex == "M"], axis=1)
-        return np.concatenate([self.current, self.last, self.ever, numbers], axis=1).astype(np.float64)
+        return design(self.current, self.last, self.ever, numbers)
 
 
 def read_history(cohort: Cohort, split: Split) -> History:
@@ -54,12 +54,13 @@ def read_history(cohort: Cohort, split: Split) -> History:
     times: list[float] = []
     ages: list[float] = []
     sexes: list[str] = []
-    current: list[Flags] = [np.zeros((0, NUM_LABELS), dtype=bool)]
+    current: list[Flags] = [np.zeros((0, len(cohort.task)), dtype=bool)]
+    present: list[Flags] = []
     scored: list[bool] = []
     for shard in cohort.select(split, labeled=None):
         table = cohort.read(shard, _COLUMNS)
         flags, known, from_clause = current_labels(cohort, shard, table)
-        _require(f"{split} visits without current labels", ~(known | from_clause))
+        _require(f"{split} visits without current labels", ~(known.any(1) | from_clause))
         _require(f"{split} visits without subject_id", np.asarray(table["subject_id"].is_null()))
         moments = [moment(text) for text in table["prediction_time"].to_pylist()]
         _require(f"{split} visits without a prediction_time such as 2150-01-31T09:30:00", np.isnan(moments))
@@ -68,7 +69,9 @@ def read_history(cohort: Cohort, split: Split) -> History:
         ages += [_years(text) for text in table["age"].to_pylist()]
         sexes += [(text or "").strip()[:1].upper() for text in table["sex"].to_pylist()]
         current.append(flags)
+        present.append(known | from_clause[:, None])
         scored += [shard.labeled] * shard.rows
+    _require_present(split, present)
     age, sex, take = np.array(ages), np.array(sexes, dtype=np.str_), np.array(scored, dtype=bool)
     for name, unknown in (("age", np.isnan(age)), ("sex", sex == "")):
         if len(take) and unknown.all():
@@ -79,14 +82,14 @@ def read_history(cohort: Cohort, split: Split) -> History:
 
 
 def before(subjects: Sequence[str], times: Sequence[float], current: Flags) -> tuple[Flags, Flags, NDArray[np.int64]]:
-    """What the subject's last earlier visit, and all earlier ones, recorded ([n, 25] each), and their number [n].
+    """What the subject's last earlier visit, and all earlier ones, recorded ([n, L] each), and their number [n].
 
     Rows are in any order. Visits at the same time are not earlier than each other; together they are "the visit before"
     of the next one.
     """
     n = len(subjects)
     last, ever, earlier = np.zeros_like(current), np.zeros_like(current), np.zeros(n, dtype=np.int64)
-    count, recent, union = 0, np.zeros(NUM_LABELS, dtype=bool), np.zeros(NUM_LABELS, dtype=bool)
+    count, recent, union = 0, np.zeros(current.shape[1], dtype=bool), np.zeros(current.shape[1], dtype=bool)
     _, who = np.unique(np.array(subjects, dtype=np.str_), return_inverse=True)
     order = np.lexsort((np.array(times), who))
     stamps = np.array(times)[order]
@@ -102,6 +105,12 @@ def before(subjects: Sequence[str], times: Sequence[float], current: Flags) -> t
         recent = np.asarray(current[rows].any(0))
         union, count = np.asarray(union | recent), count + len(rows)
     return last, ever, earlier
+
+
+def _require_present(split: Split, present: Sequence[Flags]) -> None:
+    """What one visit tells of the present, all must tell: an unknown label is no absent one."""
+    found = np.concatenate(present) if present else np.zeros((0, 1), dtype=bool)
+    _require(f"{split} visits with unknown current labels", np.asarray(~found[:, found.any(0)].all(1)))
 
 
 def moment(text: str | None) -> float:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ckd.evaluation.scores import Flags
-from ckd.visits.labels import DISEASES
 
 MIN_COUNT = 10  # positive and negative visits that a label needs to enter the macro average
 Floats = NDArray[np.floating[Any]]
@@ -34,7 +33,7 @@ class Cells(NamedTuple):
 
 
 def macro_labels(labels: Flags, cells: Flags | None = None, min_count: int = MIN_COUNT) -> list[int]:
-    """The labels with at least `min_count` positive and negative visits among `cells` (both [n, 25]).
+    """The labels with at least `min_count` positive and negative visits among `cells` (both [n, L]); None: all.
 
     Looks at no model, so the macro average is over the same labels for every model.
     """
@@ -65,9 +64,12 @@ def brier(y: Flags, p: Floats) -> float | None:
 
 
 def brier_skill(y: Flags, p: Floats, rate: Floats) -> float | None:
-    """1 - Brier / Brier of always predicting the train prevalence; None without visits, or if that one has no error."""
+    """1 - Brier / Brier of always predicting the train prevalence; None without visits, or if that one has no error.
+
+    None too where a rate is NaN: no training visit knows the label.
+    """
     error, reference = brier(y, p), brier(y, rate)
-    return 1 - error / reference if error is not None and reference else None
+    return 1 - error / reference if error is not None and reference and reference > 0 else None
 
 
 @dataclass(frozen=True)
@@ -125,25 +127,35 @@ def figures(cells: Cells) -> Figures:
 
 
 def score(
-    labels: Flags, p: Floats, cells: Flags, alarms: Flags, train_prevalence: Floats, chosen: Sequence[int]
+    labels: Flags,
+    p: Floats,
+    cells: Flags,
+    alarms: Flags,
+    train_prevalence: Floats,
+    chosen: Sequence[int],
+    names: Sequence[str],
 ) -> Figures:
     """Figures of the true `cells`: per label, macro (mean over the labels `chosen`) and micro (all labels pooled).
 
-    labels, p, cells, alarms are [n, 25]; train_prevalence [25].
+    labels, p, cells, alarms are [n, L]; train_prevalence [L].
     """
     table = Cells(labels, p.astype(np.float64), alarms, np.broadcast_to(train_prevalence, labels.shape))
-    columns = (table.at((cells[:, j], j)) for j in range(len(DISEASES)))
+    columns = (table.at((cells[:, j], j)) for j in range(len(names)))
     per_label = [{"n": len(c.y), "positives": int(c.y.sum()), **figures(c)} for c in columns]
     return {
         "macro": {"labels": len(chosen), **{m: mean([per_label[j][m] for j in chosen]) for m in METRICS}},
         "micro": {"n": int(cells.sum()), **figures(table.at(cells))},
-        "per_label": dict(zip(DISEASES, per_label, strict=True)),
+        "per_label": dict(zip(names, per_label, strict=True)),
     }
 
 
-def macro_auroc(labels: Flags, p: Floats, chosen: Sequence[int]) -> float | None:
-    """Mean AUROC over the labels `chosen`; None when there is none or one is undefined."""
-    return mean([auroc(labels[:, j], p[:, j]) for j in chosen])
+def macro_auroc(labels: Flags, p: Floats, chosen: Sequence[int], known: Flags | None = None) -> float | None:
+    """Mean AUROC over the labels `chosen` on their `known` visits [n, L] (None: all).
+
+    None when there is no label or one is undefined.
+    """
+    rows = [slice(None) if known is None else known[:, j] for j in chosen]
+    return mean([auroc(labels[where, j], p[where, j]) for where, j in zip(rows, chosen, strict=True)])
 
 
 def mean(values: Sequence[float | None]) -> float | None:

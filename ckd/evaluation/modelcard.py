@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ckd.evaluation.claims import INTENDED_USE, LIMITS, MIN_EVENTS, NOT_INTENDED, headline_facts
+from ckd.evaluation.claims import MIN_EVENTS, headline_facts
 from ckd.evaluation.metrics import MIN_COUNT, SHOWN
 from ckd.evaluation.small_cells import parts_text
-from ckd.visits.labels import DISEASES
+from ckd.evaluation.wording import NOT_INTENDED, known_on, wording
 from ckd.visits.visit import SPLITS
 
 Row = Sequence[str]
@@ -32,17 +32,18 @@ class Facts:
 
 def model_card(metrics: Mapping[str, Any], facts: Facts) -> str:
     """The Markdown, with YAML front matter as the Hub reads it."""
+    words, labels = wording(metrics), len(metrics["held_out"]["student"]["per_label"])
     sections = [
         _front(facts),
-        "# Next-visit diseases of a returning patient",
+        f"# {words.title}",
         _headline(metrics),
-        "## Intended use\n" + _bullets(INTENDED_USE),
+        "## Intended use\n" + _bullets(words.intended),
         "### Not intended\n" + _bullets(NOT_INTENDED),
-        "## Limits\n" + _bullets(LIMITS),
-        "## How to load it\n" + _usage(facts),
+        "## Limits\n" + _bullets(words.limits),
+        "## How to load it\n" + _usage(facts, labels),
         "## Figures on held-out patients\n" + _figures(metrics),
         "## Calibration and thresholds\n" + _calibration(metrics, facts),
-        "## ONNX\n" + _engines(facts),
+        "## ONNX\n" + _engines(facts, labels),
         "## Training data\n" + _data(metrics, facts),
     ]
     return "\n\n".join(sections) + "\n"
@@ -74,7 +75,7 @@ def _figures(metrics: Mapping[str, Any]) -> str:
     basis = (
         f"{counts['held_out']['visits']:,} visits of {counts['held_out']['groups']:,} patients ({counts['group']}); "
         f"macro average over {counts['labels_in_macro']} labels with at least {MIN_COUNT} positive and negative "
-        "visits. Brackets: 95 % interval, patients drawn anew. "
+        f"visits{known_on(metrics)}. Brackets: 95 % interval, patients drawn anew. "
         f"A star: fewer than {MIN_EVENTS} positive visits. Other labels: too few visits, not shown."
     )
     models = {"student": student, "teacher": metrics["held_out"]["teacher"], **metrics["held_out"]["baselines"]}
@@ -83,7 +84,9 @@ def _figures(metrics: Mapping[str, Any]) -> str:
         for name, block in models.items()
         if block["macro"]
     ]
-    labels = [_label(name, student["per_label"][name], thresholds[name]) for name in DISEASES if name in chosen]
+    labels = [
+        _label(name, student["per_label"][name], thresholds[name]) for name in student["per_label"] if name in chosen
+    ]
     return "\n\n".join(
         [
             basis,
@@ -123,14 +126,14 @@ def _calibration(metrics: Mapping[str, Any], facts: Facts) -> str:
     return text + "\n\n" + _table(("macro, held-out", "raw", "calibrated"), rows)
 
 
-def _usage(facts: Facts) -> str:
+def _usage(facts: Facts, labels: int) -> str:
     lines = [
         "The text is the `input` of a visit as CKD-EHR writes it; other wording is outside of what was tested.",
         "```python",
         "from transformers import pipeline",
         'classify = pipeline("text-classification", model="PATH", top_k=None, truncation=True, '
         'function_to_apply="sigmoid")',
-        'classify("The patient-acquired disease is …")  # 25 names with probabilities',
+        f'classify("The patient-acquired disease is …")  # {_names(labels)} with probabilities',
         "```",
         f"It reads {facts.max_length} tokens at a time. "
         "`truncation=True` cuts longer visits at their end, as in training.",
@@ -138,7 +141,7 @@ def _usage(facts: Facts) -> str:
     return "\n".join(lines)
 
 
-def _engines(facts: Facts) -> str:
+def _engines(facts: Facts, labels: int) -> str:
     if not facts.engines:
         return "Not in this folder; `ckd export model --onnx` adds it."
     rows = [
@@ -153,9 +156,9 @@ def _engines(facts: Facts) -> str:
     ]
     head = ("file", "size", "largest gap of a probability to torch", "macro AUROC", "loss against torch")
     return (
-        "Inputs `input_ids` and `attention_mask`, int64 [batch, sequence]; output `logits`, float32 [batch, 25]. "
-        "`tokenizer.json` cuts and needs no padding for one text.\nint8: its activations are scaled per batch, so "
-        "score one text at a time where neighbours must not matter.\n\n"
+        "Inputs `input_ids` and `attention_mask`, int64 [batch, sequence]; output `logits`, float32 "
+        f"[batch, {labels}]. `tokenizer.json` cuts and needs no padding for one text.\n"
+        "int8: its activations are scaled per batch, so score one text at a time where neighbours must not matter.\n\n"
         f"Compared on {facts.compared}:\n\n{_table(head, rows)}"
     )
 
@@ -173,6 +176,10 @@ def _data(metrics: Mapping[str, Any], facts: Facts) -> str:
             "**Credentialed data: a model that learned from it must not be shared outside of its data use agreement.**"
         )
     return "\n".join([*lines, f"Student `{facts.student}`, trained and exported by CKD-EHR."])
+
+
+def _names(labels: int) -> str:
+    return f"{labels} names" if labels > 1 else "the name"
 
 
 def _table(head: Row, rows: Iterable[Row]) -> str:

@@ -11,16 +11,17 @@ from ckd.evaluation.scores import Flags
 CUT = 0.5
 
 
-def public_code_metrics(labels: Flags, p: Floats) -> dict[str, float | None]:
-    """F1 (macro over 25 labels, empty ones count 0), accuracy (share of equal cells), AUPR and AUC (cells pooled).
+def public_code_metrics(labels: Flags, p: Floats, known: Flags) -> dict[str, float | None]:
+    """F1 (macro over the labels, empty ones count 0), accuracy (share of equal cells), AUPR and AUC (cells pooled).
 
-    Inputs are [n, 25].
+    Inputs are [n, L]; only `known` cells count.
     """
     predicted = p > CUT
-    pooled = predicted.ravel().astype(np.float64)
+    y, pooled = labels[known], predicted[known].astype(np.float64)
+    columns = [(labels[where, j], predicted[where, j]) for j, where in enumerate(known.T)]
     return {
-        "f1": float(np.mean([f1(labels[:, j], predicted[:, j]) or 0.0 for j in range(labels.shape[1])])),
-        "accuracy": float((labels == predicted).mean()),
-        "aupr": auprc(labels.ravel(), pooled),
-        "auc": auroc(labels.ravel(), pooled),
+        "f1": float(np.mean([f1(*column) or 0.0 for column in columns])),
+        "accuracy": float((y == pooled).mean()),
+        "aupr": auprc(y, pooled),
+        "auc": auroc(y, pooled),
     }

@@ -14,8 +14,7 @@ from ckd.calibration import Calibration, Floats
 from ckd.evaluation.calibrate import log_odds
 from ckd.evaluation.fits import fit_logistic
 from ckd.evaluation.metrics import brier, brier_skill, mean
-from ckd.evaluation.scores import Flags
-from ckd.visits.labels import DISEASES
+from ckd.evaluation.scores import Flags, Rows
 
 BINS = 10
 FIGURES = ("slope", "intercept", "in_the_large", "brier", "brier_skill", "ece", "ece_of_constant", "distance_to_truth")
@@ -23,21 +22,21 @@ Figures = dict[str, Any]
 
 
 def reliability(
-    y_NL: Flags,
+    rows: Rows,
     p_NL: NDArray[Any],
     calibration: Calibration | None,
     train_prevalence: Floats,
     chosen: Sequence[int],
     truth_NL: NDArray[Any] | None,
 ) -> Figures:
-    """`raw` and `calibrated` figures of held_out probabilities [n, 25], and how many labels have each kind of map.
+    """`raw` and `calibrated` figures of held_out probabilities [n, L], and how many labels have each kind of map.
 
     `calibrated` is None without a calibration. `chosen` are the labels of the macro average; `truth_NL` the true
     probabilities where they are known.
     """
 
     def block(p: NDArray[Any]) -> Figures:
-        return summary(y_NL, np.asarray(p, np.float64), train_prevalence, chosen, truth_NL)
+        return summary(rows, np.asarray(p, np.float64), train_prevalence, chosen, truth_NL)
 
     calibrated = None if calibration is None else block(calibration.probabilities(log_odds(p_NL)))
     kinds = {} if calibration is None else Counter(one.kind for one in calibration.maps)
@@ -45,25 +44,22 @@ def reliability(
 
 
 def summary(
-    y_NL: Flags, p_NL: Floats, train_prevalence: Floats, chosen: Sequence[int], truth_NL: NDArray[Any] | None
+    rows: Rows, p_NL: Floats, train_prevalence: Floats, chosen: Sequence[int], truth_NL: NDArray[Any] | None
 ) -> Figures:
-    """Per label, macro (mean over `chosen`; None where one of them is undefined) and pooled over all labels."""
-    per_label = [
-        figures(
-            y_NL[:, j],
-            p_NL[:, j],
-            np.full(len(y_NL), train_prevalence[j]),
-            None if truth_NL is None else truth_NL[:, j],
-        )
-        for j in range(len(DISEASES))
-    ]
-    constant = np.broadcast_to(train_prevalence, p_NL.shape).reshape(-1)
-    pooled = figures(y_NL.reshape(-1), p_NL.reshape(-1), constant, None if truth_NL is None else truth_NL.reshape(-1))
+    """Per label, macro (mean over `chosen`; None where one of them is undefined) and pooled; of the known cells."""
+    constant_NL = np.broadcast_to(train_prevalence, p_NL.shape)
+
+    def at(cells: Any) -> Figures:
+        truth = None if truth_NL is None else truth_NL[cells]
+        return figures(rows.labels[cells], p_NL[cells], constant_NL[cells], truth)
+
+    per_label = [at((known_N, j)) for j, known_N in enumerate(rows.known.T)]
+    pooled = at(rows.known)
     return {
         "macro": {"labels": len(chosen), **{name: mean([per_label[j][name] for j in chosen]) for name in FIGURES}},
         "pooled": pooled,
         "labels_with_brier_skill": sum(one["brier_skill"] is not None and one["brier_skill"] > 0 for one in per_label),
-        "per_label": dict(zip(DISEASES, per_label, strict=True)),
+        "per_label": dict(zip(rows.task.names, per_label, strict=True)),
     }
 
 
@@ -95,11 +91,11 @@ def recalibration(y_N: Flags, p_N: Floats) -> tuple[float | None, float | None]:
 
 
 def expected_calibration_error(y_N: Flags, p_N: Floats) -> float | None:
-    """Mean over visits of |mean p - mean y| of their bin; None without visits.
+    """Mean over visits of |mean p - mean y| of their bin; None without visits, or where a p is NaN.
 
     BINS bins of equally many visits by p; visits with equal p are always in one bin.
     """
-    if not len(y_N):
+    if not len(y_N) or np.isnan(p_N).any():
         return None
     below_N = np.searchsorted(np.sort(p_N), p_N, side="left")  # the same for equal probabilities
     bin_N = below_N * BINS // len(p_N)

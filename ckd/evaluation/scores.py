@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,9 +11,9 @@ from numpy.typing import NDArray
 from ckd.errors import ArtifactError
 from ckd.store.artifacts import Fields, Stage, require_equal
 from ckd.visits.cohort import Cohort
-from ckd.visits.columns import joined, matrix
-from ckd.visits.grammar import diseases_in_treatment_clause
-from ckd.visits.labels import NUM_LABELS
+from ckd.visits.columns import cells, joined, matrix
+from ckd.visits.grammar import diseases_in_treatment_clause, names_the_labels
+from ckd.visits.task import Task
 from ckd.visits.visit import Shard, Split
 
 if TYPE_CHECKING:
@@ -24,24 +25,26 @@ Scores = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Rows:
-    """The labelled visits of one split, in shard order; n rows."""
+    """The labelled visits of one split, in shard order; n rows, L labels. A cell is a pair of a visit and a label."""
 
+    task: Task
     visit_ids: "pa.Array"  # string [n]
-    labels: Flags  # [n, 25] next visit
-    current: Flags  # [n, 25] current visit; meaningful where known or from_clause
-    known: Flags  # [n] the current_labels column has them
+    labels: Flags  # [n, L] what is to be predicted; meaningful where known
+    known: Flags  # [n, L] every figure is over these cells only
+    current: Flags  # [n, L] current visit; meaningful where current_known or from_clause
+    current_known: Flags  # [n, L] the current_labels column has it
     from_clause: Flags  # [n] else the input's treatment clause names some
     groups: NDArray[np.uint64]  # [n] the subject, or without subject ids the identical input
     has_subjects: bool  # every visit has a subject_id
-    scores: Mapping[str, Scores] = field(default_factory=dict)  # stage name -> probabilities [n, 25]
+    scores: Mapping[str, Scores] = field(default_factory=dict)  # stage name -> probabilities [n, L]
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def has_current(self) -> Flags:
-        """[n] whether the current visit's labels are known, or named in its text."""
-        return self.known | self.from_clause
+        """[n, L] whether it is known, or named in the text, that the label is there now."""
+        return self.current_known | self.from_clause[:, None]
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,17 @@ class Splits:
     train: Rows
     tuning: Rows
     held_out: Rows
+
+    @property
+    def task(self) -> Task:
+        """What is predicted."""
+        return self.cohort.task
+
+    @cached_property
+    def present_now(self) -> Flags:
+        """[L] the labels that can be there now: known of the present visit somewhere. Readmission never is."""
+        splits = (self.train, self.tuning, self.held_out)
+        return np.asarray(np.any([rows.has_current.any(0) for rows in splits], axis=0))
 
 
 class NotComputableError(ValueError):
@@ -65,7 +79,7 @@ def read_split(cohort: Cohort, split: Split, stages: Sequence[str] = ()) -> Rows
     """
     readers = {name: _StageReader(Stage(cohort.root, name, {})) for name in stages}
     parts = [_read_shard(cohort, shard, readers) for shard in cohort.select(split)]
-    return _concatenate([_no_rows(stages), *parts])
+    return _concatenate([_no_rows(cohort.task, stages), *parts])
 
 
 def texts(cohort: Cohort, split: Split) -> Iterator[list[str]]:
@@ -75,7 +89,7 @@ def texts(cohort: Cohort, split: Split) -> Iterator[list[str]]:
 
 
 def align(visit_ids: "pa.Array", table: "pa.Table", where: str, column: str = "probabilities") -> Scores:
-    """Probabilities [n, 25] of the given visits from a table of visit_id and `column`, in the order of the ids.
+    """Probabilities [n, L] of the given visits from a table of visit_id and `column`, in the order of the ids.
 
     Raises ArtifactError naming a visit that the table lacks, or a value that is no probability.
     """
@@ -88,22 +102,26 @@ def align(visit_ids: "pa.Array", table: "pa.Table", where: str, column: str = "p
 
 
 def current_labels(cohort: Cohort, shard: Shard, table: "pa.Table") -> tuple[Flags, Flags, Flags]:
-    """The current visits' labels of a shard [n, 25], which rows have them from the column, and which from the clause.
+    """The current visits' labels of a shard [n, L], which of them the column has [n, L], which rows have the clause's.
 
-    A row without the column's has those that its input's treatment clause names.
+    A row without any of the column's has those that its input's treatment clause names, where that names the task's.
     """
-    column = table["current_labels"]
-    known = np.asarray(column.is_valid())
-    current = np.zeros((len(table), NUM_LABELS), dtype=bool)
-    current[known] = matrix(column.drop_null())
+    current, known = flags(table["current_labels"])
+    without = ~known.any(1)
     from_clause = np.zeros(len(table), dtype=bool)
-    if not known.all():
+    if without.any() and names_the_labels(cohort.task):
         inputs = cohort.read(shard, ["input"]).column("input")
-        for row in np.flatnonzero(~known):
+        for row in np.flatnonzero(without):
             named = diseases_in_treatment_clause(inputs[int(row)].as_py())
             if named is not None:
                 current[row], from_clause[row] = named, True
     return current, known, from_clause
+
+
+def flags(column: "pa.ChunkedArray") -> tuple[Flags, Flags]:
+    """A column of label lists: which cells are true, and which are known (both [n, L])."""
+    values = cells(column)
+    return values == 1, ~np.isnan(values)
 
 
 class _StageReader:
@@ -126,13 +144,16 @@ class _StageReader:
 
 def _read_shard(cohort: Cohort, shard: Shard, readers: Mapping[str, _StageReader]) -> Rows:
     table = cohort.read(shard, ["visit_id", "subject_id", "labels", "current_labels", "group"])
-    current, known, from_clause = current_labels(cohort, shard, table)
+    labels, known = flags(table["labels"])
+    current, current_known, from_clause = current_labels(cohort, shard, table)
     visit_ids = table.column("visit_id").combine_chunks()
     return Rows(
+        task=cohort.task,
         visit_ids=visit_ids,
-        labels=matrix(table["labels"], bool),
-        current=current,
+        labels=labels,
         known=known,
+        current=current,
+        current_known=current_known,
         from_clause=from_clause,
         groups=table.column("group").to_numpy(),
         has_subjects=table.column("subject_id").null_count == 0,
@@ -140,22 +161,25 @@ def _read_shard(cohort: Cohort, shard: Shard, readers: Mapping[str, _StageReader
     )
 
 
-def _no_rows(stages: Sequence[str]) -> Rows:
+def _no_rows(task: Task, stages: Sequence[str]) -> Rows:
     import pyarrow as pa
 
-    flags, none = np.zeros((0, NUM_LABELS), dtype=bool), np.zeros(0, dtype=bool)
-    scores = {name: np.zeros((0, NUM_LABELS), dtype=np.float32) for name in stages}
-    return Rows(pa.array([], pa.string()), flags, flags, none, none, np.zeros(0, dtype=np.uint64), True, scores)
+    no_cells, none = np.zeros((0, len(task)), dtype=bool), np.zeros(0, dtype=bool)
+    scores = {name: np.zeros((0, len(task)), dtype=np.float32) for name in stages}
+    ids, groups = pa.array([], pa.string()), np.zeros(0, dtype=np.uint64)
+    return Rows(task, ids, no_cells, no_cells, no_cells, no_cells, none, groups, True, scores)
 
 
 def _concatenate(parts: Sequence[Rows]) -> Rows:
     import pyarrow as pa
 
     return Rows(
+        task=parts[0].task,
         visit_ids=pa.concat_arrays([p.visit_ids for p in parts]),
         labels=np.concatenate([p.labels for p in parts]),
-        current=np.concatenate([p.current for p in parts]),
         known=np.concatenate([p.known for p in parts]),
+        current=np.concatenate([p.current for p in parts]),
+        current_known=np.concatenate([p.current_known for p in parts]),
         from_clause=np.concatenate([p.from_clause for p in parts]),
         groups=np.concatenate([p.groups for p in parts]),
         has_subjects=all(p.has_subjects for p in parts),

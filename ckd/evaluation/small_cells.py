@@ -45,6 +45,11 @@ def count_text(value: int) -> str:
     return f"{value:,}" if not small(value) else f"<{MIN_CELL}"
 
 
+def part_text(part: int, whole: int) -> str:
+    """A count for a reader who knows the `whole`: a bound where the part, or what is not in it, is small."""
+    return f">{whole - MIN_CELL:,}" if small(whole - part) else count_text(part)
+
+
 def small(value: int) -> bool:
     """Whether a count must not be shown."""
     return 0 < value < MIN_CELL

@@ -15,7 +15,6 @@ from ckd.evaluation.metrics import Floats
 from ckd.evaluation.scores import Flags, Rows
 from ckd.evaluation.small_cells import MIN_CELL, OTHER, pooled, shown
 from ckd.visits.cohort import Cohort
-from ckd.visits.labels import DISEASES
 from ckd.visits.visit import SUBGROUP_FIELDS, Split
 
 UNKNOWN = "unknown"
@@ -49,14 +48,20 @@ def subgroups(
 ) -> dict[str, Any]:
     """The block `subgroups` of metrics.json: per field of SUBGROUP_FIELDS its groups, or the reason why it has none.
 
-    p are calibrated probabilities and alarms the alerts at the thresholds, both [n, 25].
+    p are calibrated probabilities and alarms the alerts at the thresholds, both [n, L].
     """
-    labels, p = held_out.labels, p.astype(np.float64)
-    sums = np.stack(Sums(np.ones_like(p), labels, p, alarms, alarms & labels), axis=-1).astype(np.float64)  # [n, 25, 5]
+    labels, known = held_out.labels & held_out.known, held_out.known
+    p, alarms = np.where(known, p, 0.0), alarms & known
+    sums = np.stack(Sums(known, labels, p, alarms, alarms & labels), axis=-1).astype(np.float64)  # [n, L, 5]
     fields = {
         field: _field(names, held_out, sums, chosen, draws) for field, names in read_fields(cohort, "held_out").items()
     }
-    return {"model": "student", "min_cell": MIN_CELL, "labels": [DISEASES[j] for j in chosen], "fields": fields}
+    return {
+        "model": "student",
+        "min_cell": MIN_CELL,
+        "labels": [held_out.task.names[j] for j in chosen],
+        "fields": fields,
+    }
 
 
 def read_fields(cohort: Cohort, split: Split) -> dict[str, NDArray[np.object_]]:
@@ -94,12 +99,12 @@ def _field(
     events, others = pairs[..., 1], pairs[..., 0] - pairs[..., 1]
     pooled_shown = shown(events.sum(1).tolist(), others.sum(1).tolist())
     label_shown = [shown(events[:, k].tolist(), others[:, k].tolist()) for k in range(len(chosen))]
-    groups = []
+    groups, names_of = [], held_out.task.names
     for i, (group, where) in enumerate(rows.items()):
         found: dict[str, Any] = {**dict.fromkeys(FIGURES), "intervals": dict.fromkeys(FIGURES)}
         if pooled_shown[i]:
             found = {**_figures(pairs[i].sum(0)), "intervals": _intervals(where, sums[:, chosen].sum(1), draws)}
-        per_label = {DISEASES[j]: _figures(pairs[i, k]) if label_shown[k][i] else None for k, j in enumerate(chosen)}
+        per_label = {names_of[j]: _figures(pairs[i, k]) if label_shown[k][i] else None for k, j in enumerate(chosen)}
         groups.append({"group": group, "visits": int(where.sum()), **found, "per_label": per_label})
     return {"reason": None, "groups": groups}
 

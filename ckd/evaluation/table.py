@@ -6,7 +6,7 @@ from typing import Any
 from ckd.evaluation.claims import headline_facts
 from ckd.evaluation.comparisons import lines as comparison_lines
 from ckd.evaluation.metrics import METRICS
-from ckd.visits.labels import NUM_LABELS
+from ckd.evaluation.wording import known_on
 
 _AUROC = METRICS["auroc"].heading
 _COLUMNS = {  # heading -> where the figure is in a model's block
@@ -70,7 +70,7 @@ def _calibration(student: Mapping[str, Any]) -> str:
     line = (
         f"student calibrated on tuning: slope {_plain(whole['slope'])} (raw {_plain(before['slope'])}), "
         f"ECE {_plain(whole['ece'])} (raw {_plain(before['ece'])}, a constant {_plain(whole['ece_of_constant'])}), "
-        f"Brier skill > 0 on {block['labels_with_brier_skill']} of {NUM_LABELS} labels"
+        f"Brier skill > 0 on {block['labels_with_brier_skill']} of {len(block['per_label'])} labels"
     )
     distance = block["pooled"]["distance_to_truth"]
     return line + ("" if distance is None else f", {distance:.3f} from the true probability on average")
@@ -84,5 +84,8 @@ def _macro_basis(metrics: Mapping[str, Any]) -> str:
     counted = metrics["labels_in_macro"]
     positives = sorted(row["positives"] for row in counted)
     middle = f", median {positives[len(positives) // 2]} positive visits" if positives else ""
-    onset, persistent = (len(metrics[f"labels_in_macro_{view}"]) for view in ("new_onset", "persistent"))
-    return f"macro over {len(counted)} of {NUM_LABELS} labels{middle} (new onset {onset}, persistent {persistent})"
+    student = metrics["held_out"]["student"]
+    views = [view for view in ("new_onset", "persistent") if student[view]["macro"] is not None]
+    inside = ", ".join(f"{view.replace('_', ' ')} {len(metrics[f'labels_in_macro_{view}'])}" for view in views)
+    whole = f"macro over {len(counted)} of {len(student['per_label'])} labels{middle}"
+    return whole + (f" ({inside})" if inside else "") + known_on(metrics)

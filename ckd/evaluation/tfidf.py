@@ -1,4 +1,4 @@
-"""Fits the text baseline: TF-IDF of the visit's words into 25 logistic regressions."""
+"""Fits the text baseline: TF-IDF of the visit's words into a logistic regression per label."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from ckd.evaluation.logistic import OneVsRest, fit
-from ckd.evaluation.scores import Flags, NotComputableError, Scores
+from ckd.evaluation.logistic import Examples, OneVsRest, fit
+from ckd.evaluation.scores import NotComputableError, Rows, Scores
 
 MAX_TRAIN = 200_000  # training visits that the vocabulary and the weights are fitted on; memory stays bounded
 MAX_WORDS = 20_000
@@ -27,20 +27,20 @@ class TfidfModel:
     trained_on: int  # visits
 
     def predict(self, texts: Texts) -> Scores:
-        """Probabilities [n, 25], a shard of texts at a time."""
+        """Probabilities [n, L], a shard of texts at a time."""
         shards = [self.regression.predict(self.vectorizer.transform(shard)) for shard in texts]
         return np.concatenate(shards) if shards else np.zeros((0, len(self.regression.bias)), dtype=np.float32)
 
 
 def fit_tfidf(
-    train: Texts, labels: Flags, tuning: Texts, tuning_labels: Flags, seed: int, max_train: int = MAX_TRAIN
+    train: Texts, rows: Rows, tuning: Texts, tuning_rows: Rows, seed: int, max_train: int = MAX_TRAIN
 ) -> TfidfModel:
     """Fit on at most `max_train` training visits drawn with the seed; C by tuning log-loss.
 
-    labels [n, 25] and tuning_labels [m, 25] are in the order of the texts. Texts are streamed; only their word counts
+    `rows` and `tuning_rows` have the labels, in the order of the texts. Texts are streamed; only their word counts
     stay in memory. Raises NotComputableError without a word.
     """
-    chosen = sample(len(labels), max_train, seed)
+    chosen = sample(len(rows), max_train, seed)
     frequent = 2 if len(chosen) >= 100 else 1  # a word of one visit cannot be learned from
     vectorizer = TfidfVectorizer(
         token_pattern=_WORD, sublinear_tf=True, min_df=frequent, max_features=MAX_WORDS, dtype=np.float64
@@ -50,7 +50,9 @@ def fit_tfidf(
     except ValueError as error:  # an empty vocabulary; scikit-learn's other ValueErrors need other arguments
         raise NotComputableError("the training texts hold no word") from error
     x_tuning = _transform(vectorizer, tuning)
-    return TfidfModel(vectorizer, fit(x, labels[chosen], x_tuning, tuning_labels, GRID), len(chosen))
+    examples = Examples(x, rows.labels[chosen], rows.known[chosen])
+    model = fit(examples, Examples(x_tuning, tuning_rows.labels, tuning_rows.known), GRID)
+    return TfidfModel(vectorizer, model, len(chosen))
 
 
 def sample(n: int, most: int, seed: int) -> NDArray[np.int64]:

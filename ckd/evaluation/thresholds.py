@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from ckd.calibration import DEFAULT_THRESHOLD as DEFAULT
 from ckd.config import EvaluationConfig
 from ckd.evaluation.metrics import Floats
-from ckd.evaluation.scores import Flags
-from ckd.visits.labels import DISEASES
+from ckd.evaluation.scores import Flags, Rows
+from ckd.visits.task import Label, Task
 
 
 @dataclass(frozen=True)
 class Thresholds:
     """One threshold per label (an alarm is p >= threshold), and why a label kept the default."""
 
-    values: NDArray[np.float64]  # [25]
-    reasons: dict[str, str]  # disease -> reason, only where the default is kept
+    values: NDArray[np.float64]  # [L]
+    reasons: dict[str, str]  # label -> reason, only where the default is kept
 
 
 class Ranked(NamedTuple):
@@ -69,28 +69,41 @@ def precision_threshold(y: Flags, p: Floats, target: float) -> float | None:
     return float(ranked.thresholds[1:][np.argmax(np.where(reached, hits, -1))]) if reached.any() else None
 
 
-def choose_thresholds(labels: Flags, p: Floats, wanted: EvaluationConfig | None = None) -> Thresholds:
-    """Per-label thresholds from tuning labels and probabilities [n, 25], for F1 unless `wanted` says otherwise.
+def choose_thresholds(tuning: Rows, p: Floats, wanted: EvaluationConfig | None = None) -> Thresholds:
+    """Per-label thresholds from the known labels of tuning and probabilities [n, L].
 
-    0.5 with a reason where tuning has no or one class, or no threshold reaches the target.
+    For F1 unless `wanted` or the label itself says otherwise. 0.5 with a reason where tuning has no or one class, or no
+    threshold reaches the target.
     """
     wanted = wanted or EvaluationConfig()
-    values, reasons = np.full(len(DISEASES), DEFAULT), {}
-    for j, disease in enumerate(DISEASES):
-        y = labels[:, j]
+    values, reasons = np.full(len(tuning.task), DEFAULT), {}
+    for j, label in enumerate(tuning.task.labels):
+        known = tuning.known[:, j]
+        y, (kind, target) = tuning.labels[known, j], aim(label, wanted)
         if not y.any():
-            reasons[disease] = "no positive tuning visit" if len(y) else "no tuning visits"
+            reasons[label.name] = "no positive tuning visit" if len(y) else "no tuning visits"
         elif y.all():
-            reasons[disease] = "no negative tuning visit"
-        elif (found := _one(y, p[:, j], wanted)) is None:
-            reasons[disease] = f"no threshold reaches precision {wanted.threshold_target:g} on tuning"
+            reasons[label.name] = "no negative tuning visit"
+        elif (found := _one(y, p[known, j], kind, target)) is None:
+            reasons[label.name] = f"no threshold reaches precision {target:g} on tuning"
         else:
             values[j] = found
     return Thresholds(values, reasons)
 
 
-def _one(y: Flags, p: Floats, wanted: EvaluationConfig) -> float | None:
-    if wanted.threshold_target is None:
+def aim(label: Label, wanted: EvaluationConfig) -> tuple[str, float | None]:
+    """What a label's threshold is for (f1, sensitivity, precision) and its target: the label's own before `wanted`."""
+    own = label.threshold
+    return (wanted.threshold_for, wanted.threshold_target) if own is None else (own.kind, own.target)
+
+
+def own_aims(task: Task) -> dict[str, dict[str, str | float]]:
+    """Label -> `for` and `target`, of the labels with a threshold of their own."""
+    return {one.name: one.threshold.model_dump(by_alias=True) for one in task.labels if one.threshold}
+
+
+def _one(y: Flags, p: Floats, kind: str, target: float | None) -> float | None:
+    if target is None:
         return best_threshold(y, p)
-    choose = sensitivity_threshold if wanted.threshold_for == "sensitivity" else precision_threshold
-    return choose(y, p, wanted.threshold_target)
+    choose = sensitivity_threshold if kind == "sensitivity" else precision_threshold
+    return choose(y, p, target)

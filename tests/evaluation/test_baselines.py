@@ -23,7 +23,11 @@ from ckd.evaluation.scores import NotComputableError, Splits, read_split, texts
 from ckd.evaluation.tfidf import fit_tfidf, sample
 from ckd.visits.grammar import render_input
 from ckd.visits.labels import DISEASES, NUM_LABELS
-from tests.evaluation.evaluation_cohort import make_visits, write_all, write_cohort
+from tests.evaluation.evaluation_cohort import make_visits, rows_of, write_all, write_cohort
+
+
+def examples(x, y):
+    return logistic.Examples(x, y, np.ones_like(y))
 
 
 def fitted(root, visits):
@@ -66,7 +70,7 @@ def test_persistence_of_a_small_example_by_hand():
     now, following = np.zeros((5, NUM_LABELS), dtype=bool), np.zeros((5, NUM_LABELS), dtype=bool)
     now[:2, 0] = True
     following[[0, 2], 0] = True
-    rates = persistence_rates(now, following)
+    rates = persistence_rates(now, following, np.ones_like(now))
     # prevalence 2/5; present now: 1 of 2 stay; absent now: 1 of 3 appear; each gets two visits' worth of prevalence
     assert rates[1, 0] == pytest.approx((1 + 2 * 0.4) / (2 + 2))
     assert rates[0, 0] == pytest.approx((1 + 2 * 0.4) / (3 + 2))
@@ -77,7 +81,7 @@ def test_persistence_of_a_small_example_by_hand():
 def test_a_state_never_seen_in_train_falls_back_to_the_prevalence():
     now, following = np.zeros((4, NUM_LABELS), dtype=bool), np.zeros((4, NUM_LABELS), dtype=bool)
     following[0, 0] = True
-    assert persistence_rates(now, following)[1, 0] == pytest.approx(0.25)
+    assert persistence_rates(now, following, np.ones_like(now))[1, 0] == pytest.approx(0.25)
 
 
 def test_earlier_visits_help_where_the_current_one_does_not_tell_all(tmp_path):
@@ -125,7 +129,7 @@ def test_without_the_column_the_treatment_clause_names_the_current_labels(tmp_pa
             dataclasses.replace(visit, input=render_input([disease], ["aspirin"], [], {disease: ["aspirin"]}))
         )
     (_, _, held_out), results = fitted(tmp_path, visits)
-    assert held_out.from_clause.all() and not held_out.known.any()
+    assert held_out.from_clause.all() and not held_out.current_known.any()
     assert (results["copy_forward"].held_out.sum(1) == 1).all()
     assert results["copy_forward"].held_out[0].argmax() == 100 % NUM_LABELS
     assert results["persistence"].notes["current_labels_from"] == "treatment clause"
@@ -142,7 +146,7 @@ def test_the_one_c_of_the_logistic_regressions_has_the_least_tuning_log_loss():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(120, 8)), rng.random((120, NUM_LABELS)) < 0.4
     grid = (0.01, 0.1, 1.0)
-    model = logistic.fit(x[:80], y[:80], x[80:], y[80:], grid)
+    model = logistic.fit(examples(x[:80], y[:80]), examples(x[80:], y[80:]), grid)
     losses = {}
     for c in grid:
         singles = [LogisticRegression(C=c, tol=1e-8, max_iter=1000).fit(x[:80], y[:80, j]) for j in range(NUM_LABELS)]
@@ -150,42 +154,41 @@ def test_the_one_c_of_the_logistic_regressions_has_the_least_tuning_log_loss():
         if c == model.c:
             assert model.predict(x[80:])[:, 3] == pytest.approx(singles[3].predict_proba(x[80:])[:, 1], abs=5e-3)
     assert model.c == min(losses, key=losses.get)
-    assert logistic.log_loss(y[80:], model.logits(x[80:])) == pytest.approx(losses[model.c], abs=1e-4)
+    assert logistic.log_loss(y[80:], model.logits(x[80:]), np.ones_like(y[80:])) == pytest.approx(
+        losses[model.c], abs=1e-4
+    )
 
 
 def test_a_label_with_one_class_in_train_gets_a_constant_probability():
     x, y = np.eye(4), np.zeros((4, NUM_LABELS), dtype=bool)
     y[:2, 0], y[:, 1] = True, True
-    p = logistic.fit(x, y, x, y, (1.0,)).predict(x)
+    p = logistic.fit(examples(x, y), examples(x, y), (1.0,)).predict(x)
     assert p[:, 1] == pytest.approx([4.5 / 5] * 4) and p[:, 2] == pytest.approx([0.5 / 5] * 4)
     assert p[0, 0] > p[3, 0]
 
 
 def test_without_tuning_visits_the_middle_of_the_grid_stands_and_is_said():
     x, y = np.eye(4), np.zeros((4, NUM_LABELS), dtype=bool)
-    model = logistic.fit(x, y, x[:0], y[:0], (0.1, 1.0, 10.0))
+    model = logistic.fit(examples(x, y), examples(x[:0], y[:0]), (0.1, 1.0, 10.0))
     assert (model.c, model.tuned) == (1.0, False)
 
 
 def test_tfidf_fits_on_a_seeded_sample_of_the_right_rows(tmp_path):
     cohort = write_cohort(tmp_path, make_visits((200, 40, 40)))
     train, tuning = read_split(cohort, "train"), read_split(cohort, "tuning")
-    model = fit_tfidf(
-        texts(cohort, "train"), train.labels, texts(cohort, "tuning"), tuning.labels, seed=3, max_train=50
-    )
+    model = fit_tfidf(texts(cohort, "train"), train, texts(cohort, "tuning"), tuning, seed=3, max_train=50)
     chosen = sample(200, 50, 3)
     everything = [text for shard in texts(cohort, "train") for text in shard]
-    again = fit_tfidf(
-        [[everything[i] for i in chosen]], train.labels[chosen], texts(cohort, "tuning"), tuning.labels, seed=3
-    )
+    rows = rows_of(train.labels[chosen])
+    again = fit_tfidf([[everything[i] for i in chosen]], rows, texts(cohort, "tuning"), tuning, seed=3)
     assert model.trained_on == 50
     assert (model.predict(texts(cohort, "held_out")) == again.predict(texts(cohort, "held_out"))).all()
 
 
 def test_texts_without_a_word_are_a_reason():
-    labels = np.zeros((2, NUM_LABELS), dtype=bool)
+    two, none = (rows_of(np.zeros((n, NUM_LABELS), dtype=bool)) for n in (2, 0))
     with pytest.raises(NotComputableError):
-        fit_tfidf([["...", "!"]], labels, [], labels[:0], seed=0)
+        fit_tfidf([["...", "!"]], two, [], none, seed=0)
 
 
 def test_the_errors_of_a_broken_text_are_not_taken_for_missing_words():
@@ -193,6 +196,6 @@ def test_the_errors_of_a_broken_text_are_not_taken_for_missing_words():
         yield ["some words"]
         raise DataError("broken")
 
-    labels = np.zeros((2, NUM_LABELS), dtype=bool)
+    two, none = (rows_of(np.zeros((n, NUM_LABELS), dtype=bool)) for n in (2, 0))
     with pytest.raises(DataError):
-        fit_tfidf(broken(), labels, [], labels[:0], seed=0)
+        fit_tfidf(broken(), two, [], none, seed=0)

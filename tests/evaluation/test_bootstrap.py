@@ -35,7 +35,7 @@ def slow(members, labels, p, cells, draws):
     for r in range(draws.resamples):
         drawn = np.random.default_rng((draws.seed, r)).integers(draws.groups, size=draws.groups)
         rows = np.concatenate([rows_of[g] for g in drawn])
-        block = score(labels[rows], p[rows], cells[rows], p[rows] >= THRESHOLDS, RATES, range(NUM_LABELS))
+        block = score(labels[rows], p[rows], cells[rows], p[rows] >= THRESHOLDS, RATES, range(NUM_LABELS), DISEASES)
         figures = [[block["per_label"][d][m] for m in METRICS] for d in DISEASES] + [
             [block["micro"][m] for m in METRICS]
         ]
@@ -76,7 +76,7 @@ def test_many_steps_in_small_blocks_equal_scikit_learn(monkeypatch, decimals):
 def test_every_figure_of_every_draw_equals_one_from_really_repeated_rows():
     members, labels, p, cells = sample()
     draws = draws_of(members)
-    found = resample(draws, labels, p, cells, p >= THRESHOLDS, RATES)
+    found = resample(draws, labels, p, cells, p >= THRESHOLDS, RATES, range(NUM_LABELS))
     expected = np.stack(list(slow(members, labels, p, cells, draws)))
     assert np.isnan(expected[:, 5, 0]).any() and not np.isnan(expected[:, MICRO]).any()
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
@@ -89,11 +89,11 @@ def test_one_row_of_the_table_is_all_that_a_metric_needs(monkeypatch):
     monkeypatch.setitem(METRICS, "sensitivity", Metric(sensitivity, lambda d: d["hits"] / d["positives"]))
     members, labels, p, cells = sample()
     draws = draws_of(members)
-    found = resample(draws, labels, p, cells, p >= THRESHOLDS, RATES)
+    found = resample(draws, labels, p, cells, p >= THRESHOLDS, RATES, range(NUM_LABELS))
     expected = np.stack(list(slow(members, labels, p, cells, draws)))
     assert found.shape == (20, NUM_LABELS + 1, len(METRICS))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
-    block = with_intervals(score(labels, p, cells, p >= THRESHOLDS, RATES, [0]), found, [0])
+    block = with_intervals(score(labels, p, cells, p >= THRESHOLDS, RATES, [0], DISEASES), found, [0])
     low, high = block["macro"]["intervals"]["sensitivity"]
     assert low < block["macro"]["sensitivity"] < high
     assert "sensitivity" in compare("student", {"student": block, "teacher": block}, {}, [0])["teacher"]["macro"]
@@ -102,24 +102,26 @@ def test_one_row_of_the_table_is_all_that_a_metric_needs(monkeypatch):
 def test_blocks_of_draws_and_numbers_of_64_bits_change_nothing(monkeypatch):
     members, labels, p, cells = sample()
     draws = draws_of(members, resamples=40)
-    whole = resample(draws, labels, p, cells, p >= THRESHOLDS, RATES)
+    whole = resample(draws, labels, p, cells, p >= THRESHOLDS, RATES, range(NUM_LABELS))
     monkeypatch.setattr(bootstrap, "_DRAWS_AT_ONCE", 7)
     monkeypatch.setattr(ranking, "_EXACT_ROWS", 10)
-    np.testing.assert_allclose(resample(draws, labels, p, cells, p >= THRESHOLDS, RATES), whole, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        resample(draws, labels, p, cells, p >= THRESHOLDS, RATES, range(NUM_LABELS)), whole, rtol=0, atol=1e-12
+    )
 
 
 def test_visits_of_one_patient_are_drawn_together():
     members, labels, p, cells = sample()
-    once = resample(draws_of(members), labels, p, cells, p >= THRESHOLDS, RATES)
+    once = resample(draws_of(members), labels, p, cells, p >= THRESHOLDS, RATES, range(NUM_LABELS))
     copied = [np.repeat(x, 4, axis=0) for x in (members, labels, p, cells)]
-    again = resample(draws_of(copied[0]), *copied[1:], copied[2] >= THRESHOLDS, RATES)
+    again = resample(draws_of(copied[0]), *copied[1:], copied[2] >= THRESHOLDS, RATES, range(NUM_LABELS))
     np.testing.assert_allclose(again, once, rtol=0, atol=1e-12)  # repeating a patient's rows adds no certainty
 
 
 def test_intervals_stand_beside_the_figures_they_belong_to():
     members, labels, p, cells = sample()
-    block = score(labels, p, cells, p >= THRESHOLDS, RATES, [0, 7])
-    figures = resample(draws_of(members, 200), labels, p, cells, p >= THRESHOLDS, RATES)
+    block = score(labels, p, cells, p >= THRESHOLDS, RATES, [0, 7], DISEASES)
+    figures = resample(draws_of(members, 200), labels, p, cells, p >= THRESHOLDS, RATES, range(NUM_LABELS))
     found = with_intervals(block, figures, [0, 7])
     for j, (row, place) in {0: (found["per_label"][DISEASES[0]], 0), 1: (found["micro"], MICRO)}.items():
         for i, name in enumerate(METRICS):
@@ -132,7 +134,7 @@ def test_intervals_stand_beside_the_figures_they_belong_to():
 
 def test_without_draws_every_interval_is_null():
     _, labels, p, cells = sample()
-    found = with_intervals(score(labels, p, cells, p >= THRESHOLDS, RATES, [0]), None, [0])
+    found = with_intervals(score(labels, p, cells, p >= THRESHOLDS, RATES, [0], DISEASES), None, [0])
     rows = [found["macro"], found["micro"], *found["per_label"].values()]
     assert all(row["intervals"] == dict.fromkeys(METRICS) for row in rows)
 

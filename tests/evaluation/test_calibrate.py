@@ -29,7 +29,7 @@ from ckd.evaluation.reliability import expected_calibration_error, figures, reca
 from ckd.evaluation.scores import read_split
 from ckd.evaluation.thresholds import choose_thresholds, precision_threshold, sensitivity_threshold
 from ckd.visits.labels import NUM_LABELS
-from tests.evaluation.evaluation_cohort import MARKER, make_visits, noisy, write_all, write_cohort, write_stage
+from tests.evaluation.evaluation_cohort import MARKER, make_visits, noisy, rows_of, write_all, write_cohort, write_stage
 
 F1 = EvaluationConfig()
 PAIRS = st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=1, max_size=40).filter(
@@ -66,7 +66,7 @@ def test_a_visits_cross_fitted_probability_ignores_its_own_patients_labels():
     folds = group_folds(groups, 0)
     changed = y.copy()
     changed[groups == 7] ^= True
-    before, after = cross_fitted(z, y, folds), cross_fitted(z, changed, folds)
+    before, after = (cross_fitted(z, labels, np.ones_like(y), folds) for labels in (y, changed))
     mine = folds == folds[groups == 7][0]
     np.testing.assert_array_equal(before["temperature"][mine], after["temperature"][mine])
     for kind in ("platt", "isotonic"):
@@ -77,8 +77,8 @@ def test_a_visits_cross_fitted_probability_ignores_its_own_patients_labels():
 
 def test_a_kind_needs_its_number_of_positives_and_the_least_log_loss_wins():
     z, y, groups = made()
-    crossed = cross_fitted(z, y, group_folds(groups, 0))
-    kinds, rarer = choose_kinds(crossed, y), np.minimum(y.sum(0), (~y).sum(0))
+    crossed = cross_fitted(z, y, np.ones_like(y), group_folds(groups, 0))
+    kinds, rarer = choose_kinds(crossed, y, np.ones_like(y)), np.minimum(y.sum(0), (~y).sum(0))
     assert rarer.min() < NEEDED["platt"] and rarer.max() > NEEDED["isotonic"]
     for j, kind in enumerate(kinds):
         losses = {
@@ -93,12 +93,14 @@ def test_a_kind_needs_its_number_of_positives_and_the_least_log_loss_wins():
 
 def test_a_bend_that_no_line_can_follow_is_isotonics():
     z, y, groups = made(3000, bend=lambda z: np.where(z < 0, -3.0, 2.0))
-    assert choose_kinds(cross_fitted(z, y, group_folds(groups, 0)), y)[0] == "isotonic"
+    assert (
+        choose_kinds(cross_fitted(z, y, np.ones_like(y), group_folds(groups, 0)), y, np.ones_like(y))[0] == "isotonic"
+    )
 
 
 def test_an_overconfident_model_becomes_calibrated_on_other_patients(tuning):
     z, y, groups = made(6000)
-    half = dataclasses.replace(tuning, labels=y[:3000], groups=groups[:3000])
+    half = rows_of(y[:3000], groups=groups[:3000])
     found = calibrate(half, sigmoid(z[:3000]), F1, 0)
     raw, calibrated = (
         figures(y[3000:, 0], p, np.full(3000, 0.5), None)
@@ -111,19 +113,17 @@ def test_an_overconfident_model_becomes_calibrated_on_other_patients(tuning):
 def test_thresholds_come_from_cross_fitted_calibrated_probabilities(tuning):
     found = calibrate(tuning, tuning.scores["predictions"], F1, 3)
     z, folds = log_odds(tuning.scores["predictions"]), group_folds(tuning.groups, 3)
-    crossed = cross_fitted(z, tuning.labels, folds)
-    kinds = choose_kinds(crossed, tuning.labels)
+    crossed = cross_fitted(z, tuning.labels, tuning.known, folds)
+    kinds = choose_kinds(crossed, tuning.labels, tuning.known)
     assert [one.kind for one in found.maps] == kinds
-    assert found.maps == fit(z, tuning.labels, kinds)
-    expected = choose_thresholds(
-        tuning.labels, np.stack([crossed[kind][:, j] for j, kind in enumerate(kinds)], 1)
-    ).values
+    assert found.maps == fit(z, tuning.labels, tuning.known, kinds)
+    expected = choose_thresholds(tuning, np.stack([crossed[kind][:, j] for j, kind in enumerate(kinds)], 1)).values
     np.testing.assert_array_equal(found.thresholds, expected)
 
 
 def test_one_tuning_patient_or_none_leaves_the_probabilities_as_they_are(tuning):
     for labels in (tuning.labels[:0], tuning.labels[:2]):
-        few = dataclasses.replace(tuning, labels=labels, groups=tuning.groups[: len(labels)])
+        few = rows_of(labels, groups=tuning.groups[: len(labels)])
         found = calibrate(few, tuning.scores["predictions"][: len(labels)], F1, 0)
         assert {one.kind for one in found.maps} == {"none"}
 
@@ -187,7 +187,7 @@ def test_thresholds_for_a_target_are_those_of_a_search_over_all(rows, target):
 def test_a_target_that_cannot_be_reached_keeps_the_default_with_the_reason():
     labels, p = np.zeros((4, NUM_LABELS), bool), np.tile(np.array([0.9, 0.8, 0.2, 0.1])[:, None], NUM_LABELS)
     labels[2] = True
-    found = choose_thresholds(labels, p, EvaluationConfig(threshold_for="precision", threshold_target=0.5))
+    found = choose_thresholds(rows_of(labels), p, EvaluationConfig(threshold_for="precision", threshold_target=0.5))
     assert set(found.values) == {0.5} and set(found.reasons.values()) == {
         "no threshold reaches precision 0.5 on tuning"
     }

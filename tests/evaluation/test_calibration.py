@@ -38,7 +38,12 @@ def arrays(points):
 def mixed(seed=1):
     """A calibration with every kind of map."""
     z, y = sample(seed=seed)
-    maps = [Map("none"), fit_temperature(z, y), fit_platt(z[:, 2], y[:, 2]), fit_isotonic(z[:, 3], y[:, 3])]
+    maps = [
+        Map("none"),
+        fit_temperature(z, y, np.ones_like(y)),
+        fit_platt(z[:, 2], y[:, 2]),
+        fit_isotonic(z[:, 3], y[:, 3]),
+    ]
     thresholds = np.random.default_rng(seed).random(NUM_LABELS)
     reasons = {DISEASES[4]: "no positive tuning visit"}
     return Calibration(tuple(maps[j % 4] for j in range(NUM_LABELS)), thresholds, reasons, "precision", 0.3)
@@ -60,7 +65,7 @@ def test_platt_and_temperature_are_at_scipys_optimum():
     scalar = minimize_scalar(
         lambda s: cross_entropy(s * z, t), bounds=(0.01, 100), method="bounded", options={"xatol": 1e-10}
     )
-    assert fit_temperature(z, y).temperature == pytest.approx(1 / scalar.x, rel=1e-6)
+    assert fit_temperature(z, y, np.ones_like(y)).temperature == pytest.approx(1 / scalar.x, rel=1e-6)
 
 
 def test_isotonic_is_scikit_learns_between_platts_targets():
@@ -82,7 +87,11 @@ def test_logistic_recalibration_finds_the_slope_it_was_made_with():
 def test_every_fit_is_finite_rises_and_stays_between_0_and_1_whatever_the_data(points):
     z, y = arrays(points)
     grid = np.linspace(-40, 40, 200)
-    for found in (fit_platt(z, y), fit_temperature(z[:, None], y[:, None]), fit_isotonic(z, y)):
+    for found in (
+        fit_platt(z, y),
+        fit_temperature(z[:, None], y[:, None], np.ones_like(y)[:, None]),
+        fit_isotonic(z, y),
+    ):
         p = found(grid)
         assert np.isfinite(p).all() and (p >= 0).all() and (p <= 1).all()
         assert (np.diff(p) >= -1e-12).all()
@@ -94,7 +103,11 @@ def test_the_order_of_rows_plays_no_part(points, random):
     shuffled = list(points)
     random.shuffle(shuffled)
     grid = np.linspace(-40, 40, 50)
-    for fit in (fit_platt, lambda z, y: fit_temperature(z[:, None], y[:, None]), fit_isotonic):
+    for fit in (
+        fit_platt,
+        lambda z, y: fit_temperature(z[:, None], y[:, None], np.ones_like(y)[:, None]),
+        fit_isotonic,
+    ):
         np.testing.assert_allclose(fit(*arrays(points))(grid), fit(*arrays(shuffled))(grid), atol=1e-5)
 
 

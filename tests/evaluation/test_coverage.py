@@ -49,7 +49,9 @@ def test_the_intervals_hold_the_truth_in_about_95_of_100_cohorts():
 
         def macro_auroc(name, groups, seed=seed, labels=labels, scores=scores, cells=cells, half=half):
             draws = Draws(groups, int(groups.max()) + 1, RESAMPLES, seed, True)
-            return macro(resample(draws, labels, scores[name], cells, scores[name] >= 0.5, half), range(LABELS))[:, 0]
+            alarms = scores[name] >= 0.5
+            drawn = resample(draws, labels, scores[name], cells, alarms, half, range(LABELS))
+            return macro(drawn, range(LABELS))[:, 0]
 
         drawn = {name: macro_auroc(name, members) for name in GAIN}
         values = {**drawn, "difference": drawn["student"] - drawn["teacher"]}

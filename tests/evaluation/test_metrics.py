@@ -51,7 +51,7 @@ def test_a_constant_prediction_ranks_at_a_half_and_its_average_precision_is_the_
 def test_per_label_figures_equal_scikit_learn():
     labels, p = sample()
     thresholds, rates = np.linspace(0.2, 0.8, NUM_LABELS), np.linspace(0.1, 0.4, NUM_LABELS)
-    block = score(labels, p, np.ones_like(labels), p >= thresholds, rates, macro_labels(labels))
+    block = score(labels, p, np.ones_like(labels), p >= thresholds, rates, macro_labels(labels), DISEASES)
     for j, disease in enumerate(DISEASES):
         y, q, found = labels[:, j], p[:, j].astype(np.float64), block["per_label"][disease]
         assert found["auroc"] == pytest.approx(sk.roc_auc_score(y, q))
@@ -68,7 +68,7 @@ def test_per_label_figures_equal_scikit_learn():
 def test_macro_is_the_mean_over_the_chosen_labels_and_micro_pools_all_cells():
     labels, p = sample()
     thresholds, rates, chosen = np.full(NUM_LABELS, 0.4), labels.mean(0), [1, 4, 7]
-    block = score(labels, p, np.ones_like(labels), p >= thresholds, rates, chosen)
+    block = score(labels, p, np.ones_like(labels), p >= thresholds, rates, chosen, DISEASES)
     assert block["macro"]["labels"] == 3
     for metric in METRICS:
         assert block["macro"][metric] == pytest.approx(
@@ -84,7 +84,7 @@ def test_macro_is_the_mean_over_the_chosen_labels_and_micro_pools_all_cells():
 def test_cells_restrict_every_label_to_its_own_visits():
     labels, p = sample()
     cells = np.random.default_rng(3).random(labels.shape) < 0.5
-    block = score(labels, p, cells, p >= 0.5, labels.mean(0), [0])
+    block = score(labels, p, cells, p >= 0.5, labels.mean(0), [0], DISEASES)
     for j, disease in enumerate(DISEASES):
         keep = cells[:, j]
         assert block["per_label"][disease]["auroc"] == pytest.approx(slow_auroc(labels[keep, j], p[keep, j]))
@@ -102,5 +102,5 @@ def test_the_macro_set_needs_ten_positive_and_ten_negative_visits():
 
 def test_an_empty_macro_set_gives_no_macro_figure():
     labels, p = sample(n=5)
-    block = score(labels, p, np.ones_like(labels), p >= 0.5, labels.mean(0), macro_labels(labels))
+    block = score(labels, p, np.ones_like(labels), p >= 0.5, labels.mean(0), macro_labels(labels), DISEASES)
     assert block["macro"] == {"labels": 0, **dict.fromkeys(METRICS)}

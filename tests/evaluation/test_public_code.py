@@ -16,7 +16,7 @@ def test_the_public_figures_are_those_of_0_and_1_predictions():
     predicted = (p > 0.5).astype(int)
     truth = labels.astype(int)
     singles = [sk.f1_score(truth[:, j], predicted[:, j], zero_division=0) for j in range(NUM_LABELS)]
-    found = public_code_metrics(labels, p)
+    found = public_code_metrics(labels, p, np.ones_like(labels))
     assert found["f1"] == pytest.approx(np.mean(singles)) and singles[3] == 0
     assert found["accuracy"] == pytest.approx(np.mean(truth == predicted))
     assert found["auc"] == pytest.approx(sk.roc_auc_score(truth.flatten(), predicted.flatten()))
@@ -24,5 +24,7 @@ def test_the_public_figures_are_those_of_0_and_1_predictions():
 
 
 def test_without_a_positive_the_areas_are_undefined():
-    found = public_code_metrics(np.zeros((3, NUM_LABELS), dtype=bool), np.full((3, NUM_LABELS), 0.2))
+    found = public_code_metrics(
+        np.zeros((3, NUM_LABELS), dtype=bool), np.full((3, NUM_LABELS), 0.2), np.full((3, NUM_LABELS), True)
+    )
     assert found == {"f1": 0, "accuracy": 1, "aupr": None, "auc": None}

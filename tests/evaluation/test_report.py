@@ -11,7 +11,7 @@ import pytest
 from ckd.config import EvaluationConfig
 from ckd.errors import ArtifactError
 from ckd.evaluation.calibrate import calibrate_student
-from ckd.evaluation.claims import LIMITS, headline_facts
+from ckd.evaluation.claims import headline_facts
 from ckd.evaluation.evaluate import evaluate
 from ckd.evaluation.report import facts
 from ckd.evaluation.report.content import gather
@@ -19,6 +19,7 @@ from ckd.evaluation.report.drawing import MODEL_NAMES
 from ckd.evaluation.report.facts import without_small_counts
 from ckd.evaluation.report.figures import draw_all
 from ckd.evaluation.report.page import render
+from ckd.evaluation.wording import wording
 from ckd.store.artifacts import FolderArtifact
 from ckd.visits.labels import DISEASES
 from jobs.stages import STEPS
@@ -181,7 +182,7 @@ def test_the_page_tells_the_numbers_of_metrics_json(run, html):
     for j in run.chosen:
         low, high = student["per_label"][DISEASES[j]]["intervals"]["auroc"]
         assert f"({low:.3f} to {high:.3f})" in html
-    for line in LIMITS:
+    for line in wording(run.metrics).limits:
         assert line.replace("'", "&#39;") in html
 
 

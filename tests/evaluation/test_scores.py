@@ -28,8 +28,8 @@ def test_labels_and_probabilities_are_joined_by_visit_id(tmp_path, visits):
     for row, visit_id in enumerate(ids):
         visit = by_id[visit_id]
         assert tuple(rows.labels[row]) == visit.labels
-        assert rows.known[row] == (visit.current_labels is not None)
-        if rows.known[row]:
+        assert rows.current_known[row].all() == rows.current_known[row].any() == (visit.current_labels is not None)
+        if rows.current_known[row].all():
             assert tuple(rows.current[row]) == visit.current_labels
         assert rows.groups[row] == group_key(visit.subject_id, visit.input)
         assert rows.scores["predictions"][row] == pytest.approx(truth[visit_id])

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from ckd.evaluation.thresholds import DEFAULT, best_threshold, choose_thresholds
 from ckd.visits.labels import DISEASES, NUM_LABELS
+from tests.evaluation.evaluation_cohort import rows_of
 
 
 def exact_f1(y, p, threshold):
@@ -34,7 +35,7 @@ def test_a_label_with_one_class_keeps_the_default_and_says_why():
     labels[:, 1] = True
     labels[0, 2] = True
     p = np.tile(np.linspace(0.9, 0.1, 6)[:, None], (1, NUM_LABELS))
-    thresholds = choose_thresholds(labels, p)
+    thresholds = choose_thresholds(rows_of(labels), p)
     assert thresholds.values[0] == thresholds.values[1] == DEFAULT
     assert thresholds.values[2] == 0.9
     assert thresholds.reasons[DISEASES[0]] == "no positive tuning visit"
@@ -43,6 +44,6 @@ def test_a_label_with_one_class_keeps_the_default_and_says_why():
 
 
 def test_an_empty_tuning_split_keeps_every_default():
-    thresholds = choose_thresholds(np.zeros((0, NUM_LABELS), dtype=bool), np.zeros((0, NUM_LABELS)))
+    thresholds = choose_thresholds(rows_of(np.zeros((0, NUM_LABELS), dtype=bool)), np.zeros((0, NUM_LABELS)))
     assert (thresholds.values == DEFAULT).all()
     assert set(thresholds.reasons.values()) == {"no tuning visits"}

@@ -5,7 +5,7 @@ No patient's text is read, and no visit id is shown.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,17 +17,19 @@ from ckd.evaluation.evaluate import MODELS
 from ckd.evaluation.metrics import Floats, macro_auroc
 from ckd.evaluation.scores import Rows, read_split
 from ckd.evaluation.thresholds import Ranked, rank
+from ckd.evaluation.wording import Wording, wording
 from ckd.stage import Step
 from ckd.store.artifacts import Fields, FolderArtifact, Stage
 from ckd.store.files import exists, join, read_bytes
 from ckd.store.jsonfile import read_json
 from ckd.visits.cohort import Cohort, cohort_artifact
 from ckd.visits.datafolder import card_of
-from ckd.visits.labels import DISEASES
+from ckd.visits.task import Task
 
 METRICS_FILE, EVENTS_FILE = "metrics.json", "events.jsonl"
 CALIBRATED = "student, calibrated"
 VIEWS = {"new_onset": "New onset", "persistent": "Persistent"}
+MOST_SHOWN = 25  # labels of a figure; of more those with most positive visits are drawn, all are in the tables
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Content:
     metrics: Mapping[str, Any]
     headline: HeadlineFacts
     held_out: Rows
-    calibrated: Floats | None  # the student's calibrated probabilities [n, 25], where it has a calibration
+    calibrated: Floats | None  # the student's calibrated probabilities [n, L], where it has a calibration
     facts: Mapping[str, Any]  # of the visits
     card: Mapping[str, Any] | None  # of the cohort that `ckd ingest` made
     events: list[dict[str, Any]]
@@ -50,19 +52,46 @@ class Content:
     @property
     def chosen(self) -> list[int]:
         """The labels in the macro average."""
-        return [DISEASES.index(row["disease"]) for row in self.metrics["labels_in_macro"]]
+        return [self.task.index[row["disease"]] for row in self.metrics["labels_in_macro"]]
+
+    @property
+    def shown(self) -> list[int]:
+        """Those of them that figures show."""
+        found = {self.task.index[row["disease"]]: row["positives"] for row in self.metrics["labels_in_macro"]}
+        return sorted(sorted(found, key=lambda j: -found[j])[:MOST_SHOWN])
+
+    @property
+    def task(self) -> Task:
+        """What is predicted, with the headings and names of the labels."""
+        return self.held_out.task
+
+    @property
+    def words(self) -> Wording:
+        """The words of the task."""
+        return wording(self.metrics)
+
+    @property
+    def views(self) -> dict[str, str]:
+        """Those of VIEWS that have figures, and both for the usual labels."""
+        student = self.metrics["held_out"]["student"]
+        return {name: title for name, title in VIEWS.items() if self.words.usual or student[name]["macro"] is not None}
+
+    def known(self, j: int, *columns: Any) -> tuple[Any, ...]:
+        """The rows of arrays [n, …] of the visits that know label j."""
+        known = self.held_out.known[:, j]
+        return tuple(column[known, j] for column in columns)
 
     @property
     def columns(self) -> dict[str, Floats]:
-        """Model -> probabilities of the held_out visits [n, 25], for curves."""
+        """Model -> probabilities of the held_out visits [n, L], for curves."""
         found: dict[str, Floats] = {model: self.held_out.scores[stage] for model, stage in MODELS.items()}
         return found if self.calibrated is None else {**found, CALIBRATED: self.calibrated}
 
     @cached_property
     def ranked(self) -> dict[int, dict[str, Ranked]]:
-        """Label of the macro average -> model -> its counts at every threshold."""
+        """Label of a figure -> model -> its counts at every threshold."""
         labels = self.held_out.labels
-        return {j: {m: rank(labels[:, j], p[:, j]) for m, p in self.columns.items()} for j in self.chosen}
+        return {j: {m: rank(*self.known(j, labels, p)) for m, p in self.columns.items()} for j in self.shown}
 
     @property
     def blocks(self) -> dict[str, Mapping[str, Any]]:
@@ -79,13 +108,25 @@ class Content:
         return [found[value] for value in sorted(found)]
 
 
-def gather(folder: str, root: str, *, name: str, cohort_folder: str, config: str, steps: Sequence[Step]) -> Content:
+def gather(
+    folder: str,
+    root: str,
+    *,
+    name: str,
+    cohort_folder: str,
+    config: str,
+    steps: Sequence[Step],
+    task: Task | None = None,
+) -> Content:
     """The run with its results in `folder` and its stages below `root`; `cohort_folder` may hold a card.json.
+
+    `task` is the stored visits' with newer headings.
 
     Raises ArtifactError where metrics.json is missing, of another version, or of other predictions than the stored.
     """
     metrics, where = _metrics(folder), join(folder, METRICS_FILE)
-    cohort = Cohort.open(root)
+    stored = Cohort.open(root)
+    cohort = replace(stored, task=task or stored.task)
     held_out = read_split(cohort, "held_out", list(MODELS.values()))
     artifacts = {
         "visits": cohort_artifact(root, {}),
@@ -129,7 +170,7 @@ def _require_same(run: Content, where: str) -> None:
     """Refuse other predictions than those of metrics.json: the curves are drawn from the stored ones."""
     for model, stage in MODELS.items():
         written = run.metrics["held_out"][model]["macro"]["auroc"]
-        found = macro_auroc(run.held_out.labels, run.held_out.scores[stage], run.chosen)
+        found = macro_auroc(run.held_out.labels, run.held_out.scores[stage], run.chosen, run.held_out.known)
         same = written is None if found is None else written is not None and abs(written - found) < 1e-9
         if not same or run.metrics["counts"]["held_out"]["visits"] != len(run.held_out):
             raise ArtifactError(f"{where}: is of other {stage} than the stored ones; run 'ckd evaluate' again")

@@ -6,11 +6,10 @@ Every dot is a number of metrics.json.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ckd.evaluation.report.content import VIEWS, Content
-from ckd.evaluation.report.drawing import Figure, model_name, without_labels
+from ckd.evaluation.report.content import MOST_SHOWN, Content
+from ckd.evaluation.report.drawing import Figure, model_name, short, without_labels
 from ckd.evaluation.report.svg import ACCENT, GRID, INK, OTHER, STUDENT, TEACHER
 from ckd.evaluation.small_cells import OTHER as POOLED
-from ckd.visits.labels import DISEASES
 
 
 def _models(run: Content, canvas: Any) -> Any:
@@ -23,14 +22,14 @@ def _models(run: Content, canvas: Any) -> Any:
         _dot(axes, place, macro["auroc"], _interval(macro), {"student": STUDENT, "teacher": TEACHER}.get(name, OTHER))
         spot = {"xy": (1.01, place), "xycoords": ("axes fraction", "data")}
         axes.annotate(f"{macro['auroc']:.3f}", **spot, va="center", fontsize=8)
-    _rows(axes, [model_name(name) for name, _ in rows], "macro AUROC")
+    _rows(axes, [model_name(run, name) for name, _ in rows], "macro AUROC")
     figure.subplots_adjust(left=0.2, right=0.94, top=0.98, bottom=0.5 / (0.32 * len(rows) + 0.7))
     return figure
 
 
 def _labels(run: Content, canvas: Any) -> Any:
     student, teacher = (run.metrics["held_out"][name]["per_label"] for name in ("student", "teacher"))
-    names = sorted((DISEASES[j] for j in run.chosen), key=lambda name: student[name]["auroc"])
+    names = sorted((run.task.names[j] for j in run.shown), key=lambda name: student[name]["auroc"])
     figure = canvas(figsize=(10, 0.24 * len(names) + 0.9))
     axes = figure.subplots()
     for place, name in enumerate(names):
@@ -41,11 +40,13 @@ def _labels(run: Content, canvas: Any) -> Any:
 
 def _onset(run: Content, canvas: Any) -> Any:
     student = run.metrics["held_out"]["student"]
-    chosen = {view: {row["disease"] for row in run.metrics[f"labels_in_macro_{view}"]} for view in VIEWS}
-    names = [disease for disease in reversed(DISEASES) if any(disease in of_view for of_view in chosen.values())]
+    chosen = {view: {row["disease"] for row in run.metrics[f"labels_in_macro_{view}"]} for view in run.views}
+    listed = {name: sum(name in of_view for of_view in chosen.values()) for name in run.task.names}
+    shown = sorted((name for name in listed if listed[name]), key=lambda name: -student["per_label"][name]["positives"])
+    names = [name for name in reversed(run.task.names) if name in shown[:MOST_SHOWN]]
     figure = canvas(figsize=(10, 0.24 * len(names) + 0.9))
     axes = figure.subplots()
-    for view, shift, colour, marker in zip(VIEWS, (0.15, -0.15), (STUDENT, ACCENT), "oD", strict=True):
+    for view, shift, colour, marker in zip(run.views, (0.15, -0.15), (STUDENT, ACCENT), "oD", strict=False):
         for place, name in enumerate(names):
             if name in chosen[view]:
                 row = student[view]["per_label"][name]
@@ -54,14 +55,15 @@ def _onset(run: Content, canvas: Any) -> Any:
 
 
 def _without_onset(run: Content) -> str | None:
-    known = any(run.metrics["held_out"]["student"][view]["per_label"] for view in VIEWS)
+    student = run.metrics["held_out"]["student"]
+    known = any(student[view]["per_label"] for view in run.views)
     reason = "the current visit's diseases are unknown, so new onset and persistent cannot be told apart"
     return None if known else reason
 
 
 def _teacher(run: Content, canvas: Any) -> Any:
     student, teacher = (run.metrics["held_out"][name]["per_label"] for name in ("student", "teacher"))
-    points = [(teacher[DISEASES[j]]["auroc"], student[DISEASES[j]]["auroc"]) for j in run.chosen]
+    points = [(teacher[name]["auroc"], student[name]["auroc"]) for name in (run.task.names[j] for j in run.chosen)]
     low = min(0.95, *(min(point) for point in points)) - 0.03
     figure = canvas(figsize=(5, 4.6))
     axes = figure.subplots()
@@ -103,8 +105,7 @@ def _without_groups(run: Content) -> str | None:
 
 
 def _short(name: str) -> str:
-    name = "others, pooled" if name == POOLED else name
-    return name if len(name) <= 30 else name[:29] + "…"
+    return short("others, pooled" if name == POOLED else name, 30)
 
 
 def _interval(row: Mapping[str, Any]) -> Sequence[float] | None:
@@ -138,7 +139,7 @@ def _rows(axes: Any, names: Sequence[str], x: str) -> None:
 def _finished(figure: Any, axes: Any, names: Sequence[str], x: str) -> Any:
     """With a row per name, and a legend of the first dot of each label."""
     height = float(figure.get_figheight())
-    _rows(axes, names, x)
+    _rows(axes, [short(name) for name in names], x)
     first: dict[str, Any] = {}
     for line in axes.get_lines():
         first.setdefault(line.get_label(), line)
@@ -163,6 +164,7 @@ FIGURES = (
         "the next visit.",
         _labels,
         without_labels,
+        of_labels=True,
     ),
     Figure(
         "onset",

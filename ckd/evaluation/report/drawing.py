@@ -39,19 +39,29 @@ class Figure:
     reading: str  # how to read it
     draw: Callable[[Content, Any], Any]  # run, matplotlib's class Figure (see svg.style) -> figure
     missing: Callable[[Content], str | None] = lambda run: None  # why a run does not have it
+    of_labels: bool = False  # it shows at most MOST_SHOWN of the labels
     performance: bool = True  # left out where the sample is too small for a claim about performance
 
     def of(self, run: Content, canvas: Any) -> Drawing:
         """Draw it with the class `canvas`, unless there is a reason not to."""
         small = run.headline.too_small if self.performance else None
         reason = f"This figure is left out: {small}." if small else self.missing(run)
-        svg = None if reason else inline(self.draw(run, canvas), self.name, self.title)
-        return Drawing(self.name, self.title, self.reading, svg, reason)
+        svg = None if reason else inline(self.draw(run, canvas), self.name, run.words.said(self.title))
+        more = f" Drawn: the {len(run.shown)} of {len(run.chosen)} labels with most positive visits." * (
+            self.of_labels and len(run.shown) < len(run.chosen)
+        )
+        say = run.words.said
+        return Drawing(self.name, say(self.title), say(self.reading) + more, svg, reason and say(reason))
 
 
-def model_name(name: str) -> str:
+def model_name(run: Content, name: str) -> str:
     """What a reader calls a model."""
-    return MODEL_NAMES.get(name, name)
+    return run.words.said(MODEL_NAMES.get(name, name))
+
+
+def short(name: str, most: int = 46) -> str:
+    """A name in the room that a figure has for it."""
+    return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def without_labels(run: Content) -> str | None:

@@ -57,7 +57,7 @@ def visits(run: Content) -> Table:
         if facts.get(name):
             rows.append((text, count_text(facts[name])))
     if facts.get("echo_rate") is not None and facts.get("echoes", 0) >= MIN_CELL:
-        rows.append(("target equals the present visit's diseases", f"{facts['echo_rate']:.1%}"))
+        rows.append((run.words.said("target equals the present visit's diseases"), f"{facts['echo_rate']:.1%}"))
     return plain("visits", "Rows of the input", ("What", "Visits"), rows)
 
 
@@ -119,7 +119,7 @@ def baseline_notes(run: Content) -> Table:
     for name, block in run.metrics["held_out"]["baselines"].items():
         meaning = BASELINES[name].meaning if name in BASELINES else ""
         missing = f" Not computed: {without_small_counts(block['reason'])}." if block.get("reason") else ""
-        rows.append((model_name(name), meaning + missing))
+        rows.append((model_name(run, name), run.words.said(meaning) + missing))
     return plain("baseline-notes", "What the baselines are", ("Baseline", "What it says"), rows)
 
 

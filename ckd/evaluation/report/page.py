@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ckd import __version__
-from ckd.evaluation import claims
 from ckd.evaluation.report import facts, tables
 from ckd.evaluation.report.content import Content
 from ckd.evaluation.report.drawing import model_name
 from ckd.evaluation.report.figures import draw_all
+from ckd.evaluation.wording import NOT_INTENDED, known_on
 
 FOLDER = Path(__file__).parent
 SECTIONS = (
@@ -49,12 +49,11 @@ def render(run: Content) -> str:
         run=run,
         sentence=_sentence(run),
         version=__version__,
-        condition=claims.CONDITION,
-        intended=claims.INTENDED_USE,
-        not_intended=claims.NOT_INTENDED,
-        limits=claims.LIMITS,
+        words=run.words,
+        not_intended=NOT_INTENDED,
+        known_on=known_on(run.metrics),
         warnings=[facts.without_small_counts(line) for line in run.metrics["warnings"]],
-        sections=SECTIONS,
+        sections=[(anchor, run.words.said(title)) for anchor, title in SECTIONS],
         css=css,
         script=script,
         script_hash=script_hash(str(script)),
@@ -100,12 +99,12 @@ def _tables(run: Content) -> dict[str, Any]:
 def _sentence(run: Content) -> str:
     """The headline, with the baseline's name for a reader."""
     name = run.metrics["headline"]["strongest_baseline"]
-    return run.headline.sentence.replace(name, f"“{model_name(name)}”")
+    return run.headline.sentence.replace(name, f"“{model_name(run, name)}”")
 
 
 def _strongest(run: Content) -> str:
     headline = run.metrics["headline"]
-    name = model_name(headline["strongest_baseline"])
+    name = model_name(run, headline["strongest_baseline"])
     return f"The strongest baseline was chosen without held-out visits: {name} ({headline['chosen_by']})."
 
 
@@ -122,7 +121,7 @@ def _distillation(run: Content) -> Iterator[str]:
     for name, ceiling in run.metrics["ceilings"].items():
         if ceiling["share_of_gain"] is not None:
             gain = f"{ceiling['share_of_gain']:.0%} of the AUROC gain over a coin"
-            yield f"The student reaches {gain} that “{model_name(name)}” has."
+            yield f"The student reaches {gain} that “{model_name(run, name)}” has."
 
 
 def _intervals(run: Content) -> str:

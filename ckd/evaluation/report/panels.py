@@ -13,7 +13,6 @@ from ckd.evaluation.report.content import CALIBRATED, Content
 from ckd.evaluation.report.drawing import Figure, without_labels
 from ckd.evaluation.report.svg import ACCENT, MUTED, OTHER, STUDENT, TEACHER
 from ckd.evaluation.thresholds import Ranked
-from ckd.visits.labels import DISEASES
 
 ACROSS = 5
 MARKERS = {"student": "o", "teacher": "s", CALIBRATED: "^"}
@@ -29,7 +28,7 @@ _SQUARE = {**_TICKS, "ylim": (0, 1), "yticks": (0, 0.5, 1), "yticklabels": ("0",
 
 @dataclass(frozen=True)
 class _Panels:
-    """Draws a panel per label of the macro average."""
+    """Draws a panel per label of the macro average, of the most frequent ones where there are many."""
 
     panel: Callable[[Any, Content, int], None]  # axes, run, label
     x: str  # names of the axes
@@ -37,19 +36,19 @@ class _Panels:
     axes: Mapping[str, Any]
 
     def __call__(self, run: Content, canvas: Any) -> Any:
-        rows = math.ceil(len(run.chosen) / ACROSS)
+        rows = math.ceil(len(run.shown) / ACROSS)
         height, square = 1.75 * rows + 0.9, "ylim" in self.axes
         figure = canvas(figsize=(10, height))
         grid = figure.subplots(rows, ACROSS, sharex=True, sharey=square, squeeze=False, subplot_kw=dict(self.axes))
         for place, spot in enumerate(grid.flat):
-            if place >= len(run.chosen):
+            if place >= len(run.shown):
                 spot.set_visible(False)
                 continue
-            j = run.chosen[place]
+            j = run.shown[place]
             self.panel(spot, run, j)
-            title = "\n".join(textwrap.wrap(DISEASES[j], 28))
+            title = "\n".join(textwrap.wrap(run.task.names[j], 28, max_lines=2, placeholder=" …"))
             spot.set_title(title, loc="left", fontsize=7, linespacing=1.15, y=1.0, pad=3)
-            if place + ACROSS >= len(run.chosen):
+            if place + ACROSS >= len(run.shown):
                 spot.tick_params(labelbottom=True)
         space = {"hspace": 0.42, "wspace": 0.12 if square else 0.32}
         figure.subplots_adjust(left=0.065, right=0.99, top=1 - 0.55 / height, bottom=0.5 / height, **space)
@@ -76,7 +75,7 @@ def _precision(axes: Any, run: Content, j: int) -> None:
 def _alerts(axes: Any, run: Content, j: int) -> None:
     axes.plot([0, 1], [0, 100], color=OTHER, linestyle=":", linewidth=1)
     _lines(axes, run, j, curves.alerts_for_sensitivity)
-    point = run.metrics["alerts"]["per_label"][DISEASES[j]]
+    point = run.metrics["alerts"]["per_label"][run.task.names[j]]
     if point["sensitivity"] is not None:
         axes.plot(point["sensitivity"], point["alerts_per_100"], "o", color=STUDENT, markersize=4)
 
@@ -91,7 +90,7 @@ def _lines(axes: Any, run: Content, j: int, curve: Callable[[Ranked], curves.Poi
 def _reliability(axes: Any, run: Content, j: int) -> None:
     axes.plot([0, 1], [0, 1], color=OTHER, linestyle=":", linewidth=1)
     for model, p in run.columns.items():
-        points = curves.reliability(run.held_out.labels[:, j], p[:, j])
+        points = curves.reliability(*run.known(j, run.held_out.labels, p))
         axes.plot(*points, label=model, marker=MARKERS[model], markersize=2.5, linewidth=1, **STYLES[model])
 
 
@@ -116,6 +115,7 @@ FIGURES = (
         "coin.",
         _Panels(_roc, "false alerts among visits without it", "sensitivity", _SQUARE),
         without_labels,
+        of_labels=True,
     ),
     Figure(
         "precision-recall",
@@ -124,6 +124,7 @@ FIGURES = (
         "for everyone.",
         _Panels(_precision, "sensitivity", "share of alerts that are right", _SQUARE),
         without_labels,
+        of_labels=True,
     ),
     Figure(
         "reliability",
@@ -132,6 +133,7 @@ FIGURES = (
         "what happens. Below it, risks are predicted too high.",
         _Panels(_reliability, "predicted probability", "observed rate", _SQUARE),
         without_labels,
+        of_labels=True,
     ),
     Figure(
         "decision",
@@ -140,6 +142,7 @@ FIGURES = (
         "is of use where its curve is above both dotted lines: alerting everyone (falling) and nobody (zero).",
         _Panels(_decision, "probability at which one would act", "net benefit", {"xlim": (0, 0.6)}),
         without_labels,
+        of_labels=True,
     ),
     Figure(
         "alerts",
@@ -148,5 +151,6 @@ FIGURES = (
         "alerting at random.",
         _Panels(_alerts, "sensitivity", "alerts per 100 visits", {**_TICKS, "ylim": (0, 100), "yticks": (0, 50, 100)}),
         without_labels,
+        of_labels=True,
     ),
 )

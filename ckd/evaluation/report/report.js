@@ -2,7 +2,7 @@
 "use strict";
 for (const button of document.querySelectorAll("th button")) {
   button.addEventListener("click", () => {
-    const header = button.closest("th"), table = header.closest("table"), body = table.tBodies[0];
+    const header = button.closest("th"), table = header.closest("table");
     const column = [...header.parentNode.children].indexOf(header);
     const numeric = header.classList.contains("number");
     const first = numeric ? "descending" : "ascending";
@@ -12,13 +12,15 @@ for (const button of document.querySelectorAll("th button")) {
     header.setAttribute("aria-sort", order);
     const key = (row) => row.children[column].dataset.sort || "";
     const way = order === "ascending" ? 1 : -1;
-    const rows = [...body.rows];
-    rows.sort((a, b) => {
-      const [x, y] = [key(a), key(b)];
-      if (!x || !y) return !x && !y ? 0 : x ? -1 : 1;  // what has no figure stays below, either way
-      return way * (numeric ? Number(x) - Number(y) : x.localeCompare(y, "en"));
-    });
-    body.append(...rows);
+    for (const body of table.tBodies) {  // each heading keeps its rows
+      const rows = [...body.rows].filter((row) => !row.classList.contains("heading"));
+      rows.sort((a, b) => {
+        const [x, y] = [key(a), key(b)];
+        if (!x || !y) return !x && !y ? 0 : x ? -1 : 1;  // what has no figure stays below, either way
+        return way * (numeric ? Number(x) - Number(y) : x.localeCompare(y, "en"));
+      });
+      body.append(...rows);
+    }
   });
 }
 const folded = () => document.querySelectorAll("details:not([open])");

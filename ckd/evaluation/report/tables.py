@@ -4,16 +4,17 @@ Computes nothing; counts of few visits are not shown.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from ckd.evaluation.claims import MIN_EVENTS
 from ckd.evaluation.comparisons import decided
 from ckd.evaluation.metrics import METRICS, MIN_COUNT, SHOWN
-from ckd.evaluation.report.content import VIEWS, Content
+from ckd.evaluation.report.content import Content
 from ckd.evaluation.report.drawing import model_name
-from ckd.evaluation.small_cells import MIN_CELL
-from ckd.visits.labels import DISEASES
+from ckd.evaluation.small_cells import MIN_CELL, part_text, small
 
 NOTHING = "–"
 
@@ -37,6 +38,13 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     sortable: bool = False
+    headings: Sequence[str] = ()  # of each row, equal ones together; none: no headings
+
+    @property
+    def parts(self) -> list[tuple[str, list[Sequence[Cell]]]]:
+        """Each heading with its rows; "" with all of them where there is none."""
+        pairs = zip(self.headings or [""] * len(self.rows), self.rows, strict=True)
+        return [(heading, [row for _, row in found]) for heading, found in groupby(pairs, key=itemgetter(0))]
 
 
 def word(text: str) -> Cell:
@@ -58,10 +66,10 @@ def models(run: Content) -> Table:
     rows = []
     for name, block in run.blocks.items():
         figures = [_macro(block, metric) for metric in SHOWN]
-        figures[1:1] = [_macro(block.get(view), "auroc") for view in VIEWS]
-        rows.append([word(model_name(name)), *figures])
+        figures[1:1] = [_macro(block.get(view), "auroc") for view in run.views]
+        rows.append([word(model_name(run, name)), *figures])
     headings = [metric.heading[0].upper() + metric.heading[1:] for metric in SHOWN.values()]
-    headings[1:1] = VIEWS.values()
+    headings[1:1] = run.views.values()
     caption = "All models on the same held-out visits. In brackets: 95 % interval over patients."
     return Table("models-table", caption, ("Model", *headings), rows, sortable=True)
 
@@ -70,39 +78,68 @@ def labels(run: Content) -> Table:
     """The student per disease. A label outside the macro average has too few visits for any figure."""
     student, teacher = (run.metrics["held_out"][name] for name in ("student", "teacher"))
     shown = {name: metric.title for name, metric in SHOWN.items() if name != "f1"}  # F1 is in the table of alerts
+    counts, names = run.metrics["counts"], by_heading(run, run.task.names)
+    known = ["Known visits"] if "known" in counts else []
     columns = (
-        *("Disease", "Positive visits", *shown.values()),
-        *(f"AUROC, {name.lower()}" for name in VIEWS.values()),
+        *("Disease", *known, "Positive visits", *shown.values()),
+        *(f"AUROC, {name.lower()}" for name in run.views.values()),
         "AUROC of the teacher",
     )
-    counted = set() if run.headline.too_small else {DISEASES[j] for j in run.chosen}
-    enough = run.metrics["counts"]["held_out"]["groups"] >= MIN_CELL
+    counted = set() if run.headline.too_small else {run.task.names[j] for j in run.chosen}
+    enough = counts["held_out"]["groups"] >= MIN_CELL
     rows = []
-    for disease in DISEASES:
+    for disease in names:
         row = student["per_label"][disease]
-        figures = [Cell(NOTHING)] * (len(columns) - 2)
+        figures = [Cell(NOTHING)] * (len(columns) - 2 - len(known))
         if disease in counted:
             figures = [_with_interval(row, metric) for metric in shown]
-            figures += [_view(student[view], run.metrics[f"labels_in_macro_{view}"], disease) for view in VIEWS]
+            figures += [_view(student[view], run.metrics[f"labels_in_macro_{view}"], disease) for view in run.views]
             figures.append(figure(teacher["per_label"][disease]["auroc"]))
-        rows.append([word(disease), _positives(row["positives"]) if enough else Cell(NOTHING), *figures])
+        told = [_count(row["n"], counts["held_out"]["visits"])] * len(known) + [_positives(row)]
+        rows.append([word(disease), *(told if enough else [Cell(NOTHING)] * len(told)), *figures])
     caption = (
         f"The student per disease. {NOTHING}: fewer than {MIN_COUNT} positive or negative visits, or too small a "
         f"sample. †: fewer than {MIN_EVENTS} positive visits, read with care."
     )
-    return Table("labels-table", caption, columns, rows, sortable=True)
+    return _of_labels(run, "labels-table", caption, columns, rows)
 
 
-def _positives(count: int) -> Cell:
-    text = f"<{MIN_CELL}" if count < MIN_CELL else f"{count:,}"
+def by_heading(run: Content, names: Iterable[str]) -> list[str]:
+    """Labels under their headings, each where its first label stands; those without one last."""
+    names, place = list(names), {"": len(run.task)}
+    for j, label in enumerate(run.task.labels):
+        place.setdefault(label.group, j)
+    return sorted(names, key=lambda name: place[_heading(run, name)])
+
+
+def _heading(run: Content, name: str) -> str:
+    return run.task.labels[run.task.index[name]].group
+
+
+def _of_labels(run: Content, name: str, caption: str, columns: Sequence[str], rows: list[list[Cell]]) -> Table:
+    """A table whose rows are labels, in the order of `by_heading`."""
+    headings = [_heading(run, row[0].text) for row in rows]
+    say, told = run.words.said, headings if any(headings) else ()
+    return Table(name, say(caption), [say(columns[0]), *columns[1:]], rows, sortable=True, headings=told)
+
+
+def _count(part: int, whole: int) -> Cell:
+    return Cell(part_text(part, whole), sort=str(part if not small(part) else MIN_CELL - 1))
+
+
+def _positives(row: Mapping[str, Any]) -> Cell:
+    """Positive visits of those that know the label; 0 is not told from a few."""
+    count = row["positives"]
+    text = f"<{MIN_CELL}" if count < MIN_CELL else part_text(count, row["n"])
     return Cell(text + (" †" if count < MIN_EVENTS else ""), sort=str(max(count, MIN_CELL - 1)))
 
 
 def alerts(run: Content) -> Table:
     """The student's alerts at the thresholds from tuning."""
     student = run.metrics["held_out"]["student"]["per_label"]
-    rows = []
-    for disease, row in {} if run.headline.too_small else run.metrics["alerts"]["per_label"].items():
+    per_label, rows = run.metrics["alerts"]["per_label"], []
+    for disease in [] if run.headline.too_small else by_heading(run, per_label):
+        row = per_label[disease]
         shares = [figure(row[name], digits=2) for name in ("threshold", "sensitivity", "specificity", "ppv")]
         rate = figure(row["alerts_per_100"], digits=1)
         rows.append([word(disease), *shares, rate, _with_interval(student[disease], "f1", 2)])
@@ -111,7 +148,7 @@ def alerts(run: Content) -> Table:
         METRICS["f1"].title,
     )
     caption = "The student's alerts at the thresholds that tuning chose."
-    return Table("alerts-table", caption, columns, rows, sortable=True)
+    return _of_labels(run, "alerts-table", caption, columns, rows)
 
 
 def calibration(run: Content) -> Table:
@@ -123,7 +160,7 @@ def calibration(run: Content) -> Table:
                 macro = block[kind]["macro"]
                 cells = [figure(macro[key], digits=2) for key in ("slope", "intercept")]
                 cells += [figure(macro[key]) for key in ("in_the_large", "ece", "brier_skill")]
-                rows.append([word(f"{model_name(name)}, {kind}"), *cells])
+                rows.append([word(f"{model_name(run, name)}, {kind}"), *cells])
     columns = ("Probabilities", "Slope", "Intercept", "Predicted minus observed", "Calibration error", "Brier skill")
     caption = (
         "Calibrated: slope 1, intercept 0, nothing predicted too high or low, error 0. Raw: as the model gives them; "
@@ -141,12 +178,13 @@ def comparisons(run: Content) -> Table:
         difference = figure(entry["difference"], entry["interval"], sign=True)
         p = Cell("<0.001", sort="0") if tiny else figure(entry["p"])
         verdict = Cell(f"{better} / {worse}", sort=str(better)) if known else Cell(NOTHING)
-        rows.append([word(model_name(name)), difference, p, verdict])
+        rows.append([word(model_name(run, name)), difference, p, verdict])
     columns = ("Student minus", "Macro AUROC", "p", "Diseases better / worse")
     caption = (
         "Paired differences. The last column counts diseases whose difference holds after Holm's correction (p < .05)."
     )
-    return Table("comparisons-table", caption, columns, rows, sortable=True)
+    say = run.words.said
+    return Table("comparisons-table", say(caption), list(map(say, columns)), rows, sortable=True)
 
 
 def subgroups(run: Content) -> list[Table]:
@@ -178,11 +216,11 @@ def subgroups_by_label(run: Content) -> list[Table]:
         if block["groups"]:
             rows = [
                 [word(disease), *(_gap(group["per_label"][disease]) for group in block["groups"])]
-                for disease in run.metrics["subgroups"]["labels"]
+                for disease in by_heading(run, run.metrics["subgroups"]["labels"])
             ]
             title = f"{field_title(field)}: predicted minus observed per 100 visits, in brackets the sensitivity"
             columns = ("Disease", *(group["group"] for group in block["groups"]))
-            tables.append(Table(f"by-label-{field}", title, columns, rows))
+            tables.append(replace(_of_labels(run, f"by-label-{field}", title, columns, rows), sortable=False))
     return tables
 
 
