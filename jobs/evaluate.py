@@ -15,6 +15,7 @@ from ckd.student.fingerprint import STUDENT
 from ckd.teacher.embed import EMBEDDINGS
 from ckd.teacher.head import HEAD
 from ckd.teacher.soft_labels import SOFT_LABELS
+from ckd.visits.cohort import Cohort
 from jobs.console import Console
 from jobs.predict_student import predict_splits
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from ckd.calibration import Calibration
-    from ckd.visits.cohort import Cohort
 
 
 def run(config: Config, console: Console, arguments: Namespace | None = None) -> None:
