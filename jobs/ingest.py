@@ -82,9 +82,10 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
     Raises DataError for tables that cannot be used, ArtifactError when --out was made of other tables or settings.
     """
     kind, folder, out = arguments.source, arguments.folder, arguments.out
-    ingest, task = config.ingest, load_task(config.task)
-    source = open_source(kind, _on_this_machine(kind, folder, console), ingest.split_column, ingest.meds_codes)
+    task, tables = load_task(config.task), _on_this_machine(kind, folder, console)
+    source = open_source(kind, tables, config.ingest.split_column, config.ingest.meds_codes)
     require_outcomes(task, source)
+    ingest = source.with_its_splits(config.ingest)
     place = str(Path(out).absolute()) if is_local(out) else out  # a worker may run in another folder
     fields = fingerprint(ingest, config.seed, kind, source.content_hash, task)
     work = Work(place, ingest, config.seed, fields, task)
@@ -234,12 +235,12 @@ class _Ingest:
         tables = facts(self.work.tables)["tables"]
         require_all_rows(found, tables)
         require_one_meaning([sexes["words"] for sexes in found["sex"].values()], self.work.config.sex_words)
-        known = counted(found, unread_cells(self.source, tables, self._locate), self._locate)
+        known = counted(found, unread_cells(self.source, tables, self._locate), self.source.passed_over, self._locate)
         files = {table: self._named(self.source.files_of(table)) for table in tables}
         try:
             require_rows_that_meet(known, files, found["patients"])
             if not known["admissions"]["pairs"]:
-                raise no_pairs(known, files)
+                raise no_pairs(known, files, self.source.wanted("diagnoses"))
         except DataError:
             for line in counted_lines(known):
                 self.console.say(f"ingest: {line}")
@@ -257,6 +258,7 @@ class _Ingest:
             **card,
             **({} if names_the_labels(work.task) else {"follow_up_end": follow_up_end(work).isoformat()}),
             "moved_subjects": splits.moved,
+            "unnamed_subjects": splits.unnamed,
             "split_ends": dict(splits.ends),
             "treatment_association": {"method": method, "file": ASSOCIATION_FILE, "reading": ASSOCIATION_READING},
             "unmapped_codes": unmapped,

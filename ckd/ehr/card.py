@@ -11,6 +11,7 @@ import polars as pl
 
 from ckd.ehr.cellcounts import cell_line
 from ckd.ehr.codes import DIAGNOSIS, PROCEDURE, TABLES, Codes
+from ckd.ehr.meds_metadata import SPLITS_FILE
 from ckd.visits.grammar import names_the_labels
 from ckd.visits.labels import CCS25, DISEASES
 from ckd.visits.task import Task
@@ -35,9 +36,12 @@ def require_all_rows(facts: Json, tables: Json) -> None:
             raise RuntimeError(f"{rows} rows of {table} in the partitions, {tables[table]['rows']} were read")
 
 
-def counted(facts: Json, cells: Sequence[Json], locate: Locate) -> dict[str, Any]:
-    """What became of every admission, row and cell: a part of the card, which is known before there is a split.
-    `cells` as unread_cells gives them. Raises RuntimeError when the admissions do not add up."""
+def counted(facts: Json, cells: Sequence[Json], passed_over: Sequence[Json], locate: Locate) -> dict[str, Any]:
+    """What became of every admission, row, cell and event: a part of the card, which is known before there is a split.
+
+    `cells` as unread_cells gives them, `passed_over` as the source does. Raises RuntimeError when the admissions do not
+    add up.
+    """
     admissions, sexes = facts["admissions"], facts["sex"]
     excluded = _located(admissions["excluded"], "visits", locate)
     if admissions["in"] != admissions["pair"] + admissions["last"] + sum(e["rows"] for e in excluded.values()):
@@ -55,6 +59,7 @@ def counted(facts: Json, cells: Sequence[Json], locate: Locate) -> dict[str, Any
         "without_patient": _located(missing, "visits", locate).get(""),
         "rows": {table: _rows(rows, table, locate) for table, rows in facts["rows"].items()},
         "cells": list(cells),
+        "codes_passed_over": list(passed_over),
         "other_sex_words": {table: _located({"": e}, table, locate)[""] for table, e in other.items()},
         "unknown": _unknown(facts["visits"].values()),
     }
@@ -135,6 +140,9 @@ def counted_lines(known: Json) -> list[str]:
             of = f"{table}: {e['rows']:,} of {counts['read']:,} rows"
             said.append(f"{of} not used: {reason} (first: {e['first']})")
     said += [cell_line(cell) for cell in known["cells"]]
+    if over := known["codes_passed_over"]:
+        some = ", ".join(f"{e['prefix']} {e['events']:,} of {e['subjects']:,} patients" for e in over[:8])
+        said.append(f"events that are not read: {some}" + ("; the card lists more" if len(over) > 8 else ""))
     if e := known["without_patient"]:
         said.append(f"visits: the patient of {e['rows']:,} of {found['in']:,} has no row (first: {e['first']})")
     for table, e in known["other_sex_words"].items():
@@ -156,6 +164,10 @@ def lines(card: Json) -> list[str]:
     unit = "labelled visits" if "task" in card else "pairs"
     said.append(", ".join(f"{split} {s['labeled']:,} {unit} of {s['subjects']:,} patients" for split, s in splits))
     said += _label_lines(card)
+    if card["settings"].get("ingest.split_column") == SPLITS_FILE:
+        said.append(f"the splits are those of the data set, {SPLITS_FILE}")
+    if card["unnamed_subjects"]:
+        said.append(f"{card['unnamed_subjects']:,} patients have no value of {card['settings']['ingest.split_column']}")
     if card["moved_subjects"]:
         said.append(f"{card['moved_subjects']:,} patients moved by hash rank: a split would have been without a pair")
     if card["echo_rate"] is not None:

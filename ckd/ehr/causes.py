@@ -39,8 +39,9 @@ def require_rows_that_meet(known: Json, files: Mapping[str, str], patients: Json
         raise DataError(f"{files['patients']}: {what}; expected subject ids as the admissions have them")
 
 
-def no_pairs(known: Json, files: Mapping[str, str]) -> DataError:
-    """The error for admissions of which none has a usable next one. `known`, `files` as above."""
+def no_pairs(known: Json, files: Mapping[str, str], codes: str) -> DataError:
+    """The error for admissions of which none has a usable next one. `known`, `files` as above; `codes`: what rows of
+    diagnoses look like."""
     excluded, found = known["admissions"]["excluded"], f"no next-visit pair in {known['admissions']['in']:,} admissions"
     if not known["patients"]["consecutive_pairs"] or not excluded:
         what = f"none of {known['patients']['all']:,} patients has two admissions"
@@ -50,7 +51,7 @@ def no_pairs(known: Json, files: Mapping[str, str]) -> DataError:
     if reason in _NOT_CODED:
         rows = known["rows"]["diagnoses"]
         if not rows["read"]:
-            return DataError(f"{found}: {files['diagnoses']} holds no rows; expected the diagnosis codes of each stay")
+            return DataError(f"{found}: {files['diagnoses']} holds no rows of diagnoses; {codes}")
         if rows["rejected"]:
             return DataError(f"{found}: of {rows['read']:,} rows of {files['diagnoses']} {_most(rows['rejected'])}")
     cells = [c for c in known["cells"] if c["kind"] == UNREAD and c["name"] == _TIMES.get(reason)]

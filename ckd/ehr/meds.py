@@ -1,14 +1,16 @@
 """The kind of source that has events: MEDS shards as the canonical tables, by the prefixes of their codes.
 A stay is made of its admission, discharge and death events; what an event has no visit id for is found by its time."""
 
-import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
+from ckd.ehr import meds_metadata
 from ckd.ehr.canonical import (
     BY_TIME,
     CELLS,
@@ -17,22 +19,22 @@ from ckd.ehr.canonical import (
     SCHEMAS,
     SEVERAL,
     SUSPECT,
-    TITLES,
-    UNREADABLE,
     with_missing,
 )
 from ckd.ehr.cells import unread
-from ckd.ehr.layouts import NOT_STATED, missing_column
+from ckd.ehr.layouts import missing_column
+from ckd.ehr.meds_metadata import CODED, CODES_FILE, SPLITS_FILE
 from ckd.ehr.parquetfile import ParquetFile
 from ckd.ehr.source import Source
-from ckd.ehr.vocabulary import Vocabulary, known
+from ckd.ehr.vocabulary import KINDS, Vocabulary, known
 from ckd.errors import DataError
+from ckd.ingest_config import IngestConfig
 from ckd.visits.datafolder import entries, is_part, reason_to_refuse, table_mark
 
-_CODED = {"diagnoses": "diagnosis", "procedures": "procedure"}  # table -> what its events are read as
 _NEEDED, _VISIT_IDS = ("subject_id", "time", "code"), ("hadm_id", "visit_id")
 _DIED = ("DIED", "EXPIRED", "DEAD")
 _NOT_GIVEN = r"(?i)\bnot\b|\bhold dose\b"  # "Not Given", "Delayed Not Confirmed", …: the patient did not get the drug
+_PREFIX, _MOST = re.compile(r"[A-Za-z][\w .:-]{0,40}/{0,2}"), 20
 _LONG_AGO = pl.datetime(1, 1, 1, time_unit="us")  # what holds of a subject at any time
 
 
@@ -65,18 +67,13 @@ class Meds(Source):
 
     def usual_license(self) -> str:
         """What metadata/dataset.json states."""
-        try:
-            content = json.loads(Path(self.folder, "metadata", "dataset.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return NOT_STATED
-        stated = content.get("license") if isinstance(content, dict) else None
-        return stated if isinstance(stated, str) and stated else NOT_STATED
+        return meds_metadata.license_of(self.folder)
 
     def rows(self, table: str) -> pl.LazyFrame:
         """The events that make rows of `table`."""
-        if table in _CODED:
-            version, code = self.vocabulary.coded(_CODED[table])
-            rows = self._events(table, _CODED[table]).with_columns(version=version, code=code)
+        if table in CODED:
+            version, code = self.vocabulary.coded(CODED[table])
+            rows = self._events(table, CODED[table]).with_columns(version=version, code=code)
         else:
             rows = {"medications": self._medications, "patients": self._patients, "visits": self._visits}[table]()
         schema = {**SCHEMAS[table], "subject_id": pl.String(), ODD: pl.UInt32()}
@@ -89,26 +86,54 @@ class Meds(Source):
 
     def titles(self) -> pl.DataFrame:
         """The descriptions in metadata/codes.parquet."""
-        path = Path(self.folder, "metadata", "codes.parquet")
-        if not path.exists() and not path.is_symlink():
-            return pl.DataFrame(schema=TITLES)
-        try:
-            return self._described(path)
-        except UNREADABLE as error:
-            what = f"cannot be read ({type(error).__name__})"
-            raise DataError(f"{path}: {what}; get the file again, or remove it: it only gives codes titles") from None
+        return meds_metadata.titles(self.folder, self.vocabulary)
 
-    def _described(self, path: Path) -> pl.DataFrame:
-        frames, rows = [pl.DataFrame(schema=TITLES)], pl.scan_parquet(path, glob=False)
-        if rows.collect_schema().get("description") == pl.String:
-            rows = rows.filter(pl.col("description").str.len_bytes() > 0).with_columns(
-                event=pl.col("code").cast(pl.String)
+    def with_its_splits(self, config: IngestConfig) -> IngestConfig:
+        """`config` with the data set's own splits, unless a column is named."""
+        if self._splits is None:
+            return config
+        there = [split for split in ("tuning", "held_out") if split in set(self._splits["split"])]
+        shares = {"tuning_share": 0.0, "held_out_share": 0.0, "split_column": SPLITS_FILE}
+        return config.model_copy(update={**shares, **{f"{split}_values": (split,) for split in there}})
+
+    @property
+    def others(self) -> list[Path]:
+        """Files beside the shards that change the cohort."""
+        named = [CODES_FILE, *([] if self._splits is None else [SPLITS_FILE])]
+        return [path for name in named if (path := Path(self.folder, name)).is_file()]
+
+    @property
+    def settings(self) -> str:
+        """The prefixes of a user's own table, which change the cohort."""
+        return "" if self.vocabulary == Vocabulary.of() else repr(self.vocabulary.rules)
+
+    def wanted(self, table: str) -> str:
+        """The prefixes of the events that make rows of `table`, and those that the data set has beside what is read."""
+        kind = {**CODED, "medications": "medication", "visits": "admission"}.get(table, "")
+        found = ", ".join(f"{e['prefix']} ({e['events']:,})" for e in self.passed_over[:10]) or "no other"
+        codes = f"expected codes that begin with {', '.join(self.vocabulary.prefixes(kind))}; found {found}"
+        return f"{codes}; name them in ingest.meds_codes=FILE (docs/tables.md)"
+
+    @cached_property
+    def passed_over(self) -> list[dict[str, Any]]:
+        """{prefix, events, subjects} of the codes that are not read, up to their first slash; the most frequent first.
+        Costs a scan of the codes."""
+        events = pl.concat(
+            self.raw({"event": "code", "subject_id": "subject_id"}, index).select(
+                pl.col("event").cast(pl.String), pl.col("subject_id").hash()
             )
-            for kind in _CODED.values():
-                version, code = self.vocabulary.coded(kind)
-                columns = {"kind": pl.lit(kind), "version": version, "code": code, "title": pl.col("description")}
-                frames.append(rows.filter(self.vocabulary.of_kind(kind)).select(**columns).collect())
-        return pl.concat(frames)
+            for index in self.indices("visits")
+        )
+        rest = events.filter(~self.vocabulary.of_kind(*KINDS))
+        prefix = pl.col("event").str.extract(r"^([^/]*/{0,2})")
+        counts = {"events": pl.len(), "subjects": pl.col("subject_id").n_unique()}
+        found = rest.group_by(prefix=prefix).agg(**counts).sort(["events", "prefix"], descending=[True, False])
+        shown = [{**row, "prefix": _shown(row["prefix"])} for row in found.head(_MOST).collect().to_dicts()]
+        return [row for row in shown if row["prefix"]]
+
+    @cached_property
+    def _splits(self) -> pl.DataFrame | None:
+        return None if self.split_column else meds_metadata.splits(self.folder)
 
     def _events(self, table: str, *kinds: str, time: str = "start") -> pl.LazyFrame:
         """The events of all shards that are read as one of `kinds`: the cells that `table` has, the time as column
@@ -177,6 +202,9 @@ class Meds(Source):
         """One row per admission event, with the latest discharge of its visit, the subject's death, and what is said of
         the visit, else of the subject at that time."""
         stays = self._stays_of(self._events("visits", "admission"))
+        if self._splits is not None:
+            splits = self._splits.rename({"split": "cut"}).lazy()
+            stays = stays.drop("cut").join(splits, on="subject_id", how="left")
         for name, kind in (("ethnicity", "race"), ("insurance", "insurance")):
             stays = self._said(stays, name, kind)
         deaths = self._events("visits", "death", time="death")
@@ -230,6 +258,11 @@ class Meds(Source):
                 "tell which codes belong to which visit, nor the next visit: make the shards with an ETL that keeps it"
             )
         self.cells("visits", self._columns(index, "start"), index)  # raises DataError for a type that will not do
+
+
+def _shown(prefix: str | None) -> str:
+    """A prefix if it looks like one: a code may hold anything."""
+    return prefix if prefix and _PREFIX.fullmatch(prefix) else ""
 
 
 def _below(folder: Path, above: frozenset[Path]) -> Iterator[tuple[Path, str]]:

@@ -202,7 +202,7 @@ def _require_ids(source: Source, folder: str) -> None:
     )
     found = bad.collect(engine="streaming").row(0, named=True)
     if not found["rows"]:
-        raise DataError(f"{source.folder}: there is no admission in it; give a folder of tables with rows")
+        raise DataError(f"{source.folder}: there is no admission in it; {source.wanted('visits')}")
     if found["no_id"]:
         where, of = source.locate("visits", found["no_id_place"]), f"{found['no_id']} of {found['rows']} admissions"
         raise DataError(f"{where}: {of} have no visit id, so no next visit can be told; give each its own")

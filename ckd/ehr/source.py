@@ -18,6 +18,7 @@ from ckd.ehr.csvfile import CsvFile
 from ckd.ehr.layouts import NOT_STATED
 from ckd.ehr.parquetfile import ParquetFile
 from ckd.errors import ConfigError, DataError
+from ckd.ingest_config import IngestConfig
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,34 @@ class Source(ABC):
         file = self.opened[place >> PLACE_BITS]
         return f"{file.path}:{file.line_of(place & (1 << PLACE_BITS) - 1)}"
 
+    def with_its_splits(self, config: IngestConfig) -> IngestConfig:
+        """`config`, which decides the splits unless the source has its own."""
+        return config
+
+    def wanted(self, table: str) -> str:
+        """What rows of `table` look like, for a message that there are none."""
+        return "give a folder of tables with rows" if table == "visits" else f"expected the {table} of each stay"
+
+    @property
+    def passed_over(self) -> list[dict[str, Any]]:
+        """{prefix, events, subjects} of events that are not read."""
+        return []
+
+    @property
+    def others(self) -> list[Path]:
+        """Files beside the tables that change the cohort."""
+        return []
+
+    @property
+    def settings(self) -> str:
+        """What else decides how the files are read."""
+        return ""
+
     @property
     def files(self) -> dict[str, int]:
         """Every file that is read: its name below the folder -> bytes."""
-        return {file.path.relative_to(self.folder).as_posix(): file.path.stat().st_size for file in self.opened}
+        paths = [*(file.path for file in self.opened), *self.others]
+        return {path.relative_to(self.folder).as_posix(): path.stat().st_size for path in paths}
 
     @property
     def description(self) -> dict[str, Any]:
@@ -84,9 +109,9 @@ class Source(ABC):
     @cached_property
     def content_hash(self) -> str:
         """SHA-256 over the names and bytes of the files, which are read once for it."""
-        whole = hashlib.sha256()
-        for name, file in zip(self.files, self.opened, strict=True):
-            with file.path.open("rb") as stream:
+        whole = hashlib.sha256(self.settings.encode())
+        for name in self.files:
+            with Path(self.folder, name).open("rb") as stream:
                 whole.update(f"{name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
         return whole.hexdigest()
 

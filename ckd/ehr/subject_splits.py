@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from ckd.ehr.meds_metadata import SPLITS_FILE
 from ckd.errors import DataError
 from ckd.ingest_config import IngestConfig
 from ckd.visits.splits import edges
@@ -16,11 +17,12 @@ from ckd.visits.visit import SPLITS, Split
 @dataclass(frozen=True)
 class SubjectSplits:
     """The rule. `ends`: where each split that the hash fills ends, between 0 and 1. `moved`: labelled subjects whose
-    split is another one because edges moved."""
+    split is another one because edges moved. `unnamed`: subjects without a value of ingest.split_column."""
 
     config: IngestConfig
     ends: Mapping[Split, float]
     moved: int = 0
+    unnamed: int = 0
 
     def of(self, subjects: pl.DataFrame) -> pl.Series:
         """The split of each subject: by the column where one of its values is named (held_out first), else by hash."""
@@ -49,14 +51,15 @@ def decide(subjects: Iterable[pl.DataFrame], config: IngestConfig) -> SubjectSpl
     should find, or all have.
     """
     placed: dict[str, int] = {}
-    points = []
+    points, unnamed = [], 0
     for frame in subjects:
+        unnamed += int((frame["cuts"].list.len() == 0).sum())
         labeled = frame.filter(pl.col("labeled")).select("point", split=by_column(config))
         points.append(labeled.filter(pl.col("split").is_null())["point"].to_numpy())
         for split, count in labeled.drop_nulls("split").group_by("split").len().iter_rows():
             placed[split] = placed.get(split, 0) + count
     for split, values in (("held_out", config.held_out_values), ("tuning", config.tuning_values)):
-        if values and not placed.get(split):
+        if values and not placed.get(split) and config.split_column != SPLITS_FILE:
             these = f"one of these {len(values)} values in '{config.split_column}'"
             expected = "expected values as they stand in that column"
             raise DataError(f"ingest.{split}_values: no patient who returns has {these}; {expected}")
@@ -71,7 +74,8 @@ def decide(subjects: Iterable[pl.DataFrame], config: IngestConfig) -> SubjectSpl
         expected = "expected patients with two admissions or more (docs/ingest.md: what is left out)"
         raise DataError(f"no next-visit pair for the train split: {every}; {expected}")
     ends, plain = edges(labeled_points.tolist(), shares), edges([], shares)
-    return SubjectSplits(config, ends, int((_rank(labeled_points, ends) != _rank(labeled_points, plain)).sum()))
+    moved = int((_rank(labeled_points, ends) != _rank(labeled_points, plain)).sum())
+    return SubjectSplits(config, ends, moved, unnamed if config.split_column else 0)
 
 
 def _shares(config: IngestConfig) -> dict[Split, float]:

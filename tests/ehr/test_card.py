@@ -160,7 +160,7 @@ SOURCE = {"data_license": "none", "credentialed": False}
 
 
 def card_from(facts, summary):
-    known = counted(facts, CELLS, lambda table, place: f"{table}:{place}")
+    known = counted(facts, CELLS, [], lambda table, place: f"{table}:{place}")
     return cohort_card(SOURCE, {}, known, facts, summary)
 
 

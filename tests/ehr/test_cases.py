@@ -3,6 +3,7 @@ names the cause, or a count that is told. What must never come back has a test w
 
 import json
 import os
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -19,7 +20,7 @@ SAME = (
     *("tab_padded_ids_in_meds", "tab_sex_words", "file_parquet", "m4_v1_core_folder", "m4_v1_ethnicity_column"),
 )
 REFUSED = {
-    "tab_empty_diagnoses": "diagnoses.parquet holds no rows; expected the diagnosis codes of each stay",
+    "tab_empty_diagnoses": "diagnoses.parquet holds no rows of diagnoses; expected the diagnoses of each stay",
     "tab_start_half_bad": "15 excluded, unparseable admission time (first: {folder}/visits.parquet:2); column 'start' "
     "is written 99.99.9999 99:99, expected as 2150-01-31 09:30:00",
     "meds_dx_without_hadm": "none of 90 rows meets an admission: 90 have no visit id (first: "
@@ -85,6 +86,13 @@ def test_the_last_line_names_the_cause_and_the_counts_stand_before_it(ingested, 
     assert code == 2 and len(said.err.splitlines()) == 1
     assert REFUSED[case].format(folder=cases() / case / "in") in said.err
     assert "ingest: 30 admissions = 0 next-visit pairs + " in said.out and " (first: " in said.out
+
+
+def test_the_splits_of_a_meds_data_set_are_taken(ingested, made):
+    found, plain, _ = made("meds_subject_splits")
+    assert found == plain
+    splits = Counter(row["split"] for row in rows_of(ingested("meds_subject_splits")[1]).values())
+    assert splits == {"train": 15, "tuning": 6, "held_out": 9}
 
 
 def test_a_death_that_is_written_with_a_t_ends_the_stay_in_death(made):

@@ -48,7 +48,7 @@ CAUSES = {
     ),
     "an empty table": (
         {**returning(), "diagnoses_icd": []},
-        "{folder}/DIAGNOSES_ICD.csv holds no rows; expected the diagnosis codes of each stay",
+        "{folder}/DIAGNOSES_ICD.csv holds no rows of diagnoses; expected the diagnoses of each stay",
     ),
     "one visit each": (
         {
