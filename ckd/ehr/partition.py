@@ -17,6 +17,7 @@ from ckd.errors import ArtifactError, ConfigError, DataError
 from ckd.store.artifacts import Fields, FolderArtifact
 from ckd.store.files import BLOCK
 from ckd.store.filesystems import is_local
+from ckd.store.unwritable import writing
 
 FORMAT = 3  # raise it when the same tables give other frames
 _PARTITION_BYTES = 400_000_000  # of CSV text: about 110,000 visits of 32 rows, about 1 GB of memory in a worker
@@ -131,7 +132,7 @@ def _write(source: Source, table: str, folder: str, count: int) -> int:
     target = Path(folder) / table
     target.mkdir(parents=True)
     key = (pl.col("subject_id").hash() % count).cast(pl.UInt32).alias(_KEY)
-    with source.explained(table):
+    with source.explained(table), writing(folder):
         repeated = pl.col([name for name in _REPEATED if name in SCHEMAS[table]]).cast(pl.Categorical)
         rows = source.rows(table).with_columns(key, repeated)
         if "visit_id" in SCHEMAS[table]:

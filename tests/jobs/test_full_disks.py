@@ -13,10 +13,12 @@ import pytest
 from safetensors.torch import load_file
 
 from ckd.config import Config
+from ckd.ehr.synthetic.tables import write_tables
 from jobs.cli import main
 from jobs.events import EventLog
 from jobs.submit import overrides
 from testbed.rows import rows, write_jsonl
+from tests.ehr.ingest_reference import cohort_files
 from tests.student.student_cohort import OTHERS, make_base, make_cohort, make_config
 from tests.student.trainings import VISITS, assert_same
 
@@ -117,6 +119,19 @@ def test_every_stage_says_that_its_disk_is_full_or_read_only_and_loses_nothing(d
         assert contents(disk).keys() == before.keys()
     assert main(["run", *finished]) == 0
     assert main(["verify", *finished]) == 0
+
+
+def test_an_ingest_whose_disk_fills_up_at_any_moment(disk, tmp_path, capsys):
+    write_tables(str(tmp_path / "tables"), 40, 3)
+    words = ["ingest", "mimic3", str(tmp_path / "tables"), "ingest.partitions=3", "ingest.min_support=2", "--out"]
+    before = shutil.disk_usage(disk).used
+    assert main([*words, str(disk / "undisturbed")]) == 0
+    need, wanted = shutil.disk_usage(disk).used - before, cohort_files(disk / "undisturbed")
+    for step in range(STEPS):
+        out = str(disk / f"{step}")
+        with with_only(disk, need * step // STEPS):
+            assert "no space left" in refused([*words, out], capsys, disk)
+        assert main([*words, out]) == 0 and cohort_files(Path(out)) == wanted
 
 
 def test_a_shard_for_which_there_is_no_room_names_its_file(disk, finished, capsys):
