@@ -75,7 +75,7 @@ class Trials:
         finally:
             _put(path, content, before)
         worst = max(readers, key=lambda answer: (answer[0] in FAULTS, answer[0] == SEEN), default=("", ""))
-        if verified[0] == HARMLESS and (worst[0] == SEEN or _values(path, flipped) != _values(path, content)):
+        if verified[0] == HARMLESS and (worst[0] == SEEN or values(path, flipped) != values(path, content)):
             verified = UNSEEN, ""
         self.found[kind.name].update(["trials", f"next stage: {worst[0]}"] if readers else ["trials"])
         self.found[kind.name].update([f"verify: {verified[0]}"] if kind.verified else [])
@@ -106,7 +106,7 @@ def _put(path: Path, content: bytes, before: os.stat_result) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def _values(path: Path, content: bytes | bytearray) -> Any:
+def values(path: Path, content: bytes | bytearray) -> Any:
     """All values in a part, or under the keys of a JSON file of ours; of other files the bytes."""
     if path.suffix == ".parquet":
         try:
