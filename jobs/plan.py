@@ -145,7 +145,7 @@ class _Student:
         s = config.student
         with without_weights("student.base_model", s.base_model) as folder:
             source = Source("student.base_model", s.base_model, folder)
-            self.size, tokenizer = outline(source), load_tokenizer(source)
+            self.size, tokenizer = outline(source, len(sampled.task)), load_tokenizer(source)
         import pyarrow as pa
 
         table = pa.table({"visit_id": [v.visit_id for v in sampled.visits], "input": [v.input for v in sampled.visits]})

@@ -16,6 +16,7 @@ from ckd.run import Run
 from ckd.student.model import new_student
 from ckd.student.order import Order, deal, steps_per_epoch
 from ckd.student.train import train
+from ckd.visits.labels import DISEASES
 
 BATCH = 8  # the public code's
 ACCUMULATION = 4  # micro-batches of two visits: with a batch of 8, what deals by length
@@ -37,7 +38,7 @@ def public(config: Config, made: Made, out: Path, device: str, width: int, enoug
     Visits come as token ids: the public code would tokenise them here, every epoch.
     """
     s = config.student
-    model = new_student(config).model.to(device).train()
+    model = new_student(config, DISEASES).model.to(device).train()
     rows = _padded(made, width)
     steps = s.epochs * steps_per_epoch(len(rows), BATCH)
     optimizer = torch.optim.AdamW(model.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay)

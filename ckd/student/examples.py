@@ -13,8 +13,7 @@ from ckd.student.mapped import Arrays, MappedArrays
 from ckd.student.order import WINDOW
 from ckd.student.tokens import TOKENS, ragged
 from ckd.visits.cohort import Cohort
-from ckd.visits.columns import joined, matrix
-from ckd.visits.labels import NUM_LABELS
+from ckd.visits.columns import cells, joined, matrix
 from ckd.visits.splits import of_adapter
 from ckd.visits.visit import Shard
 
@@ -28,12 +27,12 @@ _COLUMNS = {SOFT_LABELS: "logits", EMBEDDINGS: "embedding"}  # what the student 
 
 @dataclass(frozen=True)
 class ShardExamples:
-    """One shard, R visits, L=25 labels. An array of the teacher has width 0 where it is not learned from."""
+    """One shard, R visits, L labels. An array of the teacher has width 0 where it is not learned from."""
 
     visit_ids: list[str]
     tokens: Flat  # int32, all visits' ids one after the other
     offsets: Flat  # int64 [R+1], where each visit's ids begin
-    hard: Flat  # float32 [R, L], the true labels; zeros for an unlabeled visit
+    hard: Flat  # float32 [R, L], the true labels, NaN where unknown; zeros for an unlabeled visit
     hard_weight: Flat  # float32 [R], of the true labels: 0 for an unlabeled visit, 1 where soft labels must not be used
     weight: Flat  # float32 [R]; 0 for a visit from which there is nothing to learn
     soft_logits: Flat  # [R, L], as stored
@@ -121,7 +120,7 @@ class Examples:
     def _join(self, shard: Shard) -> ShardExamples:
         if not self.tokens.is_done(shard.index, rows=shard.rows, input_hash=shard.text_hash):
             raise ArtifactError(f"{self.tokens.path(shard.index)}: missing; run 'ckd train-student' to make it")
-        visits = self.cohort.read(shard, ["visit_id", "labels", "group"])
+        visits, labels = self.cohort.read(shard, ["visit_id", "labels", "group"]), len(self.cohort.task)
         ids, known = visits["visit_id"], of_adapter(visits["group"].to_pylist(), self.adapter_share)
         table = self.tokens.read(shard.index, ["visit_id", "input_ids"], input_hash=shard.text_hash)
         tokens, offsets = ragged(joined(table, ids, self.tokens.path(shard.index))["input_ids"])
@@ -129,7 +128,7 @@ class Examples:
             visit_ids=ids.to_pylist(),
             tokens=tokens,
             offsets=offsets,
-            hard=matrix(visits["labels"]) if shard.labeled else np.zeros((shard.rows, NUM_LABELS), np.float32),
+            hard=cells(visits["labels"]) if shard.labeled else np.zeros((shard.rows, labels), np.float32),
             hard_weight=(np.where(known, 1, self.hard_weight) * shard.labeled).astype(np.float32),
             weight=(~known | shard.labeled).astype(np.float32),
             soft_logits=self.taught(SOFT_LABELS, shard, ids),

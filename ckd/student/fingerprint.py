@@ -13,6 +13,7 @@ from ckd.store.models import local_folder, model_fields
 from ckd.student.examples import SOFT_LABELS
 from ckd.student.loss import TeacherData, teacher_data
 from ckd.visits.cohort import Cohort
+from ckd.visits.labels import CCS25
 from ckd.visits.visit import Shard
 
 _KEY = "student.base_model"
@@ -39,7 +40,7 @@ def _fingerprint(run: Run) -> Fields:
     config = run.config
     learned = training_shards(config, run.stored)
     used = [*learned, *run.stored.select("tuning")]
-    share = config.teacher.adapter_share
+    share, task = config.teacher.adapter_share, run.stored.task.identity
     return {
         **model_fields(_KEY, config.student.base_model),
         **deciding(config, "student"),
@@ -48,6 +49,7 @@ def _fingerprint(run: Run) -> Fields:
         **{data.stage: _made_by(run, data, learned) for data in teacher_data(config.student)},
         "seed": config.seed,
         **({"teacher.adapter_share": share} if share else {}),
+        **({} if task == CCS25.identity else {"task": task}),
     }
 
 

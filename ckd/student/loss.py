@@ -1,7 +1,7 @@
 """What the student learns: a sum of terms, one class each, with its weight, its formula and what it needs.
 
 A new term is a class here, its name in TERMS and its keys in config; teacher data that no term had yet is read in
-examples. R visits, L=25 labels.
+examples. R visits, L labels.
 """
 
 from abc import ABC, abstractmethod
@@ -15,8 +15,7 @@ from ckd.config import Config, StudentConfig
 from ckd.student.examples import EMBEDDINGS, SOFT_LABELS, Examples
 from ckd.student.ranks import Ranks
 from ckd.visits.cohort import Cohort
-from ckd.visits.columns import matrix
-from ckd.visits.labels import NUM_LABELS
+from ckd.visits.columns import cells
 
 if TYPE_CHECKING:
     import torch
@@ -60,8 +59,9 @@ class Term(ABC):
 
 @dataclass(frozen=True)
 class TrueLabels(Term):
-    """hard_weight · BCE(z, y), the mean over labels; student logits z, true labels y. The weight is each visit's own.
+    """hard_weight · BCE(z, y), the mean over the visit's known labels; student logits z, true labels y.
 
+    The weight is each visit's own, so that a visit of few known labels counts as much beside its soft labels as others.
     `positive_weight_l` [L] multiplies the part with y: student.class_weighting=balanced.
     """
 
@@ -80,8 +80,10 @@ class TrueLabels(Term):
         """See the class."""
         from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
-        losses_RL = bce(outputs["logits"], batch["hard"], reduction="none", pos_weight=self.positive_weight_l)
-        return batch["hard_weight"] * losses_RL.mean(1)
+        unknown_RL = batch["hard"].isnan()
+        true_RL = batch["hard"].masked_fill(unknown_RL, 0)
+        losses_RL = bce(outputs["logits"], true_RL, reduction="none", pos_weight=self.positive_weight_l)
+        return batch["hard_weight"] * (losses_RL.masked_fill(unknown_RL, 0).sum(1) / (~unknown_RL).sum(1))
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ class SoftLabels(Term):
     """(1 - hard_weight) · T² · BCE(z/T, sigmoid(t/T)), the mean over labels; logits z of the student, t of the teacher.
 
     The factor T² keeps the gradient's size when T changes (Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a
-    Neural Network", section 2). At T=1 it is plain BCE against the teacher's probabilities.
+    Neural Network", section 2). At T=1 it is plain BCE against the teacher's probabilities. An unknown label counts
+    here too: what the teacher says of it is learned.
     """
 
     teacher = TeacherData(SOFT_LABELS, "soft-labels", "student.hard_weight=1")
@@ -215,13 +218,14 @@ def positive_weights(cohort: Cohort) -> np.ndarray:
     """Weight [L], float32, of a positive beside 1 for a negative: negatives / positives, at most MOST; 1 without any.
 
     Both classes of a label then have the same total weight (King & Zeng 2001, "Logistic Regression in Rare Events
-    Data", section 4.2, weighting with a population of equal halves). Counted over the labelled train visits.
+    Data", section 4.2, weighting with a population of equal halves). Counted over the known cells of the train visits.
     """
-    visits, positives_L = 0, np.zeros(NUM_LABELS, np.int64)
+    positives_L, negatives_L = np.zeros((2, len(cohort.task)), np.int64)
     for shard in cohort.select("train"):
-        positives_L += matrix(cohort.read(shard, ["labels"])["labels"], np.int64).sum(0)
-        visits += shard.rows
-    ratio_L = (visits - positives_L) / np.maximum(positives_L, 1)
+        labels_RL = cells(cohort.read(shard, ["labels"])["labels"])
+        positives_L += (labels_RL == 1).sum(0)
+        negatives_L += (labels_RL == 0).sum(0)
+    ratio_L = negatives_L / np.maximum(positives_L, 1)
     return np.where(positives_L > 0, np.minimum(ratio_L, MOST), 1).astype(np.float32)
 
 

@@ -1,6 +1,7 @@
-"""The student network: any AutoModelForSequenceClassification with 25 labels, as trained and as exported."""
+"""The student network: any AutoModelForSequenceClassification with the task's labels, as trained and as exported."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,21 +11,20 @@ from transformers import AutoModelForSequenceClassification
 from ckd.config import Config
 from ckd.errors import ConfigError
 from ckd.store.pretrained import Loaded, Source, has_weights, load_model, load_settings, outside_base, without_weights
-from ckd.visits.labels import DISEASES
 
 _KEY = "student.base_model"
 _AUTO = AutoModelForSequenceClassification
 _DROPOUTS = ("dropout", "pdrop", "dropout_prob", "dropout_p")  # how the names of dropout probabilities end
 
 
-def new_student(config: Config) -> Loaded:
-    """Load the base model in float32 with a fresh 25-label head, whose values depend on nothing but `seed`.
+def new_student(config: Config, names: Sequence[str]) -> Loaded:
+    """Load the base model in float32 with a fresh head of the labels `names`, whose values depend only on `seed`.
 
     A head of another number of labels is replaced. Raises ConfigError when student.base_model cannot be loaded, or
     when a weight beside the head would be random.
     """
     source = Source.find(_KEY, config.student.base_model)
-    settings = _settings(source)
+    settings = _settings(source, names)
     if config.student.dropout is not None:
         set_dropout(settings, config.student.dropout)
     with torch.random.fork_rng(devices=[]):
@@ -42,12 +42,12 @@ class Outline:
     width: int
 
 
-def outline(source: Source) -> Outline:
-    """Find the size of student.base_model without reading weights.
+def outline(source: Source, labels: int) -> Outline:
+    """Find the size of student.base_model with a head of so many labels without reading weights.
 
     Where they are on this machine, what would be missing when they are loaded is refused as well. Raises ConfigError.
     """
-    settings = _settings(source)
+    settings = _settings(source, [str(n) for n in range(labels)])
     there = has_weights(source)
     model = _load(source, settings, "meta").model if there else without_weights(source, _AUTO, settings)
     tables = {id(p) for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
@@ -66,12 +66,12 @@ def load_student(folder: str) -> Any:
     return load_model(source, _AUTO, load_settings(source), new=lambda *_: False, dtype=torch.float32).model
 
 
-def _settings(source: Source) -> Any:
+def _settings(source: Source, names: Sequence[str]) -> Any:
     return load_settings(
         source,
-        num_labels=len(DISEASES),
-        id2label=dict(enumerate(DISEASES)),
-        label2id={name: i for i, name in enumerate(DISEASES)},
+        num_labels=len(names),
+        id2label=dict(enumerate(names)),
+        label2id={name: i for i, name in enumerate(names)},
         problem_type="multi_label_classification",
     )
 

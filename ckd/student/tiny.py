@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from ckd.store.artifacts import FolderArtifact
 from ckd.store.files import digest
-from ckd.visits.labels import DISEASES
+from ckd.visits.labels import CCS25
 
 # Names and phrases stay whole between these marks, so that a visit is a few dozen tokens.
 _MARKS = r", |; |: |\. |\.$| are | is "
@@ -39,6 +39,8 @@ SMALLEST = StudentSize(hidden=32, heads=2, vocabulary=600)
 
 def make_student(folder: str, inputs: Sequence[str], seed: int, size: StudentSize = StudentSize()) -> FolderArtifact:
     """Write model and tokenizer into `folder` unless they are there; the tokenizer learns from `inputs`.
+
+    Training gives it a new head for the task's labels; the one that it has here is of ccs25.
 
     Raises ArtifactError when the folder holds a student made otherwise.
     """
@@ -82,7 +84,7 @@ def _config(tokenizer: Any, size: StudentSize) -> BertConfig:
         hidden_dropout_prob=size.dropout,
         attention_probs_dropout_prob=size.dropout,
         pad_token_id=tokenizer.pad_token_id,
-        id2label=dict(enumerate(DISEASES)),
-        label2id={name: i for i, name in enumerate(DISEASES)},
+        id2label=dict(enumerate(CCS25.names)),
+        label2id=dict(CCS25.index),
         problem_type="multi_label_classification",
     )

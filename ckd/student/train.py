@@ -62,7 +62,7 @@ def train(
             from ckd.student.callback import Course
 
             # Before the trainer, which switches on ZeRO-3's partitioned loading: it would skip our seed.
-            model = _new_model(config, None if start else report)
+            model = _new_model(run, None if start else report)
             trainer = _trainer(config, place, model, examples, checkpoints, selection, start)
             asked = partial(Course, preempted=preempted, report=report, seconds_between=seconds_between)
             trainer.add_callback(asked(trainer, tuning, labels, checkpoint_steps=config.student.checkpoint_steps))
@@ -70,13 +70,13 @@ def train(
     return selection.finished
 
 
-def _new_model(config: Config, report: Report | None) -> Any:
+def _new_model(run: Run, report: Report | None) -> Any:
     """The base model with a fresh head; what of it is new is reported."""
     from ckd.student.model import new_student
 
-    student = new_student(config)
+    student = new_student(run.config, run.cohort.task.names)
     if report:
-        report({"line": f"train-student: student.base_model={config.student.base_model}: {student}"})
+        report({"line": f"train-student: student.base_model={run.config.student.base_model}: {student}"})
     return student.model
 
 

@@ -159,7 +159,7 @@ class StudentTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped 
             super()._load_rng_state(checkpoint)
 
     def predict_logits(self, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
-        """Logits and true labels [n, 25] of all examples, shard after shard. The ranks share the work."""
+        """Logits and true labels [n, L] of all examples, shard after shard. The ranks share the work."""
         shards = range(len(examples.shards))
         batches = [
             (shard, rows)

@@ -6,44 +6,51 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from ckd.student.examples import Examples
-from ckd.visits.labels import NUM_LABELS
 
 MIN_VISITS = 50  # fewer tuning visits choose nothing
 MIN_POSITIVES = 5  # a label with fewer tuning positives does not count
-MIN_LABELS = 10  # with fewer such labels the score is the tuning loss
+MIN_LABELS = 10  # with fewer such labels (of fewer: without all) the score is the tuning loss
+MIN_EVIDENCE = MIN_LABELS * MIN_POSITIVES  # positives of all such labels together, which few labels need too
 Metric = Literal["macro_auprc", "bce", "last_epoch"]
 
 
 def all_labels(tuning: Examples | None) -> np.ndarray:
-    """The true labels [n, 25] of all tuning visits (n may be 0)."""
-    shards = range(len(tuning.shards)) if tuning else range(0)
-    return np.concatenate([np.zeros((0, NUM_LABELS), np.float32), *(tuning[shard].hard for shard in shards if tuning)])
+    """The true labels [n, L] of all tuning visits, NaN where unknown (n and L may be 0)."""
+    if not tuning or not tuning.shards:
+        return np.zeros((0, 0), np.float32)
+    return np.concatenate([tuning[shard].hard for shard in range(len(tuning.shards))])
 
 
 def choose_metric(hard_nl: np.ndarray) -> tuple[Metric, list[int], str]:
-    """Choose, before training, the score that the tuning labels [n, 25] are enough for, its labels, and say why."""
-    visits, positives_l = len(hard_nl), hard_nl.sum(0)
+    """Choose, before training, the score that the tuning labels [n, L] are enough for, its labels, and say why."""
+    visits, positives_l, negatives_l = len(hard_nl), (hard_nl == 1).sum(0), (hard_nl == 0).sum(0)
     every = "all epochs are trained and the last one is kept"
     if visits < MIN_VISITS:
         return "last_epoch", [], f"{visits} tuning visits (fewer than {MIN_VISITS}): {every}"
-    if not ((positives_l > 0) & (positives_l < visits)).any():
+    if not ((positives_l > 0) & (negatives_l > 0)).any():
         return "last_epoch", [], f"no label has both classes among {visits} tuning visits: {every}"
     labels = [int(i) for i in np.flatnonzero(positives_l >= MIN_POSITIVES)]
     counted = f"{len(labels)} labels with at least {MIN_POSITIVES} tuning positives"
-    if len(labels) < MIN_LABELS:
-        why = f"{counted} (fewer than {MIN_LABELS}): the best epoch is that of the lowest tuning BCE"
+    least, evidence = min(MIN_LABELS, len(positives_l)), int(positives_l[labels].sum())
+    if len(labels) < least or evidence < MIN_EVIDENCE:
+        few = f"fewer than {least}" if len(labels) < least else f"{evidence} positives, fewer than {MIN_EVIDENCE}"
+        why = f"{counted} ({few}): the best epoch is that of the lowest tuning BCE"
         return "bce", list(range(hard_nl.shape[1])), why
     return "macro_auprc", labels, f"the best epoch is that of the highest macro AUPRC over {counted}"
 
 
 def score(metric: Metric, labels: list[int], logits_nl: np.ndarray, hard_nl: np.ndarray) -> float:
-    """Score logits [n, 25]: macro average precision over `labels`, minus mean BCE, or 0. Higher is better."""
+    """Score logits [n, L]: macro average precision over `labels`, minus mean BCE, or 0. Higher is better.
+
+    Each over the known cells. Chosen by `choose_metric`, every label of `labels` has some.
+    """
     if metric == "last_epoch":
         return 0.0
-    z, y = logits_nl.astype(np.float64), hard_nl
+    z, y, known = logits_nl.astype(np.float64), hard_nl, ~np.isnan(hard_nl)
     if metric == "bce":
-        return -float((np.logaddexp(0, z) - y * z).mean())
-    return float(np.mean([average_precision(y[:, label], z[:, label]) for label in labels]))
+        return -float((np.logaddexp(0, z) - y * z)[known].mean())
+    rows = {label: known[:, label] for label in labels}
+    return float(np.mean([average_precision(y[known, n], z[known, n]) for n, known in rows.items()]))
 
 
 def average_precision(truth_n: np.ndarray, score_n: np.ndarray) -> float:

@@ -22,7 +22,7 @@ from transformers.utils import logging
 from ckd.prompts import Prompter
 from ckd.store.artifacts import FolderArtifact
 from ckd.store.files import digest
-from ckd.visits.labels import INSTRUCTION, NUM_LABELS
+from ckd.visits.labels import INSTRUCTION
 
 # Phrases end before these marks, which open the next one: a visit becomes a few dozen tokens and nothing is lost.
 _MARKS = r"(?=, |; |: |\. |\.$| are | is )"
@@ -59,7 +59,7 @@ UNTRAINED = TeacherSize(hidden=32, vocabulary=600, phrases=100, rank=4, base_ste
 def make_teacher(
     folder: str, inputs: Sequence[str], labels: np.ndarray, seed: int, size: TeacherSize = TeacherSize()
 ) -> FolderArtifact:
-    """Write `<folder>/base` and `<folder>/adapter` unless they are there; the adapter learns `labels` [visits, 25].
+    """Write `<folder>/base` and `<folder>/adapter` unless they are there; the adapter learns `labels` [visits, L].
 
     Raises ArtifactError when the folder holds a teacher made otherwise.
     """
@@ -154,12 +154,12 @@ class _Prompts:
     def __init__(self, tokenizer: Any, inputs: Sequence[str], labels: np.ndarray, batch: int, seed: int) -> None:
         self.ids, _ = Prompter(tokenizer, _MAX_LENGTH).encode([INSTRUCTION] * len(inputs), inputs)
         self.labels = torch.from_numpy(np.asarray(labels, np.float32))
-        if self.labels.shape != (len(inputs), NUM_LABELS):
-            raise ValueError(f"labels have shape {tuple(self.labels.shape)}, expected ({len(inputs)}, {NUM_LABELS})")
+        if self.labels.ndim != 2 or len(self.labels) != len(inputs):
+            raise ValueError(f"labels have shape {tuple(self.labels.shape)}, expected ({len(inputs)}, L)")
         self.pad, self.size, self.rng = tokenizer.pad_token_id, batch, np.random.default_rng(seed)
 
     def batches(self, steps: int) -> Any:
-        """`steps` batches of (ids [B, T], lengths [B], labels [B, 25])."""
+        """`steps` batches of (ids [B, T], lengths [B], labels [B, L])."""
         done = 0
         while done < steps:
             order = self.rng.permutation(len(self.ids))
@@ -189,7 +189,7 @@ def _train_base(model: Any, prompts: _Prompts, size: TeacherSize) -> None:
 def _train_adapter(tuned: Any, prompts: _Prompts, size: TeacherSize) -> None:
     """Labels from the last token's state after the final norm, through a head that is thrown away."""
     decoder = tuned.get_base_model().model
-    head = torch.nn.Linear(size.hidden, NUM_LABELS)
+    head = torch.nn.Linear(size.hidden, prompts.labels.shape[1])
     trained = [p for p in tuned.parameters() if p.requires_grad]
     optimizer, schedule = _optimizer([*trained, *head.parameters()], size.adapter_step_size, size.adapter_steps)
     for ids_BT, lengths_B, labels_BL in prompts.batches(size.adapter_steps):

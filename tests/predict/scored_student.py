@@ -17,7 +17,7 @@ def make_student(root: Path, *, calibrated: bool = True) -> str:
     """Make an untrained student in <root>/student, committed as by training, with a calibration that changes values."""
     config = make_config(root, make_base(root / "base"))
     folder = root / "student"
-    model = new_student(config).model
+    model = new_student(config, DISEASES).model
     with torch.no_grad():
         model.classifier.weight.mul_(30)  # figures far from .5
     model.save_pretrained(folder)

@@ -198,7 +198,7 @@ def test_code_in_the_folder_is_never_run_and_nothing_is_asked(teacher_folder, tm
     for load_it in (load_settings, load_tokenizer):
         refused("folder holds code of its own, which is never run", load_it, source)
     refused("holds code of its own", engine, folder)
-    refused("holds code of its own", new_student, load(None, [f"{STUDENT}={folder}"]))
+    refused("holds code of its own", new_student, load(None, [f"{STUDENT}={folder}"]), DISEASES)
     assert not (tmp_path / "ran").exists()
 
 
@@ -251,7 +251,7 @@ def student_of(folder) -> dict:
 
 
 def test_only_the_students_head_starts_at_random_and_it_is_said(masked):
-    loaded = new_student(student_of(masked))
+    loaded = new_student(student_of(masked), DISEASES)
     new = "bert.pooler.dense.bias, bert.pooler.dense.weight, classifier.bias, classifier.weight"
     assert str(loaded).startswith(f"{new} start at random")
     assert "not used: cls.predictions" in str(loaded)
@@ -259,7 +259,7 @@ def test_only_the_students_head_starts_at_random_and_it_is_said(masked):
     for name, value in loaded.model.state_dict().items():
         if name in stored:
             assert torch.equal(value, stored[name]), name
-    again = new_student(student_of(masked)).model.state_dict()
+    again = new_student(student_of(masked), DISEASES).model.state_dict()
     assert all(torch.equal(value, again[name]) for name, value in loaded.model.state_dict().items())
 
 
@@ -273,15 +273,15 @@ STUDENT_CHANGES = {
 @pytest.mark.parametrize("case", STUDENT_CHANGES)
 def test_a_student_that_lacks_weights_is_refused_by_training_and_plan(masked, tmp_path, case):
     folder = edited(str(masked), tmp_path / "bert", STUDENT_CHANGES[case])
-    refused(f"^student.base_model={folder}: .*are not in its files", new_student, student_of(folder))
-    refused("are not in its files", student_outline, Source.find(STUDENT, str(folder)))
+    refused(f"^student.base_model={folder}: .*are not in its files", new_student, student_of(folder), DISEASES)
+    refused("are not in its files", student_outline, Source.find(STUDENT, str(folder)), 25)
 
 
 @pytest.mark.parametrize("labels", [1, 2, 7, 40])
 def test_a_classifier_of_other_labels_is_a_student_to_start_from(tmp_path, labels):
     torch.manual_seed(4)
     BertForSequenceClassification(BertConfig(vocab_size=30, num_labels=labels, **BERT)).save_pretrained(tmp_path)
-    loaded = new_student(student_of(tmp_path))
+    loaded = new_student(student_of(tmp_path), DISEASES)
     assert loaded.new == ("classifier.bias", "classifier.weight")
     assert loaded.model.classifier.weight.shape == (len(DISEASES), 16)
     stored, found = load_file(tmp_path / "model.safetensors"), loaded.model.state_dict()
@@ -293,4 +293,4 @@ def test_a_model_of_another_kind_is_refused(tmp_path):
     Qwen2ForCausalLM(Qwen2Config(vocab_size=64, num_key_value_heads=1, **BERT)).save_pretrained(tmp_path)
     settings = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(settings | {"model_type": "bert", "vocab_size": 64}))
-    refused("are not in its files", new_student, student_of(tmp_path))
+    refused("are not in its files", new_student, student_of(tmp_path), DISEASES)

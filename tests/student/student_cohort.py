@@ -14,7 +14,8 @@ from ckd.run import Run
 from ckd.store.artifacts import Stage
 from ckd.visits import cohort
 from ckd.visits.cohort import Cohort
-from ckd.visits.labels import INSTRUCTION, NUM_LABELS
+from ckd.visits.labels import CCS25
+from ckd.visits.task import Task
 from ckd.visits.visit import Split, Visit
 
 WORDS = [f"w{i:02d}" for i in range(80)]
@@ -71,19 +72,19 @@ def make_base(folder: Path, *, dropout: float = 0.1, hidden: int = 16, others: S
     return str(folder)
 
 
-def make_visits(split: Split, count: int, *, seed: int = 0, labeled: bool = True) -> list[Visit]:
-    """Visits whose labels follow from their words: word i stands for label i % 25."""
+def make_visits(split: Split, count: int, *, seed: int = 0, labeled: bool = True, task: Task = CCS25) -> list[Visit]:
+    """Visits whose labels follow from their words: of 25 labels, word i stands for label i % 25."""
     rng = random.Random(f"{split}{seed}{labeled}")
     visits = []
     for i in range(count):
         words = rng.choices(WORDS, k=rng.randint(3, 40))
         labels = (
-            tuple(f"w{label:02d}" in words or f"w{label + 25:02d}" in words for label in range(NUM_LABELS))
+            tuple(f"w{label:02d}" in words or f"w{label + 25:02d}" in words for label in range(len(task)))
             if labeled
             else None
         )
         name = f"{split}-{'l' if labeled else 'u'}-{i}"
-        visits.append(Visit(name, INSTRUCTION, " ".join(words), labels, subject_id=name, split=split))
+        visits.append(Visit(name, task.question, " ".join(words), labels, subject_id=name, split=split))
     return visits
 
 
@@ -94,19 +95,21 @@ def at_url(config: Config, root: str) -> Config:
     )
 
 
-def make_cohort(root: Path | str, visits: list[Visit], *, shard_rows: int = 16, soft_seed: int = 0) -> Cohort:
+def make_cohort(
+    root: Path | str, visits: list[Visit], *, shard_rows: int = 16, soft_seed: int = 0, task: Task = CCS25
+) -> Cohort:
     """Commit the visits, and soft labels for every training shard and labelled shard."""
-    made = cohort.commit(str(root), visits, fields={}, shard_rows=shard_rows, facts={})
+    made = cohort.commit(str(root), visits, fields={}, shard_rows=shard_rows, facts={}, task=task)
     stage = Stage(str(root), "soft_labels", {"head": f"made up {soft_seed}"})
     rng = np.random.default_rng(soft_seed)
     for shard in made.shards:
-        logits = rng.normal(size=(shard.rows, NUM_LABELS)).astype(np.float32)
+        logits = rng.normal(size=(shard.rows, len(task))).astype(np.float32)
         columns = {
             "visit_id": made.read(shard, ["visit_id"])["visit_id"],
             "probabilities": pa.FixedSizeListArray.from_arrays(
-                pa.array((1 / (1 + np.exp(-logits))).ravel()), NUM_LABELS
+                pa.array((1 / (1 + np.exp(-logits))).ravel()), len(task)
             ),
-            "logits": pa.FixedSizeListArray.from_arrays(pa.array(logits.ravel()), NUM_LABELS),
+            "logits": pa.FixedSizeListArray.from_arrays(pa.array(logits.ravel()), len(task)),
             "out_of_fold": pa.array([shard.split == "train"] * shard.rows),
         }
         stage.write(shard.index, pa.table(columns), rows=shard.rows, input_hash=shard.text_hash)

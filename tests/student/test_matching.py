@@ -18,6 +18,7 @@ from ckd.student.loss import PROJECTION, Embeddings, attach, measure
 from ckd.student.model import load_student, new_student
 from ckd.student.train import best_checkpoint
 from ckd.visits.cohort import Cohort
+from ckd.visits.labels import DISEASES
 from jobs import train_student
 from jobs.console import Console
 from tests.student.student_cohort import make_cohort, make_config, make_embeddings, make_tokens
@@ -74,7 +75,7 @@ def test_the_scale_measured_part_by_part_is_that_of_all_rows(sizes, seed):
 
 def test_the_projection_depends_on_the_seed_alone_and_sees_the_first_token(tmp_path, base):
     config = make_config(tmp_path, base, dropout=0.0)
-    models = [new_student(config).model for _ in range(2)]
+    models = [new_student(config, DISEASES).model for _ in range(2)]
     for model in models:
         torch.rand(3)  # other random numbers drawn before change nothing
         attach(model.eval(), 6, config.seed)

@@ -19,7 +19,7 @@ from ckd.student.examples import Examples
 from ckd.student.model import load_student, new_student
 from ckd.student.tokens import ragged, token_fields, tokenize
 from ckd.visits.cohort import Cohort
-from ckd.visits.labels import INSTRUCTION
+from ckd.visits.labels import DISEASES, INSTRUCTION
 from ckd.visits.visit import Visit
 from jobs import train_student
 from jobs.console import Console
@@ -91,7 +91,7 @@ def test_the_first_steps_loss_is_that_of_the_visits_computed_one_by_one(tmp_path
     cohort = Cohort.open(config.run.artifacts_root)
     examples = Examples(config.run.artifacts_root, cohort.select("train"), token_fields(config), hard_weight=1.0)
     rows = Batches(examples, seed=config.seed, batch_size=8, pad_id=0).global_batch(0, 0)
-    model = new_student(config).model.eval()
+    model = new_student(config, DISEASES).model.eval()
     total = 0.0
     with torch.no_grad():
         for shard, row in rows:
