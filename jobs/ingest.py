@@ -48,6 +48,7 @@ from ckd.ehr.partition import facts, partition
 from ckd.ehr.sex import require_one_meaning
 from ckd.ehr.source import Source
 from ckd.ehr.subject_splits import SubjectSplits
+from ckd.ehr.wording import Wording, used_titles
 from ckd.errors import ConfigError, DataError, IncompleteError, MismatchError
 from ckd.store.artifacts import FolderArtifact
 from ckd.store.copies import fetched_folder
@@ -202,6 +203,7 @@ class _Ingest:
         card = self._card(found, known, splits, unmapped_codes(codes, Codes(self.titles, work.task), self._locate))
         write_json(join(work.out, CARD_FILE), sealed(card), ensure_ascii=False)
         write_file(join(work.out, ASSOCIATION_FILE), table.write_csv)
+        Wording(clauses["all"], used_titles(self.titles, codes)).save(work.out)
         artifact.commit(whole_cohort(work, self.partitions, splits, clauses))
 
     def _partition(self) -> Sequence[Partition]:

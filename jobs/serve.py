@@ -10,12 +10,17 @@ from argparse import ArgumentParser, Namespace
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckd.config import Config
 from ckd.errors import ConfigError
 from jobs.arguments import add_student
 from jobs.console import Console
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ckd.predict.serving.schema import VisitIn
 
 VARIABLE = "CKD_SERVE_TOKEN"  # of the environment
 LEAST_TOKEN = 16  # characters
@@ -31,6 +36,8 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=host)
     port = "0 takes a free one and prints it (default 8000)"
     parser.add_argument("--port", type=int, default=8000, metavar="N", help=port)
+    like = "the cohort of 'ckd ingest' that the student was trained on: visits may then be codes and drugs"
+    parser.add_argument("--like", metavar="COHORT", help=like)
     must = "what every request but /healthz must bring; without it the variable CKD_SERVE_TOKEN"
     parser.add_argument("--token-file", metavar="FILE", help=must)
 
@@ -53,7 +60,7 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
             f"set {VARIABLE} or --token-file FILE, with at least {LEAST_TOKEN} characters"
         )
     listening = _bind(host, arguments.port)
-    app = _application(arguments.model, arguments.engine, token, console)
+    app = _application(arguments, token, console)
     listening.listen(CONNECTIONS)
     address, bound = listening.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
@@ -109,19 +116,35 @@ def _bind(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _application(folder: str, engine: str, token: str | None, console: Console) -> Any:
+def _application(arguments: Namespace, token: str | None, console: Console) -> Any:
     """The app, made after the model is loaded: a server that listens is ready."""
     from ckd.predict.modelfolder import ModelFolder
     from ckd.predict.scorer import Scorer
-    from ckd.predict.serving.app import make_app
+    from ckd.predict.serving.app import make_app, must_be_text
 
-    started = time.monotonic()
-    model = ModelFolder.open(folder, engine)
+    started, folder = time.monotonic(), arguments.model
+    write = _writer(arguments.like) if arguments.like else must_be_text
+    model = ModelFolder.open(folder, arguments.engine)
     for note in model.notes:
         console.say(f"serve: {note}")
     scorer = Scorer(model)
     console.say(f"serve: {folder} loaded in {time.monotonic() - started:.1f} s")
-    return make_app(scorer, model.task, model.fields, token)
+    return make_app(scorer, model.task, model.fields, token, write=write)
+
+
+def _writer(cohort: str) -> "Callable[[VisitIn], str]":
+    """Writes a visit's codes and drugs as the cohort's texts are written."""
+    from ckd.ehr.wording import Code, Recorded, Wording, Writer
+
+    writer = Writer(Wording.of(cohort))
+
+    def write(visit: "VisitIn") -> str:
+        diagnoses, procedures = (
+            [Code(each.code, each.version) for each in codes or ()] for codes in (visit.diagnoses, visit.procedures)
+        )
+        return writer(Recorded(diagnoses, visit.medications or (), procedures))
+
+    return write
 
 
 class _WithoutMessages(logging.Formatter):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ckd.ehr.card import ASSOCIATION_FILE
 from ckd.ehr.ingest import WORK, Clauses, Partition, Work, part_file, unfinished
 from ckd.ehr.subject_splits import SubjectSplits
+from ckd.ehr.wording import FILE as WORDING_FILE
 from ckd.errors import ArtifactError, ConfigError
 from ckd.store.artifacts import read_footer, require_equal
 from ckd.store.files import join, listing, read_bytes, size_and_hash
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from pyarrow import fs
 
 _PART = re.compile(r"part-\d{5,}\.parquet")
-_CUT_OFF = re.compile(r"\.(?:part-\d{5,}\.parquet|(?:card|artifact)\.json|association\.csv)\.[0-9a-f]{32}\.tmp")
+_CUT_OFF = re.compile(r"\.(?:part-\d{5,}\.parquet|(?:card|artifact|wording)\.json|association\.csv)\.[0-9a-f]{32}\.tmp")
+_BESIDE = (CARD_FILE, ASSOCIATION_FILE, WORDING_FILE)  # the parts
 _WORK = re.compile(re.escape(WORK) + r"[0-9a-f]{16}")
 
 
@@ -34,7 +36,7 @@ def require_ours(work: Work) -> None:
     Hidden files are neither read nor touched. Costs one read of a footer per part.
     """
     there = [info for info in listing(work.out) if not info.base_name.startswith(".")]
-    ours = {CARD_FILE, ASSOCIATION_FILE} if _is_card(work) else set()
+    ours = set(_BESIDE) if _is_card(work) else set()
     strange = [info.base_name for info in there if not _is_part(work, info) and info.base_name not in ours]
     if strange:
         names = ", ".join(strange[:3]) + (f" and {len(strange) - 3} more" if len(strange) > 3 else "")
@@ -74,7 +76,7 @@ def whole_cohort(
     if other:
         where = join(work.out, min(other))
         raise ArtifactError(f"{where}: missing, or not the part that was written; delete it and run the command again")
-    return {**parts, **{name: size_and_hash(join(work.out, name)) for name in (CARD_FILE, ASSOCIATION_FILE)}}
+    return {**parts, **{name: size_and_hash(join(work.out, name)) for name in _BESIDE}}
 
 
 def sweep_cut_off(work: Work) -> None:

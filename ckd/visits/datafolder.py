@@ -17,7 +17,7 @@ from ckd.store.jsonfile import read_json
 
 PARQUET_SUFFIX = ".parquet"
 CARD_FILE = "card.json"
-_COHORT = {ARTIFACT_FILE, CARD_FILE, "association.csv"}  # what `ckd ingest` puts beside the parts
+_COHORT = {ARTIFACT_FILE, CARD_FILE, "association.csv", "wording.json"}  # what `ckd ingest` puts beside the parts
 _WORK = ".ckd-ingest-"  # the work folder of an ingest
 _NO_DATA = (".md", ".txt", ".html", ".pdf", ".yaml", ".yml", ".log", ".md5", ".sha256")
 _TABLES = {"_delta_log": "a Delta table", ".hoodie": "a Hudi table", "_spark_metadata": "a Spark stream's table"}

@@ -92,7 +92,11 @@ def test_without_a_calibration_the_answer_says_null():
         ({"visits": [{"input": "x", MARKER: "x"}]}, "visits.0.(unknown key)"),
         ({"visits": [{"input": "x" * (MAX_CHARACTERS + 1)}]}, "visits.0.input"),
         ({"visits": [{"input": "x"}] * (MAX_VISITS + 1)}, "visits"),
-        ({"visits": [{}]}, "visits.0.input"),
+        ({"visits": [{}]}, "visits.0"),
+        ({"visits": [{"input": "x", "medications": []}]}, "visits.0"),
+        ({"visits": [{"diagnoses": [{"code": MARKER}]}]}, "visits.0.diagnoses.0.version"),
+        ({"visits": [{"diagnoses": [{"code": "I10", "version": "11"}]}]}, "visits.0.diagnoses.0.version"),
+        ({"visits": [{"medications": [""]}]}, "visits.0.medications.0"),
         ({"visits": [MARKER]}, "visits.0"),
         ({"visits": MARKER}, "visits"),
         ([MARKER], "body"),
@@ -105,6 +109,18 @@ def test_a_bad_request_is_refused_with_its_place_and_without_its_content(open_cl
     assert [detail["where"] for detail in answer.json()["details"]] == [where]
     assert all(detail["what"] for detail in answer.json()["details"])
     assert MARKER not in answer.text
+
+
+CODED = {"diagnoses": [{"code": "I10", "version": "10"}], "medications": ["Aspirin"]}
+
+
+def test_codes_and_drugs_are_written_as_a_text_or_refused_where_nobody_can(open_client):
+    answer = open_client.post("/predict", json={"visits": [{"input": "x"}, CODED]})
+    assert answer.status_code == 422 and "visits.1: codes and drugs are taken where" in answer.json()["error"]
+    app = make_app(scores, CCS25, IDENTITY, write=lambda visit: f"{visit.diagnoses[0].code} {visit.medications[0]}")
+    with TestClient(app, base_url="http://127.0.0.1") as made:
+        coded, text = made.post("/predict", json={"visits": [CODED, {"input": "I10 Aspirin"}]}).json()["visits"]
+    assert coded == text
 
 
 @pytest.mark.parametrize(
@@ -217,7 +233,8 @@ def test_the_metrics_count_requests_visits_and_batches(open_client):
 def test_the_page_shows_the_schema_and_loads_nothing(open_client):
     schema = open_client.get("/openapi.json").json()
     assert set(schema["paths"]) == {"/predict", "/healthz", "/metrics"}
-    assert schema["components"]["schemas"]["VisitIn"]["properties"]["input"]["maxLength"] == MAX_CHARACTERS
+    text, _ = schema["components"]["schemas"]["VisitIn"]["properties"]["input"]["anyOf"]
+    assert text["maxLength"] == MAX_CHARACTERS
     assert "HTTPValidationError" not in schema["components"]["schemas"]
     page = open_client.get("/docs")
     assert "POST /predict" in page.text

@@ -18,12 +18,14 @@ from ckd import __version__
 from ckd.predict.serving.batcher import Batcher, BusyError, ModelFailedError
 from ckd.predict.serving.gauges import Gauges
 from ckd.predict.serving.guard import DEFAULTS, Guard, Limits
-from ckd.predict.serving.schema import ErrorResponse, PredictRequest, PredictResponse, refusal
+from ckd.predict.serving.schema import ErrorResponse, PredictRequest, PredictResponse, VisitIn, refusal
 from ckd.store.jsonfile import JsonError, parse_json
 from ckd.visits.task import Task
 
 if TYPE_CHECKING:
     from ckd.predict.scorer import Scores
+
+Write = Callable[[VisitIn], str]  # raises ValueError, whose words quote nothing of the visit
 
 _NO_TELEMETRY: TelemetryConfig = {
     "tracing": False,
@@ -42,15 +44,22 @@ _ERRORS = {
 }
 
 
+def must_be_text(_: VisitIn) -> str:
+    """Refuse a visit that is no finished text."""
+    raise ValueError("codes and drugs are taken where the server was started with --like COHORT; give input")
+
+
 def make_app(
     score: Callable[[list[str]], "Scores"],
     task: Task,
     identity: Mapping[str, object],
     token: str | None = None,
     limits: Limits = DEFAULTS,
+    write: Write = must_be_text,
 ) -> Guard:
     """The whole server as an ASGI application around a scorer. `identity` says in every answer which model gave it.
 
+    `write` makes a visit's text of its codes and drugs; by default such visits are refused.
     Its lifespan's end answers what is in the queue and ends the model thread.
     """
     gauges = Gauges()
@@ -74,7 +83,7 @@ def make_app(
     app.router.route_class = _StrictRoute
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(AnyHTTPException, _refused)
-    _add_predict(app, identity, batcher, limits)
+    _add_predict(app, identity, batcher, limits, write)
     _add_pages(app, batcher, gauges)
     return Guard(app, gauges, limits, token)
 
@@ -106,15 +115,16 @@ def answers(scores: "Scores", task: Task) -> list[dict[str, Any]]:
     ]
 
 
-def _add_predict(app: FastAPI, identity: Mapping[str, object], batcher: Batcher, limits: Limits) -> None:
+def _add_predict(app: FastAPI, identity: Mapping[str, object], batcher: Batcher, limits: Limits, write: Write) -> None:
     errors: dict[int | str, dict[str, Any]] = {
         status: {"model": ErrorResponse, "description": text} for status, text in _ERRORS.items()
     }
 
     @app.post("/predict", response_model=PredictResponse, responses=errors, summary="Score visits")
     async def predict(request: PredictRequest) -> Response:
+        texts = [_text(place, visit, write) for place, visit in enumerate(request.visits)]
         try:
-            future = batcher.submit([visit.input for visit in request.visits])
+            future = batcher.submit(texts)
             found = await asyncio.wait_for(asyncio.wrap_future(future), limits.answer_seconds)
         except BusyError:
             raise HTTPException(503, "too busy; try again in a second", {"Retry-After": "1"}) from None
@@ -126,6 +136,15 @@ def _add_predict(app: FastAPI, identity: Mapping[str, object], batcher: Batcher,
             raise HTTPException(500, "the model failed on this request; the server's log says where") from None
         visits = [{"visit_id": asked.visit_id, **answer} for asked, answer in zip(request.visits, found, strict=True)]
         return JSONResponse({"model": identity, "visits": visits})
+
+
+def _text(place: int, visit: VisitIn, write: Write) -> str:
+    if visit.input is not None:
+        return visit.input
+    try:
+        return write(visit)
+    except ValueError as error:  # says places and rules only
+        raise HTTPException(422, f"visits.{place}: {error}") from None
 
 
 def _add_pages(app: FastAPI, batcher: Batcher, gauges: Gauges) -> None:

@@ -1,38 +1,58 @@
 """What a request may say, what an answer says, and how a bad request is refused without quoting it."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 MAX_VISITS = 256  # per request
+MAX_ITEMS = 2_000  # codes or drugs of a visit
 MAX_CHARACTERS = 100_000  # per visit: many times what a student reads
 _TOLD = 20  # errors of one request that are listed
 _SAFE = {  # pydantic's messages that name rules and no value
     *("missing", "string_type", "string_too_long", "string_too_short", "string_unicode", "list_type", "too_long"),
-    *("too_short", "model_attributes_type", "extra_forbidden", "blank", "body"),
+    *("too_short", "model_attributes_type", "extra_forbidden", "blank", "body", "one_form", "literal_error"),
 }
+Drug = Annotated[str, Field(min_length=1, max_length=500)]
+
+
+class CodeIn(BaseModel):
+    """An ICD code and its version."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    code: str = Field(min_length=1, max_length=20)
+    version: Literal["9", "10"]
 
 
 class VisitIn(BaseModel):
-    """One visit."""
+    """One visit: its text, or its codes and drugs in the order in which a text lists them."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     visit_id: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
         None, description="comes back with the answer"
     )
-    input: str = Field(
-        max_length=MAX_CHARACTERS, description="the visit's text, as in the field `input` of the training files"
+    input: str | None = Field(
+        None, max_length=MAX_CHARACTERS, description="the visit's text, as in the field `input` of the training files"
     )
+    diagnoses: list[CodeIn] | None = Field(None, max_length=MAX_ITEMS, description="by their sequence number")
+    medications: list[Drug] | None = Field(None, max_length=MAX_ITEMS, description="drugs by first use")
+    procedures: list[CodeIn] | None = Field(None, max_length=MAX_ITEMS, description="by their sequence number")
 
     @field_validator("input")
     @classmethod
-    def _not_blank(cls, text: str) -> str:
-        if not text.strip():
+    def _not_blank(cls, text: str | None) -> str | None:
+        if text is not None and not text.strip():
             raise PydanticCustomError("blank", "empty text")
         return text
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        coded = [each for each in (self.diagnoses, self.medications, self.procedures) if each is not None]
+        if (self.input is None) == (not coded):
+            raise PydanticCustomError("one_form", "expected either input or diagnoses, medications and procedures")
+        return self
 
 
 class PredictRequest(BaseModel):
@@ -82,7 +102,7 @@ def refusal(error: RequestValidationError) -> dict[str, Any]:
 
 
 def _where(location: Sequence[Any]) -> str:
-    known = {*PredictRequest.model_fields, *VisitIn.model_fields}
+    known = {*PredictRequest.model_fields, *VisitIn.model_fields, *CodeIn.model_fields}
     steps = [str(s) if isinstance(s, int) or s in known else "(unknown key)" for s in location if s != "body"]
     return ".".join(steps) or "body"
 
