@@ -21,6 +21,11 @@ class RunConfig(Section):
         description="folder name of this run's artifacts and results",
     )
     artifacts: str = Field("", description="folder or URL of the stages; empty: <run.results>/<run.name>/artifacts")
+    embeddings: str = Field(
+        "",
+        description="artifacts folder or URL of another run with the same teacher: its embeddings are taken for visits "
+        "whose id, instruction and input are equal; empty: none",
+    )
     results: str = Field("results", min_length=1, description="folder or URL of results/<run>/…")
     public_files: str = Field(
         ".",
@@ -35,7 +40,7 @@ class RunConfig(Section):
         (), description="folders that all machines of a cluster mount; jobs there take only URLs and paths below them"
     )
 
-    @field_validator("artifacts", "results", "public_files")
+    @field_validator("artifacts", "embeddings", "results", "public_files")
     @classmethod
     def _plain(cls, value: str) -> str:
         return value.removeprefix("file://")
@@ -267,7 +272,7 @@ def absolute(config: Config) -> Config:
 
     run, teacher, student, labels = config.run, config.teacher, config.student, config.task.labels
     changed = {
-        "run": {"artifacts": folder(run.artifacts), "results": folder(run.results)},
+        "run": {name: folder(getattr(run, name)) for name in ("artifacts", "embeddings", "results")},
         "teacher": {
             "base_model": model(teacher.base_model),
             "adapter": model(teacher.adapter),

@@ -56,6 +56,8 @@ def placed(config: Config) -> Config:
 def _folders(config: Config) -> Iterator[tuple[str, str]]:
     yield "run.results", config.run.results
     yield "run.artifacts", config.run.artifacts or config.run.results
+    if config.run.embeddings:
+        yield "run.embeddings", config.run.embeddings
     for key in ("train", "tuning", "held_out"):
         if path := getattr(config.data, key):
             yield f"data.{key}", path

@@ -10,6 +10,7 @@ from ckd.store.files import join
 from ckd.store.lease import lease_in_turn
 from ckd.teacher.accounting import Account, figures, lines
 from ckd.teacher.embed import EMBEDDINGS
+from ckd.teacher.lender import KEY, Lender, Rows, take
 from ckd.teacher.training_settings import prompt_notes
 from jobs.console import Console
 from jobs.shards import make_missing
@@ -27,19 +28,21 @@ def work(run: Run, console: Console) -> None:
     teacher = run.config.teacher
     for note in prompt_notes(teacher, EMBEDDINGS.stage(run).fields):
         console.say(f"embed: {note}")
+    lent = _take(run, console, run.config.run.embeddings)
     started = time.monotonic()
     # A GPU computes one shard while the next is read or the last is written.
     made = make_missing(
         run,
         console,
         EMBEDDINGS,
+        given={"lent": lent} if lent else None,
         workers=teacher.workers,
         gpus_per_worker=teacher.gpus_per_worker,
         threads=2 if teacher.gpus_per_worker else 1,
     )
     truncated = sum(row["truncated"] for row in made.rows)
     if truncated:
-        visits = sum(row["rows"] for row in made.rows)
+        visits = sum(Account.from_row(row).visits for row in made.rows)
         console.say(
             f"embed: {truncated} of {visits} visits exceeded teacher.max_length={teacher.max_length} and lost text"
         )
@@ -55,3 +58,19 @@ def work(run: Run, console: Console) -> None:
         for line in lines(found):
             console.say(f"embed: {line}")
         console.event("embed_accounting", **found)
+
+
+def _take(run: Run, console: Console, root: str) -> Rows | None:
+    """Take what the run in `root` has embedded; returns where the visits of shards are that a worker completes.
+
+    Raises as Lender. Where nothing is to do nothing is asked of that run, which may be gone.
+    """
+    missing = EMBEDDINGS.missing(run) if root else []
+    if not missing:
+        return None
+    lender = Lender(root, EMBEDDINGS.stage(run))
+    taken = take(lender, run.cohort, EMBEDDINGS.stage(run), missing)
+    rest = sum(shard.rows for shard in missing) - taken.visits
+    console.say(f"embed: {KEY}: {taken.visits:,} visits taken from {lender.root}, {rest:,} to compute")
+    console.event("embed_taken", visits=taken.visits, to_compute=rest)
+    return taken.rows if taken.rows.places else None

@@ -69,9 +69,16 @@ class Made:
 
 
 def make_missing(
-    run: Run, console: Console, step: Step, shards: Sequence[Shard] | None = None, **machines: Any
+    run: Run,
+    console: Console,
+    step: Step,
+    shards: Sequence[Shard] | None = None,
+    given: Any = None,
+    **machines: Any,
 ) -> Made:
     """Compute the missing parts of a stage, of `shards` or of all that it should have. `machines` as in `map_worker`.
+
+    `given`: a mapping of what the worker gets beside the run.
 
     Raises MismatchError when a part was made otherwise; IncompleteError after the others are done, naming the failed
     shards.
@@ -82,7 +89,7 @@ def make_missing(
         console.say(f"{label}: {len(wanted) - len(missing)} of {len(wanted)} shards done, {len(missing)} to do")
     if step.worker is None:
         raise TypeError(f"stage {step.name} has no worker")
-    rows = map_worker(console, label, partial(step.worker, run.elsewhere()), missing, **machines)
+    rows = map_worker(console, label, partial(step.worker, run.elsewhere(), **(given or {})), missing, **machines)
     return Made(len(wanted), rows)
 
 

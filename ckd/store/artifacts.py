@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Fields = Mapping[str, str | int | float | bool | None]
+Versions = Mapping[str, str | None]  # library -> version
 _FOOTER_KEY = b"ckd"
 
 
@@ -74,7 +75,7 @@ class Footer:
     rows: int
     input_hash: str
     fields: Fields
-    made_with: Mapping[str, str | None] = field(default_factory=dict)  # library -> version; compared by verify alone
+    made_with: Versions = field(default_factory=dict)  # compared by verify alone
     content: Mapping[str, str] = field(default_factory=dict)  # column -> hash of its values
 
 
@@ -101,9 +102,12 @@ class Stage:
         rows: int,
         input_hash: str,
         mark: Mapping[bytes, bytes] | None = None,
+        made_with: Versions | None = None,
     ) -> None:
-        """Commit a part whole, with a `mark` in its schema. Raises ArtifactError unless it has exactly `rows` rows.
-        Safe to run twice."""
+        """Commit a part whole, with a `mark` in its schema; `made_with` where values were computed elsewhere.
+
+        Raises ArtifactError unless it has exactly `rows` rows. Safe to run twice.
+        """
         import pyarrow.parquet as pq
 
         if table.num_rows != rows:
@@ -113,7 +117,7 @@ class Stage:
         footer = {"stage": self.name, "index": index, "rows": rows, "input_hash": input_hash, "fields": self.fields}
         footer["content"] = column_hashes(table)
         if self.libraries:
-            footer["made_with"] = versions(self.libraries)
+            footer["made_with"] = versions(self.libraries) if made_with is None else made_with
         metadata = {**(mark or {}), _FOOTER_KEY: json.dumps(sealed(footer), sort_keys=True).encode()}
         table = table.replace_schema_metadata(metadata)
         options = {"compression": "zstd", "write_page_checksum": True}
@@ -142,10 +146,7 @@ class Stage:
         return [s for s in shards if not self.is_done(s.index, rows=s.rows, input_hash=hash_of(s))]
 
     def require(
-        self,
-        shards: Sequence[AnyUnit],
-        command: str,
-        hash_of: Callable[[AnyUnit], str] = attrgetter("text_hash"),
+        self, shards: Sequence[AnyUnit], command: str, hash_of: Callable[[AnyUnit], str] = attrgetter("text_hash")
     ) -> None:
         """Raise ArtifactError that names the command to run when parts of these shards are missing."""
         missing = self.missing(shards, hash_of)
@@ -179,11 +180,8 @@ class Stage:
 
     def indices(self) -> list[int]:
         """The parts that are there. Parts are listed, never counted."""
-        return [
-            int(name[5:-8])
-            for name in list_files(self.folder, ".parquet")
-            if name.startswith("part-") and name[5:-8].isdigit()
-        ]
+        names = list_files(self.folder, ".parquet")
+        return [int(name[5:-8]) for name in names if name.startswith("part-") and name[5:-8].isdigit()]
 
     def delete(self, index: int) -> None:
         """Remove part `index`."""

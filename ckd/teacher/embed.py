@@ -16,12 +16,14 @@ from ckd.config import Config, TeacherConfig
 from ckd.errors import ConfigError
 from ckd.run import Run, deciding
 from ckd.stage import Step
-from ckd.store.artifacts import Fields, require_equal
+from ckd.store.artifacts import Fields, Versions, require_equal
 from ckd.store.models import adapter_hash, local_adapter, local_folder, model_fields
+from ckd.store.versions import versions
 from ckd.teacher.accounting import Meter
 from ckd.teacher.adapter import read_adapter
 from ckd.teacher.engine import Engine
 from ckd.teacher.engines import load_engine
+from ckd.teacher.lender import NOWHERE, TEXTS, Places, Rows, together
 from ckd.teacher.lora_file import plain_lora_rank
 from ckd.teacher.prompt_identity import prompt_fields
 from ckd.teacher.work import Work
@@ -84,11 +86,14 @@ class EmbedWorker:
     one overlaps the forward passes of the other.
     """
 
-    def __init__(self, run: Run, engine: Engine | None = None, meter: Meter | None = None) -> None:
-        """`engine`: one that is loaded already."""
+    def __init__(
+        self, run: Run, engine: Engine | None = None, meter: Meter | None = None, lent: Rows | None = None
+    ) -> None:
+        """`engine`: one that is loaded already; `lent`: of which shards another run has some visits' embeddings."""
         self.run, self.stage = run, EMBEDDINGS.stage(run)
         self.engine = engine or self._loaded()
         self.meter = meter or Meter(self.engine, run.config.teacher)
+        self.lent = lent
         self.turn = threading.Lock()  # the model computes one shard at a time
 
     def __call__(self, shard: Shard) -> dict[str, Any]:
@@ -97,15 +102,25 @@ class EmbedWorker:
         `controls` counts the visits whose text spells a control token of the tokenizer; for account see accounting.
         """
         started = time.monotonic()
-        table = self.run.cohort.read(shard, ["visit_id", "instruction", "input"])
-        texts = table["instruction"].to_pylist(), table["input"].to_pylist()
+        table = self.run.cohort.read(shard, TEXTS)
+        places = self.lent.places.get(shard.index) if self.lent else None
+        own = table if places is None else table.filter(places == NOWHERE)
+        texts = own["instruction"].to_pylist(), own["input"].to_pylist()
         vectors, tokens, truncated, work = encode_texts(self.engine, *texts, self.turn)
-        part = pa.table({"visit_id": table["visit_id"], "embedding": column(vectors, self.run.config.teacher)})
-        self.stage.write(shard.index, part, rows=shard.rows, input_hash=shard.text_hash)
+        part, made = self._part(table["visit_id"], places, column(vectors, self.run.config.teacher))
+        self.stage.write(shard.index, part, rows=shard.rows, input_hash=shard.text_hash, made_with=made)
         done = {"index": shard.index, "rows": shard.rows, "seconds": time.monotonic() - started}
-        account = self.meter.read(started, shard.rows, tokens, work)
+        account = self.meter.read(started, len(own), tokens, work)
         controls = self.engine.prompter.with_control_tokens(*texts)
         return {**done, "tokens": tokens, "truncated": truncated, "controls": controls, "account": account}
+
+    def _part(
+        self, ids: pa.ChunkedArray, places: Places | None, computed: pa.Array
+    ) -> tuple[pa.Table, Versions | None]:
+        if self.lent is None or places is None:
+            return pa.table({"visit_id": ids, "embedding": computed}), None
+        part, others = self.lent.filled(ids, places, computed)
+        return part, together([versions(self.stage.libraries), *others])
 
     def _loaded(self) -> Engine:
         teacher = self.run.config.teacher
