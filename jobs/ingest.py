@@ -43,6 +43,14 @@ from ckd.ehr.ingest import (
     unfinished,
 )
 from ckd.ehr.kinds import KINDS, may_read, open_source
+from ckd.ehr.now import (
+    card_of_now,
+    fields_of_now,
+    lines_of_now,
+    require_patients,
+    settings_of_now,
+    splits_and_clauses,
+)
 from ckd.ehr.outcomes import require_outcomes
 from ckd.ehr.partition import facts, partition
 from ckd.ehr.sex import require_one_meaning
@@ -58,6 +66,7 @@ from ckd.store.jsonfile import read_json, sealed, write_json
 from ckd.store.lease import lease
 from ckd.visits.datafolder import CARD_FILE
 from ckd.visits.grammar import names_the_labels
+from ckd.visits.labels import CCS25
 from ckd.visits.taskfile import load_task
 from jobs.console import Console
 from jobs.shards import map_worker
@@ -73,6 +82,8 @@ def add_options(parser: ArgumentParser) -> None:
     kinds = "; ".join(f"{name}: {text}" for name, text in KINDS.items())
     parser.add_argument("source", choices=KINDS, help=kinds)
     parser.add_argument("folder", metavar="DIR", help="folder of the tables")
+    like = "patients as they are now, for ckd predict: each one's last stay, written as the texts of this cohort are"
+    parser.add_argument("--like", metavar="COHORT", help=like)
     out = "the cohort: Parquet parts, card.json, association.csv"
     parser.add_argument("--out", required=True, metavar="DIR", help=out)
 
@@ -83,13 +94,16 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
     Raises DataError for tables that cannot be used, ArtifactError when --out was made of other tables or settings.
     """
     kind, folder, out = arguments.source, arguments.folder, arguments.out
-    task, tables = load_task(config.task), _on_this_machine(kind, folder, console)
-    source = open_source(kind, tables, config.ingest.split_column, config.ingest.meds_codes)
+    wording = Wording.of(arguments.like) if arguments.like else None
+    task, tables = CCS25 if wording else load_task(config.task), _on_this_machine(kind, folder, console)
+    settings = settings_of_now(config.ingest) if wording else config.ingest
+    source = open_source(kind, tables, settings.split_column, settings.meds_codes)
     require_outcomes(task, source)
-    ingest = source.with_its_splits(config.ingest)
+    ingest = settings if wording else source.with_its_splits(settings)
     place = str(Path(out).absolute()) if is_local(out) else out  # a worker may run in another folder
     fields = fingerprint(ingest, config.seed, kind, source.content_hash, task)
-    work = Work(place, ingest, config.seed, fields, task)
+    fields = fields_of_now(fields, wording) if wording else fields
+    work = Work(place, ingest, config.seed, fields, task, now=wording is not None)
     _require_writable(place, config)
     artifact = FolderArtifact(place, work.fields)
     with lease(place if is_local(place) else work.folder, "ckd ingest") as alone, _refusals(out, work):
@@ -100,10 +114,13 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
             require_ours(work)
             if alone:
                 sweep_cut_off(work)
-            _Ingest(console, source, work, folder).run(artifact)
+            _Ingest(console, source, work, folder).run(artifact, wording)
         sweep(work, alone=alone)
-    for line in lines(read_json(join(out, CARD_FILE), "run 'ckd ingest' again")):
+    for line in (lines_of_now if wording else lines)(read_json(join(out, CARD_FILE), "run 'ckd ingest' again")):
         console.say(f"ingest: {line}")
+    if wording:
+        console.say(f"ingest: {out} can be scored: ckd predict {out} --model … ; the card is {join(out, CARD_FILE)}")
+        return
     console.say(
         f"ingest: {out} is a cohort: ckd run data.train={out}{_chosen(config)}; the card is {join(out, CARD_FILE)}, "
         f"the associations {ASSOCIATION_FILE} beside it"
@@ -176,9 +193,10 @@ class _Ingest:
         self.titles = source.titles()
         self.partitions: Sequence[Partition] = ()
 
-    def run(self, artifact: FolderArtifact) -> None:
-        """Do what is missing, step after step; `artifact` is committed last."""
+    def run(self, artifact: FolderArtifact, wording: Wording | None = None) -> None:
+        """Do what is missing, step after step; `artifact` is committed last. With `wording` only the last stays."""
         work = self.work
+        self.titles = self.titles if wording is None else wording.all_titles(self.titles)
         self.partitions = self._partition()
         self._map(
             "assemble",
@@ -190,6 +208,9 @@ class _Ingest:
         known = self._counted(found)
         codes = merged_codes(work, self.partitions)
         refuse_damaged(codes, self._locate)
+        if wording is not None:
+            self._write_now(artifact, wording, card_of_now(self.source.description, work, known, found))
+            return
         splits = decide_splits(work, self.partitions)
         self._map(
             "associate",
@@ -204,6 +225,13 @@ class _Ingest:
         write_json(join(work.out, CARD_FILE), sealed(card), ensure_ascii=False)
         write_file(join(work.out, ASSOCIATION_FILE), table.write_csv)
         Wording(clauses["all"], used_titles(self.titles, codes)).save(work.out)
+        artifact.commit(whole_cohort(work, self.partitions, splits, clauses))
+
+    def _write_now(self, artifact: FolderArtifact, wording: Wording, card: Mapping[str, Any]) -> None:
+        work, (splits, clauses) = self.work, splits_and_clauses(self.work, wording)
+        self._map("render", Render, unfinished(work, self.partitions, splits, clauses), splits=splits, clauses=clauses)
+        write_json(join(work.out, CARD_FILE), sealed(card), ensure_ascii=False)
+        wording.save(work.out)
         artifact.commit(whole_cohort(work, self.partitions, splits, clauses))
 
     def _partition(self) -> Sequence[Partition]:
@@ -241,7 +269,9 @@ class _Ingest:
         files = {table: self._named(self.source.files_of(table)) for table in tables}
         try:
             require_rows_that_meet(known, files, found["patients"])
-            if not known["admissions"]["pairs"]:
+            if self.work.now:
+                require_patients(found, self.given)
+            elif not known["admissions"]["pairs"]:
                 raise no_pairs(known, files, self.source.wanted("diagnoses"))
         except DataError:
             for line in counted_lines(known):

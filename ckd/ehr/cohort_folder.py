@@ -76,7 +76,12 @@ def whole_cohort(
     if other:
         where = join(work.out, min(other))
         raise ArtifactError(f"{where}: missing, or not the part that was written; delete it and run the command again")
-    return {**parts, **{name: size_and_hash(join(work.out, name)) for name in _BESIDE}}
+    return {
+        **parts,
+        **{
+            name: size_and_hash(join(work.out, name)) for name in _BESIDE if not (work.now and name == ASSOCIATION_FILE)
+        },
+    }
 
 
 def sweep_cut_off(work: Work) -> None:

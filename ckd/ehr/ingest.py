@@ -49,6 +49,12 @@ class Work:
     seed: int
     fields: Fields  # fingerprint of the input and of these settings
     task: Task = CCS25
+    now: bool = False  # patients as they are now: each one's last stay, which may go on
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The visits that get into the parts."""
+        return ("last",) if self.now else ("pair", "last")
 
     @property
     def folder(self) -> str:
@@ -117,7 +123,7 @@ class Assemble:
 
     def __init__(self, work: Work, titles: pl.DataFrame) -> None:
         self.work, config = work, work.config
-        rules = Rules(config.coding_delay_days, config.newborns, follow_up_end(work))
+        rules = Rules(config.coding_delay_days, config.newborns, follow_up_end(work), work.now)
         self.meaning = Meaning(rules, Codes(titles, work.task), config.sex_words)
 
     def __call__(self, partition: Partition) -> dict[str, Any]:
@@ -163,6 +169,9 @@ class Render:
         inputs = text.inputs(visits.height, diseases, drugs, operations, self._clause(visits))
         task = self.work.task
         outcomes = None if names_the_labels(task) else load_frame(folder, "outcomes")
+        kept = visits["role"].is_in(self.work.roles)
+        visits, inputs = visits.filter(kept), inputs.filter(kept)
+        outcomes = None if outcomes is None else outcomes.filter(kept)
         table = part_table(task, visits, inputs, outcomes)
         self.stage.write(partition.index, table, rows=visits.height, input_hash="", mark=mark(task))
         sums = summary(task, visits, inputs, outcomes)
@@ -213,7 +222,7 @@ def unfinished(work: Work, partitions: Sequence[Partition], splits: SubjectSplit
     stage, missing = work.parts(splits, clauses), []
     for partition in partitions:
         admissions = load_facts(work.assembled(partition.index).folder)["admissions"]
-        done = stage.is_done(partition.index, rows=admissions["pair"] + admissions["last"], input_hash="")
+        done = stage.is_done(partition.index, rows=sum(admissions[role] for role in work.roles), input_hash="")
         # A part at a URL may be another machine's, where its summary stayed.
         if not done or not exists(work.summary(partition.index)):
             missing.append(partition)

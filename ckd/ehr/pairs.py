@@ -87,6 +87,7 @@ class Rules:
     coding_delay_days: float
     newborns: bool
     follow_up_end: datetime = LONG_AGO  # until when the source tells what happens to a patient
+    open_stays: bool = False  # a patient's latest admission without a discharge time is a stay that goes on
 
 
 def chain(visits: pl.DataFrame, rules: Rules) -> pl.DataFrame:
@@ -98,7 +99,10 @@ def chain(visits: pl.DataFrame, rules: Rules) -> pl.DataFrame:
     (one of REASONS; null unless excluded), next_id (stay_id of a pair's next stay), start and end of the stay,
     prediction_time (null if excluded). stay_id, start and end are null for an admission that is in no stay.
     """
-    columns = visits.select("place", *_ORDER, "end", pl.col("died", "coded").fill_null(False), own=_own_reason(rules))
+    visits = _with_open_stays(visits, rules)
+    columns = visits.select(
+        "place", "open", *_ORDER, "end", pl.col("died", "coded").fill_null(False), own=_own_reason(rules)
+    )
     # Only a start that is null can be missing from the order: its discharge time stands for it.
     without_start = pl.col("own").is_in(_NO_START)
     columns = columns.with_columns(at=pl.when(without_start).then("end").otherwise("start"))
@@ -109,7 +113,7 @@ def chain(visits: pl.DataFrame, rules: Rules) -> pl.DataFrame:
         pl.col("subject_id", "start").first(),
         pl.col("visit_id").first().alias("stay_id"),
         pl.col("end").max(),
-        pl.col("died", "coded").any(),
+        pl.col("died", "coded", "open").any(),
     )
     keeps_place = admissions.filter(pl.col("own").is_not_null() & ~pl.col("own").is_in(_OUT_OF_ORDER))
     unstarted = keeps_place.filter(without_start)
@@ -124,6 +128,15 @@ def chain(visits: pl.DataFrame, rules: Rules) -> pl.DataFrame:
     role = pl.when(~kept).then(pl.lit("excluded")).when(is_last).then(pl.lit("last")).otherwise(pl.lit("pair"))
     rows = rows.with_columns(pl.when(kept).then(pl.col("next_id", "prediction_time")), role=role)
     return rows.select(*_ADMISSION, "role", "reason", "next_id", "start", "end", "prediction_time")
+
+
+def _with_open_stays(visits: pl.DataFrame, rules: Rules) -> pl.DataFrame:
+    """`visits` with `open`: a stay that goes on, which gets its start as its end."""
+    if not rules.open_stays:
+        return visits.with_columns(open=pl.lit(False))
+    latest = pl.col("start") == pl.col("start").max().over("subject_id")
+    visits = visits.with_columns(open=(latest & pl.col("end").is_null() & ~pl.col("end_bad")).fill_null(False))
+    return visits.with_columns(end=pl.when("open").then("start").otherwise("end"))
 
 
 def _with_doubt(stays: pl.DataFrame, unstarted: pl.DataFrame) -> pl.DataFrame:
@@ -178,6 +191,7 @@ def _judge(places: pl.DataFrame, rules: Rules) -> pl.DataFrame:
         .when(following & (pl.col("prediction_time") >= next_start)).then(pl.lit(NEXT_TOO_SOON))
         .when(following & pl.col("doubt")).then(pl.lit(UNPLACED))
     )  # fmt: skip
-    return places.with_columns(prediction_time=pl.col("end") + delay).select(
+    due = pl.when(pl.col("open").fill_null(False)).then(None).otherwise(pl.col("end") + delay)
+    return places.with_columns(prediction_time=due).select(
         "stay", "stay_id", "start", "end", "prediction_time", next_id=pl.when(following).then(next_id), verdict=verdict
     )
