@@ -173,6 +173,7 @@ FIGURES = (
         "visits with it (persistent). Diseases with too few such visits have no mark.",
         _onset,
         _without_onset,
+        of_labels=True,
     ),
     Figure(
         "teacher",
