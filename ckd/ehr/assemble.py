@@ -238,9 +238,8 @@ def _summary(visits: pl.DataFrame, named: dict[str, pl.DataFrame], role: str) ->
     mine = visits["role"] == role
     return {
         "visits": rows.height,
-        "age_known": age.len() - age.null_count(),
+        **{f"{name}_known": rows.height - rows[name].null_count() for name in SUBGROUP_FIELDS},
         "age_sum": int(age.sum()),
-        "sex_known": rows.height - rows["sex"].null_count(),
         "women": int((rows["sex"] == "F").sum()),
         "labels": positives.row(0, named=True),
         **{table: int(mine.gather(frame["visit"]).sum()) for table, frame in named.items()},

@@ -15,7 +15,7 @@ from ckd.ehr.meds_metadata import SPLITS_FILE
 from ckd.visits.grammar import names_the_labels
 from ckd.visits.labels import CCS25, DISEASES
 from ckd.visits.task import Task
-from ckd.visits.visit import SPLITS
+from ckd.visits.visit import SPLITS, SUBGROUP_FIELDS
 
 ASSOCIATION_FILE = "association.csv"
 CLAIM = "given that the patient returns"
@@ -139,6 +139,10 @@ def counted_lines(known: Json) -> list[str]:
         for reason, e in _by_rows(counts["rejected"]):
             of = f"{table}: {e['rows']:,} of {counts['read']:,} rows"
             said.append(f"{of} not used: {reason} (first: {e['first']})")
+        if e := counts.get("unordered"):
+            what = "time" if table == "medications" else "sequence number"
+            of = f"{table}: {e['rows']:,} of {counts['read']:,} rows"
+            said.append(f"{of} have no {what}: they stand last, in the source's order (first: {e['first']})")
     said += [cell_line(cell) for cell in known["cells"]]
     if over := known["codes_passed_over"]:
         some = ", ".join(f"{e['prefix']} {e['events']:,} of {e['subjects']:,} patients" for e in over[:8])
@@ -203,16 +207,16 @@ def _located(reasons: Json, table: str, locate: Locate) -> dict[str, Any]:
 
 
 def _rows(counts: Json, table: str, locate: Locate) -> dict[str, Any]:
-    untitled = {"untitled": _located({"": counts["untitled"]}, table, locate)[""]} if "untitled" in counts else {}
+    some = {kind: counts[kind] for kind in ("untitled", "unordered") if kind in counts}
     rejected = _located(counts["rejected"], table, locate)
-    return {"read": counts["read"], "used": counts["used"], "rejected": rejected, **untitled}
+    return {"read": counts["read"], "used": counts["used"], "rejected": rejected, **_located(some, table, locate)}
 
 
 def _unknown(groups: Iterable[Json]) -> dict[str, int]:
-    """Pairs and last visits together, and those of unknown age and sex."""
+    """Pairs and last visits together, and those of unknown age, sex and so on."""
     groups = list(groups)
     visits = sum(group["visits"] for group in groups)
-    known = {name: sum(group[f"{name}_known"] for group in groups) for name in ("age", "sex")}
+    known = {name: sum(group[f"{name}_known"] for group in groups) for name in SUBGROUP_FIELDS}
     return {"visits": visits, **{name: visits - n for name, n in known.items()}}
 
 

@@ -62,10 +62,16 @@ def by_reason(rows: pl.DataFrame) -> dict[str, Any]:
 
 
 def rejected(rows: pl.DataFrame) -> dict[str, Any]:
-    """{"read", "used", "rejected": by_reason}, and also the used rows whose code has no title."""
+    """{"read", "used", "rejected": by_reason}, and also the used rows whose code has no title, and those that nothing
+    orders (no start or sequence number)."""
     reasons = by_reason(rows)
     kept = rows.height - sum(r["rows"] for r in reasons.values())
     facts: dict[str, Any] = {"read": rows.height, "used": kept, "rejected": reasons}
+    order = "start" if "start" in rows.columns else "seq"
+    if rows[order].null_count():
+        unordered = rows.filter(pl.col(order).is_null() & pl.col("reason").is_null())
+        if unordered.height:
+            facts["unordered"] = {"rows": unordered.height, "place": unordered["place"].min()}
     untitled = rows.filter(pl.col("name").is_null() & pl.col("reason").is_null())
     if untitled.height:
         facts["untitled"] = {"rows": untitled.height, "place": untitled["place"].min()}

@@ -29,6 +29,7 @@ NOTHING: tuple[str, ...] = (
     "<NA>",
 )
 NOTHING += ("\\N", "#N/A")
+_LONGEST_WORD = max(map(len, NOTHING))
 TIME_WANTED = "2150-01-31 09:30:00"
 _PLAIN_TIME = "%Y-%m-%d %H:%M:%S"
 _DAY = r"^(\d{4}[-/]\d{1,2}[-/]\d{1,2})"
@@ -45,6 +46,8 @@ Read = Callable[[pl.Series], pl.Series]
 
 def without_words(cells: pl.Series) -> pl.Series:
     """The cells, null where one is blank or a word for nothing."""
+    if not (cells.str.len_bytes() <= _LONGEST_WORD).any():
+        return cells
     nothing = cells.is_in(["", *NOTHING])
     return cells.set(nothing, None) if nothing.any() else cells
 
@@ -76,10 +79,11 @@ def is_day(cell: pl.Expr) -> pl.Expr:
 
 def within_years(found: pl.Series) -> pl.Series:
     """Times; null where the year stands for no time at all."""
-    first, last = (pl.datetime(year, 1, 1) for year in _YEARS)
-    frame = found.alias("time").to_frame()
-    fits = pl.col("time").is_between(first, last, closed="left")
-    return found if frame.select(fits.all()).item() else frame.select(pl.when(fits).then("time")).to_series()
+    first, last = (pl.datetime(year, 1, 1, time_unit="us") for year in _YEARS)
+    time = found.alias("time").to_frame()
+    if time.select((pl.col("time").min() >= first) & (pl.col("time").max() < last)).item() is not False:
+        return found
+    return time.select(pl.when(pl.col("time").is_between(first, last, closed="left")).then("time")).to_series()
 
 
 def numbers(cells: pl.Series) -> pl.Series:

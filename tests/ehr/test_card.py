@@ -9,6 +9,7 @@ from ckd.ehr.training_files import export
 from ckd.errors import ArtifactError
 from ckd.visits.datafolder import card_of
 from ckd.visits.labels import DISEASES, NUM_LABELS
+from ckd.visits.visit import SUBGROUP_FIELDS
 from tests.ehr.ehr_tables import write_mimic3
 from tests.ehr.ingest_reference import cohort_by_hand, ingest, random_tables, read_tables
 
@@ -129,9 +130,8 @@ def test_what_a_person_is_told_names_the_claim_every_reason_and_every_loss(made)
 def facts():
     group = {
         "visits": 2,
-        "age_known": 0,
+        **dict.fromkeys((f"{name}_known" for name in SUBGROUP_FIELDS), 0),
         "age_sum": 0,
-        "sex_known": 0,
         "women": 0,
         "labels": dict.fromkeys(DISEASES, 1),
     }
@@ -171,14 +171,14 @@ def test_the_smallest_card_adds_up_and_leaves_unknown_what_has_no_visit():
     assert card["returners"]["return"]["mean_age"] is None and card["echo_rate"] == 0.5
     assert card["text_length"] == {"median": 100, "p95": 100, "max": 100}
     assert card["without_patient"] == {"rows": 2, "first": "visits:4"} and card["cells"] == CELLS
-    assert card["unknown"] == {"visits": 4, "age": 4, "sex": 4}
+    assert card["unknown"] == {"visits": 4, **dict.fromkeys(SUBGROUP_FIELDS, 4)}
     said = "\n".join(counted_lines(card))
     assert "visits: the patient of 2 of 5 has no row (first: visits:4)" in said
     assert "patients: 1 words for the sex are neither F nor M and stay (first: patients:9)" in said
     assert (
         "2 cells of column 'deathtime' cannot be read and count as empty (first: a.csv:3, written 9999-99-99aa" in said
     )
-    assert "unknown in 4 pairs and last visits: age of 4, sex of 4" in said
+    assert "unknown in 4 pairs and last visits: age of 4, sex of 4, ethnicity of 4" in said
 
 
 @pytest.mark.parametrize(
