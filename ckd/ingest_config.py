@@ -24,6 +24,10 @@ class IngestConfig(Section):
     follow_up_end: str = Field(
         "", description="date until which the source tells what happens to its patients; none: its latest discharge"
     )
+    code_map: str = Field("", description="CSV of your own codes: code, version, and ccs or label (docs/ingest.md)")
+    max_unmapped: float = Field(
+        0.05, ge=0, le=1, description="share of the diagnosis rows that may have no CCS category before an ingest stops"
+    )
     tuning_share: float = Field(0.1, ge=0, lt=1, description="share of the subjects in tuning, by hash")
     held_out_share: float = Field(0.2, ge=0, lt=1, description="share of the subjects in held_out, by hash")
     split_column: str = Field(

@@ -20,10 +20,10 @@ from ckd.ehr.card import (
     counted_lines,
     lines,
     require_all_rows,
-    unmapped_codes,
 )
 from ckd.ehr.causes import no_pairs, require_rows_that_meet
 from ckd.ehr.cellcounts import unread_cells
+from ckd.ehr.codemap import read_code_map
 from ckd.ehr.codes import Codes, refuse_damaged
 from ckd.ehr.cohort_folder import require_ours, sweep, sweep_cut_off, whole_cohort
 from ckd.ehr.ingest import (
@@ -56,6 +56,7 @@ from ckd.ehr.partition import facts, partition
 from ckd.ehr.sex import require_one_meaning
 from ckd.ehr.source import Source
 from ckd.ehr.subject_splits import SubjectSplits
+from ckd.ehr.unmapped import require_mapped, unmapped_codes
 from ckd.ehr.wording import Wording, used_titles
 from ckd.errors import ConfigError, DataError, IncompleteError, MismatchError
 from ckd.store.artifacts import FolderArtifact
@@ -114,7 +115,7 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
             require_ours(work)
             if alone:
                 sweep_cut_off(work)
-            _Ingest(console, source, work, folder).run(artifact, wording)
+            _Ingest(console, source, work, folder, wording).run(artifact, wording)
         sweep(work, alone=alone)
     for line in (lines_of_now if wording else lines)(read_json(join(out, CARD_FILE), "run 'ckd ingest' again")):
         console.say(f"ingest: {line}")
@@ -188,26 +189,30 @@ def _refusals(out: str, work: Work) -> Iterator[None]:
 class _Ingest:
     """The steps of one unfinished cohort."""
 
-    def __init__(self, console: Console, source: Source, work: Work, given: str) -> None:
+    def __init__(self, console: Console, source: Source, work: Work, given: str, wording: Wording | None) -> None:
         self.console, self.source, self.work, self.given = console, source, work, given
-        self.titles = source.titles()
+        self.titles, self.code_map = source.titles(), read_code_map(work.config.code_map, work.task)
+        if wording is not None:
+            self.titles, self.code_map = wording.all_titles(self.titles), {**self.code_map, **wording.code_map}
+        self.codes = Codes(self.titles, work.task, self.code_map)
         self.partitions: Sequence[Partition] = ()
 
     def run(self, artifact: FolderArtifact, wording: Wording | None = None) -> None:
         """Do what is missing, step after step; `artifact` is committed last. With `wording` only the last stays."""
         work = self.work
-        self.titles = self.titles if wording is None else wording.all_titles(self.titles)
         self.partitions = self._partition()
         self._map(
             "assemble",
             Assemble,
             [p for p in self.partitions if not work.assembled(p.index).is_done()],
-            titles=self.titles,
+            codes=self.codes,
         )
-        found = merged_facts(work, self.partitions)
-        known = self._counted(found)
         codes = merged_codes(work, self.partitions)
         refuse_damaged(codes, self._locate)
+        found = merged_facts(work, self.partitions)
+        unmapped = unmapped_codes(codes, self.codes, found["unmapped"], self._locate)
+        require_mapped(unmapped, work.config.max_unmapped)
+        known = self._counted(found)
         if wording is not None:
             self._write_now(artifact, wording, card_of_now(self.source.description, work, known, found))
             return
@@ -221,10 +226,10 @@ class _Ingest:
         stats = merged_statistics(work, self.partitions, splits)
         clauses, table = clauses_and_table(stats, work)
         self._map("render", Render, unfinished(work, self.partitions, splits, clauses), splits=splits, clauses=clauses)
-        card = self._card(found, known, splits, unmapped_codes(codes, Codes(self.titles, work.task), self._locate))
+        card = self._card(found, known, splits, unmapped)
         write_json(join(work.out, CARD_FILE), sealed(card), ensure_ascii=False)
         write_file(join(work.out, ASSOCIATION_FILE), table.write_csv)
-        Wording(clauses["all"], used_titles(self.titles, codes)).save(work.out)
+        Wording(clauses["all"], used_titles(self.titles, codes), self.code_map).save(work.out)
         artifact.commit(whole_cohort(work, self.partitions, splits, clauses))
 
     def _write_now(self, artifact: FolderArtifact, wording: Wording, card: Mapping[str, Any]) -> None:

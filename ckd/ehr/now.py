@@ -26,7 +26,8 @@ def settings_of_now(config: IngestConfig) -> IngestConfig:
 
 def fields_of_now(fields: Fields, wording: Wording) -> Fields:
     """The fingerprint of an ingest and of the words."""
-    return {**fields, LIKE: digest([wording.clause, wording.titles.rows()])}
+    own = [sorted(wording.code_map.items())] if wording.code_map else []
+    return {**fields, LIKE: digest([wording.clause, wording.titles.rows(), *own])}
 
 
 def splits_and_clauses(work: Work, wording: Wording) -> tuple[SubjectSplits, Clauses]:

@@ -61,7 +61,7 @@ REASONS: dict[str, str] = {
     "first admission's id.",
     DIED: "The patient died in this stay; there is no next visit to predict. It may be the next visit of the stay "
     "before.",
-    NOT_CODED: "The stay has no usable diagnosis code, so nothing is known of its diseases.",
+    NOT_CODED: "The stay has no usable diagnosis code, or none with a CCS category: nothing is known of its diseases.",
     PART_UNPLACED: "An admission without a usable admission time ends within this stay, so when the stay began and "
     "which codes it has cannot be told.",
     NEXT_UNUSABLE: "The admission that follows has no visit_id or no usable times, so what the next visit is cannot be "

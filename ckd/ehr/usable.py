@@ -17,7 +17,7 @@ Describe = Callable[[pl.DataFrame], pl.DataFrame]
 
 def coded(rows: pl.DataFrame, describe: Describe, admissions: pl.DataFrame) -> pl.DataFrame:
     """Diagnoses or procedures with `admission` (its number), `name`, `mask` (bit of the label, 0: none) and `reason`,
-    and with the `outcomes` that `describe` gives. A title in the row is the name, else the code's title.
+    and with `mapped` and `outcomes` where `describe` gives them. A title in the row is the name, else the code's title.
     `admissions`: visit, admission."""
     # Distinct codes are described once; rows find theirs by one integer, several times faster than by two texts.
     version = pl.col("version").to_physical().cast(pl.UInt64).fill_null(2**32 - 1)
@@ -29,7 +29,7 @@ def coded(rows: pl.DataFrame, describe: Describe, admissions: pl.DataFrame) -> p
         described = described.with_columns(label=pl.lit(None, pl.UInt8))
     mask = pl.lit(2, pl.UInt32).pow(pl.col("label")).cast(pl.UInt32).fill_null(0)
     blank = pl.col("normal").is_null()  # a code of white space
-    outcomes = [name for name in described.columns if name == "outcomes"]
+    outcomes = [name for name in described.columns if name in ("mapped", "outcomes")]
     kept = ("key", "known_version", *outcomes)
     meanings = described.select(*kept, blank=blank, meaning=_enum(described["title"]), mask=mask)
     rows = left_join(left_join(rows, meanings, "key"), admissions, "visit")

@@ -1,16 +1,19 @@
 """What the texts of a cohort are written with, kept beside it: a visit of today is written with the same words.
 
-These are the drugs of the clause that all visits outside train got, and the source's own titles of its codes.
+These are the drugs of the clause that all visits outside train got, the source's own titles of its codes, and what the
+site's own map says of them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from ckd.ehr.canonical import TITLES
-from ckd.ehr.codes import DIAGNOSIS, PROCEDURE, Codes, normal, read_version
+from ckd.ehr.ccs import normal, read_version
+from ckd.ehr.codemap import CodeMap, Meant
+from ckd.ehr.codes import DIAGNOSIS, PROCEDURE, Codes
 from ckd.errors import ConfigError, DataError
 from ckd.store.files import exists, join
 from ckd.store.jsonfile import read_json, sealed, write_json
@@ -43,6 +46,7 @@ class Wording:
 
     clause: Mapping[str, Sequence[str]]  # disease -> drugs
     titles: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=TITLES))
+    code_map: CodeMap = field(default_factory=dict)
 
     @classmethod
     def of(cls, cohort: str) -> "Wording":
@@ -55,13 +59,17 @@ class Wording:
             raise ConfigError(f"{path}: no such file; expected a cohort that 'ckd ingest' of this version has made")
         content = read_json(path, _AGAIN)
         try:
-            return cls(dict(content["clause"]), pl.DataFrame(content["titles"], schema=TITLES, orient="row"))
+            titles = pl.DataFrame(content["titles"], schema=TITLES, orient="row")
+            mapped = {(code, version): Meant(ccs, None) for code, version, ccs in content.get("code_map", ())}
+            return cls(dict(content["clause"]), titles, mapped)
         except (KeyError, TypeError, ValueError, pl.exceptions.PolarsError):
             raise DataError(f"{path}: not what 'ckd ingest' writes; {_AGAIN}") from None
 
     def save(self, cohort: str) -> None:
         """Write the file into the cohort's folder."""
-        content = {"clause": {name: list(drugs) for name, drugs in self.clause.items()}}
+        content: dict[str, Any] = {"clause": {name: list(drugs) for name, drugs in self.clause.items()}}
+        own = [[*key, meant.ccs] for key, meant in self.code_map.items()]
+        content |= {"code_map": own} if own else {}
         write_json(join(cohort, FILE), sealed({**content, "titles": self.titles.rows()}), ensure_ascii=False)
 
     def all_titles(self, own: pl.DataFrame) -> pl.DataFrame:
@@ -84,7 +92,7 @@ class Writer:
     """Writes the text of a visit from its codes and drugs, as the cohort's own texts were written."""
 
     def __init__(self, wording: Wording) -> None:
-        self._clause, self._codes = wording.clause, Codes(wording.titles)
+        self._clause, self._codes = wording.clause, Codes(wording.titles, code_map=wording.code_map)
 
     def __call__(self, visit: Recorded) -> str:
         """The visit's text. Raises UnknownCodeError for a code that has no title or a version that is none."""

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 import polars as pl
 import pyarrow.parquet as pq
 
+from ckd.ehr.ccs import ccs
 from ckd.ehr.codes import Codes
 from ckd.visits.grammar import render_input
 from ckd.visits.labels import DISEASES
@@ -22,7 +23,7 @@ from tests.ehr.ehr_tables import admission
 
 # Codes of some labels, of none, without a title, and one that no table knows.
 DIAGNOSES = ("5849", "0389", "4280", "42731", "4019", "25000", "41401", "486", "51881", "2724", "V5861")
-DIAGNOSES += ("E8497", "7455", "99999")
+DIAGNOSES += ("E8497", "7455", "Q9999")
 PROCEDURES = ("3995", "9671", "3893", "0066", "9999")
 DRUGS = (
     "Furosemide",
@@ -137,7 +138,7 @@ def judgeable(row, diagnoses):
         "end_bad": bool(row["dischtime"]) and end is None,
         "died": row["hospital_expire_flag"] == "1" or time(row["deathtime"]) is not None,
         "newborn": (row["admission_type"] or "").upper() == "NEWBORN",
-        "coded": any(d["hadm_id"] == row["hadm_id"] for d in diagnoses),
+        "coded": any(d["hadm_id"] == row["hadm_id"] and ccs(d["icd9_code"], "9") for d in diagnoses),
     }
 
 

@@ -3,7 +3,7 @@ For rows of MIMIC-III-shaped tables as read_tables gives them."""
 
 from datetime import datetime, timedelta
 
-from ckd.ehr.codes import ccs
+from ckd.ehr.ccs import ccs
 from tests.ehr.ehr_reference import chain_by_hand, own_reason
 from tests.ehr.ingest_reference import judgeable, time, usable
 

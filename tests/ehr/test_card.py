@@ -124,7 +124,7 @@ def test_what_a_person_is_told_names_the_claim_every_reason_and_every_loss(made)
     for reasons in (card["admissions"]["excluded"], *(rows["rejected"] for rows in card["rows"].values())):
         for reason, found in reasons.items():
             assert f"{reason} (first: {found['first']})" in said
-    assert "have no CCS category: 99999" in said
+    assert "have no CCS category: Q9999" in said
 
 
 def facts():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ckd.visits.labels import DISEASES
 from jobs.cli import main
 from tests.ehr.ingest_reference import rows_of
 
@@ -18,8 +19,11 @@ SAME = (
     *("m3_pandas_dates", "m4_hadm_float_prescriptions", "m4_time_iso_T", "m4_time_utc_suffix"),
     *("meds_dx_prefix_half", "meds_start_without_hadm", "meds_vocab_meds_etl_mimic"),
     *("tab_padded_ids_in_meds", "tab_sex_words", "file_parquet", "m4_v1_core_folder", "m4_v1_ethnicity_column"),
+    "version_icd10gm_word",
 )
 REFUSED = {
+    "icd_null_all": "diagnoses_icd.csv 90 have no code (first: {folder}/diagnoses_icd.csv:2); expected an ICD code in "
+    "each row",
     "tab_empty_diagnoses": "diagnoses.parquet holds no rows of diagnoses; expected the diagnoses of each stay",
     "tab_start_half_bad": "15 excluded, unparseable admission time (first: {folder}/visits.parquet:2); column 'start' "
     "is written 99.99.9999 99:99, expected as 2150-01-31 09:30:00",
@@ -128,3 +132,37 @@ def test_insurance_and_race_of_a_meds_visit_are_its_own_events(made):
     found, plain, _ = made("meds_insurance_race_events_0_2_0")
     race = {visit: "ASIAN" if int(visit) % 2 else "WHITE" for visit in plain}
     assert found == {v: {**row, "insurance": "Medicare", "ethnicity": race[v]} for v, row in plain.items()}
+
+
+UNMAPPED = {
+    "snomed_as_10": "100.0% of the diagnosis rows have no CCS category, more than ingest.max_unmapped (0.05): "
+    "12044266 (6)",
+    "icd_first3": "E11 (12), E78 (6), E87 (6), I25 (6), J18 (6), K75 (6), R65 (6); 100% of them look like codes cut to",
+    "icd9_first3": "250 (12), 272 (6), 276 (6), 401 (6), 414 (6), 518 (6), 571 (6), 785 (6); 100% of them look like",
+    "icd10_gm": "6.7% of the diagnosis rows have no CCS category, more than ingest.max_unmapped (0.05): K75.8 (6)",
+}
+
+
+@pytest.mark.parametrize("case", UNMAPPED)
+def test_too_many_codes_without_a_category_are_refused_by_name(ingested, capsys, case):
+    ingested.cache_clear()
+    assert ingested(case)[0] == 2
+    line = capsys.readouterr().err
+    assert UNMAPPED[case] in line and len(line.splitlines()) == 1
+
+
+def test_german_codes_give_the_labels_of_the_same_diseases_but_of_the_category_that_is_told(tmp_path, made):
+    out, liver = tmp_path / "out", DISEASES.index("Other liver diseases")
+    folder = str(cases() / "icd10_gm" / "in")
+    assert main(["ingest", "mimic4", folder, "--out", str(out), "ingest.max_unmapped=.1"]) == 0
+    plain = made("version_icd10gm_word")[0]
+    for visit, row in rows_of(out).items():
+        for column in ("labels", "current_labels"):
+            found, wanted = row[column], plain[visit][column]
+            assert found == (wanted and [value and place != liver for place, value in enumerate(wanted)])
+
+
+def test_visits_of_which_no_code_is_left_are_no_negatives(made):
+    found, plain, card = made("m4_half_null_codes")
+    assert len(found) == 15 and all(found[visit]["labels"] in (plain[visit]["labels"], None) for visit in found)
+    assert card["admissions"]["excluded"]["no diagnosis codes"]["rows"] == 15

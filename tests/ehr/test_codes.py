@@ -3,10 +3,11 @@ import gzip
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ckd.ehr.codes import PROCEDURE, ROWS_WITHOUT_ZERO, Codes, _icd9_ccs, _icd10_ccs, _known_icd9, refuse_damaged
+from ckd.ehr.ccs import ccs, full_codes, normal, read_version
+from ckd.ehr.codes import PROCEDURE, ROWS_WITHOUT_ZERO, Codes, _known_icd9, refuse_damaged
 from ckd.errors import DataError
 from ckd.visits.labels import DISEASES
 from tests.ehr.mimic_rows import open_data
@@ -50,7 +51,7 @@ def _refused(counts):
         ("7850", "9", "Cardiac dysrhythmias"),
         ("25000", "9", "Diabetes mellitus without complication"),
         ("25040", "9", "Diabetes mellitus with complications"),
-        ("785", "9", None),
+        ("250", "9", None),
         ("V5867", "9", None),
         ("I10", "10", "Essential hypertension"),
         ("i48.0", "10", "Cardiac dysrhythmias"),
@@ -77,12 +78,75 @@ def test_diagnoses_keep_the_rows_and_say_what_is_unknown():
     assert Codes().diagnoses(_frame()).columns == found.columns
 
 
-def test_a_later_icd10_code_takes_the_category_of_the_full_code_it_was_split_from_and_no_other():
-    table = _icd10_ccs()
-    assert "N1831" not in table and table["N183"] == "158"
-    assert (
-        "J1282" not in table and not Codes().diagnoses(_frame(("J1282", "10")))["mapped"].item()
-    )  # J12.8 was no full code
+def test_a_later_icd10_code_takes_the_category_of_the_full_code_it_was_split_from_or_of_its_neighbours():
+    table = full_codes("10")
+    assert "N1831" not in table and table["N183"] == "158" == ccs("N1831", "10")
+    assert "J1282" not in table and "J128" not in table and ccs("J1282", "10") == table["J1281"] == "122"
+
+
+@pytest.mark.parametrize(
+    ("code", "version", "group"),
+    [
+        *[
+            (code, "10", group)
+            for code, group in (("E11.2", "50"), ("I25.1", "101"), ("J96.0", "131"), ("I50.0", "108"))
+        ],
+        *[("428", "9", "108"), ("584", "9", "157"), ("N18", "10", "158"), ("E885", "9", "2603")],
+        *[(code, "10", None) for code in ("E11", "I25", "", "N", "Z9Z", "U07.1", "73211009", "I10, E119", "I10 E119")],
+        *[
+            ("4019 5849", "9", None),
+            ("40190001", "9", None),
+            ("250", "9", None),
+            ("E88", "9", None),
+            ("42", "9", None),
+            ("I10", "9", None),
+        ],
+        # ICD-10-GM and -WHO: fifth digits of their own, marks behind the code
+        *[("E11.20", "10", "50"), ("I50.14", "10", "108"), ("R57.2", "10", "249"), ("I10.90", "10", "98")],
+        *[("N18.3!", "10", "158"), ("I10.-", "10", "98"), ("E14.30*", "10", None), (" i50.1+ ", "10", "108")],
+    ],
+)
+def test_category_and_foreign_codes_get_what_the_codes_around_them_agree_on(code, version, group):
+    assert ccs(normal(code), version) == group
+
+
+@given(
+    st.sampled_from(sorted(full_codes("10"))) | st.sampled_from(DX),
+    st.integers(0, 7),
+    st.sampled_from(["", "0", "9", "X"]),
+)
+@example("E1122", 3, "9")
+def test_the_category_is_what_plain_python_finds(code, length, more):
+    for version in ("9", "10"):
+        found = code[:length] + more
+        assert ccs(found, version) == category_by_hand(found, version)
+
+
+def category_by_hand(code, version):
+    """One look at the whole table per beginning."""
+    table = full_codes(version)
+    if len(code) > {"9": 5, "10": 7}[version]:
+        return None
+    while len(code) >= (4 if version == "9" and code[:1] == "E" else 3):
+        below = {group for known, group in table.items() if known.startswith(code)}
+        if code in table or len(below) == 1:
+            return table.get(code) or below.pop()
+        if below:
+            return None
+        code = code[:-1]
+    return None
+
+
+@pytest.mark.parametrize(
+    "word", ["10", "10.0", "ICD-10-GM", "ICD10CM", "icd10", "ICD 10", "ICD-10-GM-2019", "ICD_10_WHO"]
+)
+def test_version_words_of_all_editions_are_read(word):
+    assert read_version(word) == "10" and read_version(word.replace("10", "9").replace(".0", "")) == "9"
+
+
+@pytest.mark.parametrize("word", ["", None, "11", "ICD-11", "100", "1", "90", "SNOMED", "ICD-O-3"])
+def test_other_version_words_are_not(word):
+    assert read_version(word) is None
 
 
 @pytest.mark.parametrize(
@@ -129,7 +193,7 @@ def test_every_icd9_code_with_a_category_has_its_title_but_two_categories_that_w
 
 
 def test_every_icd10_code_with_a_category_has_its_title():
-    codes = sorted(_icd10_ccs())
+    codes = sorted(full_codes("10"))
     found = Codes().diagnoses(pl.DataFrame({"code": codes, "version": ["10"] * len(codes)}))
     assert found["title"].null_count() == 0
     assert sorted(found["label"].drop_nulls().unique()) == list(range(25))
@@ -208,7 +272,7 @@ def _pointed(code):
 def test_a_table_made_numbers_is_refused_wherever_that_changed_what_its_codes_are(codes):
     numbers = [_number(code) for code in codes]
     # 01000 turns into 1000, a code as good: without another trace nobody can tell the two tables apart
-    seen = any(code != number and number not in _icd9_ccs() for code, number in zip(codes, numbers, strict=True))
+    seen = any(code != number and number not in full_codes("9") for code, number in zip(codes, numbers, strict=True))
     assert (_refused(_counts(numbers)) is not None) == seen
 
 

@@ -5,14 +5,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ckd.config import TaskConfig
-from ckd.ehr.codes import Codes, _icd9_ccs, _icd10_ccs, ccs, ccs_categories
+from ckd.ehr.ccs import ccs, ccs_categories, full_codes
+from ckd.ehr.codes import Codes
 from ckd.ehr.definitions import Definitions
 from ckd.errors import ConfigError
 from ckd.visits.task import Task
 from ckd.visits.taskfile import load_task
 from tests.ehr.task_reference import plain, stands_for
 
-CODES = [(code, "9") for code in sorted(_icd9_ccs())[::97]] + [(code, "10") for code in sorted(_icd10_ccs())[::997]]
+CODES = [(code, "9") for code in sorted(full_codes("9"))[::97]] + [
+    (code, "10") for code in sorted(full_codes("10"))[::997]
+]
 CODES += [("58", "9"), ("584", "9"), ("5849", "9"), ("0389", "9"), ("N17", "10"), ("N18.31", "10"), ("E11", "10")]
 prefixes = st.sampled_from(["0", "03", "038", "5", "58", "584", "584.9", "V1", "E1", "E11", "E112", "N", "N1", "N18.3"])
 ranges = st.sampled_from(["580-589", "584-586.9", "001-139", "E08-E13", "I20-I25", "N17-N183", "A-E", "V10-V19.9"])

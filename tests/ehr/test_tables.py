@@ -58,6 +58,7 @@ def test_a_mimic3_visit_as_it_is_read(tmp_path):
         "ethnicity": "WHITE",
         "insurance": "Medicare",
         "admission_type": "EMERGENCY",
+        "dod": None,
         "cut": None,
         "place": 2,
     }
