@@ -22,6 +22,7 @@ _OF_TEXT = {
     **dict.fromkeys(_NAMES, values.stripped),
     **dict.fromkeys(_FLAGS, values.flags),
     "age": values.ages,
+    "anchor_age": values.whole_ages,
 }
 _TIME = f"a timestamp, a date or text such as {values.TIME_WANTED} (for a number nobody knows what it counts)"
 _TYPES = {
@@ -51,11 +52,6 @@ class Cells:
     def schema(self) -> dict[str, pl.DataType]:
         """Canonical name -> type of what is read."""
         return {name: _TYPES.get(name, pl.String()) for name in self.columns}
-
-    @property
-    def times(self) -> list[str]:
-        """The canonical columns that hold times."""
-        return [name for name in self.columns if name in _TIMES]
 
     def rows(self, raw: pl.LazyFrame, *others: str) -> pl.LazyFrame:
         """The canonical columns, ODD and the `others` as they are."""

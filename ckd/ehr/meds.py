@@ -19,6 +19,7 @@ from ckd.ehr.canonical import (
     SCHEMAS,
     SEVERAL,
     SUSPECT,
+    TIME,
     with_missing,
 )
 from ckd.ehr.cells import unread
@@ -145,14 +146,20 @@ class Meds(Source):
         raw = self.raw({**used, "event": "code"}, index).with_columns(pl.col("event").cast(pl.String))
         cells = self.cells(table, used, index)
         rows = cells.rows(raw.filter(self.vocabulary.of_kind(*kinds)), "event", "place")
-        return with_missing(rows, dict.fromkeys(("visit_id", "ethnicity", "insurance", "cut"), pl.String())).select(
-            *("visit_id", "subject_id", "ethnicity", "insurance", "cut", "event", "place", ODD), *cells.times
-        )
+        names, times = ("visit_id", "subject_id", "ethnicity", "insurance", "cut"), [time]
+        if table == "visits" and time == "start":
+            times.append("end")
+        if table in CODED:
+            times = []
+        wanted = {**dict.fromkeys(names, pl.String()), **dict.fromkeys(times, TIME)}
+        return with_missing(rows, wanted).select(*wanted, "event", "place", ODD)
 
     def _columns(self, index: int, time: str) -> dict[str, str]:
         """Canonical column -> column of a shard."""
         there = self.opened[index].columns
         wanted = {"subject_id": "subject_id", time: "time", "insurance": "insurance", "ethnicity": "race"}
+        if time == "start":
+            wanted["end"] = "end"  # of an admission event that has its own
         wanted |= {"visit_id": next(name for name in _VISIT_IDS if name in there), "cut": self.split_column}
         return {name: column for name, column in wanted.items() if column in there}
 
@@ -222,8 +229,9 @@ class Meds(Source):
         admissions = admissions.with_columns(admission_type=self.vocabulary.part("admission"))
         died = self.vocabulary.part("discharge").str.to_uppercase().is_in(_DIED).fill_null(False).any()
         discharges = self._events("visits", "discharge", time="end").group_by("subject_id", "visit_id")
-        ends = discharges.agg(pl.col("end").max(), discharged_dead=died)
-        return admissions.join(ends, on=["subject_id", "visit_id"], how="left")
+        ends = discharges.agg(discharged=pl.col("end").max(), discharged_dead=died)
+        stays = admissions.join(ends, on=["subject_id", "visit_id"], how="left")
+        return stays.with_columns(end=pl.coalesce("discharged", "end")).drop("discharged")
 
     def _said(self, stays: pl.LazyFrame, name: str, kind: str) -> pl.LazyFrame:
         """`stays` with column `name`: of the admission event, else of the visit's first event of `kind`, else of the

@@ -164,7 +164,7 @@ class Source(ABC):
     def cell(self, table: str, name: str, place: int) -> str:
         """What stands in that column of that row. Reads the file up to it."""
         file, record = self.opened[place >> PLACE_BITS], place & (1 << PLACE_BITS) - 1
-        row = file.scan().filter(pl.col(ROW) == record - file.first).select(self.column(table, name, place)).collect()
+        row = file.scan().slice(record - file.first, 1).select(self.column(table, name, place)).collect()
         return str(row.item()) if row.height else ""
 
     def files_of(self, table: str) -> str:

@@ -165,7 +165,8 @@ def _files(table: Table, folders: Sequence[Path]) -> tuple[Path, ...]:
     named = [p for folder in folders for p in folder.iterdir() if p.name.lower().partition(".")[0] == table.file]
     named = [p for p in named if reason_to_refuse(p.name, None if p.is_dir() else 0)]
     names = [table.file + ending for ending in _ENDINGS]
-    found = [p for p in named if p.name.lower() == table.file if p.is_dir()]
+    # Spark and others write a folder of parts under a file's name.
+    found = [p for p in named if p.name.lower() in (table.file, *names) and p.is_dir()]
     found += [p for p in named if p.name.lower() in names and not p.is_dir()]
     if found and len(named) > 1:
         there = " and ".join(sorted(str(p.relative_to(folders[0])) for p in named))

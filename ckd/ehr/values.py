@@ -38,7 +38,8 @@ _ZONE = r" *(?:[Zz]|UTC|GMT|([+-])(\d{2}):?(\d{2})?)?$"
 _GUID = r"^\{?([0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12})\}?$"
 # "95 J.", "90+", "> 89", "61 years"; an age in months or days stays unread.
 _AGE = r"^(?:(>)\s*|(?:>=|≥)\s*)?(\d{1,3}(?:\.\d+)?)\s*\+?\s*(?:y|yo|yrs?\.?|years?|J\.?|Jahre?|ans|años?|lat)?\s*\+?$"
-_YES, _NO = ("1", "1.0", "true", "t", "yes", "y"), ("0", "0.0", "false", "f", "no", "n", "")
+_YES = ("1", "1.0", "true", "t", "yes", "y", "ja", "j", "oui", "si", "sí")
+_NO = ("0", "0.0", "false", "f", "no", "n", "nein", "non", "")
 _OLDEST = 330  # years: MIMIC-III moves the birth of its oldest patients 300 years back
 _YEARS = (1700, 3000)  # a time outside them stands for "unknown" or "not yet" (9999-12-31)
 Read = Callable[[pl.Series], pl.Series]
@@ -100,6 +101,11 @@ def flags(cells: pl.Series) -> pl.Series:
 def ages(cells: pl.Series) -> pl.Series:
     """Years as text; more than 89 is 90."""
     return _plain_first(cells, _plain_age, _worded_age)
+
+
+def whole_ages(cells: pl.Series) -> pl.Series:
+    """Years as numbers."""
+    return numbers(ages(cells))
 
 
 def whole(found: pl.Series) -> pl.Series:

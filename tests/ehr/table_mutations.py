@@ -149,7 +149,9 @@ def mutation(seed):
     kind = rng.choice(list(LAYOUTS))
     tables, how = plain(kind), {}
     table = rng.choice(list(tables))
-    column = rng.choice([name for name in tables[table][0] if name in OF_COLUMN])
+    column = rng.choice(
+        [name for name in LAYOUTS[kind][table].split() if name in OF_COLUMN and name in tables[table][0]]
+    )
     if rng.random() < 0.15:
         how[table] = (rng.choice(list(TYPES)), column)
         return kind, tables, how, f"{kind}: {table}.{column} as {how[table][0]} of Parquet"

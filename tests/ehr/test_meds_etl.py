@@ -147,6 +147,18 @@ def test_what_only_some_patients_have_under_another_prefix_is_told(tmp_path, cap
     assert card_of(tmp_path / "out")["codes_passed_over"] == [{"prefix": "Dx9/", "events": 12, "subjects": 3}]
 
 
+def test_an_admission_event_may_have_its_own_end(tmp_path):
+    plain = ingest(write_meds(tmp_path / "plain", patients()), tmp_path / "plain_out", kind="meds")
+    ends = {row["hadm_id"]: row["time"] for row in patients() if row["code"].startswith("HOSPITAL_DISCHARGE")}
+    rows = [row for row in patients() if not row["code"].startswith("HOSPITAL_DISCHARGE")]
+    folder = write_meds(tmp_path / "meds", rows)
+    shard = folder / "data" / "train" / "0.parquet"
+    admitted = pl.col("code").str.starts_with("HOSPITAL_ADMISSION")
+    end = pl.col("hadm_id").replace_strict(ends, return_dtype=pl.Datetime("us"))
+    pl.read_parquet(shard).with_columns(end=pl.when(admitted).then(end)).write_parquet(shard)
+    assert ingest(folder, tmp_path / "out", kind="meds") == plain
+
+
 @pytest.mark.parametrize("dx", ["ICD9CM/", "ICD9CM//"])
 def test_the_codes_of_meds_etl_are_read(tmp_path, dx):
     plain = ingest(write_meds(tmp_path / "plain", patients()), tmp_path / "plain_out", kind="meds")

@@ -25,13 +25,16 @@ def packed(folder, how):
             path.with_suffix(".csv.zst").write_bytes(pa.compress(path.read_bytes(), codec="zstd", asbytes=True))
         else:
             rows = pl.read_csv(path, infer_schema=False)
-            target = path.with_suffix(".parquet") if how == ".parquet" else path.with_suffix("") / "0.parquet"
+            parts = path.with_suffix(".parquet" if how == "spark" else "") / "part-0.parquet"
+            target = path.with_suffix(".parquet") if how == ".parquet" else parts
             rows.write_parquet(target, mkdir=True)
+            if how == "spark":
+                (target.parent / "_SUCCESS").touch()
         path.unlink()
     return folder
 
 
-@pytest.mark.parametrize("how", [".parquet", ".csv.zst", "parts"])
+@pytest.mark.parametrize("how", [".parquet", ".csv.zst", "parts", "spark"])
 def test_mimic_tables_say_the_same_in_whatever_they_are_packed(tmp_path, how):
     rows = small_mimic3()
     for kind, write, tables in (("mimic3", write_mimic3, rows), ("mimic4", write_mimic4, as_mimic4(rows))):

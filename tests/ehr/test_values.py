@@ -101,9 +101,8 @@ def test_an_age_may_have_its_unit_with_it(cell, wanted):
 
 
 def test_flags_are_yes_or_no_in_text_and_numbers():
-    assert values.flags(text("1", "0", "1.0", "TRUE", " n ", None, "2")).to_list() == [
-        *(True, False, True, True, False, False, None)
-    ]
+    cells = text("1", "0", "1.0", "TRUE", " n ", None, "2", "ja", "nein")
+    assert values.flags(cells).to_list() == [True, False, True, True, False, False, None, True, False]
     assert read("visits", "expired", pl.Series([1.0, 0.0, 0.5, None]))[0] == [True, False, None, False]
     assert read("visits", "expired", pl.Series([1, 0, 2]))[0] == [True, False, None]
 
