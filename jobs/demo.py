@@ -109,7 +109,7 @@ def _make_student(folder: Path, size: Mapping[str, int], console: Console, train
 
 
 def _other_patients(size: Mapping[str, int]) -> tuple[list[str], Any]:
-    """Texts and next labels [visits, 25] of patients of another generator seed."""
+    """Texts and next labels [visits, L] of patients of another generator seed."""
     import numpy as np
 
     from ckd.ehr.synthetic.patients import generate

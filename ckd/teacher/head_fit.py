@@ -105,8 +105,8 @@ def _moments(read: EmbeddingReader, folds: Folds, names: Sequence[str]) -> Momen
     if not seen.all():
         name = names[int(np.flatnonzero(~seen.all(0))[0])]
         raise DataError(
-            f"label '{name}' is known for train subjects of one fold only; expected two, since each fold's head learns "
-            "from the others: another seed, more head.folds, or leave it out of task.labels"
+            f"label '{name}' is known for train subjects of at most one fold; expected two, since each fold's head "
+            "learns from the others: another seed, more head.folds, or leave it out of task.labels"
         )
     share = (positive + 0.5) / (seen + 1)
     return mean, np.where(deviation > 1e-6, deviation, 1.0), np.log(share / (1 - share)), rows / seen[-1]

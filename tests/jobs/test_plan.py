@@ -96,6 +96,8 @@ def test_what_is_embedded_already_is_not_paid_again(planned, tmp_path):
     table = cohort.read(first, ["visit_id"])
     Stage(cohort.root, "embeddings", {}).write(first.index, table, rows=first.rows, input_hash=first.text_hash)
     assert f"{first.rows} visits are embedded already" in said(config)
+    lent = config.model_copy(update={"run": config.run.model_copy(update={"embeddings": "results/a/artifacts"})})
+    assert "run.embeddings=results/a/artifacts is not paid" in said(lent)
 
 
 def test_a_plan_without_inputs_or_models_says_what_is_missing(planned, tmp_path):

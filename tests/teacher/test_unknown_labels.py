@@ -114,7 +114,7 @@ def test_a_label_of_one_fold_only_is_refused_by_its_name(tmp_path):
     rows = [v if v.subject_id == "strain3" else replace(v, labels=(v.labels[0], None, *v.labels[2:])) for v in rows]
     config, cohort, stage = embedded(tmp_path, rows)
     with pytest.raises(
-        DataError, match=r"^label 'Acute cerebrovascular disease' is known for train subjects of one fold"
+        DataError, match=r"^label 'Acute cerebrovascular disease' is known for train subjects of at most one fold"
     ):
         train_heads(config, cohort, stage, quiet)
 
