@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.disorder.driver import Drivers
 from benchmarks.disorder.files import States, differences
-from benchmarks.disorder.mishap import Mishaps
+from benchmarks.disorder.mishap import MISSED, Mishaps
 from benchmarks.disorder.plan import Event, make_inputs, plan
 from benchmarks.report import RESULTS, Report, options
 from testbed.raycluster import cluster
@@ -72,7 +72,7 @@ def measure(report: Report, place: Path, events: list[Event]) -> bool:
             print(said(report["events"][-1]), flush=True)
             report.save()
     report |= summary(report["events"])
-    report.show("by_kind", "by_stage", "with_ray", "rows_lost", "unequal", "damages", "faulty")
+    report.show("by_kind", "by_stage", "with_ray", "missed", "rows_lost", "unequal", "damages", "faulty")
     return not report["faulty"] and not report.get("differs_on_ray")
 
 
@@ -84,6 +84,7 @@ def summary(events: list[dict[str, Any]]) -> dict[str, Any]:
         "by_kind": dict(Counter(event["kind"] for event in events)),
         "by_stage": dict(Counter(event["stage"] for event in events)),
         "with_ray": sum(event["ray"] for event in events),
+        "missed": sum(event["what"].endswith(MISSED) for event in events),
         "rows_lost": sum(event["rows_lost"] for event in events),
         "unequal": sum(bool(event["differences"]) for event in events),
         "damages": {name: seen[name] for name in ("seen", "harmless", "unseen")},

@@ -1,6 +1,7 @@
 """One event: the command meets its mishap, what the user is told is done, and the end is compared with no mishap's."""
 
 import os
+import platform
 import re
 import shutil
 import signal
@@ -16,6 +17,7 @@ from benchmarks.disorder.files import States, contents, differences, flip, rows_
 from benchmarks.disorder.plan import STAGES, Event, Stage, words
 from benchmarks.pipeline.bitflips import values
 
+SHOWN, MISSED = 20, ", which it did not reach"
 DAMAGED = 2  # the exit code of a command that refuses what it should read
 TRIES = 3  # of the same command, and of what a refusal tells to do
 _TOLD = re.compile(r"delete (?:(?P<path>/[^\s;,]+)|(?P<folder>that folder|the folder)|it\b|this record)")
@@ -59,23 +61,27 @@ class Mishaps:
         happen(event, stage, course)
         wanted, found = states.contents(STAGES[stage.then].end if bit else stage.end), contents(self.work)
         lost, differing = rows_lost(wanted, found), differences(wanted, found)
-        place = str(self.work.parent.parent)
         return {
             **asdict(event),
             "what": course.what,
             "exit_codes": [f"{command} {one.code}" for command, one in course.ended],
-            "said": [line.replace(place, "") for _, one in course.ended for line in one.refusals],
+            "said": [self._without_names(line) for _, one in course.ended for line in one.refusals],
             "seen_by": course.seen_by,
             "deleted": course.deleted,
             "harmless": course.harmless,
             "rows_lost": lost,
-            "differences": differing,
-            "faults": faults(event, course, lost, differing),
+            "differences": differing[:SHOWN],
+            "faults": faults(event, course, lost, differing)[:SHOWN],
             "seconds": round(time.monotonic() - started, 1),
         }
 
+    def _without_names(self, line: str) -> str:
+        """A line without the place and the machine of this benchmark."""
+        return line.replace(str(self.work.parent.parent), "").replace(f" on {platform.node()},", ",")
+
     def _kill(self, event: Event, stage: Stage, course: Course) -> None:
-        self._run(event.stage, event, course, self._blow(signal.SIGKILL, event, stage, course))
+        one = self._run(event.stage, event, course, self._blow(signal.SIGKILL, event, stage, course))
+        course.what += "" if one.code == -signal.SIGKILL else MISSED
         self._again(event, course)
 
     def _stop(self, event: Event, stage: Stage, course: Course) -> None:
@@ -85,14 +91,13 @@ class Mishaps:
         if stopped:
             second.until_it_waits_or_ends()
             first.go_on()
+        course.what += "" if stopped else MISSED
         course.ended += [(event.stage, one.ended()) for one in (first, second)]
         self._again(event, course)
 
     def _two(self, event: Event, stage: Stage, course: Course) -> None:
-        first, seconds = (
-            self._start(event.stage, event.ray),
-            event.at * self.undisturbed[event.stage, event.ray].seconds,
-        )
+        first = self._start(event.stage, event.ray)
+        seconds = event.at * self.undisturbed[event.stage, event.ray].seconds
         time.sleep(seconds)
         course.what = f"{seconds:.2f} s later"
         second = self._start(event.stage, event.ray)
