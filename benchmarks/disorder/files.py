@@ -1,6 +1,7 @@
 """All files of a state of the work folder: kept, restored, compared; the rows in them, a bit of one of them."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from benchmarks.disorder.plan import EMBEDDINGS, Stage
 
 LOG = "events.jsonl"  # of every command; nothing is made from it
 Contents = dict[str, bytes]
+_SPEED = re.compile(rb'<section id="speed-section".*?</section>', re.DOTALL)
 
 
 class States:
@@ -44,9 +46,10 @@ class States:
 
 
 def contents(folder: Path) -> Contents:
-    """Relative path -> bytes of every file but logs."""
+    """Relative path -> bytes of every file but logs, and of a report without what it shows of their seconds."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != LOG)
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    return {name: _SPEED.sub(b"", one) if name.endswith("report.html") else one for name, one in found.items()}
 
 
 def differences(wanted: Contents, found: Contents) -> list[str]:

@@ -46,7 +46,7 @@ class Mishaps:
         """Run all commands undisturbed; keep the work folder after each, its calls and its seconds."""
         for stage in STAGES.values():
             self.states[ray].restore(stage.after)
-            one = self._start(stage.name, ray, Blow(own=stage.own)).ended()
+            one = self._start(stage.name, ray, Blow(own=stage.calls(ray))).ended()
             if one.code:
                 raise SystemExit(f"{stage.name}, undisturbed: exit code {one.code}\n{one.said}")
             self.undisturbed[stage.name, ray] = one
@@ -134,8 +134,8 @@ class Mishaps:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             one = self._run(event.stage, event, course)
             again = one.refusals if one.code == DAMAGED else []
-        path = self.work / name
-        if not course.seen_by and values(path, path.read_bytes()) == values(path, new[name]):
+        path, found = self.work / name, contents(self.work)[name]
+        if not course.seen_by and values(path, found) == values(path, new[name]):
             course.harmless = True
             path.write_bytes(new[name])
 
@@ -168,7 +168,7 @@ class Mishaps:
         calls = self.undisturbed[event.stage, event.ray].points
         at = 1 + int(event.at * calls)
         course.what = f"call {at} of {calls}"
-        return Blow(by, at, stage.own)
+        return Blow(by, at, stage.calls(event.ray))
 
 
 def to_delete(line: str, work: Path) -> Path | None:

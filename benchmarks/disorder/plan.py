@@ -23,7 +23,7 @@ class Stage:
     """A command, where its own files lie, and which commands come before and after it."""
 
     name: str
-    own: str  # a part of the paths of its files and of the calls that are struck; "" for all
+    own: str  # a part of the paths of its files; "" for all that its command writes
     after: str  # the stage whose end it starts from
     then: str  # the command that reads its files
     ray: bool = False  # can run on Ray
@@ -34,6 +34,10 @@ class Stage:
     def end(self) -> str:
         """The stage in whose files its command ends."""
         return self.ends_as or self.name
+
+    def calls(self, ray: bool) -> str:
+        """A part of the paths of the driver's calls that are struck; on Ray it leaves the files to workers."""
+        return "" if ray else self.own
 
 
 STAGES = {
