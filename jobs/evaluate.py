@@ -94,7 +94,7 @@ def write_public_results(run: Run, console: Console, metrics: dict[str, Any]) ->
 
     from ckd.evaluation.evaluate import MODELS
     from ckd.evaluation.scores import read_split
-    from ckd.visits.public_files import append_test_metrics, results_file, write_test_results
+    from ckd.visits.public_files import append_test_metrics, public_metrics_line, results_file, write_test_results
 
     rows = read_split(run.cohort, "held_out", list(MODELS.values()))
     predicted = torch.from_numpy(rows.scores[MODELS["student"]])
@@ -103,11 +103,7 @@ def write_public_results(run: Run, console: Console, metrics: dict[str, Any]) ->
     results, weight = run.config.run.public_results, run.config.student.hard_weight
     with run.owner.writing(results_file(results, weight)):
         path = write_test_results(results, weight, predicted, hard, soft)
-    figures = {
-        name: math.nan if value is None else value for name, value in metrics["public_code_metrics"]["student"].items()
-    }
-    flag = "teacher_saw_held_out" if metrics["teacher_saw_held_out"] else ""
-    line = append_test_metrics(results, weight, flag, **figures)
+    line = append_test_metrics(results, public_metrics_line(weight, metrics))
     console.say(f"evaluate: wrote {path} and a line of {line} (the public code's figures, of 0/1 predictions at .5)")
 
 

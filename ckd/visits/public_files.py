@@ -137,17 +137,29 @@ def write_test_results(
     return path
 
 
-def append_test_metrics(
-    results: str, hard_weight: float, flag: str = "", *, f1: float, accuracy: float, aupr: float, auc: float
-) -> str:
-    """Append one line to `test_metrics.txt` as the public code does, and return its path. No line is repeated.
+def public_metrics_file(results: str) -> str:
+    """`test_metrics.txt`, to which every run appends a line, as the public code does."""
+    return join(results, "test_metrics.txt")
 
-    `flag` ends the line where its figures need a warning.
-    """
-    path = join(results, "test_metrics.txt")
-    figures = f"Test F1: {f1:.4f}, Accuracy: {accuracy:.4f}, AUPR: {aupr:.4f}, AUC: {auc:.4f}"
-    line = f"alpha：{hard_weight:g}，{figures}{f', {flag}' if flag else ''}"
-    lines = read_bytes(path).decode().splitlines() if exists(path) else []
+
+def public_metrics_line(hard_weight: float, metrics: Mapping[str, Any]) -> bytes:
+    """The line of a metrics.json: the student's `public_code_metrics`, and a flag where they need a warning."""
+    found = {k: float("nan") if v is None else v for k, v in metrics["public_code_metrics"]["student"].items()}
+    names = {"Test F1": "f1", "Accuracy": "accuracy", "AUPR": "aupr", "AUC": "auc"}
+    figures = ", ".join(f"{name}: {found[key]:.4f}" for name, key in names.items())
+    flag = ", teacher_saw_held_out" if metrics["teacher_saw_held_out"] else ""
+    return f"alpha：{hard_weight:g}，{figures}{flag}".encode()
+
+
+def public_metrics_lines(results: str) -> list[bytes]:
+    """The lines of all runs. They are bytes: one that is damaged may be no text."""
+    path = public_metrics_file(results)
+    return read_bytes(path).splitlines() if exists(path) else []
+
+
+def append_test_metrics(results: str, line: bytes) -> str:
+    """Append the line of a run unless it is there; returns the path."""
+    path, lines = public_metrics_file(results), public_metrics_lines(results)
     if line not in lines:
-        write_bytes(path, ("\n".join([*lines, line]) + "\n").encode())
+        write_bytes(path, b"\n".join([*lines, line]) + b"\n")
     return path

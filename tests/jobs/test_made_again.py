@@ -41,3 +41,21 @@ def test_parts_that_are_deleted_are_made_again_with_the_same_bytes(finished, sta
     assert main(["run", *words]) == 0
     assert main(["verify", *words]) == 0, capsys.readouterr().out
     assert [part.read_bytes() for part in parts] == before
+
+
+def test_a_damaged_line_of_the_shared_test_metrics_is_seen_and_hinders_no_run(finished, capsys):
+    root, words = finished
+    path = next(root.parents[2].glob("results/test_metrics.txt"))
+    before = path.read_bytes()
+    theirs = before.replace(b"0.9", b"0.3")
+    for damaged in (before.replace("：".encode(), b"\xef\xbc"), before.replace(b"Test F1", b"Test G1"), b""):
+        path.write_bytes(theirs + damaged)
+        capsys.readouterr()
+        assert main(["verify", *words]) == 2
+        assert f"problem: {path}: no line holds this run's figures" in capsys.readouterr().out
+        assert main(["evaluate", *words]) == 0
+        assert path.read_bytes() == theirs + damaged + before
+        assert main(["verify", *words]) == 0
+    path.unlink()
+    assert main(["verify", *words]) == 2
+    assert main(["evaluate", *words]) == 0 and path.read_bytes() == before

@@ -95,9 +95,12 @@ def test_public_test_results_and_one_line_per_evaluation(tmp_path):
     path = compat.write_test_results(str(tmp_path), 0.9, torch.ones(2, 25), torch.zeros(2, 25), torch.rand(2, 25))
     assert set(torch.load(path, weights_only=True)) == {"all_preds", "all_labels_hard", "all_labels_soft"}
     for f1 in (0.5, 0.5, 0.6):
-        path = compat.append_test_metrics(str(tmp_path), 0.9, f1=f1, accuracy=0.9, aupr=0.4, auc=0.7)
+        figures = {"f1": f1, "accuracy": 0.9, "aupr": 0.4, "auc": None}
+        metrics = {"public_code_metrics": {"student": figures}, "teacher_saw_held_out": f1 > 0.5}
+        path = compat.append_test_metrics(str(tmp_path), compat.public_metrics_line(0.9, metrics))
     lines = Path(path).read_text().splitlines()
-    assert lines == [f"alpha：0.9，Test F1: {f1:.4f}, Accuracy: 0.9000, AUPR: 0.4000, AUC: 0.7000" for f1 in (0.5, 0.6)]
+    wanted = "alpha：0.9，Test F1: {:.4f}, Accuracy: 0.9000, AUPR: 0.4000, AUC: nan{}"
+    assert lines == [wanted.format(0.5, ""), wanted.format(0.6, ", teacher_saw_held_out")]
 
 
 def test_a_finished_student_answers_without_torch_and_a_changed_one_is_refused(finished):
