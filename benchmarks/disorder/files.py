@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.disorder.plan import EMBEDDINGS, Stage
 
-LOG = "events.jsonl"  # of every command; nothing is made from it
+LOG, LOCKS = "events.jsonl", ".*.lease"  # of every command; what a killed one leaves of them means nothing
 Contents = dict[str, bytes]
 _SPEED = re.compile(rb'<section id="speed-section".*?</section>', re.DOTALL)
 
@@ -46,8 +46,9 @@ class States:
 
 
 def contents(folder: Path) -> Contents:
-    """Relative path -> bytes of every file but logs, and of a report without what it shows of their seconds."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != LOG)
+    """Relative path -> bytes of every file but logs and locks; of a report without the seconds that it shows."""
+    passed = {LOG, *(path.name for path in folder.rglob(LOCKS))}
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in passed)
     found = {str(path.relative_to(folder)): path.read_bytes() for path in files}
     return {name: _SPEED.sub(b"", one) if name.endswith("report.html") else one for name, one in found.items()}
 
