@@ -147,6 +147,29 @@ def test_what_only_some_patients_have_under_another_prefix_is_told(tmp_path, cap
     assert card_of(tmp_path / "out")["codes_passed_over"] == [{"prefix": "Dx9/", "events": 12, "subjects": 3}]
 
 
+WRITTEN = {
+    "visits as numbers with a point": pl.col("hadm_id").cast(pl.Float64),
+    "visits as text": pl.col("hadm_id").cast(pl.String) + ".0",
+    "padded visits": pl.format(" {} ", pl.col("hadm_id")),
+    "patients as text": pl.col("subject_id").cast(pl.String),
+    "patients as numbers with a point": pl.col("subject_id").cast(pl.Float64),
+    "patients as decimals": pl.col("subject_id").cast(pl.Decimal(12, 0)),
+    "times as text": pl.col("time").dt.strftime("%Y-%m-%dT%H:%M:%S.%6f"),
+    "times with a zone": pl.col("time").dt.replace_time_zone("UTC").dt.convert_time_zone("Asia/Tokyo"),
+    "times in nanoseconds": pl.col("time").cast(pl.Datetime("ns")),
+    "codes as categories": pl.col("code").cast(pl.Categorical),
+}
+
+
+@pytest.mark.parametrize("how", WRITTEN)
+def test_the_types_of_the_columns_make_no_difference(tmp_path, how):
+    plain = ingest(write_meds(tmp_path / "plain", patients()), tmp_path / "plain_out", kind="meds")
+    folder = write_meds(tmp_path / "meds", patients())
+    shard = folder / "data" / "train" / "0.parquet"
+    pl.read_parquet(shard).with_columns(WRITTEN[how]).write_parquet(shard)
+    assert ingest(folder, tmp_path / "out", kind="meds") == plain
+
+
 def test_an_admission_event_may_have_its_own_end(tmp_path):
     plain = ingest(write_meds(tmp_path / "plain", patients()), tmp_path / "plain_out", kind="meds")
     ends = {row["hadm_id"]: row["time"] for row in patients() if row["code"].startswith("HOSPITAL_DISCHARGE")}
