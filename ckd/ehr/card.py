@@ -125,7 +125,7 @@ def counted_lines(known: Json) -> list[str]:
 
 def lines(card: Json) -> list[str]:
     """What a person must read when the cohort is finished, without any patient's text."""
-    splits, said = card["splits"].items(), counted_lines(card)
+    splits, said = card["splits"].items(), [*counted_lines(card), *card["source"].get("notes", ())]
     for kind, missing in card["unmapped_codes"].items():
         if missing["codes"]:
             worst = ", ".join(f"{row['code']} ({row['rows']:,})" for row in missing["most_frequent"][:5])

@@ -132,6 +132,15 @@ class CsvFile:
         return pl.scan_lines(self.path, name="line", glob=False, n_rows=count)
 
 
+def first_line(path: Path) -> bytes:
+    """The bytes of line 1, packed or not. Raises DataError when the file cannot be read."""
+    try:
+        with _open(path) as stream:
+            return stream.readline(1 << 20)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read ({_damage(error)}); get the file again") from None
+
+
 def _names(path: Path, line: bytes) -> list[str]:
     """The header as column names, lower case. Raises DataError when line 1 is no such header."""
     if not line.strip():

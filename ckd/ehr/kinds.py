@@ -3,13 +3,16 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from ckd.ehr.eicu import Eicu
 from ckd.ehr.layouts import LAYOUTS
 from ckd.ehr.meds import Meds
+from ckd.ehr.omop import Omop
 from ckd.ehr.source import Source
 from ckd.ehr.tables import Tables
 from ckd.ehr.vocabulary import Vocabulary
 from ckd.errors import ConfigError, DataError
 
+_RELATED: Mapping[str, type[Tables]] = {"omop": Omop, "eicu": Eicu}  # whose tables are looked up in each other
 _EVENTS = {"meds": "MEDS shards with hadm_id"}
 KINDS: Mapping[str, str] = {name: layout.help for name, layout in LAYOUTS.items()} | _EVENTS  # name -> help
 
@@ -26,7 +29,7 @@ def open_source(kind: str, folder: str, split_column: str = "", meds_codes: str 
         raise DataError(f"{folder}: no such folder; give the folder that holds the {kind} tables")
     split_column, layout = split_column.lower(), LAYOUTS.get(kind)
     if layout:
-        source: Source = Tables.open(kind, folder, split_column, layout)
+        source: Source = _RELATED.get(kind, Tables).open(kind, folder, split_column, layout)
     else:
         source = Meds.open(kind, folder, split_column, Vocabulary.of(meds_codes))
     source.require_split_column()

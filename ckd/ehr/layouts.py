@@ -124,7 +124,80 @@ TABLES = Layout(
     license=NOT_STATED,
 )
 
-LAYOUTS: Mapping[str, Layout] = {"mimic3": MIMIC3, "mimic4": MIMIC4, "tables": TABLES}
+_VISIT = {"visit_id": "visit_occurrence_id", "subject_id": "person_id"}
+
+# omop.py says how. A column that CELLS does not have is looked up or added to one that it has.
+OMOP = Layout(
+    help="OMOP CDM 5.3 or 5.4 with its concepts, CSV or Parquet",
+    tables={
+        "visits": Table(
+            "visit_occurrence",
+            {**_VISIT, "concept": "visit_concept_id", "start": "visit_start_date", "end": "visit_end_date"},
+            {"start_time": "visit_start_datetime", "end_time": "visit_end_datetime"},
+        ),
+        "patients": Table(
+            "person",
+            {"subject_id": "person_id", "gender": "gender_concept_id", "anchor_year": "year_of_birth"},
+            {"month": "month_of_birth", "day": "day_of_birth", "sex": "gender_source_value"}
+            | {"race": "race_concept_id", "ethnicity": "race_source_value"},
+        ),
+        "diagnoses": Table(
+            "condition_occurrence",
+            {**_VISIT, "concept": "condition_concept_id"},
+            {"source": "condition_source_concept_id", "code": "condition_source_value"},
+        ),
+        "medications": Table(
+            "drug_exposure",
+            {**_VISIT, "concept": "drug_concept_id", "start": "drug_exposure_start_date"},
+            {"start_time": "drug_exposure_start_datetime", "drug": "drug_source_value"},
+        ),
+        "procedures": Table("procedure_occurrence", {**_VISIT, "source": "procedure_source_concept_id"}),
+        "death": Table("death", {"subject_id": "person_id", "death": "death_date"}, {"death_time": "death_datetime"}),
+        "concept": Table(
+            "concept",
+            {"id": "concept_id", "name": "concept_name", "vocabulary": "vocabulary_id", "code": "concept_code"},
+            {"domain": "domain_id"},
+        ),
+    },
+    titles={  # optional
+        "relationship": Table(
+            "concept_relationship",
+            {"first": "concept_id_1", "second": "concept_id_2", "relation": "relationship_id"},
+            {"invalid": "invalid_reason"},
+        )
+    },
+    license=NOT_STATED,
+)
+
+# eicu.py says how.
+_UNIT = {"unit": "patientunitstayid"}
+EICU = Layout(
+    help="eICU-CRD 2.0 (no dates: only stays of which the order is known make pairs)",
+    tables={
+        "visits": Table(
+            "patient",
+            {**_UNIT, "visit_id": "patienthealthsystemstayid", "subject_id": "uniquepid"}
+            | {"admit": "hospitaladmitoffset", "discharge": "hospitaldischargeoffset", "year": "hospitaldischargeyear"}
+            | {"status": "hospitaldischargestatus", "age": "age", "sex": "gender", "ethnicity": "ethnicity"},
+            {"number": "unitvisitnumber"},
+        ),
+        "diagnoses": Table("diagnosis", {**_UNIT, "code": "icd9code", "priority": "diagnosispriority"}),
+        "medications": Table(
+            "medication",
+            {**_UNIT, "drug": "drugname", "offset": "drugstartoffset", "cancelled": "drugordercancelled"},
+        ),
+    },
+    titles={},
+    license=_PHYSIONET,
+)
+
+LAYOUTS: Mapping[str, Layout] = {
+    "mimic3": MIMIC3,
+    "mimic4": MIMIC4,
+    "tables": TABLES,
+    "omop": OMOP,
+    "eicu": EICU,
+}
 
 
 def missing_column(path: Path, column: str, found: Collection[str], wanted: Collection[str]) -> DataError:

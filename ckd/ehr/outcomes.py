@@ -31,6 +31,9 @@ def require_outcomes(task: Task, source: Source) -> None:
         if label.given:
             what = f"task.labels: label '{label.name}' is given by column '{label.given}'"
             raise ConfigError(f"{what}, which 'ckd ingest' does not read; give visits as Parquet or JSONL to 'ckd run'")
+        if not source.dated and (label.readmission_days or label.within_days):
+            what = f"task.labels: label '{label.name}' needs days between stays"
+            raise ConfigError(f"{what}, {source.folder} holds no dates; leave that label out")
         if label.death_days and label.death_days > source.death_days:
             has = (
                 f"deaths up to {source.death_days:g} days after discharge" if source.death_days else "no date of death"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 
@@ -29,6 +29,7 @@ class Source(ABC):
     folder: str
     split_column: str  # lower case
     opened: tuple[CsvFile | ParquetFile, ...]  # a place's upper bits are an index into these
+    dated: ClassVar[bool] = True  # whether the times between a patient's stays are known
 
     @abstractmethod
     def rows(self, table: str) -> pl.LazyFrame:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import polars as pl
 
@@ -30,16 +31,21 @@ class Tables(Source):
     where: Mapping[str, tuple[int, ...]]  # table, "diagnosis" or "procedure" (titles) -> indices of its files
 
     @classmethod
-    def open(cls, kind: str, folder: str, split_column: str, layout: Layout) -> "Tables":
+    def open(cls, kind: str, folder: str, split_column: str, layout: Layout) -> Self:
         """Find the files and read their headers.
         Raises DataError for a table or a column that is missing, there twice or of no use."""
         found = _find_tables(layout, Path(folder))
         paths = [path for files in found.values() for path in files]
-        opened = tuple((ParquetFile if path.suffix.lower() == ".parquet" else CsvFile).open(path) for path in paths)
+        opened = tuple(map(cls.open_file, paths))
         where = {name: tuple(paths.index(path) for path in files) for name, files in found.items()}
         source = cls(kind, folder, split_column, opened, layout, where)
         source._require_columns()
         return source
+
+    @staticmethod
+    def open_file(path: Path) -> CsvFile | ParquetFile:
+        """Read the header of one file."""
+        return (ParquetFile if path.suffix.lower() == ".parquet" else CsvFile).open(path)
 
     def indices(self, table: str) -> Sequence[int]:
         """The files found for `table`."""
@@ -86,7 +92,7 @@ class Tables(Source):
         """Blank lines of CSV files, empty rows of Parquet; every CSV line is proved to be read right."""
         return sum(self.opened[i].blank_rows(**found.get(i, _NOTHING)) for i in self.indices(table))
 
-    def minding_quotes(self, found: Mapping[int, Mapping[str, int]]) -> "Tables":
+    def minding_quotes(self, found: Mapping[int, Mapping[str, int]]) -> Self:
         """This source itself where no file was misread."""
         files = tuple(f.minding_quotes(**found[i]) if i in found else f for i, f in enumerate(self.opened))
         return self if files == self.opened else replace(self, opened=files)
