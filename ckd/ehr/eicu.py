@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import polars as pl
 
 from ckd.ehr.canonical import ODD, SCHEMAS, SUSPECT, with_missing
-from ckd.ehr.codes import ccs, normal
+from ckd.ehr.ccs import ccs, normal
 from ckd.ehr.icdtext import version_of
 from ckd.ehr.joined import Joined, looked_up
 from ckd.ehr.pairs import NO_START

@@ -2,7 +2,7 @@
 
 import re
 
-from ckd.ehr.codes import _icd9_ccs, _icd10_ccs, ccs, normal
+from ckd.ehr.ccs import ccs, full_codes, normal
 
 _FORMS = {
     "9": re.compile(r"(?:\d{3}|V\d{2})(?:\.?\d{1,2})?|E\d{3}(?:\.?\d)?"),
@@ -19,7 +19,7 @@ def version_of(code: str) -> str | None:
     fits = [version for version, form in _FORMS.items() if form.fullmatch(code)]
     if len(fits) < 2:
         return fits[0] if fits else None
-    whole = [version for version in fits if normal(code) in (_icd9_ccs() if version == "9" else _icd10_ccs())]
+    whole = [version for version in fits if normal(code) in full_codes(version)]
     known = whole or [version for version in fits if ccs(normal(code), version)]
     return known[0] if len(known) == 1 else None
 

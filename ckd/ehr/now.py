@@ -53,4 +53,9 @@ def card_of_now(source: Mapping[str, Any], work: Work, known: Mapping[str, Any],
 
 def lines_of_now(card: Mapping[str, Any]) -> list[str]:
     """What a person must read, without any patient's text."""
-    return [*counted_lines(card), f"{card['to_score']:,} patients to score: the last stay of each that can be used"]
+    notes = card["source"].get("notes", ())
+    return [
+        *counted_lines(card),
+        *notes,
+        f"{card['to_score']:,} patients to score: the last stay of each that can be used",
+    ]

@@ -14,8 +14,8 @@ from ckd.ehr.canonical import ODD, SCHEMAS, SUSPECT, TIME, TITLES, with_missing
 from ckd.ehr.cells import unread
 from ckd.ehr.csvfile import CsvFile, first_line
 from ckd.ehr.joined import Joined, Raw, looked_up, text, whole
-from ckd.ehr.omop_codes import KEY, WAYS, CodeBook, chosen
-from ckd.ehr.omop_concepts import ICD, INPATIENT, PROCEDURES, Concepts
+from ckd.ehr.omop_codes import KEY, NONE, WAYS, CodeBook, chosen
+from ckd.ehr.omop_concepts import ICD, INPATIENT, NO_RELATIONS, PROCEDURES, Concepts
 from ckd.ehr.parquetfile import ParquetFile
 from ckd.ehr.tabfile import TabFile
 from ckd.errors import DataError
@@ -87,7 +87,7 @@ class Omop(Joined):
     def description(self) -> dict[str, Any]:
         """What the cohort's card says of the source: also from where the ICD codes of its rows are."""
         ways = {way: int(self._conditions.filter(pl.col("way") == way)["rows"].sum()) for way in WAYS}
-        said = ", ".join(f"{n:,} {'without' if way == WAYS[-1] else f'by the {way}'}" for way, n in ways.items())
+        said = ", ".join(f"{n:,} {'without' if way == NONE else f'by the {way}'}" for way, n in ways.items())
         return {**super().description, "codes_by": ways, "notes": [f"ICD codes of the conditions: {said}"]}
 
     def beside(self, table: str, index: int) -> dict[str, pl.Expr]:
@@ -148,7 +148,7 @@ class Omop(Joined):
         )
 
     def _diagnoses(self) -> pl.LazyFrame:
-        if self._conditions["rows"].sum() and not self._conditions["code"].count():
+        if self._conditions.height and (self._conditions["way"] == NONE).all():
             raise self._no_code()
         rows = with_missing(self._of_stays("diagnoses"), _NO_CONDITION)
         return looked_up(rows, self._conditions.select(*KEY, "code", "version", "title"), *KEY)
@@ -190,7 +190,8 @@ class Omop(Joined):
             for index in self.indices(table):
                 if isinstance(file := self.opened[index], CsvFile):
                     file.check_lines()
-        return Concepts(self.given("concept"), self.given("relationship") if self.indices("relationship") else None)
+        relations = self.given("relationship") if self.indices("relationship") else NO_RELATIONS
+        return Concepts(self.given("concept"), relations)
 
     @cached_property
     def _conditions(self) -> pl.DataFrame:

@@ -7,7 +7,9 @@
 3. back from the standard concept: where all ICD codes that are mapped to it have the same CCS category, the shortest of
    them, under the standard concept's own name.
 
-Else there is none. Nothing is chosen among codes that mean different things.
+Else there is none: the row keeps what it has, the code of its source concept, of its standard concept or its source
+value, with the vocabulary as its version. So it counts as not mapped, and `ingest.code_map` can say what it is. Nothing
+is chosen among codes that mean different things.
 """
 
 import re
@@ -17,7 +19,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from ckd.ehr.codes import ccs, normal, read_version
+from ckd.ehr.ccs import ccs, normal, read_version
 from ckd.ehr.icdtext import known_version_of
 from ckd.ehr.omop_concepts import ICD, Concepts
 
@@ -62,7 +64,14 @@ class CodeBook:
             return Choice(found[1], found[0], None, SOURCE_VALUE)
         if concept and (back := self._back(concept)):
             return Choice(back[1], back[0], self.concepts.get(concept, (None,))[0], STANDARD)
-        return Choice(None, None, None, NONE)
+        return self._as_it_is(source, value, concept)
+
+    def _as_it_is(self, source: int | None, value: str | None, concept: int | None) -> Choice:
+        for number in filter(None, (source, concept)):
+            _, vocabulary, code = self.concepts.get(number, (None, None, None))
+            if vocabulary and code:
+                return Choice(code, vocabulary, None, NONE)
+        return Choice(value, None, None, NONE)
 
     def _of_value(self, value: str, own: str) -> tuple[str, str] | None:
         """Version and code of a source value. `own`: the source concept's code, of another vocabulary than ICD."""

@@ -14,6 +14,7 @@ ICD: Mapping[str, str] = {
 }
 PROCEDURES: Mapping[str, str] = {"ICD9Proc": "9", "ICD10PCS": "10"}
 INPATIENT = (9201, 262, 8717)  # Inpatient Visit, Emergency Room and Inpatient Visit, Inpatient Hospital
+NO_RELATIONS = pl.LazyFrame(schema={"first": pl.Int64, "second": pl.Int64, "relation": pl.String})
 _MAPS, _MAPPED = "Maps to", "Mapped from"
 _IS_A, _SUBSUMES = "Is a", "Subsumes"
 
@@ -21,10 +22,10 @@ _IS_A, _SUBSUMES = "Is a", "Subsumes"
 @dataclass(frozen=True)
 class Concepts:
     """`rows`: id, name, vocabulary, code and, if it is there, domain. `relations`: first, second, relation and, if it
-    is there, invalid; None where the folder has no relationships."""
+    is there, invalid."""
 
     rows: pl.LazyFrame
-    relations: pl.LazyFrame | None
+    relations: pl.LazyFrame
 
     def of(self, ids: Collection[int]) -> pl.DataFrame:
         """id, name, vocabulary, code of these concepts, each once."""
@@ -42,8 +43,6 @@ class Concepts:
 
     def mapped_to(self, ids: Collection[int]) -> dict[int, set[tuple[str, str]]]:
         """Standard concept -> (version, code) of every ICD concept that is mapped to it."""
-        if self.relations is None or not ids:
-            return {}
         maps = [(_MAPS, "second", "first"), (_MAPPED, "first", "second")]
         pairs = pl.concat(
             self._valid(relation)
@@ -66,7 +65,7 @@ class Concepts:
     def inpatient(self) -> frozenset[int]:
         """The concepts of a hospital stay and, as far as there are relationships, what is below them."""
         below: dict[int, set[int]] = defaultdict(set)
-        if self.relations is not None and "domain" in self.rows.collect_schema().names():
+        if "domain" in self.rows.collect_schema().names():
             visits = self.rows.filter(pl.col("domain") == "Visit").select("id").collect()["id"].implode()
             among = pl.col("first").is_in(visits) & pl.col("second").is_in(visits)
             pairs = pl.concat(
@@ -82,7 +81,6 @@ class Concepts:
         return frozenset(found)
 
     def _valid(self, relation: str) -> pl.LazyFrame:
-        assert self.relations is not None
         rows = self.relations.filter(pl.col("relation") == relation)
         valid = pl.col("invalid").is_null() if "invalid" in rows.collect_schema().names() else pl.lit(True)
         return rows.filter(valid)

@@ -26,7 +26,7 @@ def refused(kind, folder, tmp_path, split_column=""):
     return text
 
 
-@pytest.mark.parametrize("kind", ["mimic3", "mimic4", "tables", "meds"])
+@pytest.mark.parametrize("kind", ["mimic3", "mimic4", "tables", "omop", "eicu", "meds"])
 def test_a_folder_that_is_not_there_or_empty_is_refused(tmp_path, kind):
     assert "no such folder" in refused(kind, tmp_path / "nothing", tmp_path)
     (tmp_path / "empty").mkdir()
@@ -34,7 +34,7 @@ def test_a_folder_that_is_not_there_or_empty_is_refused(tmp_path, kind):
 
 
 def test_an_unknown_kind_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="expected one of mimic3, mimic4, tables, meds"):
+    with pytest.raises(ConfigError, match="expected one of mimic3, mimic4, tables, omop, eicu, meds"):
         open_source("mimic5", str(tmp_path))
 
 

@@ -211,7 +211,7 @@ def test_a_folder_or_kind_that_is_not_there_is_refused(tmp_path, capsys):
     )
     assert "no *.parquet" in refused(capsys, tmp_path / "tables", tmp_path / "out", kind="meds")
     with pytest.raises(SystemExit):
-        main(["ingest", "omop", str(tmp_path), "--out", str(tmp_path / "out")])
+        main(["ingest", "i2b2", str(tmp_path), "--out", str(tmp_path / "out")])
 
 
 def test_meds_without_a_visit_id_is_refused_with_the_reason(tmp_path, capsys):

@@ -94,12 +94,13 @@ BOOK = CodeBook(
         (0, "E849.7", 0, ("E849.7", "9", None, SOURCE_VALUE)),  # concepts of both: the point decides
         (0, "038.9", 0, ("038.9", "9", None, SOURCE_VALUE)),  # of none: HCUP's tables
         (2, "I50.9", 0, ("I50.9", "10", None, SOURCE_VALUE)),  # not that concept's code
-        (3, "E11", 0, (None, None, None, NONE)),  # a Read code that looks like one of ICD-10
-        (0, "999", 0, (None, None, None, NONE)),  # the form of an ICD-9 code, but none
-        (0, "SNOMED:428.0", 0, (None, None, None, NONE)),
+        (3, "E11", 10, ("I50.9", "10", "Heart failure", STANDARD)),
+        (3, "E11", 0, ("E11", "Read", None, NONE)),  # a Read code that looks like one of ICD-10
+        (0, "999", 0, ("999", None, None, NONE)),  # the form of an ICD-9 code, but none
+        (0, "SNOMED:428.0", 0, ("SNOMED:428.0", None, None, NONE)),
         (0, "local", 10, ("I50.9", "10", "Heart failure", STANDARD)),
-        (0, "local", 11, (None, None, None, NONE)),  # two CCS categories: 49 and 50
-        (0, "local", 12, (None, None, None, NONE)),  # one of its codes has no category
+        (0, "local", 11, ("73211009", "SNOMED", None, NONE)),  # two CCS categories: 49 and 50
+        (0, "local", 12, ("1", "SNOMED", None, NONE)),  # one of its codes has no category
         (0, None, 99, (None, None, None, NONE)),
     ],
 )
@@ -127,11 +128,21 @@ def standard_only(relations):
 def test_standard_concepts_lead_back_where_the_codes_agree_and_the_rest_is_counted(tmp_path, relation):
     tables = standard_only([relation, ("E11.9", "Maps to", 11, "D")])  # D: deleted, so it does not count
     folder = write_related(tmp_path / "omop", tables, OMOP)
-    rows = ingest(folder, tmp_path / "out", *OPTIONS, kind="omop")
+    rows = ingest(folder, tmp_path / "out", *OPTIONS, "ingest.max_unmapped=1", kind="omop")
     assert any("Failing heart" in row["input"] for row in rows.values())
     card = json.loads((tmp_path / "out" / "card.json").read_text())
     ways = card["source"]["codes_by"]
-    assert ways[STANDARD] > 10 and ways[NONE] == card["rows"]["diagnoses"]["rejected"]["no code"]["rows"] > 10
+    rejected = card["rows"]["diagnoses"]["rejected"]["unknown icd_version"]["rows"]
+    assert ways[STANDARD] > 10 and ways[NONE] == rejected == card["unmapped_codes"]["diagnosis"]["rows"] > 10
+    own = tmp_path / "own.csv"
+    own.write_text("code,version,ccs\n11,SNOMED,108\n")
+    rows = ingest(folder, tmp_path / "mapped", *OPTIONS, f"ingest.code_map={own}", kind="omop")
+    assert all(any(row["current_labels"]) for row in rows.values())
+
+
+def test_more_conditions_without_an_icd_code_than_ingest_max_unmapped_stop_it(tmp_path, capsys):
+    line = refused(capsys, tmp_path, standard_only([("I50.9", "Maps to", 10, "")]))
+    assert "have no CCS category, more than ingest.max_unmapped" in line and "11 (" in line
 
 
 def test_conditions_without_any_icd_code_are_refused_with_what_they_have(tmp_path, capsys):
