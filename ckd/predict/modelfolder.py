@@ -129,7 +129,7 @@ def _task(folder: str, local: str) -> Task:
     try:
         config = json.loads(read_bytes(join(local, "config.json")))
         names = tuple(config["id2label"][str(place)] for place in range(len(config["id2label"])))
-        if names == CCS25.names:
+        if TASK_IN_CONFIG not in config and names == CCS25.names:
             return CCS25
         task = Task.model_validate(config[TASK_IN_CONFIG])
     except FileNotFoundError:

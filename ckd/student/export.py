@@ -10,7 +10,9 @@ from ckd.store.pretrained import Source, load_tokenizer
 from ckd.store.unwritable import writing
 from ckd.student.fingerprint import STUDENT
 from ckd.student.train import best_checkpoint
+from ckd.visits.labels import CCS25
 from ckd.visits.public_files import student_file, write_tensors
+from ckd.visits.task import TASK_IN_CONFIG
 
 
 def export(run: Run, say: Callable[[str], None]) -> str:
@@ -25,6 +27,8 @@ def export(run: Run, say: Callable[[str], None]) -> str:
     model = load_student(best.fetched(everything=False))
     tokenizer = load_tokenizer(Source.find("student.base_model", config.student.base_model))
     tokenizer.model_max_length = config.student.max_length
+    if run.cohort.task.identity != CCS25.identity:
+        setattr(model.config, TASK_IN_CONFIG, run.cohort.task.stored)  # whoever loads it knows what its figures mean
     public = write_public(run, model)
     facts = run.cohort.facts
     extra = {"step": best.step, "selection": best.extra["selection"], "best_model": size_and_hash(public)}
