@@ -77,7 +77,7 @@ def make_run(folder, visits):
     student = FolderArtifact(str(folder / "student"), {"seed": 1})
     student.commit([])
     calibrate_student(cohort, EvaluationConfig(), 0).save(
-        str(folder / "student" / "calibration.json"), student.identity()
+        str(folder / "student" / "calibration.json"), DISEASES, student.identity()
     )
     (folder / "metrics.json").write_text(json.dumps(metrics))
     (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in EVENTS) + '{"event": "cut o')

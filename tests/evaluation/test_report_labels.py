@@ -21,8 +21,10 @@ from ckd.evaluation.report.page import render
 from ckd.store.artifacts import FolderArtifact
 from ckd.visits.task import Task
 from jobs.stages import STEPS
+from tests.evaluation.browser import CHROMIUM, visit
 from tests.evaluation.evaluation_cohort import hidden, make_visits, noisy, task_of, write_cohort, write_stage
 
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt-get install chromium)")
 WANTED = EvaluationConfig(resamples=100)
 LONG = "Residual codes; unclassified; all external causes of injury and all other conditions that nobody counts"
 MANY = Task.model_validate(
@@ -95,6 +97,24 @@ def test_panels_are_those_of_the_most_frequent_labels_and_the_tables_have_all(ma
     assert f"Drawn: the 25 of {len(counted)} labels with most positive visits." in html
     assert len(tables.labels(many).rows) == 283 and len(tables.alerts(many).rows) == len(counted)
     assert re.search(r"https?://", html) is None and len(html) < 4_000_000
+
+
+@needs_chromium
+def test_a_column_sorts_inside_each_heading(html, tmp_path):
+    (tmp_path / "report.html").write_text(html)
+
+    async def use(page):
+        await page.run("document.querySelectorAll('#labels-table th button')[3].click()")
+        of_body = "[...body.rows].map(row => row.className || Number(row.children[3].dataset.sort))"
+        bodies = await page.run(f"[...document.querySelector('#labels-table').tBodies].map(body => {of_body})")
+        wide = await page.run("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        return bodies, wide, page.messages, page.requests
+
+    bodies, wide, messages, requests = visit(tmp_path / "report.html", tmp_path, use)
+    assert messages == [] and requests == [(tmp_path / "report.html").as_uri()] and wide == 0
+    assert [body[0] for body in bodies[:2]] == ["heading", "heading"]
+    for figures in (bodies[0][1:], bodies[1][1:], bodies[2]):
+        assert len(figures) > 90 and figures == sorted(figures, reverse=True)
 
 
 def test_labels_stand_under_their_headings(many, html):
