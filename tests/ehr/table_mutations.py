@@ -162,7 +162,8 @@ def mutation(seed):
         )
         return kind, tables, how, f"{kind}: {table} written with {how[table][0]}"
     name, change = rng.choice([*KINDS[OF_COLUMN[column]].items(), *rng.sample(list(WORDS.items()), 3)])
-    share = rng.choice([1.0, 0.5, 0.1])
+    # One F that became M is another sex; a whole column of M and H is Spanish.
+    share = 1.0 if "spanish" in name else rng.choice([1.0, 0.5, 0.1])
     rows = [n for n in range(len(tables[table])) if share == 1 or rng.random() < share] or [0]
     for n in rows:
         tables[table][n][column] = change(tables[table][n][column])
