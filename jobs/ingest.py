@@ -279,7 +279,7 @@ class _Ingest:
             elif not known["admissions"]["pairs"]:
                 raise no_pairs(known, files, self.source.wanted("diagnoses"))
         except DataError:
-            for line in counted_lines(known):
+            for line in [*counted_lines(known), *self.source.description.get("notes", ())]:
                 self.console.say(f"ingest: {line}")
             raise
         return known

@@ -149,6 +149,16 @@ def test_stays_of_one_year_and_age_make_no_pair_and_are_counted(tmp_path):
     assert excluded["no admission time"] == 2 and excluded["next admission cannot be used"] == 1
 
 
+def test_stays_that_are_all_of_one_year_and_age_are_refused_with_the_reason(tmp_path, capsys):
+    tables = as_eicu(invented(0))
+    for row in tables["patient"]:
+        row |= {"hospitaldischargeyear": 2014, "age": 66, "hospitaldischargestatus": "Alive"}
+    folder = write_related(tmp_path / "eicu", tables, EICU)
+    assert main(["ingest", "eicu", str(folder), "--out", str(tmp_path / "out"), *OPTIONS]) == 2
+    said = capsys.readouterr()
+    assert "no next-visit pair" in said.err and "patients have no known order (of one year and age" in said.out
+
+
 STAYS = st.lists(
     st.tuples(
         st.sampled_from([2014, 2014, 2015, None]),
