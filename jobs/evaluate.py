@@ -16,6 +16,7 @@ from ckd.teacher.embed import EMBEDDINGS
 from ckd.teacher.head import HEAD
 from ckd.teacher.soft_labels import SOFT_LABELS
 from ckd.visits.cohort import Cohort
+from ckd.visits.grammar import names_the_labels
 from jobs.console import Console
 from jobs.predict_student import predict_splits
 
@@ -38,7 +39,7 @@ def work(run: Run, console: Console) -> None:
     predict_splits(run, console, ("tuning", "held_out"))
     from ckd.evaluation.evaluate import evaluate
 
-    cohort = replace(run.cohort, task=run.task)  # with the thresholds that stand in the file now
+    cohort = judged(run)
     model, calibration = save_calibration(run, cohort, console)
     console.say("evaluate: scoring the held_out visits")
     metrics = evaluate(
@@ -47,11 +48,16 @@ def work(run: Run, console: Console) -> None:
         say=lambda line: console.say(f"evaluate: {line}"),
         wanted=run.config.evaluation,
         adapter_optimism=adapter_optimism(run),
-        ceilings=ceilings(run.config),
+        ceilings=ceilings(run.config) if names_the_labels(run.task) else None,
         calibration=calibration,
     )
     report(run, console, {"model": model, **metrics})
     write_public_results(run, console, metrics)
+
+
+def judged(run: Run) -> Cohort:
+    """The stored visits with the labels' thresholds and headings as they stand in labels.yaml now."""
+    return replace(run.cohort, task=run.task)
 
 
 def save_calibration(run: Run, cohort: Cohort, console: Console) -> tuple[str, "Calibration"]:

@@ -62,7 +62,7 @@ def strongest_baseline(fitted: Mapping[str, Result], tuning: Rows) -> tuple[str,
         name = next(name for name in _FALLBACK if name in computed)
         return name, values, "no label has both classes on tuning: taken without a comparison"
     count = MIN_COUNT if enough else 1
-    how = f"tuning macro AUROC over {len(chosen)} labels with at least {count} positive and negative tuning visits"
+    how = f"tuning macro AUROC over {_labels(len(chosen))} with at least {count} positive and negative tuning visits"
     # Of equals the later, richer one: persistence ranks like copy_forward.
     return max(reversed(ranked), key=lambda name: ranked[name]), values, how
 
@@ -107,9 +107,13 @@ def sentence(name: str, compared: Mapping[str, Any], labels: int) -> str:
     clear = interval and (interval[0] > 0 or interval[1] < 0)
     doubt = "" if clear else "; this sample does not decide between them"
     return (
-        f"The student (macro AUROC {compared['student']:.3f}, {labels} labels) {verb} {name} "
+        f"The student (macro AUROC {compared['student']:.3f}, {_labels(labels)}) {verb} {name} "
         f"({compared['baseline']:.3f}), the strongest baseline on tuning: {difference:+.3f} ({bounds}){doubt}."
     )
+
+
+def _labels(count: int) -> str:
+    return f"{count} label" if count == 1 else f"{count} labels"
 
 
 def _computed(fitted: Mapping[str, Result]) -> dict[str, Predictions]:

@@ -197,6 +197,7 @@ def test_readmission_alone_has_no_present_and_says_why(tmp_path):
         "reason": "current labels unknown for every held_out visit",
     }
     labels, p = (read_split(cohort, "held_out", ["predictions"]) for _ in range(2))
+    assert "1 label)" in metrics["headline"]["sentence"]
     expected = sk.roc_auc_score(labels.labels[:, 0], p.scores["predictions"][:, 0])
     assert student["macro"]["auroc"] == pytest.approx(expected) == student["micro"]["auroc"]
     assert (

@@ -7,8 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 
 from ckd.configfile import load
+from ckd.evaluation.calibrate import calibrate_student
 from ckd.evaluation.claims import headline_facts
 from ckd.evaluation.evaluate import evaluate
 from ckd.evaluation.scores import read_split
@@ -17,7 +19,7 @@ from ckd.store.jsonfile import sealed
 from ckd.visits.cohort import Cohort
 from jobs import evaluate as job
 from jobs.console import Console
-from tests.evaluation.evaluation_cohort import MARKER, as_lists, make_visits, write_all
+from tests.evaluation.evaluation_cohort import MARKER, as_lists, make_visits, task_of, write_all
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,16 @@ def test_the_public_result_files_hold_the_same_figures(finished):
     assert len(lines) == 1  # the second report repeats nothing
     for value in metrics["public_code_metrics"]["student"].values():
         assert f"{value:.4f}" in lines[0]
+
+
+def test_a_threshold_that_came_into_the_labels_file_later_is_the_one_that_counts(tmp_path):
+    stored = task_of(2)
+    own = [{**one, "threshold": {"for": "sensitivity", "target": 1}} for one in stored.stored["labels"]]
+    (tmp_path / "labels.yaml").write_text(yaml.safe_dump({**stored.stored, "labels": own}))
+    config = load(None, [f"run.artifacts={tmp_path}", "run.name=small", f"task.labels={tmp_path / 'labels.yaml'}"])
+    cohort = write_all(config.run.artifacts_root, make_visits((20, 60, 20), task=stored), task=stored)
+    found = calibrate_student(job.judged(Run(config)), config.evaluation, 0)
+    assert (found.thresholds < calibrate_student(cohort, config.evaluation, 0).thresholds).all()
 
 
 def test_a_synthetic_cohorts_oracles_are_found_beside_its_rows_unless_it_was_split_anew(tmp_path):
