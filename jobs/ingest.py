@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ckd.config import Config
+from ckd.config import Config, TaskConfig
 from ckd.ehr.card import (
     ASSOCIATION_FILE,
     cohort_card,
@@ -43,6 +43,7 @@ from ckd.ehr.ingest import (
     unfinished,
 )
 from ckd.ehr.kinds import KINDS, may_read, open_source
+from ckd.ehr.labeltables import TASK_FILE, task_of_tables, task_text
 from ckd.ehr.now import (
     card_of_now,
     fields_of_now,
@@ -61,13 +62,14 @@ from ckd.ehr.wording import Wording, used_titles
 from ckd.errors import ConfigError, DataError, IncompleteError, MismatchError
 from ckd.store.artifacts import FolderArtifact
 from ckd.store.copies import fetched_folder
-from ckd.store.files import join, write_file
+from ckd.store.files import join, write_bytes, write_file
 from ckd.store.filesystems import is_local
 from ckd.store.jsonfile import read_json, sealed, write_json
 from ckd.store.lease import lease
 from ckd.visits.datafolder import CARD_FILE
 from ckd.visits.grammar import names_the_labels
 from ckd.visits.labels import CCS25
+from ckd.visits.task import Task
 from ckd.visits.taskfile import load_task
 from jobs.console import Console
 from jobs.shards import map_worker
@@ -85,6 +87,10 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", help="folder of the tables")
     like = "patients as they are now, for ckd predict: each one's last stay, written as the texts of this cohort are"
     parser.add_argument("--like", metavar="COHORT", help=like)
+    labels = (
+        "a MEDS label table (subject_id, prediction_time, boolean_value), a label per file; may be given repeatedly"
+    )
+    parser.add_argument("--labels", metavar="FILE", action="append", default=[], help=labels)
     out = "the cohort: Parquet parts, card.json, association.csv"
     parser.add_argument("--out", required=True, metavar="DIR", help=out)
 
@@ -96,15 +102,17 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
     """
     kind, folder, out = arguments.source, arguments.folder, arguments.out
     wording = Wording.of(arguments.like) if arguments.like else None
-    task, tables = CCS25 if wording else load_task(config.task), _on_this_machine(kind, folder, console)
+    task, tables = CCS25 if wording else _task(config, arguments.labels), _on_this_machine(kind, folder, console)
     settings = settings_of_now(config.ingest) if wording else config.ingest
     source = open_source(kind, tables, settings.split_column, settings.meds_codes)
+    source = source.with_given(task, arguments.labels)
     require_outcomes(task, source)
     ingest = settings if wording else source.with_its_splits(settings)
     place = str(Path(out).absolute()) if is_local(out) else out  # a worker may run in another folder
     fields = fingerprint(ingest, config.seed, kind, source.content_hash, task)
     fields = fields_of_now(fields, wording) if wording else fields
-    work = Work(place, ingest, config.seed, fields, task, now=wording is not None)
+    of_tables = bool(arguments.labels) and config.task == TaskConfig()
+    work = Work(place, ingest, config.seed, fields, task, now=wording is not None, of_tables=of_tables)
     _require_writable(place, config)
     artifact = FolderArtifact(place, work.fields)
     with lease(place if is_local(place) else work.folder, "ckd ingest") as alone, _refusals(out, work):
@@ -123,13 +131,20 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
         console.say(f"ingest: {out} can be scored: ckd predict {out} --model … ; the card is {join(out, CARD_FILE)}")
         return
     console.say(
-        f"ingest: {out} is a cohort: ckd run data.train={out}{_chosen(config)}; the card is {join(out, CARD_FILE)}, "
-        f"the associations {ASSOCIATION_FILE} beside it"
+        f"ingest: {out} is a cohort: ckd run data.train={out}{_chosen(config, work)}; "
+        f"the card is {join(out, CARD_FILE)}, the associations {ASSOCIATION_FILE} beside it"
     )
 
 
-def _chosen(config: Config) -> str:
+def _task(config: Config, tables: Sequence[str]) -> Task:
+    """The configured task; label tables alone are one."""
+    return task_of_tables(tables) if tables and config.task == TaskConfig() else load_task(config.task)
+
+
+def _chosen(config: Config, work: Work) -> str:
     """The task's keys as a run of the cohort needs them."""
+    if work.of_tables:
+        return f" task.labels={join(work.out, TASK_FILE)}"
     given = {f"task.{key}": value for key, value in config.task.model_dump(exclude_defaults=True).items()}
     return "".join(f" {key}={value}" for key, value in given.items())
 
@@ -229,6 +244,8 @@ class _Ingest:
         card = self._card(found, known, splits, unmapped)
         write_json(join(work.out, CARD_FILE), sealed(card), ensure_ascii=False)
         write_file(join(work.out, ASSOCIATION_FILE), table.write_csv)
+        if work.of_tables:
+            write_bytes(join(work.out, TASK_FILE), task_text(work.task).encode())
         Wording(clauses["all"], used_titles(self.titles, codes), self.code_map).save(work.out)
         artifact.commit(whole_cohort(work, self.partitions, splits, clauses))
 

@@ -11,6 +11,7 @@ import polars as pl
 from ckd.ehr import sex, usable
 from ckd.ehr.codes import Codes
 from ckd.ehr.frames import frame_files, left_join, made_aside, proved_bytes, save_frame
+from ckd.ehr.labeltables import matched
 from ckd.ehr.outcomes import History, Outcomes
 from ckd.ehr.pairs import Rules, chain
 from ckd.ehr.partition import read
@@ -73,7 +74,7 @@ def load_facts(folder: str) -> dict[str, Any]:
 
 def assemble(tables: str, index: int, meaning: Meaning, *, seed: int, folds: int) -> Assembled:
     """Read partition `index` below the folder of the tables and make its rows."""
-    raw = {name: read(tables, name, index) for name in ("visits", "patients", *NAMED)}
+    raw = {name: read(tables, name, index) for name in ("visits", "patients", "given", *NAMED)}
     sexes = {name: sex.counted(raw[name], meaning.sex_words) for name in ("visits", "patients")}
     for name in sexes:
         raw[name] = raw[name].with_columns(sex.as_f_or_m("sex", meaning.sex_words))
@@ -92,16 +93,17 @@ def assemble(tables: str, index: int, meaning: Meaning, *, seed: int, folds: int
         chain(admissions.with_columns(coded=coded), meaning.rules), admissions.select("place", "admission"), "place"
     )
     visits = _visits(chained, _masks(rows["diagnoses"], chained), raw["visits"], raw["patients"])
-    outcomes = None
+    counts, outcomes = {name: usable.rejected(frame) for name, frame in judged.items()}, None
     if not names_the_labels(codes.task):
-        history = History.of(chained, raw, mapped, meaning.rules.follow_up_end)
+        given, counts["given"] = matched(raw["given"], chained, numbers)
+        history = History.of(chained, raw, mapped, given, meaning.rules.follow_up_end)
         outcomes = Outcomes.of(codes.task, history)
         visits = visits.with_columns(labeled=outcomes.labeled)
     keys = _keys(chained, visits)
     named = {name: _named(frame, keys, name) for name, frame in rows.items()}
     facts = {
         "admissions": _roles(chained),
-        "rows": {name: usable.rejected(frame) for name, frame in judged.items()},
+        "rows": {name: found for name, found in counts.items() if name != "given" or found["read"]},
         "visits": {role: _summary(visits, named, role) for role in ("pair", "last")},
         "subjects": _returning(admissions),
         "unmapped": _unmapped(rows["diagnoses"]),

@@ -19,6 +19,15 @@ SCHEMAS: Mapping[str, Mapping[str, pl.DataType]] = {
     "diagnoses": _CODED,
     "medications": {"visit_id": _TEXT, "start": TIME, "drug": _TEXT, **_PLACE},
     "procedures": _CODED,
+    # Labels that the input holds, of a visit or of a time: 1, 0, null, or -1 for what cannot be read.
+    "given": {
+        "visit_id": _TEXT,
+        "subject_id": _TEXT,
+        "start": TIME,
+        "label": pl.UInt16(),
+        "value": pl.Int8(),
+        **_PLACE,
+    },
 }
 TABLE_NAMES = tuple(SCHEMAS)
 # The columns of which every cell that became null is counted, in the order of the bits of ODD.
@@ -30,6 +39,7 @@ CELLS: Mapping[str, tuple[str, ...]] = {
     "diagnoses": (*_IDS, "seq", "code", "version", "title"),
     "medications": (*_IDS, "start", "drug", BY_TIME, SEVERAL),
     "procedures": (*_IDS, "seq", "code", "version", "title"),
+    "given": (*_IDS, "start"),
 }
 TITLES: Mapping[str, pl.DataType] = dict.fromkeys(("kind", "version", "code", "title"), _TEXT)
 # What polars raises for a damaged file; its panics are no Exception.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckd.ehr.card import ASSOCIATION_FILE
 from ckd.ehr.ingest import WORK, Clauses, Partition, Work, part_file, unfinished
+from ckd.ehr.labeltables import TASK_FILE
 from ckd.ehr.subject_splits import SubjectSplits
 from ckd.ehr.wording import FILE as WORDING_FILE
 from ckd.errors import ArtifactError, ConfigError
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
     from pyarrow import fs
 
 _PART = re.compile(r"part-\d{5,}\.parquet")
-_CUT_OFF = re.compile(r"\.(?:part-\d{5,}\.parquet|(?:card|artifact|wording)\.json|association\.csv)\.[0-9a-f]{32}\.tmp")
-_BESIDE = (CARD_FILE, ASSOCIATION_FILE, WORDING_FILE)  # the parts
+_CUT_OFF = re.compile(
+    r"\.(?:part-\d{5,}\.parquet|(?:card|artifact|wording)\.json|association\.csv|labels\.yaml)\.[0-9a-f]{32}\.tmp"
+)
+_BESIDE = (CARD_FILE, ASSOCIATION_FILE, WORDING_FILE, TASK_FILE)  # the parts
 _WORK = re.compile(re.escape(WORK) + r"[0-9a-f]{16}")
 
 
@@ -79,7 +82,9 @@ def whole_cohort(
     return {
         **parts,
         **{
-            name: size_and_hash(join(work.out, name)) for name in _BESIDE if not (work.now and name == ASSOCIATION_FILE)
+            name: size_and_hash(join(work.out, name))
+            for name in _BESIDE
+            if not (work.now and name == ASSOCIATION_FILE) and (work.of_tables or name != TASK_FILE)
         },
     }
 

@@ -51,6 +51,7 @@ class Work:
     seed: int
     fields: Fields  # fingerprint of the input and of these settings
     task: Task = CCS25
+    of_tables: bool = False  # MEDS label tables alone say what the task is
     now: bool = False  # patients as they are now: each one's last stay, which may go on
 
     @property

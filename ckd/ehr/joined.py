@@ -15,9 +15,11 @@ from ckd.ehr.cells import Cells
 from ckd.ehr.csvfile import CsvFile
 from ckd.ehr.layouts import Layout
 from ckd.ehr.parquetfile import ParquetFile
+from ckd.ehr.source import Source
 from ckd.ehr.tabfile import TabFile
 from ckd.ehr.tables import Tables
 from ckd.errors import DataError
+from ckd.visits.task import Task
 
 _TEXT = pl.String()
 Raw = dict[str, tuple[pl.Expr, pl.DataType]]  # canonical column -> what is in its place in the file, its type
@@ -34,6 +36,11 @@ class Joined(Tables):
         """As Tables; but no file is taken for one without quotes, since a row that was looked up is not read again."""
         source = super().open(kind, folder, split_column, layout)
         return replace(source, opened=tuple(_with_quotes(file) for file in source.opened))
+
+    def with_given(self, task: Task, paths: Sequence[str]) -> Self:
+        """This source itself: none of its columns is a label. Raises ConfigError for a label that wants one."""
+        Source.with_given(self, task, paths)
+        return self
 
     def minding_quotes(self, found: Mapping[int, Mapping[str, int]]) -> Self:
         """This source itself."""

@@ -28,9 +28,6 @@ Flags = npt.NDArray[np.bool_]
 def require_outcomes(task: Task, source: Source) -> None:
     """Raise ConfigError for a label that the source cannot have."""
     for label in task.labels:
-        if label.given:
-            what = f"task.labels: label '{label.name}' is given by column '{label.given}'"
-            raise ConfigError(f"{what}, which 'ckd ingest' does not read; give visits as Parquet or JSONL to 'ckd run'")
         if not source.dated and (label.readmission_days or label.within_days):
             what = f"task.labels: label '{label.name}' needs days between stays"
             raise ConfigError(f"{what}, {source.folder} holds no dates; leave that label out")
@@ -46,23 +43,30 @@ def require_outcomes(task: Task, source: Source) -> None:
 class History:
     """What one partition knows of its patients.
 
-    kept: one row per visit, in its order: subject_id, stay_id, next_id (null: none), start, end, prediction_time,
-    and the given labels, if any. stays: every place in a patient's order: subject_id, stay_id
-    (null: an admission that cannot be used), start, end, coded. coded: stay_id, label, distinct. deaths: subject_id,
-    death. follow_up_end: until when the source tells what happens.
+    kept: one row per visit, in its order: subject_id, stay_id, next_id (null: none), start, end, prediction_time.
+    stays: every place in a patient's order: subject_id, stay_id (null: an admission that cannot be used), start, end,
+    coded. coded: stay_id, label, distinct. deaths: subject_id, death. given: stay_id, label, value (1, 0, null).
+    follow_up_end: until when the source tells what happens.
     """
 
     kept: pl.DataFrame
     stays: pl.DataFrame
     coded: pl.DataFrame
     deaths: pl.DataFrame
+    given: pl.DataFrame
     follow_up_end: datetime
 
     @classmethod
     def of(
-        cls, chained: pl.DataFrame, raw: Mapping[str, pl.DataFrame], diagnoses: pl.DataFrame, end: datetime
+        cls,
+        chained: pl.DataFrame,
+        raw: Mapping[str, pl.DataFrame],
+        diagnoses: pl.DataFrame,
+        given: pl.DataFrame,
+        end: datetime,
     ) -> "History":
-        """From the judged admissions (with `admission`), the raw tables and the usable diagnoses with `outcomes`."""
+        """From the judged admissions (with `admission`), the raw tables, the mapped diagnoses with `outcomes`, and the
+        given labels (stay_id, label, value)."""
         admissions = raw["visits"].with_row_index("admission")
         coded = pl.col("admission").is_in(diagnoses["admission"].unique().implode())
         every = left_join(
@@ -82,7 +86,7 @@ class History:
         dead = every.filter(pl.col("died").fill_null(False)).select("subject_id", death="end")
         deaths = [dead, *(raw[table].select("subject_id", death="dod") for table in ("visits", "patients"))]
         died = pl.concat(deaths).drop_nulls().group_by("subject_id").agg(pl.col("death").min())
-        return cls(kept, stays, labels.select("stay_id", "label").explode("label").unique(), died, end)
+        return cls(kept, stays, labels.select("stay_id", "label").explode("label").unique(), died, given, end)
 
     @cached_property
     def death(self) -> pl.Series:
@@ -177,7 +181,6 @@ def cells_after(task: Task, history: History) -> Cells:
     """What each visit's labels are [visits, labels]."""
     after = np.full((history.kept.height, len(task)), UNKNOWN, np.int8)
     coded: dict[float | None, tuple[Flags, Flags]] = {}
-    given = iter(range(len(task)))
     for number, label in enumerate(task.labels):
         parts = [after[:, task.index[name]] for name in label.any_of]
         if label.coded:
@@ -186,7 +189,7 @@ def cells_after(task: Task, history: History) -> Cells:
             found, known = coded[label.within_days]
             parts.append(_cells(found[:, number], known))
         elif label.given:
-            parts.append(_given(history, next(given)))
+            parts.append(_given(history, number))
         elif label.readmission_days or label.death_days:
             parts.append(_outcome(history, label))
         after[:, number] = _any(parts)
@@ -234,9 +237,9 @@ def _outcome(history: History, label: Label) -> Cells:
     return cells
 
 
-def _given(history: History, place: int) -> Cells:
-    values = history.kept["given"].list.get(place, null_on_oob=True)
-    return values.fill_null(UNKNOWN).to_numpy().astype(np.int8)
+def _given(history: History, number: int) -> Cells:
+    mine = history.given.filter(pl.col("label") == number).select("stay_id", "value")
+    return left_join(history.kept, mine, "stay_id")["value"].fill_null(UNKNOWN).to_numpy().astype(np.int8)
 
 
 def _cells(true: Flags, known: Flags) -> Cells:

@@ -12,6 +12,7 @@ import polars as pl
 
 from ckd.ehr.canonical import CELLS, EMPTY_BITS, ODD, PLACE_BITS, SCHEMAS, SUSPECT, TABLE_NAMES, UNREADABLE
 from ckd.ehr.frames import made_aside
+from ckd.ehr.labeltables import UNREADABLE as UNREADABLE_LABEL
 from ckd.ehr.source import Source
 from ckd.errors import ArtifactError, ConfigError, DataError
 from ckd.store.artifacts import Fields, FolderArtifact
@@ -134,7 +135,7 @@ def _write(source: Source, table: str, folder: str, count: int) -> int:
     key = (pl.col("subject_id").hash() % count).cast(pl.UInt32).alias(_KEY)
     with source.explained(table), writing(folder):
         repeated = pl.col([name for name in _REPEATED if name in SCHEMAS[table]]).cast(pl.Categorical)
-        rows = source.rows(table).with_columns(key, repeated)
+        rows = source.every(table).with_columns(key, repeated)
         if "visit_id" in SCHEMAS[table]:
             rows = rows.with_columns(visit=visit_key())
         rows = rows.select(*stored(table), SUSPECT, ODD, _KEY).map_batches(counted, streamable=True)
@@ -202,6 +203,9 @@ def _require_ids(source: Source, folder: str) -> None:
         flag_place=pl.col("place").filter(pl.any_horizontal(pl.col("died", "newborn").is_null())).min(),
     )
     found = bad.collect(engine="streaming").row(0, named=True)
+    unread = _scan(folder, "given").filter(pl.col("value") == UNREADABLE_LABEL).select(pl.col("place").min())
+    if (place := unread.collect().item()) is not None:
+        raise DataError(f"{source.locate('given', place)}: a given label is neither 0/1, true/false nor empty; mend it")
     if not found["rows"]:
         raise DataError(f"{source.folder}: there is no admission in it; {source.wanted('visits')}")
     if found["no_id"]:

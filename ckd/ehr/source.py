@@ -5,20 +5,21 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import polars as pl
 
-from ckd.ehr.canonical import PLACE_BITS, ROW, SCHEMAS, UNREADABLE
+from ckd.ehr.canonical import ODD, PLACE_BITS, ROW, SCHEMAS, SUSPECT, UNREADABLE
 from ckd.ehr.cells import Cells
 from ckd.ehr.csvfile import CsvFile
 from ckd.ehr.layouts import NOT_STATED
 from ckd.ehr.parquetfile import ParquetFile
 from ckd.errors import ConfigError, DataError
 from ckd.ingest_config import IngestConfig
+from ckd.visits.task import Task
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class Source(ABC):
     split_column: str  # lower case
     opened: tuple[CsvFile | ParquetFile, ...]  # a place's upper bits are an index into these
     dated: ClassVar[bool] = True  # whether the times between a patient's stays are known
+    given_labels: tuple[tuple[int, str], ...] = field(
+        default=(), kw_only=True
+    )  # number of a label, what it is given by
 
     @abstractmethod
     def rows(self, table: str) -> pl.LazyFrame:
@@ -47,6 +51,21 @@ class Source(ABC):
     def usual_license(self) -> str:
         """What holds where the folder has no LICENSE file."""
 
+    def with_given(self, task: Task, paths: Sequence[str]) -> "Source":
+        """This source with the labels of `task` that it, or the label tables at `paths`, hold.
+        Raises ConfigError for a label that nothing holds."""
+        if paths:
+            raise ConfigError(f"--labels goes with meds, not with {self.kind}")
+        for label in task.labels:
+            if label.given:
+                what = f"task.labels: label '{label.name}' is given by '{label.given}'"
+                raise ConfigError(f"{what}, which is not read from {self.kind}; give it with meds or tables")
+        return self
+
+    def given_rows(self) -> pl.LazyFrame:
+        """Table "given", as `rows` has the others."""
+        return pl.LazyFrame(schema={**SCHEMAS["given"], SUSPECT: pl.Boolean(), ODD: pl.UInt32()})
+
     @property
     def death_days(self) -> float:
         """For so many days after discharge a death is known wherever it was; 0: only deaths in hospital are."""
@@ -61,10 +80,14 @@ class Source(ABC):
         """This source, but files that were read as if they had no quotes, and do have some, are read with quotes."""
         return self
 
+    def every(self, table: str) -> pl.LazyFrame:
+        """`rows`, or `given_rows`."""
+        return self.given_rows() if table == "given" else self.rows(table)
+
     def scan(self, table: str) -> pl.LazyFrame:
         """`rows` in the order of SCHEMAS; diagnoses, medications and procedures with subject_id before them."""
         subject = [] if "subject_id" in SCHEMAS[table] else ["subject_id"]
-        return self.rows(table).select(*subject, *SCHEMAS[table])
+        return self.every(table).select(*subject, *SCHEMAS[table])
 
     def locate(self, table: str, place: int) -> str:
         """`file:line` of a row (Parquet: `file:row`). `table` is not needed: a place knows its file."""
@@ -97,8 +120,18 @@ class Source(ABC):
     @property
     def files(self) -> dict[str, int]:
         """Every file that is read: its name below the folder -> bytes."""
+        return {name: path.stat().st_size for name, path in self._paths.items()}
+
+    @property
+    def _paths(self) -> dict[str, Path]:
+        """Name -> path of every file; of a label table elsewhere its name alone."""
         paths = [*(file.path for file in self.opened), *self.others]
-        return {path.relative_to(self.folder).as_posix(): path.stat().st_size for path in paths}
+        return {
+            path.relative_to(self.folder).as_posix()
+            if path.is_relative_to(self.folder)
+            else f"--labels {path.name}": path
+            for path in paths
+        }
 
     @property
     def description(self) -> dict[str, Any]:
@@ -111,8 +144,8 @@ class Source(ABC):
     def content_hash(self) -> str:
         """SHA-256 over the names and bytes of the files, which are read once for it."""
         whole = hashlib.sha256(self.settings.encode())
-        for name in self.files:
-            with Path(self.folder, name).open("rb") as stream:
+        for name, path in self._paths.items():
+            with path.open("rb") as stream:
                 whole.update(f"{name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
         return whole.hexdigest()
 

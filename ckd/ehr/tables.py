@@ -8,15 +8,16 @@ from typing import Self
 
 import polars as pl
 
-from ckd.ehr import values
+from ckd.ehr import labeltables, values
 from ckd.ehr.canonical import ODD, PLACE_BITS, SCHEMAS, SUSPECT, TABLE_NAMES, TITLES, with_missing
 from ckd.ehr.cells import unread
 from ckd.ehr.csvfile import CsvFile
 from ckd.ehr.layouts import Layout, Table, missing_column
 from ckd.ehr.parquetfile import ParquetFile
 from ckd.ehr.source import Source
-from ckd.errors import DataError
+from ckd.errors import ConfigError, DataError
 from ckd.visits.datafolder import entries, reason_to_refuse, table_mark
+from ckd.visits.task import Task
 
 _ENDINGS = (".csv.gz", ".csv.zst", ".csv", ".parquet")
 _END_DAY = "end_day"  # extra column of a file's visits: the discharge time is a date alone
@@ -71,9 +72,39 @@ class Tables(Source):
             return pl.LazyFrame(schema=names)
         return pl.concat([self._rows_of_file(table, index).select(*names) for index in self.indices(table)])
 
+    def with_given(self, task: Task, paths: Sequence[str]) -> "Tables":
+        """Labels are columns of the visits."""
+        if paths:
+            raise ConfigError("--labels goes with meds; in tables a label is a column of the visits (docs/labels.md)")
+        there = {name for index in self.indices("visits") for name in self.opened[index].columns}
+        given = tuple((n, label.given.lower()) for n, label in enumerate(task.labels) if label.given)
+        for number, column in given:
+            if column not in there:
+                what = f"task.labels: label '{task.names[number]}' is given by column '{column}'"
+                raise ConfigError(f"{what}, which the visits have not; there are {', '.join(sorted(there))}")
+        return replace(self, given_labels=given)
+
+    def given_rows(self) -> pl.LazyFrame:
+        """Of each given label a row per visit."""
+        each = [self._given(index, *given) for index in self.indices("visits") for given in self.given_labels]
+        empty = super().given_rows()
+        return pl.concat([empty, *(rows.select(empty.collect_schema().names()) for rows in each)])
+
+    def _given(self, index: int, label: int, column: str) -> pl.LazyFrame:
+        """One column of the visits as rows of labels."""
+        ids = {name: self.layout.tables["visits"].required[name] for name in ("visit_id", "subject_id")}
+        dtype = self.opened[index].columns.get(column)
+        labels = pl.lit(None, pl.Int8) if dtype is None else labeltables.value(column, dtype)
+        rows = self.opened[index].scan().filter(pl.col(ids["visit_id"]).is_not_null())
+        cells = {name: pl.col(source) for name, source in ids.items()}
+        rows = rows.select(**cells, value=labels, place=self.place(index))
+        rows = self.cells("given", ids, index).rows(rows, "value", "place")
+        return with_missing(rows.with_columns(label=pl.lit(label, pl.UInt16), suspect=pl.lit(False)), SCHEMAS["given"])
+
     def column(self, table: str, name: str, place: int) -> str:
         """As the layout names it."""
-        found = self.layout.tables[table].found(self.opened[place >> PLACE_BITS].columns)
+        layout = self.layout.tables["visits" if table == "given" else table]
+        found = layout.found(self.opened[place >> PLACE_BITS].columns)
         return self.split_column if name == "cut" else found.get(name, "")
 
     def titles(self) -> pl.DataFrame:
