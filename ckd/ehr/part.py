@@ -74,4 +74,5 @@ def _lists(column: pl.Series) -> "pa.Array":
     """Cells as lists of booleans, null where unknown; a list without a known one is null."""
     cells: Cells = column.to_numpy()
     known = cells != UNKNOWN
-    return lists(cells == TRUE, known.any(axis=1), known)
+    labeled = known.any(axis=1)
+    return lists(cells == TRUE, labeled, known | ~labeled[:, None])

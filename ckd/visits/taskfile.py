@@ -15,6 +15,7 @@ from ckd.visits.labels import CCS25
 from ckd.visits.task import Task
 
 _FOLDER = files("ckd.visits") / "tasks"
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where it is there: 283 labels take .6 s without
 _VERSIONS = {"9": "9", "10": "10", "icd9": "9", "icd10": "10"}
 
 
@@ -46,7 +47,7 @@ def _text(path: str) -> str:
 
 def _parsed(text: str, path: str, folder: Path) -> Task:
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=_LOADER)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise ConfigError(

@@ -68,6 +68,7 @@ def test_a_category_that_there_is_not_is_refused_by_name():
 
 def test_ccs_all_is_the_list_of_the_packages_with_hcup_s_names():
     task = load_task(TaskConfig(labels="ccs-all"))
+    assert set(full_codes("9").values()) == set(full_codes("10").values())
     assert {label.ccs[0] for label in task.labels} == ccs_categories() and len(task) == 283
     assert [label.ccs[0] for label in task.labels] == sorted(ccs_categories())
     assert "{labels}" not in task.instruction and dict(zip(task.names, task.labels, strict=True))["Shock"].ccs == (249,)

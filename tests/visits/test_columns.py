@@ -29,6 +29,16 @@ def test_rows_that_are_not_valid_are_null_and_a_matrix_with_nulls_is_refused():
     assert matrix(column.drop_null()).tolist() == [[1, 1], [1, 1]]
 
 
+@pytest.mark.parametrize(("rows", "width"), [(0, 3), (7, 25), (13, 283)])
+def test_values_that_are_not_known_are_null_in_their_place(rows, width):
+    rng = np.random.default_rng(rows)
+    values, known = rng.random((2, rows, width)) < 0.5
+    valid = rng.random(rows) < 0.7
+    wanted = [[bool(v) if k else None for v, k in zip(*row, strict=True)] for row in zip(values, known, strict=True)]
+    wanted = [row if there else None for row, there in zip(wanted, valid, strict=True)]
+    assert lists(values, valid, known).to_pylist() == wanted
+
+
 values_of = st.sampled_from([True, False, None])
 
 
