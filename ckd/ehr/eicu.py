@@ -88,7 +88,7 @@ class Eicu(Joined):
     @cached_property
     def _units(self) -> pl.DataFrame:
         """The rows of unit stays."""
-        units = with_missing(self.given("visits"), {"number": pl.Int64()}).collect()
+        units = with_missing(self.given("visits"), {"number": pl.Int64(), "unit_status": pl.String()}).collect()
         twice = units.filter(pl.col("unit").is_not_null() & ~pl.col("unit").is_first_distinct())
         if twice.height:
             where = self.locate("visits", int(twice["place"][0]))
@@ -101,13 +101,14 @@ class Eicu(Joined):
         has, lies nearest to its admission."""
         units = self._units.sort(["admit", "number", "unit"], descending=[True, False, False], nulls_last=True)
         one_patient = pl.col("subject_id").n_unique() == 1
+        dead = pl.any_horizontal(pl.col("status", "unit_status").str.to_lowercase() == "expired").fill_null(False)
         first = [pl.col(name).first() for name in ("age", "sex", "ethnicity", "year", "place", *self._cut)]
         with_id = units.filter(pl.col("visit_id").is_not_null()).group_by("visit_id", maintain_order=True)
         stays = with_id.agg(
             *first,
             pl.col(ODD).bitwise_or(),
             pl.col(SUSPECT).any(),
-            died=(pl.col("status").str.to_lowercase() == "expired").fill_null(False).any(),
+            died=dead.any(),
             minutes=(pl.col("discharge") - pl.col("admit")).first(),
             subject_id=pl.when(one_patient).then(pl.col("subject_id").first()),
         )

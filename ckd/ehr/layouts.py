@@ -179,7 +179,7 @@ EICU = Layout(
             {**_UNIT, "visit_id": "patienthealthsystemstayid", "subject_id": "uniquepid"}
             | {"admit": "hospitaladmitoffset", "discharge": "hospitaldischargeoffset", "year": "hospitaldischargeyear"}
             | {"status": "hospitaldischargestatus", "age": "age", "sex": "gender", "ethnicity": "ethnicity"},
-            {"number": "unitvisitnumber"},
+            {"number": "unitvisitnumber", "unit_status": "unitdischargestatus"},
         ),
         "diagnoses": Table("diagnosis", {**_UNIT, "code": "icd9code", "priority": "diagnosispriority"}),
         "medications": Table(

@@ -2,6 +2,7 @@
 concepts. Which ICD code a condition has: omop_codes.py. Costs one pass more over each of the large tables, for their
 distinct concepts and for the visits that are no hospital stay."""
 
+import math
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -60,6 +61,11 @@ class Omop(Joined):
             version = pl.col("vocabulary").replace_strict(dict(vocabularies), return_dtype=pl.String)
             frames.append(rows.select(kind=pl.lit(kind), version=version, code="code", title="name"))
         return pl.concat(frames).drop_nulls(["code", "title"])
+
+    @property
+    def death_days(self) -> float:
+        """Always, if anybody's death is known."""
+        return math.inf if self.given("death").head(1).collect().height else 0
 
     def wanted(self, table: str) -> str:
         """Where the rows of `table` are."""
@@ -191,7 +197,7 @@ class Omop(Joined):
                 if isinstance(file := self.opened[index], CsvFile):
                     file.check_lines()
         relations = self.given("relationship") if self.indices("relationship") else NO_RELATIONS
-        return Concepts(self.given("concept"), relations)
+        return Concepts(self.given("concept"), relations, self.files_of("concept"))
 
     @cached_property
     def _conditions(self) -> pl.DataFrame:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from ckd.errors import DataError
+
 # vocabulary_id -> version, as OHDSI names them; the national editions of ICD-10 are read as ICD-10.
 ICD: Mapping[str, str] = {
     "ICD9CM": "9",
@@ -26,11 +28,15 @@ class Concepts:
 
     rows: pl.LazyFrame
     relations: pl.LazyFrame
+    where: str  # the file of concepts
 
     def of(self, ids: Collection[int]) -> pl.DataFrame:
-        """id, name, vocabulary, code of these concepts, each once."""
-        found = self.rows.filter(pl.col("id").is_in(sorted(ids))).select("id", "name", "vocabulary", "code")
-        return found.unique("id").collect(engine="streaming")
+        """id, name, vocabulary, code of these concepts. Raises DataError for one that is there twice."""
+        rows = self.rows.filter(pl.col("id").is_in(sorted(ids))).select("id", "name", "vocabulary", "code")
+        found = rows.collect(engine="streaming")
+        if twice := found.filter(found["id"].is_duplicated())["id"].to_list():
+            raise DataError(f"{self.where}: concept_id {min(twice)} is there twice; keep one row for each concept")
+        return found
 
     def icd_versions(self, codes: Collection[str]) -> dict[str, set[str]]:
         """Normal code -> the versions in which it is a concept, of those among `codes` that are one."""

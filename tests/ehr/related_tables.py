@@ -42,7 +42,8 @@ OMOP = {
 }
 EICU = {
     "patient": "patientunitstayid patienthealthsystemstayid gender age ethnicity hospitalid hospitaladmitoffset "
-    "hospitaldischargeyear hospitaldischargeoffset hospitaldischargestatus unitvisitnumber uniquepid",
+    "hospitaldischargeyear hospitaldischargeoffset hospitaldischargestatus unitvisitnumber "
+    "unitdischargestatus uniquepid",
     "diagnosis": "diagnosisid patientunitstayid diagnosisoffset icd9code diagnosispriority",
     "medication": "medicationid patientunitstayid drugstartoffset drugordercancelled drugname gtc",
 }

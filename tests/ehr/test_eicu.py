@@ -131,6 +131,16 @@ def test_a_stay_of_two_units_takes_the_age_of_the_first_and_one_with_two_patient
     assert found["1001"]["age"] == "50" and found["1003"]["subject_id"] is None
 
 
+def test_a_death_in_the_unit_is_one_in_hospital(tmp_path):
+    tables = as_eicu(invented(2))
+    for row in tables["patient"]:
+        row["hospitaldischargestatus"] = "" if row["patienthealthsystemstayid"] == 1001 else "Alive"
+    tables["patient"][1]["unitdischargestatus"] = "Expired"
+    source = open_source("eicu", str(write_related(tmp_path / "eicu", tables, EICU)))
+    wanted = [str(tables["patient"][1]["patienthealthsystemstayid"])]
+    assert source.scan("visits").filter("died").collect()["visit_id"].to_list() == wanted
+
+
 def test_stays_of_one_year_and_age_make_no_pair_and_are_counted(tmp_path):
     stays = invented(0)
     subject = next(s["subject"] for s in stays if sum(t["subject"] == s["subject"] for t in stays) >= 4)

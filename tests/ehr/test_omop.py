@@ -1,6 +1,7 @@
 """OMOP CDM folders: the cohort of the same patients as generic tables, which visits and codes are taken, refusals."""
 
 import json
+from datetime import datetime, timedelta
 
 import polars as pl
 import pytest
@@ -9,7 +10,7 @@ from ckd.ehr.kinds import open_source
 from ckd.ehr.omop_codes import NONE, SOURCE_CONCEPT, SOURCE_VALUE, STANDARD, CodeBook
 from jobs.cli import main
 from tests.ehr.ehr_tables import write_tables
-from tests.ehr.ingest_reference import ingest
+from tests.ehr.ingest_reference import ingest, rows_of
 from tests.ehr.related_tables import OMOP, as_generic, as_omop, invented, write_related
 
 OPTIONS = ("ingest.min_support=1", "ingest.folds=2", "ingest.tuning_share=0.2", "ingest.held_out_share=0.3")
@@ -200,6 +201,7 @@ def test_a_visit_below_an_inpatient_one_is_a_hospital_stay(tmp_path):
         ("condition_occurrence", {"condition_source_concept_id": "1.5"}, "condition_occurrence.csv:2: column"),
         ("concept", {"concept_id": MARKER}, "concept.csv:2: column 'concept_id' holds no whole number"),
         ("visit_occurrence", {"visit_occurrence_id": ""}, "have no visit id"),
+        ("concept", {"concept_id": 9201}, "concept.csv: concept_id 9201 is there twice; keep one row"),
     ],
 )
 def test_a_cell_that_is_no_id_is_refused_with_its_line(tmp_path, capsys, table, cells, says):
@@ -241,6 +243,34 @@ def test_people_deaths_and_times_are_read_as_far_as_they_are_known(tmp_path):
     assert set(visits["ethnicity"]) == {"own"}
     dead = {str(row["person_id"]) for row in tables["death"]}
     assert set(source.scan("visits").filter("died").collect()["subject_id"]) == dead and dead
+
+
+def test_labels_of_death_after_discharge_need_a_death_that_is_known(tmp_path, capsys):
+    labels = tmp_path / "labels.yaml"
+    labels.write_text("name: dies\nlabels:\n  - name: dies\n    death_days: 90\n")
+    stays = invented(2)
+    last = next(stay for stay in stays if not any(s["died"] for s in stays if s["subject"] == stay["subject"]))
+    tables = as_omop(stays)
+    end = datetime.fromisoformat([s for s in stays if s["subject"] == last["subject"]][-1]["end"])
+    tables["death"].append(
+        {"person_id": last["subject"], "death_datetime": str(end + timedelta(days=20)), "death_date": ""}
+    )
+    folder = write_related(tmp_path / "omop", tables, OMOP)
+    options = (*OPTIONS, f"task.labels={labels}", "ingest.coding_delay_days=0")
+    rows = ingest(folder, tmp_path / "out", *options, kind="omop")
+    assert [row["subject_id"] for row in rows.values() if row["labels"] == [True]] == [str(last["subject"])]
+    write_related(folder, {"death": []}, OMOP)
+    assert main(["ingest", "omop", str(folder), "--out", str(tmp_path / "b"), *options]) == 2
+    assert "holds no date of death" in capsys.readouterr().err
+
+
+def test_patients_who_are_in_hospital_now_are_read_with_the_words_of_a_cohort(tmp_path):
+    stays = invented(2)
+    folder = write_related(tmp_path / "omop", as_omop(stays), OMOP)
+    rows = ingest(folder, tmp_path / "out", *OPTIONS, kind="omop")
+    assert main(["ingest", "omop", str(folder), "--like", str(tmp_path / "out"), "--out", str(tmp_path / "now")]) == 0
+    last = {visit: row for visit, row in rows_of(tmp_path / "now").items() if rows[visit]["split"] == "held_out"}
+    assert last and all(rows[visit]["input"] == row["input"] for visit, row in last.items())
 
 
 def test_a_stay_that_begins_on_the_day_of_birth_is_the_newborn_s_own(tmp_path):
