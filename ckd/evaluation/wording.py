@@ -36,8 +36,11 @@ class Wording:
     usual: bool  # the labels are the 25 diseases
 
     def said(self, text: str) -> str:
-        """A sentence on diseases as one on labels, where these may be anything."""
-        return text if self.usual else _DISEASE.sub(lambda found: f"{'lL'[found[1] == 'D']}abel{found[2]}", text)
+        """A sentence on diseases at the next visit as one on labels, where these may be anything, and at its time."""
+        if self.usual:
+            return text
+        time = text if self.condition == RETURNS else text.replace("at the next visit", "later")
+        return _DISEASE.sub(lambda found: f"{'lL'[found[1] == 'D']}abel{found[2]}", time)
 
 
 def wording(metrics: Mapping[str, Any]) -> Wording:
@@ -47,8 +50,12 @@ def wording(metrics: Mapping[str, Any]) -> Wording:
 
 
 def meanings(task: Task) -> list[str]:
-    """What the labels of a task mean, each kind once."""
-    return sorted({_meaning(label) for label in task.labels})
+    """What the labels of a task mean, each kind once. A union without codes means what the labels above it do."""
+    return sorted({_meaning(label) for label in task.labels if not label.any_of or _coded(label)})
+
+
+def _coded(label: Label) -> bool:
+    return bool(label.ccs or label.icd9 or label.icd10 or label.codes)
 
 
 def known_on(metrics: Mapping[str, Any]) -> str:

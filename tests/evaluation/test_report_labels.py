@@ -18,6 +18,7 @@ from ckd.evaluation.report.content import MOST_SHOWN, gather
 from ckd.evaluation.report.drawing import short
 from ckd.evaluation.report.figures import draw_all
 from ckd.evaluation.report.page import render
+from ckd.evaluation.wording import meanings
 from ckd.store.artifacts import FolderArtifact
 from ckd.visits.task import Task
 from jobs.stages import STEPS
@@ -162,6 +163,7 @@ def test_one_label_without_a_present_is_reported_without_its_figures(tmp_path):
     text = render(run)
     assert "Will the label of made be true after this visit?" in text
     assert "where the label is known" in text and "given that the patient returns" not in text
+    assert "rank who has it later" in text and "at the next visit" not in text
     drawn = draw_all(run)
     missing = {name for name, one in drawn.items() if one.svg is None}
     assert missing == {"onset", "training"}, {name: drawn[name].reason for name in missing}
@@ -170,6 +172,11 @@ def test_one_label_without_a_present_is_reported_without_its_figures(tmp_path):
     assert "macro AUROC, new onset" not in text and "isease" not in re.sub("<s(tyle|cript).*?</s", "", text)
     assert "Not computed: current labels unknown for 60 of 60 tuning visits." in text
     assert len(tables.labels(run).rows) == 1 and tables.labels(run).columns[0] == "Label"
+
+
+def test_a_union_means_what_its_parts_do():
+    task = task_of(3, L0={"death_days": 30}, L1={"readmission_days": 30}, L2={"any_of": ["L0", "L1"]})
+    assert meanings(task) == ["death within a time", "readmission within a time"]
 
 
 def test_headings_may_change_after_the_visits_were_stored(many):
