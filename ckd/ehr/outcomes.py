@@ -168,31 +168,35 @@ class Outcomes:
 
 def cells_now(task: Task, history: History) -> Cells:
     """Which labels each visit has itself [visits, labels]; unknown for a label that is no disease at a visit."""
-    now = np.full((history.kept.height, len(task)), UNKNOWN, np.int8)
-    here = _coded(history, history.now(), len(task))
+    now = _coded(history, history.now(), len(task)).view(np.int8)
     for number, label in enumerate(task.labels):
-        parts = [now[:, task.index[name]] for name in label.any_of]
-        if _is_present(task, label):
-            now[:, number] = _any([here[:, number].astype(np.int8), *parts])
+        if not _is_present(task, label):
+            now[:, number] = UNKNOWN
+        elif label.any_of:
+            now[:, number] = _any([now[:, number], *(now[:, task.index[name]] for name in label.any_of)])
     return now
 
 
 def cells_after(task: Task, history: History) -> Cells:
-    """What each visit's labels are [visits, labels]."""
-    after = np.full((history.kept.height, len(task)), UNKNOWN, np.int8)
-    coded: dict[float | None, tuple[Flags, Flags]] = {}
+    """What each visit's labels are [visits, labels]. All labels by codes of the next stay are found at once."""
+    found, known = _coded_after(history, None, len(task))
+    after = _cells(found, known[:, None])
+    within: dict[float, tuple[Flags, Flags]] = {}
     for number, label in enumerate(task.labels):
         parts = [after[:, task.index[name]] for name in label.any_of]
-        if label.coded:
-            if label.within_days not in coded:
-                coded[label.within_days] = _coded_after(history, label.within_days, len(task))
-            found, known = coded[label.within_days]
+        if label.coded and not label.within_days:
+            parts.append(after[:, number])
+        elif label.within_days:
+            if label.within_days not in within:
+                within[label.within_days] = _coded_after(history, label.within_days, len(task))
+            found, known = within[label.within_days]
             parts.append(_cells(found[:, number], known))
         elif label.given:
             parts.append(_given(history, number))
-        elif label.readmission_days or label.death_days:
+        elif not label.any_of:
             parts.append(_outcome(history, label))
-        after[:, number] = _any(parts)
+        if label.any_of or not label.coded or label.within_days:
+            after[:, number] = _any(parts)
     return after
 
 
@@ -244,7 +248,7 @@ def _given(history: History, number: int) -> Cells:
 
 def _cells(true: Flags, known: Flags) -> Cells:
     """1 where true; else 0 where known."""
-    return np.where(true, TRUE, np.where(known, FALSE, UNKNOWN)).astype(np.int8)
+    return true.view(np.int8) - (~(true | known)).view(np.int8)
 
 
 def _any(parts: list[Cells]) -> Cells:
