@@ -8,28 +8,26 @@ import polars as pl
 
 from ckd.ehr import values
 from ckd.ehr.canonical import CELLS, EMPTY_BITS, ODD, TIME
+from ckd.ehr.plain import FLAGS, IDS, NAMES, NUMBERS, TIMES, plain
 from ckd.errors import DataError
 
 _TEXT_ONLY = {"code": " (a number has lost its leading zeros)", "drug": "", "title": ""}
-_IDS, _FLAGS = ("visit_id", "subject_id"), ("expired", "newborn")
-_TIMES = ("start", "end", "birth", "death", "dod")
-_NUMBERS = ("seq", "anchor_age", "anchor_year")
-_NAMES = ("age", "sex", "ethnicity", "insurance", "admission_type", "cut")
 _OF_TEXT = {
-    **dict.fromkeys(_IDS, values.ids),
-    **dict.fromkeys(_TIMES, values.times),
-    **dict.fromkeys(_NUMBERS, values.numbers),
-    **dict.fromkeys(_NAMES, values.stripped),
-    **dict.fromkeys(_FLAGS, values.flags),
+    **dict.fromkeys(IDS, values.ids),
+    **dict.fromkeys(TIMES, values.times),
+    **dict.fromkeys(NUMBERS, values.numbers),
+    **dict.fromkeys(NAMES, values.stripped),
+    **dict.fromkeys(FLAGS, values.flags),
     "age": values.ages,
     "anchor_age": values.whole_ages,
 }
 _TIME = f"a timestamp, a date or text such as {values.TIME_WANTED} (for a number nobody knows what it counts)"
 _TYPES = {
-    **dict.fromkeys(_TIMES, TIME),
-    **dict.fromkeys(_FLAGS, pl.Boolean()),
-    **dict.fromkeys(_NUMBERS, pl.Int32()),
+    **dict.fromkeys(TIMES, TIME),
+    **dict.fromkeys(FLAGS, pl.Boolean()),
+    **dict.fromkeys(NUMBERS, pl.Int32()),
 }
+_READ, _LOOK = "\0read", "\0look"  # extra columns while a batch is read; no source column can be called so
 
 
 class Cells:
@@ -55,14 +53,21 @@ class Cells:
 
     def rows(self, raw: pl.LazyFrame, *others: str) -> pl.LazyFrame:
         """The canonical columns, ODD and the `others` as they are."""
-        schema = raw.collect_schema()
-        kept = {name: schema[name] for name in others}
-        types = {**self.schema, ODD: pl.UInt32(), **kept}
+        known = {name: plain(name, dtype) for name, (_, dtype) in self.columns.items()}
+        values = [found[0].alias(name + _READ) for name, found in known.items() if found]
+        look = [pl.lit(True) if found is None else found[1] for found in known.values()]
+        rows = raw.select(*self.columns, *others).with_columns(
+            *values, pl.any_horizontal(look).fill_null(False).alias(_LOOK), pl.lit(0, pl.UInt32).alias(ODD)
+        )
+        names = [name + _READ if found else name for name, found in known.items()]
+        types = {**self.schema, ODD: pl.UInt32(), **{name: raw.collect_schema()[name] for name in others}}
 
         def read(batch: pl.DataFrame) -> pl.DataFrame:
+            if not batch[_LOOK].any():
+                return batch.select(*names, ODD, *others).rename(dict(zip(names, self.columns, strict=True)))
             return self.read(batch).hstack(batch.select(others).get_columns())
 
-        return raw.select(*self.columns, *others).map_batches(read, schema=types, streamable=True)
+        return rows.map_batches(read, schema=types, streamable=True)
 
     def read(self, raw: pl.DataFrame) -> pl.DataFrame:
         """The canonical columns and ODD."""
@@ -89,11 +94,11 @@ def _misfit(name: str, dtype: pl.DataType) -> str:
     """What is expected of a column whose type cannot hold it; "" for one that can."""
     if isinstance(dtype, pl.String | pl.Categorical | pl.Enum | pl.Null):
         return ""
-    if name in _TIMES:
+    if name in TIMES:
         fits, wanted = isinstance(dtype, pl.Datetime | pl.Date), _TIME
-    elif name in _NUMBERS:
+    elif name in NUMBERS:
         fits, wanted = dtype.is_numeric(), "whole numbers"
-    elif name in _FLAGS:
+    elif name in FLAGS:
         fits, wanted = dtype.is_numeric() or dtype == pl.Boolean, "true or false"
     elif name in _TEXT_ONLY:
         fits, wanted = False, "text"
@@ -111,18 +116,18 @@ def _given(name: str, cells: pl.Series) -> pl.Series:
         return cells.fill_nan(None)
     if cells.dtype != pl.String:
         return cells
-    return values.stripped(cells) if name in _NAMES else values.without_words(cells)
+    return values.stripped(cells) if name in NAMES else values.without_words(cells)
 
 
 def _value(name: str, cells: pl.Series) -> pl.Series:
     if cells.dtype == pl.String:
         parse = _OF_TEXT.get(name)
         return parse(cells) if parse else cells
-    if name in _TIMES:
+    if name in TIMES:
         return values.within_years(_naive(cells))
-    if name in _NUMBERS:
+    if name in NUMBERS:
         return cells.cast(pl.Float64).cast(pl.Int32, strict=False)
-    if name in _FLAGS:
+    if name in FLAGS:
         return (
             cells.fill_null(False)
             if cells.dtype == pl.Boolean

@@ -1,8 +1,8 @@
 """Text cells -> ids, times, numbers, flags and ages, the same for every layout.
 
 Each function takes a Series of text and gives one of the same length, null where a cell is empty or cannot be read.
-A column that is written plainly costs one cast; only the cells that fail it are taken apart, which costs ten times as
-much. Nothing is guessed: day and month, epoch numbers, words for a time stay unread and are counted.
+Plain columns do not come here (plain.py); here only the cells that fail one cast are taken apart, which costs ten times
+as much. Nothing is guessed: day and month, epoch numbers, words for a time stay unread and are counted.
 """
 
 from collections.abc import Callable
@@ -29,9 +29,8 @@ NOTHING: tuple[str, ...] = (
     "<NA>",
 )
 NOTHING += ("\\N", "#N/A")
-_LONGEST_WORD = max(map(len, NOTHING))
 TIME_WANTED = "2150-01-31 09:30:00"
-_PLAIN_TIME = "%Y-%m-%d %H:%M:%S"
+PLAIN_TIME = "%Y-%m-%d %H:%M:%S"
 _DAY = r"^(\d{4}[-/]\d{1,2}[-/]\d{1,2})"
 _CLOCK = r"(?:(?:[Tt]| +)(\d{1,2}:\d{2})(:\d{2})?(?:[.,](\d+))?)?"
 _ZONE = r" *(?:[Zz]|UTC|GMT|([+-])(\d{2}):?(\d{2})?)?$"
@@ -40,15 +39,13 @@ _GUID = r"^\{?([0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A
 _AGE = r"^(?:(>)\s*|(?:>=|≥)\s*)?(\d{1,3}(?:\.\d+)?)\s*\+?\s*(?:y|yo|yrs?\.?|years?|J\.?|Jahre?|ans|años?|lat)?\s*\+?$"
 _YES = ("1", "1.0", "true", "t", "yes", "y", "ja", "j", "oui", "si", "sí")
 _NO = ("0", "0.0", "false", "f", "no", "n", "nein", "non", "")
-_OLDEST = 330  # years: MIMIC-III moves the birth of its oldest patients 300 years back
+OLDEST = 330  # years: MIMIC-III moves the birth of its oldest patients 300 years back
 _YEARS = (1700, 3000)  # a time outside them stands for "unknown" or "not yet" (9999-12-31)
 Read = Callable[[pl.Series], pl.Series]
 
 
 def without_words(cells: pl.Series) -> pl.Series:
     """The cells, null where one is blank or a word for nothing."""
-    if not (cells.str.len_bytes() <= _LONGEST_WORD).any():
-        return cells
     nothing = cells.is_in(["", *NOTHING])
     return cells.set(nothing, None) if nothing.any() else cells
 
@@ -80,11 +77,13 @@ def is_day(cell: pl.Expr) -> pl.Expr:
 
 def within_years(found: pl.Series) -> pl.Series:
     """Times; null where the year stands for no time at all."""
+    return found.alias("time").to_frame().select(pl.when(within(pl.col("time"))).then("time")).to_series()
+
+
+def within(time: pl.Expr) -> pl.Expr:
+    """Whether a time's year is one."""
     first, last = (pl.datetime(year, 1, 1, time_unit="us") for year in _YEARS)
-    time = found.alias("time").to_frame()
-    if time.select((pl.col("time").min() >= first) & (pl.col("time").max() < last)).item() is not False:
-        return found
-    return time.select(pl.when(pl.col("time").is_between(first, last, closed="left")).then("time")).to_series()
+    return time.is_between(first, last, closed="left")
 
 
 def numbers(cells: pl.Series) -> pl.Series:
@@ -127,7 +126,7 @@ def _plain_first(cells: pl.Series, plain: Read, rest: Read) -> pl.Series:
 
 
 def _plain_time(cells: pl.Series) -> pl.Series:
-    return cells.str.to_datetime(_PLAIN_TIME, strict=False, time_unit="us", ambiguous="null")
+    return cells.str.to_datetime(PLAIN_TIME, strict=False, time_unit="us", ambiguous="null")
 
 
 def _iso_time(cells: pl.Series) -> pl.Series:
@@ -140,7 +139,7 @@ def _iso_time(cells: pl.Series) -> pl.Series:
     micro = fraction.fill_null("0").str.slice(0, 6).str.pad_end(6, "0").cast(pl.Int64)
     offset = hours.cast(pl.Int64) * 60 + minutes.fill_null("0").cast(pl.Int64)
     offset = pl.when(sign == "-").then(-offset).otherwise(offset).fill_null(0)
-    time = text.str.to_datetime(_PLAIN_TIME, strict=False, time_unit="us", ambiguous="null")
+    time = text.str.to_datetime(PLAIN_TIME, strict=False, time_unit="us", ambiguous="null")
     return parts.select((time + pl.duration(microseconds=micro) - pl.duration(minutes=offset)).cast(TIME)).to_series()
 
 
@@ -150,7 +149,7 @@ def _number(cells: pl.Series) -> pl.Series:
 
 def _plain_age(cells: pl.Series) -> pl.Series:
     frame = cells.alias("cell").to_frame()
-    fits = pl.col("cell").cast(pl.Float64, strict=False).is_between(0, _OLDEST)
+    fits = pl.col("cell").cast(pl.Float64, strict=False).is_between(0, OLDEST)
     return frame.select(pl.when(fits).then("cell")).to_series()
 
 
@@ -159,4 +158,4 @@ def _worded_age(cells: pl.Series) -> pl.Series:
     parts = parts.select(pl.col("cell").str.extract_groups(_AGE)).unnest("cell")
     more, years = (pl.col(name) for name in parts.columns)
     whole_years = years.cast(pl.Float64).floor().cast(pl.Int64) + (more == ">").fill_null(False).cast(pl.Int64)
-    return parts.select(pl.when(whole_years <= _OLDEST).then(whole_years.cast(pl.String))).to_series()
+    return parts.select(pl.when(whole_years <= OLDEST).then(whole_years.cast(pl.String))).to_series()
