@@ -95,11 +95,7 @@ def resample(
     """
     p = p.astype(np.float64)
     sums = _sums(draws, Cells(labels, p, alarms, np.broadcast_to(train_prevalence, p.shape)), cells)
-    rankings = {
-        j: Ranking(labels[c, j], p[c, j], draws.members[c], draws.groups) for j, c in enumerate(cells.T) if j in chosen
-    }
-    members = np.broadcast_to(draws.members[:, None], cells.shape)[cells]
-    rankings[MICRO] = Ranking(labels[cells], p[cells], members, draws.groups)
+    rankings = _rankings(draws, labels, p, cells, chosen)
     size = min(max(_COUNTS_AT_ONCE // max(draws.groups, 1), 32), _DRAWS_AT_ONCE, draws.resamples)
     starts = range(0, draws.resamples, size)
     for ranking in rankings.values():
@@ -120,6 +116,14 @@ def resample(
     with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:
         list(pool.map(fill, starts))
     return figures
+
+
+def _rankings(draws: Draws, labels: Flags, p: Floats, cells: Flags, chosen: Sequence[int]) -> dict[int, Ranking]:
+    """The true `cells` of each chosen label, and all of them as MICRO."""
+    known = {j: cells[:, j] for j in chosen}
+    found = {j: Ranking(labels[c, j], p[c, j], draws.members[c], draws.groups) for j, c in known.items()}
+    members = np.broadcast_to(draws.members[:, None], cells.shape)[cells]
+    return {**found, MICRO: Ranking(labels[cells], p[cells], members, draws.groups)}
 
 
 def macro(figures: NDArray[np.float64], chosen: Sequence[int]) -> NDArray[np.float64]:

@@ -73,8 +73,7 @@ def evaluate(
             models[name] = Model.untuned(align(data.held_out.visit_ids, ceilings, name, name), cohort.task)
     baselines = fit_all(data, seed, say)
     say(f"figures and their intervals: {wanted.resamples:,} bootstrap draws of the held_out visits")
-    rates = prevalence(data.train.labels, data.train.known)
-    draws = make_draws(data.held_out, wanted.resamples, seed)
+    draws, rates = make_draws(data.held_out, wanted.resamples, seed), prevalence(data.train.labels, data.train.known)
     sample = Sample(data.held_out, make_views(data.held_out), rates, draws)
     metrics = assemble(data, sample, models, baselines, fitted_on_tuning)
     gains = {name: _gain(metrics["held_out"], name) for name in models if name not in MODELS}
@@ -109,9 +108,7 @@ def assemble(
         "held_out": {**own, "baselines": others},
         "comparisons": {"student": comparisons},
         "intervals": draws.describe(),
-        "public_code_metrics": {
-            name: public_code_metrics(held_out.labels, models[name].p, held_out.known) for name in MODELS
-        },
+        "public_code_metrics": {name: _public(held_out, models[name].p) for name in MODELS},
         **{_macro_key(name): _counted(view, held_out) for name, view in sample.views.items()},
         "counts": _counts(data),
         "calibration": _reliability(sample, models),
@@ -159,6 +156,10 @@ def _counts(data: Splits) -> Metrics:
         "labels_in_macro": len(macro_labels(data.held_out.labels, data.held_out.known)),
         **_known(splits),
     }
+
+
+def _public(rows: Rows, p: np.ndarray) -> Metrics:
+    return public_code_metrics(rows.labels, p, rows.known)
 
 
 def _known(splits: Mapping[str, Rows]) -> Metrics:

@@ -120,9 +120,8 @@ def gather(
 ) -> Content:
     """The run with its results in `folder` and its stages below `root`; `cohort_folder` may hold a card.json.
 
-    `task` is the stored visits' with newer headings.
-
-    Raises ArtifactError where metrics.json is missing, of another version, or of other predictions than the stored.
+    `task` is the stored visits' with newer headings. Raises ArtifactError where metrics.json is missing, of another
+    version, or of other predictions than the stored.
     """
     metrics, where = _metrics(folder), join(folder, METRICS_FILE)
     stored = Cohort.open(root)
@@ -134,14 +133,12 @@ def gather(
         "student": FolderArtifact(join(folder, "student"), {}),
     }
     loaded = {key: artifact.load() or {} for key, artifact in artifacts.items()}
-    calibration = Calibration.of_student(artifacts["student"].folder, cohort.task.names)
-    logits = log_odds(held_out.scores[MODELS["student"]])
     run = Content(
         name=name,
         metrics=metrics,
         headline=headline_facts(metrics),
         held_out=held_out,
-        calibrated=calibration.probabilities(logits) if calibration else None,
+        calibrated=_calibrated(artifacts["student"].folder, held_out),
         facts=cohort.facts,
         card=card_of(cohort_folder) or None,
         events=_events(join(folder, EVENTS_FILE)),
@@ -152,6 +149,11 @@ def gather(
     )
     _require_same(run, where)
     return run
+
+
+def _calibrated(student: str, held_out: Rows) -> Floats | None:
+    calibration = Calibration.of_student(student, held_out.task.names)
+    return calibration.probabilities(log_odds(held_out.scores[MODELS["student"]])) if calibration else None
 
 
 def _metrics(folder: str) -> dict[str, Any]:
