@@ -21,6 +21,12 @@ class IngestConfig(Section):
     min_support: int = Field(20, ge=1, description="subjects with drug and disease that a drug in the clause needs")
     top_drugs: int = Field(5, ge=1, description="drugs per disease in the clause")
     folds: int = Field(5, ge=2, le=100, description="subject folds: a train visit's clause is from the others")
+    history: int = Field(
+        0,
+        ge=0,
+        le=50,
+        description="earlier visits that a visit's text tells at most; 0: the public text (docs/ingest.md)",
+    )
     follow_up_end: str = Field(
         "", description="date until which the source tells what happens to its patients; none: its latest discharge"
     )

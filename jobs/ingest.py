@@ -13,19 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ckd.config import Config, TaskConfig
-from ckd.ehr.card import (
-    ASSOCIATION_FILE,
-    cohort_card,
-    counted,
-    counted_lines,
-    lines,
-    require_all_rows,
-)
+from ckd.ehr.card import ASSOCIATION_FILE, cohort_card, counted, counted_lines, lines, require_all_rows
 from ckd.ehr.causes import no_pairs, require_rows_that_meet
 from ckd.ehr.cellcounts import unread_cells
 from ckd.ehr.codemap import read_code_map
 from ckd.ehr.codes import Codes, refuse_damaged
 from ckd.ehr.cohort_folder import require_ours, sweep, sweep_cut_off, whole_cohort
+from ckd.ehr.earlier import require_dates
 from ckd.ehr.ingest import (
     Assemble,
     Associate,
@@ -103,10 +97,11 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
     kind, folder, out = arguments.source, arguments.folder, arguments.out
     wording = Wording.of(arguments.like) if arguments.like else None
     task, tables = CCS25 if wording else _task(config, arguments.labels), _on_this_machine(kind, folder, console)
-    settings = settings_of_now(config.ingest) if wording else config.ingest
+    settings = settings_of_now(config.ingest, wording, arguments.like) if wording else config.ingest
     source = open_source(kind, tables, settings.split_column, settings.meds_codes)
     source = source.with_given(task, arguments.labels)
     require_outcomes(task, source)
+    require_dates(settings.history, source)
     ingest = settings if wording else source.with_its_splits(settings)
     place = str(Path(out).absolute()) if is_local(out) else out  # a worker may run in another folder
     fields = fingerprint(ingest, config.seed, kind, source.content_hash, task)
@@ -246,7 +241,8 @@ class _Ingest:
         write_file(join(work.out, ASSOCIATION_FILE), table.write_csv)
         if work.of_tables:
             write_bytes(join(work.out, TASK_FILE), task_text(work.task).encode())
-        Wording(clauses["all"], used_titles(self.titles, codes), self.code_map).save(work.out)
+        titles = used_titles(self.titles, codes)
+        Wording(clauses["all"], titles, self.code_map, work.config.history).save(work.out)
         artifact.commit(whole_cohort(work, self.partitions, splits, clauses))
 
     def _write_now(self, artifact: FolderArtifact, wording: Wording, card: Mapping[str, Any]) -> None:

@@ -136,7 +136,11 @@ def _writer(cohort: str) -> "Callable[[VisitIn], str]":
     """Writes a visit's codes and drugs as the cohort's texts are written."""
     from ckd.ehr.wording import Code, Recorded, Wording, Writer
 
-    writer = Writer(Wording.of(cohort))
+    wording = Wording.of(cohort)
+    if wording.history:
+        what = f"--like {cohort}: its texts tell up to {wording.history} earlier visits (ingest.history)"
+        raise ConfigError(f"{what}, a visit by its codes has none; leave out --like and send finished texts")
+    writer = Writer(wording)
 
     def write(visit: "VisitIn") -> str:
         diagnoses, procedures = (

@@ -10,12 +10,13 @@ import polars as pl
 
 from ckd.ehr import sex, usable
 from ckd.ehr.codes import Codes
+from ckd.ehr.earlier import before, tellable
 from ckd.ehr.frames import frame_files, left_join, made_aside, proved_bytes, save_frame
 from ckd.ehr.labeltables import matched
 from ckd.ehr.outcomes import History, Outcomes
 from ckd.ehr.pairs import Rules, chain
 from ckd.ehr.partition import read
-from ckd.ehr.text import ordered
+from ckd.ehr.text import ordered, sentences
 from ckd.store.artifacts import Fields, FolderArtifact
 from ckd.store.files import join, write_bytes
 from ckd.visits.grammar import names_the_labels
@@ -26,16 +27,18 @@ from ckd.visits.visit import SUBGROUP_FIELDS, group_key
 NAMED = ("diagnoses", "medications", "procedures")
 OLDEST = 90  # years; a greater age is shown as 90, since the sources shift or cap such ages
 FACTS_FILE = "facts.json"
-_FRAMES = ("visits", "subjects", *NAMED, "codes", "outcomes")
+_FRAMES = ("visits", "subjects", *NAMED, "codes", "outcomes", "earlier", "told")
 
 
 @dataclass(frozen=True)
 class Meaning:
-    """What the words of a source mean: which admissions make pairs, what its codes are, its words for the sex."""
+    """What the words of a source mean: which admissions make pairs, what its codes are, its words for the sex,
+    and how many earlier visits a text tells."""
 
     rules: Rules
     codes: Codes
     sex_words: Mapping[str, str]
+    history: int = 0  # earlier visits that a text tells at most
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class Assembled:
     codes: pl.DataFrame  # kind, code, version, rows, place: every distinct code
     facts: dict[str, Any]
     outcomes: pl.DataFrame | None = None  # now and after, Array(Int8): 1, 0, -1 unknown; a row per visit
+    earlier: pl.DataFrame | None = None  # visit, stay, days: the earlier stays of each visit, the latest first
+    told: pl.DataFrame | None = None  # text: the sentence of each stay
 
     def save(self, folder: str, fields: Fields) -> None:
         """Write all frames and the facts as a folder artifact."""
@@ -113,7 +118,19 @@ def assemble(tables: str, index: int, meaning: Meaning, *, seed: int, folds: int
     }
     subjects = _subjects(visits, seed, folds)
     frame = outcomes.frame if outcomes else None
-    return Assembled(visits.drop("cut"), subjects, **named, codes=_distinct_codes(raw), facts=facts, outcomes=frame)
+    more = _earlier(rows, chained, visits, meaning.history) if meaning.history else {}
+    distinct = _distinct_codes(raw)
+    return Assembled(visits.drop("cut"), subjects, **named, codes=distinct, facts=facts, outcomes=frame, **more)
+
+
+def _earlier(
+    rows: Mapping[str, pl.DataFrame], chained: pl.DataFrame, visits: pl.DataFrame, most: int
+) -> dict[str, pl.DataFrame]:
+    """`earlier` and `told` of an Assembled. A stay's sentence is made once, however many texts tell it."""
+    stays = tellable(chained)
+    keys = _keys(chained, stays.select("visit_id", visit="stay"))
+    named = [_named(rows[name], keys, name) for name in NAMED]
+    return {"earlier": before(stays, visits, most), "told": sentences(stays.height, *named).to_frame()}
 
 
 def _unmapped(diagnoses: pl.DataFrame) -> dict[str, int]:

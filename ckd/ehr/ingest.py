@@ -109,7 +109,8 @@ def part_file(index: int) -> str:
 
 def fingerprint(config: IngestConfig, seed: int, kind: str, content: str, task: Task = CCS25) -> Fields:
     """What decides a cohort's values: the input's content, all settings but the workers, the version of these rules."""
-    settings = config.model_dump(exclude={"workers", "max_unmapped"}).items()
+    not_deciding = {"workers", "max_unmapped"} | (set() if config.history else {"history"})
+    settings = config.model_dump(exclude=not_deciding).items()
     plain = {f"ingest.{k}": v if isinstance(v, str | int | float | bool) else json.dumps(v) for k, v in settings}
     files = {f"ingest.{key}": getattr(config, key) for key in FILES if getattr(config, key)}
     plain |= {key: hashlib.sha256(read_bytes(path)).hexdigest() for key, path in files.items()}
@@ -129,7 +130,7 @@ class Assemble:
     def __init__(self, work: Work, codes: Codes) -> None:
         self.work, config = work, work.config
         rules = Rules(config.coding_delay_days, config.newborns, follow_up_end(work), work.now)
-        self.meaning = Meaning(rules, codes, config.sex_words)
+        self.meaning = Meaning(rules, codes, config.sex_words, config.history)
 
     def __call__(self, partition: Partition) -> dict[str, Any]:
         """Save the assembled partition."""
@@ -172,6 +173,9 @@ class Render:
         visits = _with_split(folder, self.splits)
         diseases, drugs, operations = (load_frame(folder, name) for name in NAMED)
         inputs = text.inputs(visits.height, diseases, drugs, operations, self._clause(visits))
+        if self.work.config.history:
+            told, earlier = load_frame(folder, "told")["text"], load_frame(folder, "earlier")
+            inputs = text.with_earlier(inputs, told, earlier)
         task = self.work.task
         outcomes = None if names_the_labels(task) else load_frame(folder, "outcomes")
         kept = visits["role"].is_in(self.work.roles)

@@ -10,7 +10,7 @@ from ckd.ehr.card import counted_lines
 from ckd.ehr.ingest import Clauses, Work
 from ckd.ehr.subject_splits import SubjectSplits
 from ckd.ehr.wording import Wording
-from ckd.errors import DataError
+from ckd.errors import ConfigError, DataError
 from ckd.ingest_config import IngestConfig
 from ckd.store.artifacts import Fields
 from ckd.store.files import digest
@@ -19,9 +19,16 @@ LIKE = "like"  # fingerprint field: the words that the texts are written with
 ALL_HELD_OUT: Mapping[str, Any] = {"split_column": "", "tuning_values": (), "held_out_values": ()}
 
 
-def settings_of_now(config: IngestConfig) -> IngestConfig:
-    """The settings without what divides a cohort: nobody is learned from."""
-    return config.model_copy(update=dict(ALL_HELD_OUT))
+def settings_of_now(config: IngestConfig, wording: Wording, cohort: str) -> IngestConfig:
+    """The settings without what divides a cohort, since nobody is learned from, and with its ingest.history.
+
+    Raises ConfigError when another one is asked for.
+    """
+    asked = config.history if "history" in config.model_fields_set else wording.history
+    if asked != wording.history:
+        what = f"ingest.history={asked}: the texts of --like {cohort} were written with {wording.history}"
+        raise ConfigError(f"{what}; leave the key out, so that it is taken from there")
+    return config.model_copy(update={**ALL_HELD_OUT, "history": asked})
 
 
 def fields_of_now(fields: Fields, wording: Wording) -> Fields:

@@ -71,6 +71,8 @@ REASONS: dict[str, str] = {
     "over.",
     UNPLACED: "Another admission of this patient has neither time: it may be the next visit.",
 }
+# Reasons that lie in what comes after a stay alone: of the stay itself all is known.
+ABOUT_WHAT_FOLLOWS = (NEXT_UNUSABLE, NEXT_NOT_CODED, NEXT_TOO_SOON, UNPLACED)
 _OUT_OF_ORDER = (NO_SUBJECT, NEWBORN)
 _NO_START = (NO_START, BAD_START)
 _ORDER = ("subject_id", "start", "visit_id")

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from ckd.ehr.frames import left_join
-from ckd.visits.grammar import BETWEEN_NAMES, BETWEEN_TREATMENTS, INPUT, treatment_clause
+from ckd.visits.grammar import BETWEEN_NAMES, BETWEEN_TREATMENTS, EARLIER, INPUT, VISIT, treatment_clause
 from ckd.visits.labels import DISEASES, NO_DISEASE
 
+_LISTS = ("diseases", "drugs", "operations")
 _SPACE = r"[\s\x1c-\x1f]+"  # what str.split() splits at: the separators \x1c-\x1f are no white space to polars
 
 
@@ -37,11 +38,29 @@ def inputs(
     count: int, diseases: pl.DataFrame, drugs: pl.DataFrame, operations: pl.DataFrame, clause: pl.Series
 ) -> pl.Series:
     """The inputs of `count` visits: names in the order of the frames (visit, name), then the clause ("": none)."""
-    visits = pl.DataFrame({"visit": pl.int_range(count, dtype=pl.UInt32, eager=True), "clause": clause})
-    for column, names in (("diseases", diseases), ("drugs", drugs), ("operations", operations)):
-        visits = left_join(visits, _listed(names, column), "visit")
-    parts = [_or_none(column) for column in ("diseases", "drugs", "operations", "clause")]
-    return visits.select(pl.format(INPUT, *parts).alias("input")).to_series()
+    visits = _with_lists(count, diseases, drugs, operations).with_columns(clause=clause)
+    return visits.select(pl.format(INPUT, *map(_or_none, (*_LISTS, "clause"))).alias("input")).to_series()
+
+
+def sentences(count: int, diseases: pl.DataFrame, drugs: pl.DataFrame, operations: pl.DataFrame) -> pl.Series:
+    """What an earlier visit's sentence is, for `count` stays: names in the order of the frames (visit, name)."""
+    stays = _with_lists(count, diseases, drugs, operations)
+    return stays.select(pl.format(VISIT, *map(_or_none, _LISTS)).alias("text")).to_series()
+
+
+def with_earlier(texts: pl.Series, told: pl.Series, earlier: pl.DataFrame) -> pl.Series:
+    """The inputs of visits with their earlier visits behind them.
+
+    `told`: the sentence of each stay. `earlier`: visit, stay (its row in `told`), days; sorted by visit, latest first.
+    """
+    each = pl.DataFrame({"visit": earlier["visit"], "days": earlier["days"], "told": told.gather(earlier["stay"])})
+    behind = each.select("visit", behind=pl.format(EARLIER, "days", "told"))
+    behind = (
+        behind.group_by("visit", maintain_order=True).agg(pl.col("behind")).with_columns(pl.col("behind").list.join(""))
+    )
+    visits = pl.DataFrame({"visit": pl.int_range(texts.len(), dtype=pl.UInt32, eager=True), "input": texts})
+    visits = left_join(visits, behind, "visit")
+    return visits.select(pl.col("input") + pl.col("behind").fill_null("")).to_series()
 
 
 def clauses(current: pl.Series, table: Mapping[str, Sequence[str]]) -> pl.Series:
@@ -57,6 +76,14 @@ def clauses(current: pl.Series, table: Mapping[str, Sequence[str]]) -> pl.Series
     ]
     clause = pl.concat_str(parts, separator=BETWEEN_TREATMENTS, ignore_nulls=True) if parts else pl.lit("")
     return pl.DataFrame({"current": current}).with_columns(clause=clause)["clause"]
+
+
+def _with_lists(count: int, *named: pl.DataFrame) -> pl.DataFrame:
+    """One row for each visit, with its three lists as text; null for none."""
+    visits = pl.DataFrame({"visit": pl.int_range(count, dtype=pl.UInt32, eager=True)})
+    for column, names in zip(_LISTS, named, strict=True):
+        visits = left_join(visits, _listed(names, column), "visit")
+    return visits
 
 
 def _listed(names: pl.DataFrame, column: str) -> pl.DataFrame:

@@ -1,7 +1,7 @@
 """What the texts of a cohort are written with, kept beside it: a visit of today is written with the same words.
 
-These are the drugs of the clause that all visits outside train got, the source's own titles of its codes, and what the
-site's own map says of them.
+These are the drugs of the clause that all visits outside train got, the source's own titles of its codes, what the
+site's own map says of them, and how many earlier visits a text tells.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,6 +47,7 @@ class Wording:
     clause: Mapping[str, Sequence[str]]  # disease -> drugs
     titles: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=TITLES))
     code_map: CodeMap = field(default_factory=dict)
+    history: int = 0  # earlier visits that a text tells at most
 
     @classmethod
     def of(cls, cohort: str) -> "Wording":
@@ -61,7 +62,7 @@ class Wording:
         try:
             titles = pl.DataFrame(content["titles"], schema=TITLES, orient="row")
             mapped = {(code, version): Meant(ccs, None) for code, version, ccs in content.get("code_map", ())}
-            return cls(dict(content["clause"]), titles, mapped)
+            return cls(dict(content["clause"]), titles, mapped, int(content.get("history", 0)))
         except (KeyError, TypeError, ValueError, pl.exceptions.PolarsError):
             raise DataError(f"{path}: not what 'ckd ingest' writes; {_AGAIN}") from None
 
@@ -70,6 +71,7 @@ class Wording:
         content: dict[str, Any] = {"clause": {name: list(drugs) for name, drugs in self.clause.items()}}
         own = [[*key, meant.ccs] for key, meant in self.code_map.items()]
         content |= {"code_map": own} if own else {}
+        content |= {"history": self.history} if self.history else {}
         write_json(join(cohort, FILE), sealed({**content, "titles": self.titles.rows()}), ensure_ascii=False)
 
     def all_titles(self, own: pl.DataFrame) -> pl.DataFrame:

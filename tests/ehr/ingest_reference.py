@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from ckd.ehr.ccs import ccs
 from ckd.ehr.codes import Codes
-from ckd.visits.grammar import render_input
+from ckd.visits.grammar import EarlierVisit, render_input
 from ckd.visits.labels import DISEASES
 from ckd.visits.splits import edges, point
 from ckd.visits.visit import group_key
@@ -75,7 +75,18 @@ def read_tables(folder):
 
 
 def cohort_by_hand(
-    tables, *, delay=3, newborns=False, method="lift", m=20, top=5, folds=5, tuning=0.1, held_out=0.2, seed=42
+    tables,
+    *,
+    delay=3,
+    newborns=False,
+    method="lift",
+    m=20,
+    top=5,
+    folds=5,
+    tuning=0.1,
+    held_out=0.2,
+    seed=42,
+    history=0,
 ):
     """{visit_id: the row that a part should hold} of MIMIC-III rows as read_tables gives them."""
     stays = {row["hadm_id"]: row for row in tables["admissions"]}
@@ -108,10 +119,40 @@ def cohort_by_hand(
         table = clauses[fold_of(row["subject_id"], folds) if row["split"] == "train" else None]
         present = [disease for disease, now in zip(DISEASES, row["current_labels"], strict=True) if now]
         named = {disease: table[disease] for disease in present if disease in table}
-        diseases = code_names(used["diagnoses_icd"], "diagnosis", visit, stay_of, stays)
-        operations = code_names(used["procedures_icd"], "procedure", visit, stay_of, stays)
-        row["input"] = render_input(diseases, drugs[visit], operations, named)
+        earlier = [
+            EarlierVisit(days, *lists_of(used, past, stay_of, stays))
+            for past, days in earlier_stays(visit, judged, stays)[:history]
+        ]
+        row["input"] = render_input(*lists_of(used, visit, stay_of, stays), named, earlier)
     return rows
+
+
+def lists_of(used, visit, stay_of, stays):
+    """Diseases, drugs and operations of a stay."""
+    diseases, operations = (
+        code_names(used[table], kind, visit, stay_of, stays)
+        for table, kind in (("diagnoses_icd", "diagnosis"), ("procedures_icd", "procedure"))
+    )
+    return diseases, drug_names(used["prescriptions"], visit, stay_of, time(stays[visit]["admittime"])), operations
+
+
+ABOUT_THE_NEXT = {
+    None,
+    "next admission cannot be used",
+    "next admission has no diagnosis codes",
+    "next admission before the codes are complete",
+    "an admission without a time",
+}
+
+
+def earlier_stays(visit, judged, stays):
+    """(stay, days from its end) of all that ended before a visit began and are excluded for the next one at most."""
+    start, found = judged[visit]["start"], []
+    for other, verdict in judged.items():
+        same = stays[other]["subject_id"] == stays[visit]["subject_id"] and verdict["stay_id"] == other
+        if same and verdict["reason"] in ABOUT_THE_NEXT and verdict["end"] < start:
+            found.append((other, (start.date() - verdict["end"].date()).days))
+    return sorted(found, key=lambda each: each[1])
 
 
 def clauses_by_hand(train, method, m, top, folds):

@@ -112,12 +112,17 @@ def test_a_missing_table_is_refused(tmp_path, capsys, name):
     assert f"no table '{name}'" in capsys.readouterr().err
 
 
-def test_labels_that_need_days_between_stays_are_refused(tmp_path, capsys):
+def test_labels_and_texts_that_need_days_between_stays_are_refused(tmp_path, capsys):
     folder = write_related(tmp_path / "eicu", as_eicu(invented(2)), EICU)
     labels = tmp_path / "labels.yaml"
     labels.write_text("name: back\nlabels:\n  - name: back\n    readmission_days: 30\n")
     assert main(["ingest", "eicu", str(folder), "--out", str(tmp_path / "out"), f"task.labels={labels}"]) == 2
     assert "label 'back' needs days between stays" in (line := capsys.readouterr().err) and "holds no dates" in line
+    assert main(["ingest", "eicu", str(folder), "--out", str(tmp_path / "out"), "ingest.history=1"]) == 2
+    assert (
+        "ingest.history=1: a text tells how many days ago" in (line := capsys.readouterr().err)
+        and line.count("\n") == 1
+    )
 
 
 def test_a_stay_of_two_units_takes_the_age_of_the_first_and_one_with_two_patients_has_none(tmp_path):
