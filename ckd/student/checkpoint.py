@@ -125,6 +125,12 @@ class Checkpoints:
             if step not in whole[-KEEP:] and step != best_step and step < max(whole, default=0):
                 delete_folder(self.folder(step))
 
+    def sweep(self, newest: int) -> None:
+        """Remove what a killed command left of checkpoints before the newest: folders without a footer."""
+        for step in self._steps():
+            if step < newest and not exists(join(self.folder(step), ARTIFACT_FILE)):
+                delete_folder(self.folder(step))
+
     def problems(self) -> list[str]:
         """What is wrong with the files of committed checkpoints, a line each. Reads all of them."""
         found = []

@@ -53,7 +53,7 @@ def train(
     with MappedArrays(cache_folder() / "examples" / digest([run.root, checkpoints.fields])) as mapped:
         examples, tuning = _examples(run, mapped)
         metric, labels, why = choose_metric(all_labels(tuning))
-        start = place.ranks.once(lambda: checkpoints.newest(lambda line: report({"line": line})))
+        start = place.ranks.once(lambda: _newest(checkpoints, report))
         fresh = Selection(metric, config.student.patience, config.student.epochs)
         selection = Selection.from_json(start.extra["selection"]) if start else fresh
         report({"line": _beginning(start, why, place)})
@@ -68,6 +68,14 @@ def train(
             trainer.add_callback(asked(trainer, tuning, labels, checkpoint_steps=config.student.checkpoint_steps))
             trainer.train(resume_from_checkpoint=trainer.resume.folder if trainer.resume else None)
     return selection.finished
+
+
+def _newest(checkpoints: Checkpoints, report: Report) -> Checkpoint | None:
+    """Where training goes on; older checkpoints that a killed command was writing or removing go."""
+    found = checkpoints.newest(lambda line: report({"line": line}))
+    if found:
+        checkpoints.sweep(found.step)
+    return found
 
 
 def _new_model(run: Run, report: Report | None) -> Any:

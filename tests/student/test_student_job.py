@@ -51,6 +51,18 @@ def test_the_job_trains_the_same_student_and_says_what_it_did(finished, undistur
     )
 
 
+def test_a_student_of_which_only_the_export_is_missing_is_the_same_and_what_a_kill_left_of_checkpoints_goes(finished):
+    config, _ = finished
+    before, root = weights(config), Path(config.run.artifacts_root) / "checkpoints"
+    whole = sorted(path.name for path in root.iterdir())
+    (root / "step-0000001").mkdir()
+    (root / "step-0000001/optimizer.pt").write_bytes(b"half removed")
+    shutil.rmtree(f"{config.run.folder}/student")
+    train_student.run(config, Console(io.StringIO()))
+    assert_same(weights(config), before)
+    assert sorted(path.name for path in root.iterdir()) == whole and len(whole) > 1
+
+
 def test_the_exported_folder_loads_by_name_and_gives_the_stored_predictions(finished):
     config, _ = finished
     folder = f"{config.run.folder}/student"
