@@ -75,6 +75,7 @@ class Eicu(Joined):
         return rows.with_columns(seq=seq).unnest("found")
 
     def _medications(self) -> pl.LazyFrame:
+        self.require_words("medications", "cancelled", "Yes", "No")
         rows = self._of_units("medications").filter(~_cancelled())
         minutes = pl.col("offset") - pl.col("admit")
         return rows.with_columns(start=pl.col("start") + pl.duration(minutes=minutes))
@@ -88,6 +89,8 @@ class Eicu(Joined):
     @cached_property
     def _units(self) -> pl.DataFrame:
         """The rows of unit stays."""
+        for name in {"status", "unit_status"} & set(self.given("visits").collect_schema()):
+            self.require_words("visits", name, "Alive", "Expired")
         units = with_missing(self.given("visits"), {"number": pl.Int64(), "unit_status": pl.String()}).collect()
         twice = units.filter(pl.col("unit").is_not_null() & ~pl.col("unit").is_first_distinct())
         if twice.height:

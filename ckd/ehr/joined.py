@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 import polars as pl
 
 from ckd.ehr import values
-from ckd.ehr.canonical import CELLS, PLACE_BITS, SUSPECT
+from ckd.ehr.canonical import CELLS, PLACE_BITS, SCHEMAS, SUSPECT
 from ckd.ehr.cells import Cells
 from ckd.ehr.csvfile import CsvFile
 from ckd.ehr.layouts import Layout
@@ -58,6 +58,8 @@ class Joined(Tables):
         """The rows of a table before anything is looked up: the columns of the layout under their canonical names,
         `cut` where it is there, `place`, SUSPECT and ODD. Raises DataError for a whole number that is none."""
         if table not in self._proved:
+            if table not in SCHEMAS:  # partition.py proves the others
+                self.blank_rows(table, {})
             self._require_whole(table)
             self._proved.add(table)
         frames = [self._rows_of_file(table, index) for index in self.indices(table)]
@@ -73,6 +75,13 @@ class Joined(Tables):
         """What is read as the canonical columns."""
         types, used = self.opened[index].columns, self._used(table, index)
         return {n: (pl.col(column), types[column]) for n, column in used.items() if n in self._cells(table)}
+
+    def require_words(self, table: str, name: str, *words: str) -> None:
+        """Raise DataError at the first cell of a column that is neither empty nor one of `words`, in any capitals."""
+        rows = self.given(table).filter(~pl.col(name).str.to_lowercase().is_in([word.lower() for word in words]))
+        if (place := rows.select(pl.col("place").min()).collect(engine="streaming").item()) is not None:
+            what = f"column '{self.column(table, name, place)}' is neither {' nor '.join(words)}"
+            raise DataError(f"{self.locate(table, place)}: {what}; write that cell anew, or leave it empty")
 
     def _rows_of_file(self, table: str, index: int) -> pl.LazyFrame:
         file, raw, used = self.opened[index], self.read_as(table, index), self._used(table, index)

@@ -65,7 +65,7 @@ class Omop(Joined):
     @property
     def death_days(self) -> float:
         """Always, if anybody's death is known."""
-        return math.inf if self.given("death").head(1).collect().height else 0
+        return math.inf if self._deaths.height else 0
 
     def wanted(self, table: str) -> str:
         """Where the rows of `table` are."""
@@ -130,9 +130,8 @@ class Omop(Joined):
             raise self._no_stay()
         people = with_missing(self.given("patients"), _NO_PERSON)
         people = people.select("subject_id", "race", race_text="ethnicity", born="birth", born_on="day")
-        deaths = self.given("death").group_by("subject_id").agg(pl.col("death").min())
         rows = self.given("visits").filter(self._inpatient())
-        rows = looked_up(looked_up(rows, people.unique("subject_id"), "subject_id"), deaths, "subject_id")
+        rows = looked_up(looked_up(rows, people.unique("subject_id"), "subject_id"), self._deaths, "subject_id")
         start, end, dead = (pl.col(name) for name in ("start", "end", "death"))
         that_day = pl.col(_END_DAY) & (end.dt.date() == dead.dt.date())
         same_day = pl.col(_END_DAY) & (end < start) & (end.dt.date() == start.dt.date())
@@ -146,10 +145,9 @@ class Omop(Joined):
         )
 
     def _patients(self) -> pl.LazyFrame:
-        deaths = self.given("death").group_by("subject_id").agg(dod=pl.col("death").min())
         by_concept = pl.col("gender").replace_strict(_SEXES, default=None, return_dtype=pl.String)
         rows = with_missing(self.given("patients"), {"sex": pl.String(), "month": pl.Int64()})
-        return looked_up(rows, deaths, "subject_id").with_columns(
+        return looked_up(rows, self._deaths.rename({"death": "dod"}), "subject_id").with_columns(
             sex=pl.coalesce(by_concept, "sex"), anchor_age=pl.lit(0, pl.Int32)
         )
 
@@ -191,11 +189,16 @@ class Omop(Joined):
         return rows.select(key=_key(), left_out=pl.lit(True)).unique("key").collect(engine="streaming")
 
     @cached_property
+    def _deaths(self) -> pl.DataFrame:
+        """subject_id, death: each patient's first. Raises DataError for one whose time cannot be read."""
+        rows = self.given("death").select("subject_id", "death", "place").collect(engine="streaming")
+        if (place := rows.filter(pl.col("death").is_null())["place"].min()) is not None:
+            what = f"a death without a time that can be read; expected as {values.TIME_WANTED}"
+            raise DataError(f"{self.locate('death', int(str(place)))}: {what}; mend that row, or remove it")
+        return rows.drop_nulls("subject_id").group_by("subject_id").agg(pl.col("death").min())
+
+    @cached_property
     def _concepts(self) -> Concepts:
-        for table in ("concept", "relationship"):
-            for index in self.indices(table):
-                if isinstance(file := self.opened[index], CsvFile):
-                    file.check_lines()
         relations = self.given("relationship") if self.indices("relationship") else NO_RELATIONS
         return Concepts(self.given("concept"), relations, self.files_of("concept"))
 

@@ -90,6 +90,7 @@ def test_the_form_of_a_code_tells_its_edition(code, version):
     [
         ({"hospitaldischargeoffset": MARKER}, "column 'hospitaldischargeoffset' holds no whole number"),
         ({"hospitaldischargeyear": "2014.5"}, "column 'hospitaldischargeyear' holds no whole number"),
+        ({"hospitaldischargestatus": MARKER}, "column 'hospitaldischargestatus' is neither Alive nor Expired"),
         ({"patientunitstayid": 10_001}, "this patientunitstayid is there already"),
         ({"patienthealthsystemstayid": ""}, "have no visit id"),
     ],

@@ -201,6 +201,8 @@ def test_a_visit_below_an_inpatient_one_is_a_hospital_stay(tmp_path):
         ("condition_occurrence", {"condition_source_concept_id": "1.5"}, "condition_occurrence.csv:2: column"),
         ("concept", {"concept_id": MARKER}, "concept.csv:2: column 'concept_id' holds no whole number"),
         ("visit_occurrence", {"visit_occurrence_id": ""}, "have no visit id"),
+        ("death", {"death_date": "01.02.2015"}, "death.csv:2: a death without a time that can be read"),
+        ("death", {"death_date": ""}, "death.csv:2: a death without a time that can be read"),
         ("concept", {"concept_id": 9201}, "concept.csv: concept_id 9201 is there twice; keep one row"),
     ],
 )
@@ -219,10 +221,12 @@ def test_a_missing_table_is_refused(tmp_path, capsys, name):
 
 def test_a_line_that_is_cut_off_is_refused_in_a_table_that_is_only_looked_up(tmp_path, capsys):
     folder = write_related(tmp_path / "omop", as_omop(invented(2)), OMOP)
-    path = folder / "concept.csv"
-    path.write_text(path.read_text() + "77,half\n")
-    assert main(["ingest", "omop", str(folder), "--out", str(tmp_path / "out"), *OPTIONS]) == 2
-    assert f"{path}:" in (line := capsys.readouterr().err.strip().splitlines()[-1]) and "2 cells" in line
+    for path in (folder / "concept.csv", folder / "death.csv"):
+        whole = path.read_text()
+        path.write_text(whole + "77,half\n")
+        assert main(["ingest", "omop", str(folder), "--out", str(tmp_path / "out"), *OPTIONS]) == 2
+        assert f"{path}:" in (line := capsys.readouterr().err.strip().splitlines()[-1]) and "2 cells" in line
+        path.write_text(whole)
 
 
 def test_people_deaths_and_times_are_read_as_far_as_they_are_known(tmp_path):
