@@ -86,6 +86,8 @@ class Joined(Tables):
     def _rows_of_file(self, table: str, index: int) -> pl.LazyFrame:
         file, raw, used = self.opened[index], self.read_as(table, index), self._used(table, index)
         others = {**self.beside(table, index), "place": self.place(index), SUSPECT: file.suspect(used.values())}
+        if not raw:  # of concepts
+            return file.scan().filter(self._has_cells(table, index)).select(**others)
         columns = {name: (used[name], dtype) for name, (_, dtype) in raw.items()}
         cells = Cells(self.LIKE.get(table, table), columns, str(file.path))
         rows = file.scan().filter(self._has_cells(table, index))

@@ -126,6 +126,14 @@ def test_labels_and_texts_that_need_days_between_stays_are_refused(tmp_path, cap
     )
 
 
+def test_labels_that_are_given_by_a_column_are_refused(tmp_path, capsys):
+    folder = write_related(tmp_path / "eicu", as_eicu(invented(2)), EICU)
+    labels = tmp_path / "labels.yaml"
+    labels.write_text("name: ward\nlabels:\n  - name: ward\n    given: hospitalid\n")
+    assert main(["ingest", "eicu", str(folder), "--out", str(tmp_path / "out"), f"task.labels={labels}"]) == 2
+    assert "label 'ward' is given by 'hospitalid', which is not read from eicu" in capsys.readouterr().err
+
+
 def test_a_stay_of_two_units_takes_the_age_of_the_first_and_one_with_two_patients_has_none(tmp_path):
     tables = as_eicu(invented(2))
     two = [row for row in tables["patient"] if row["patienthealthsystemstayid"] == 1001]
