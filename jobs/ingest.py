@@ -14,7 +14,7 @@ from typing import Any
 
 from ckd.config import Config, TaskConfig
 from ckd.ehr.card import ASSOCIATION_FILE, cohort_card, counted, counted_lines, lines, require_all_rows
-from ckd.ehr.causes import no_pairs, require_rows_that_meet
+from ckd.ehr.causes import no_labels, no_pairs, require_rows_that_meet
 from ckd.ehr.cellcounts import unread_cells
 from ckd.ehr.codemap import read_code_map
 from ckd.ehr.codes import Codes, refuse_damaged
@@ -289,7 +289,9 @@ class _Ingest:
             require_rows_that_meet(known, files, found["patients"])
             if self.work.now:
                 require_patients(found, self.given)
-            elif not known["admissions"]["pairs"]:
+            elif not found["labeled"] and known["admissions"]["pairs"]:
+                raise no_labels(known, self.work.task.name)
+            elif not found["labeled"]:
                 raise no_pairs(known, files, self.source.wanted("diagnoses"))
         except DataError:
             for line in [*counted_lines(known), *self.source.description.get("notes", ())]:

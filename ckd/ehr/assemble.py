@@ -111,6 +111,7 @@ def assemble(tables: str, index: int, meaning: Meaning, *, seed: int, folds: int
         "rows": {name: found for name, found in counts.items() if name != "given" or found["read"]},
         "visits": {role: _summary(visits, named, role) for role in ("pair", "last")},
         "subjects": _returning(admissions),
+        "labeled": int(visits["labeled"].sum()),
         "unmapped": _unmapped(rows["diagnoses"]),
         "patients": _met(admissions, raw["patients"]),
         "sex": sexes,

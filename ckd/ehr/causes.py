@@ -39,6 +39,13 @@ def require_rows_that_meet(known: Json, files: Mapping[str, str], patients: Json
         raise DataError(f"{files['patients']}: {what}; expected subject ids as the admissions have them")
 
 
+def no_labels(known: Json, task: str) -> DataError:
+    """The error for visits of which no label is known."""
+    given = known["rows"].get("given", {"rejected": {}})["rejected"]
+    why = f"of the given labels {_most(given)}" if given else "no window ends before the end of follow-up"
+    return DataError(f"no visit has a known label of task '{task}': {why}; docs/labels.md says when one is known")
+
+
 def no_pairs(known: Json, files: Mapping[str, str], codes: str) -> DataError:
     """The error for admissions of which none has a usable next one. `known`, `files` as above; `codes`: what rows of
     diagnoses look like."""

@@ -198,3 +198,33 @@ def test_a_follow_up_end_that_is_no_date_is_refused():
     with pytest.raises(ValueError, match="expected a date such as 2019-12-31"):
         Config.model_validate({"ingest": {"follow_up_end": "soon"}})
     assert ConfigError
+
+
+def single_stays():
+    """Eight patients with one stay each, of whom four die a week after it."""
+    tables = returning()
+    for name in ("admissions", "diagnoses_icd", "prescriptions"):
+        tables[name] = [row for row in tables[name] if row["hadm_id"] % 10 == 0]
+    for row in tables["patients"][::2]:
+        row["dod"] = "2150-01-12 00:00:00"
+    return tables
+
+
+def test_patients_who_never_return_have_labels_that_need_no_next_stay(tmp_path):
+    (tmp_path / "labels.yaml").write_text("name: t\nlabels:\n  - {name: Dead, death_days: 30}\n")
+    settings = (f"task.labels={tmp_path / 'labels.yaml'}", "ingest.follow_up_end=2151-01-01")
+    rows = ingest(write_mimic3(tmp_path / "in", single_stays()), tmp_path / "out", *settings)
+    assert {int(visit): row["labels"] for visit, row in rows.items()} == {10 * n: [n % 2 == 1] for n in range(1, 9)}
+    assert {row["input"].rpartition(". ")[2] for row in rows.values()} == {"None."}
+
+
+def test_a_cohort_of_which_no_label_is_known_is_refused_with_the_reason(tmp_path, capsys):
+    folder = write_mimic3(tmp_path / "in", returning())
+    arguments = ["ingest", "mimic3", str(folder), "--out", str(tmp_path / "out"), "ingest.follow_up_end=2149-01-01"]
+    (tmp_path / "labels.yaml").write_text("name: t\nlabels:\n  - {name: Dead, death_days: 30}\n")
+    assert main([*arguments, f"task.labels={tmp_path / 'labels.yaml'}"]) == 0  # seen again a year later
+    (tmp_path / "labels.yaml").write_text("name: t\nlabels:\n  - {name: Dead, death_days: 3000}\n")
+    arguments[4] = str(tmp_path / "other")
+    assert main([*arguments, f"task.labels={tmp_path / 'labels.yaml'}"]) == 2
+    said = capsys.readouterr().err
+    assert "no visit has a known label of task 't': no window ends before the end of follow-up" in said
