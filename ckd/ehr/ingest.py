@@ -1,5 +1,5 @@
 """The steps of an ingest that run on one partition each, what they leave in the work folder, and how the results of all
-partitions become one split rule and one association table. jobs/ingest.py runs them in order."""
+partitions become one split rule and one association table. jobs/ingest_steps.py runs them."""
 
 import hashlib
 import json
