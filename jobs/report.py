@@ -6,7 +6,7 @@ from ckd.config import Config
 from ckd.configfile import dump
 from ckd.predict.predictions import PREDICTIONS
 from ckd.run import Run
-from ckd.store.files import write_bytes
+from ckd.store.files import sweep_temporary, write_bytes
 from ckd.teacher.soft_labels import SOFT_LABELS
 from jobs.console import Console
 from jobs.stages import STEPS
@@ -14,6 +14,7 @@ from jobs.stages import STEPS
 
 def run(config: Config, console: Console, arguments: Namespace | None = None) -> None:
     """Write the report. Raises ArtifactError when predictions or metrics.json are missing or of other settings."""
+    sweep_temporary(config.run.folder, "*")  # what a killed one left
     work(Run(config), console)
 
 

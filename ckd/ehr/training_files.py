@@ -11,7 +11,17 @@ from typing import Any
 
 from ckd.ehr.exported import Hashed, OwnFiles
 from ckd.errors import ConfigError, DataError
-from ckd.store.files import delete, exists, join, open_file, read_bytes, size_and_hash, write_bytes, write_file
+from ckd.store.files import (
+    delete,
+    exists,
+    join,
+    open_file,
+    read_bytes,
+    size_and_hash,
+    sweep_temporary,
+    write_bytes,
+    write_file,
+)
 from ckd.store.filesystems import is_local, reaching
 from ckd.store.lease import lease
 from ckd.visits.datafolder import PARQUET_SUFFIX, card_of
@@ -54,6 +64,7 @@ def export(cohort: str, out: str, adapter_share: float = 0, task: Task = CCS25) 
     """
     name = _folder_name(out)
     with lease(out, "ckd export jsonl"):
+        sweep_temporary(out, "*")  # patients' texts that a killed one left
         return _export(Input(cohort, "train", task), task, out, name, adapter_share)
 
 

@@ -266,6 +266,16 @@ def test_what_is_no_cohort_is_refused_in_one_line(tmp_path):
     assert not (tmp_path / "data").exists() and not (tmp_path / "lora").exists()
 
 
+def test_what_a_killed_export_left_half_written_goes_with_the_next(tmp_path):
+    out = tmp_path / "data"
+    out.mkdir()
+    left, kept = out / f".name_train.json.{'0' * 32}.tmp", out / ".notes.tmp"
+    for path in (left, kept):
+        path.write_text(MARKER)
+    export(_cohort(tmp_path / "cohort", _visits(20)), str(out))
+    assert not left.exists() and kept.exists()
+
+
 def test_a_file_system_s_root_is_no_place_for_the_files(tmp_path):
     with pytest.raises(ConfigError, match="a folder of its own"):
         export(_cohort(tmp_path / "cohort", _visits(20)), "/")

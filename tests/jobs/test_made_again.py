@@ -59,3 +59,13 @@ def test_a_damaged_line_of_the_shared_test_metrics_is_seen_and_hinders_no_run(fi
     path.unlink()
     assert main(["verify", *words]) == 2
     assert main(["evaluate", *words]) == 0 and path.read_bytes() == before
+
+
+def test_a_report_sweeps_what_a_killed_one_left(finished):
+    root, words = finished
+    left, others = (root.parent / f".{name}.{'0' * 32}.tmp" for name in ("report.html", "notes"))
+    kept = root.parent / ".notes.tmp"
+    for path in (left, others, kept):
+        path.touch()
+    assert main(["report", *words]) == 0
+    assert not left.exists() and not others.exists() and kept.exists()
