@@ -112,3 +112,22 @@ def excluded(reason, stay_id=None, start=None, end=None):
         "end": end,
         "prediction_time": None,
     }
+
+
+ABOUT_THE_NEXT = {
+    None,
+    "next admission cannot be used",
+    "next admission has no diagnosis codes",
+    "next admission before the codes are complete",
+    "an admission without a time",
+}
+
+
+def earlier_stays(visit, judged, stays):
+    """(stay, days from its end) of all that ended before a visit began and are excluded for the next one at most."""
+    start, found = judged[visit]["start"], []
+    for other, verdict in judged.items():
+        same = stays[other]["subject_id"] == stays[visit]["subject_id"] and verdict["stay_id"] == other
+        if same and verdict["reason"] in ABOUT_THE_NEXT and verdict["end"] < start:
+            found.append((other, (start.date() - verdict["end"].date()).days))
+    return sorted(found, key=lambda each: each[1])

@@ -18,7 +18,7 @@ from ckd.visits.splits import edges, point
 from ckd.visits.visit import group_key
 from jobs.cli import main
 from tests.ehr.association_reference import table_by_hand
-from tests.ehr.ehr_reference import chain_by_hand
+from tests.ehr.ehr_reference import chain_by_hand, earlier_stays
 from tests.ehr.ehr_tables import admission
 
 # Codes of some labels, of none, without a title, and one that no table knows.
@@ -134,25 +134,6 @@ def lists_of(used, visit, stay_of, stays):
         for table, kind in (("diagnoses_icd", "diagnosis"), ("procedures_icd", "procedure"))
     )
     return diseases, drug_names(used["prescriptions"], visit, stay_of, time(stays[visit]["admittime"])), operations
-
-
-ABOUT_THE_NEXT = {
-    None,
-    "next admission cannot be used",
-    "next admission has no diagnosis codes",
-    "next admission before the codes are complete",
-    "an admission without a time",
-}
-
-
-def earlier_stays(visit, judged, stays):
-    """(stay, days from its end) of all that ended before a visit began and are excluded for the next one at most."""
-    start, found = judged[visit]["start"], []
-    for other, verdict in judged.items():
-        same = stays[other]["subject_id"] == stays[visit]["subject_id"] and verdict["stay_id"] == other
-        if same and verdict["reason"] in ABOUT_THE_NEXT and verdict["end"] < start:
-            found.append((other, (start.date() - verdict["end"].date()).days))
-    return sorted(found, key=lambda each: each[1])
 
 
 def clauses_by_hand(train, method, m, top, folds):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from ckd.ehr.earlier import before, tellable
-from ckd.ehr.pairs import Rules, chain
+from ckd.ehr.pairs import REASONS, Rules, chain
 from ckd.ehr.synthetic.tables import write_tables
 from ckd.ehr.text import sentences, with_earlier
 from ckd.ehr.wording import Wording
@@ -21,6 +21,7 @@ from ckd.student.tiny import make_student
 from ckd.student.tokens import tokenize
 from ckd.visits.grammar import EarlierVisit, diseases_in_treatment_clause, render_input
 from jobs.cli import main
+from tests.ehr.ehr_reference import ABOUT_THE_NEXT
 from tests.ehr.ehr_tables import write_mimic3
 from tests.ehr.ingest_reference import cohort_by_hand, cohort_files, ingest, random_tables, read_tables, rows_of
 from tests.ehr.test_ehr_text import frame, names
@@ -121,6 +122,15 @@ def test_outcomes_of_held_out_reach_no_text_but_that_of_the_visits_that_have_the
     assert [after[visit]["input"] for visit in same] == [rows[visit]["input"] for visit in same]
     assert sum(after[visit]["labels"] != rows[visit]["labels"] for visit in same) >= 5
     assert any(" days before: " in rows[visit]["input"] for visit in same)
+
+
+def test_a_stay_is_told_unless_something_of_itself_excludes_it():
+    reasons = [None, *REASONS]
+    rows = {"subject_id": "s", "visit_id": reasons, "stay_id": reasons, "reason": reasons, "start": None, "end": None}
+    chained = pl.DataFrame(rows, schema=dict.fromkeys(rows, pl.String)).with_columns(
+        pl.col("visit_id", "stay_id").fill_null("a pair")
+    )
+    assert set(tellable(chained)["visit_id"]) == {reason or "a pair" for reason in ABOUT_THE_NEXT}
 
 
 DAY = pl.duration(days=1)
