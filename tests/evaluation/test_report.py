@@ -214,6 +214,8 @@ def test_totals_are_withheld_that_would_tell_few_visits(run):
     assert told(facts.visits(usual))["kept"] == ["580"] and told(facts.admissions(usual, CARD))["admissions in"] == [
         "700"
     ]
+    unread = CARD | {"unmapped_codes": {"diagnosis": {"share": 0.0123}}}
+    assert told(facts.admissions(usual, unread))["share of their diagnosis codes without a CCS category"] == ["1.2%"]
     few = with_counts(run, unlabeled=3)
     assert {told(facts.visits(few))[name][0] for name in ("rows read", "kept")} == {"withheld"}
     assert told(facts.visits(few))["without a next visit"] == ["<10"]

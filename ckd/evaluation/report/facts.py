@@ -74,6 +74,9 @@ def admissions(run: Content, card: Mapping[str, Any]) -> Table:
         ("last visit of a patient (no next visit)", count_text(found["last_visits"])),
         *parts_text(excluded).items(),
     ]
+    share = card.get("unmapped_codes", {}).get("diagnosis", {}).get("share")
+    if share is not None:
+        rows.append(("share of their diagnosis codes without a CCS category", f"{share:.1%}"))
     return plain("admissions", "Every admission is exactly one of these", ("What", "Admissions"), rows)
 
 
