@@ -42,6 +42,21 @@ def task_text(task: Task) -> str:
     return yaml.safe_dump(task.stored, sort_keys=False, allow_unicode=True)
 
 
+def label_tables(task: Task, paths: Sequence[str]) -> dict[int, ParquetFile]:
+    """Number of each given label of `task` -> its table, which has the name that it is given by.
+    Raises ConfigError for a label without a table and a table without a label, DataError for a file that is none."""
+    tables = {Path(path).name.partition(".")[0]: path for path in paths}
+    wanted = {number: label.given for number, label in enumerate(task.labels) if label.given}
+    for number, stem in wanted.items():
+        if stem not in tables:
+            what = f"task.labels: label '{task.names[number]}' is given by '{stem}'"
+            raise ConfigError(f"{what}, of which there is no table; give --labels {stem}.parquet")
+    if unused := sorted(tables.keys() - set(wanted.values())):
+        what = f"--labels: no label of task '{task.name}' is given by '{unused[0]}'"
+        raise ConfigError(f"{what}; add one with given: {unused[0]}, or leave task.labels out")
+    return {number: label_table(tables[stem]) for number, stem in wanted.items()}
+
+
 def label_table(path: str) -> ParquetFile:
     """A MEDS label table: subject_id, prediction_time, boolean_value. Raises DataError for any other file."""
     if not Path(path).is_file():

@@ -28,7 +28,7 @@ from ckd.ehr.meds_metadata import CODED, CODES_FILE, SPLITS_FILE
 from ckd.ehr.parquetfile import ParquetFile
 from ckd.ehr.source import Source
 from ckd.ehr.vocabulary import KINDS, Vocabulary, known
-from ckd.errors import ConfigError, DataError
+from ckd.errors import DataError
 from ckd.ingest_config import IngestConfig
 from ckd.visits.datafolder import entries, is_part, reason_to_refuse, table_mark
 from ckd.visits.task import Task
@@ -70,24 +70,15 @@ class Meds(Source):
 
     def with_given(self, task: Task, paths: Sequence[str]) -> "Meds":
         """Labels are tables beside the data set."""
-        tables = {Path(path).name.partition(".")[0]: path for path in paths}
-        wanted = {label.given: number for number, label in enumerate(task.labels) if label.given}
-        for stem, number in wanted.items():
-            if stem not in tables:
-                what = f"task.labels: label '{task.names[number]}' is given by '{stem}'"
-                raise ConfigError(f"{what}, of which there is no table; give --labels {stem}.parquet")
-        if unused := sorted(tables.keys() - wanted.keys()):
-            what = f"--labels: no label of task '{task.name}' is given by '{unused[0]}'"
-            raise ConfigError(f"{what}; add one with given: {unused[0]}, or leave task.labels out")
-        files = tuple(labeltables.label_table(tables[stem]) for stem in wanted)
-        found = tuple((number, stem) for stem, number in wanted.items())
-        return replace(self, opened=(*self.opened, *files), given_labels=found)
+        found = labeltables.label_tables(task, paths)
+        labels = tuple((number, task.labels[number].given) for number in found)
+        return replace(self, opened=(*self.opened, *found.values()), given_labels=labels)
 
     def given_rows(self) -> pl.LazyFrame:
         """The rows of the label tables."""
         frames = [super().given_rows()]
+        columns = {"subject_id": "subject_id", "start": "prediction_time"}
         for index, (label, _) in zip(self.indices("given"), self.given_labels, strict=True):
-            columns = {"subject_id": "subject_id", "start": "prediction_time"}
             raw = self.raw({**columns, "value": "boolean_value"}, index).with_columns(pl.col("value").cast(pl.Int8))
             rows = self.cells("given", columns, index).rows(raw, "value", "place")
             rows = with_missing(rows.with_columns(label=pl.lit(label, pl.UInt16)), SCHEMAS["given"])
