@@ -41,9 +41,11 @@ NOT_DECIDING: Mapping[str, str] = {
     "student.gpus_per_worker": "where ranks compute",
     "evaluation.*": "evaluate computes all of it anew",
     "ingest.workers": "where partitions are computed",
+    "ingest.max_unmapped": "stops an ingest; keeps the same rows",
 }
 HASHED = (
     *("data.train", "data.tuning", "data.held_out", "task.labels"),
+    *("ingest.code_map", "ingest.meds_codes"),
     *("teacher.base_model", "teacher.adapter", "teacher.chat_template", "student.base_model"),
 )
 ONLY_WHERE_SET: Mapping[str, Any] = {  # left out at this value: what was made before the key came stays valid

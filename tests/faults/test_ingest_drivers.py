@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import jobs.ingest
+import jobs.ingest_steps
 from ckd.ehr.synthetic import tables as synthetic_tables
 from ckd.errors import MismatchError
 from ckd.visits.inputs import Input
@@ -82,7 +83,7 @@ def test_two_drivers_started_together_make_one_whole_cohort(tmp_path, tables, al
 def test_where_no_lock_can_be_had_two_drivers_still_make_the_same_bytes(tmp_path, tables, alone, monkeypatch):
     """The steps of the second happen inside those of the first."""
     monkeypatch.setattr(jobs.ingest, "lease", lambda *_: contextlib.nullcontext(False))
-    out, merged, codes = tmp_path / "out", jobs.ingest.merged_codes, []
+    out, merged, codes = tmp_path / "out", jobs.ingest_steps.merged_codes, []
 
     def another_driver_comes(work, partitions):
         codes.append(None)
@@ -90,7 +91,7 @@ def test_where_no_lock_can_be_had_two_drivers_still_make_the_same_bytes(tmp_path
             codes[0] = main(["ingest", "mimic3", str(tables), "--out", str(out), *PARTS])
         return merged(work, partitions)
 
-    monkeypatch.setattr(jobs.ingest, "merged_codes", another_driver_comes)
+    monkeypatch.setattr(jobs.ingest_steps, "merged_codes", another_driver_comes)
     assert main(["ingest", "mimic3", str(tables), "--out", str(out), *PARTS]) == 3
     assert codes == [0, None] and cohort_files(out) == alone
 
@@ -101,7 +102,7 @@ def test_without_a_lock_a_driver_of_other_settings_never_mixes_its_parts_in(
 ):
     """It comes before the first one's parts are written, or after."""
     monkeypatch.setattr(jobs.ingest, "lease", lambda *_: contextlib.nullcontext(False))
-    out, step, codes = tmp_path / "out", getattr(jobs.ingest, moment), []
+    out, step, codes = tmp_path / "out", getattr(jobs.ingest_steps, moment), []
 
     def another_driver_comes(work, partitions):
         codes.append(None)
@@ -109,7 +110,7 @@ def test_without_a_lock_a_driver_of_other_settings_never_mixes_its_parts_in(
             codes[0] = main(["ingest", "mimic3", str(tables), "--out", str(out), *PARTS, "seed=7"])
         return step(work, partitions)
 
-    monkeypatch.setattr(jobs.ingest, moment, another_driver_comes)
+    monkeypatch.setattr(jobs.ingest_steps, moment, another_driver_comes)
     assert main(["ingest", "mimic3", str(tables), "--out", str(out), *PARTS]) == outer
     said = capsys.readouterr().err
     assert codes[0] == inner and said.count("\n") == 1 and ": made with " in said

@@ -106,8 +106,11 @@ def test_a_key_changes_a_fingerprint_unless_it_is_listed_as_not_deciding(finishe
 def test_what_a_key_names_is_in_a_fingerprint_by_its_content(finished, tmp_path, key):
     config, _ = finished
     section, name = key.split(".")
+    if not getattr(getattr(config, section), name):
+        (tmp_path / "given.csv").write_text("some content\n")
+        config = changed(config, key, str(tmp_path / "given.csv"))
     named = Path(getattr(getattr(config, section), name))
-    copy = tmp_path / named.name
+    copy = tmp_path / f"copy of {named.name}"
     for file in [named] if named.is_file() else sorted(named.iterdir()):
         target = copy if named.is_file() else copy / file.name
         target.parent.mkdir(exist_ok=True)

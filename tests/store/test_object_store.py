@@ -124,15 +124,19 @@ def test_a_cohort_is_made_from_tables_at_a_url_at_a_url(tmp_path, root, gate):
     write_tables(str(tmp_path / "tables"), 60, 1, lambda count: None)
     upload_folder(str(tmp_path / "tables"), f"{root}/tables")
     config = load(None, ["ingest.partitions=3", "ingest.min_support=2"])
-    made = Namespace(source="mimic3", folder=str(tmp_path / "tables"), out=str(tmp_path / "cohort"))
+    made = Namespace(
+        source="mimic3", folder=str(tmp_path / "tables"), out=str(tmp_path / "cohort"), like=None, labels=[]
+    )
     ingest.run(config, Console(io.StringIO()), made)
     gate.fault = lambda number, method, path: 500 if number % 5 == 0 else None
     said = Console(io.StringIO())
-    ingest.run(config, said, Namespace(source="mimic3", folder=f"{root}/tables", out=f"{root}/cohort"))
+    ingest.run(
+        config, said, Namespace(source="mimic3", folder=f"{root}/tables", out=f"{root}/cohort", like=None, labels=[])
+    )
     gate.fault = no_fault
     assert f"the tables of {root}/tables are copied to this machine" in said.stream.getvalue()
     names = list_files(str(tmp_path / "cohort"))
-    assert list_files(f"{root}/cohort") == names and len(names) == 6
+    assert list_files(f"{root}/cohort") == names and len(names) == 7
     for name in names:
         here, there = read_bytes(f"{tmp_path}/cohort/{name}"), read_bytes(f"{root}/cohort/{name}")
         if name == "card.json":  # it says where rows stand, so artifact.json has another hash of it
