@@ -1,6 +1,7 @@
 """How often the target repeats what the visit itself records: data that does so is no next-visit prediction."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ckd.visits.task import Labels
@@ -17,7 +18,7 @@ class Echo:
 
     known: int = 0  # labelled visits whose current labels are known
     _equal: int = 0
-    _nameable: int = 0  # bit mask of the labels that a clause has named
+    _nameable: int = 0  # mask of the labels that a clause has named
     _open: Counter[int] = field(default_factory=Counter)  # labels that differ, none of them named so far -> visits
 
     def recorded(self, current: Labels, target: Labels) -> None:
@@ -30,10 +31,10 @@ class Echo:
     def named(self, clause: tuple[bool, ...], target: Labels) -> None:
         """Count a visit of which only the treatment clause says what is present."""
         self.known += 1
+        if None in target:
+            target = tuple(flag if other is None else other for flag, other in zip(clause, target, strict=True))
         present = _mask(clause)
-        differing = _mask(
-            tuple(other is not None and flag != other for flag, other in zip(clause, target, strict=True))
-        )
+        differing = present ^ _mask(target)
         if present & ~self._nameable:
             self._nameable |= present
             for others in [others for others in self._open if others & self._nameable]:
@@ -46,11 +47,7 @@ class Echo:
         """Visits whose target equals the current labels."""
         return self._equal + sum(self._open.values())
 
-    @property
-    def nameable(self) -> int:
-        """Bit mask of the labels that a clause has named."""
-        return self._nameable
 
-
-def _mask(flags: Labels) -> int:
-    return sum(1 << place for place, flag in enumerate(flags) if flag)
+def _mask(flags: Sequence[bool | None]) -> int:
+    """One byte per label, which costs a tenth of one bit per label."""
+    return int.from_bytes(bytes(flags), "big")  # type: ignore[arg-type]  # no None is left

@@ -70,7 +70,7 @@ class _Placed:
         if labels is None:
             return
         if split == "train":
-            self.of_train.add(labels, visit.group)
+            self.of_train.add(labels, visit.group if self.of_train.alone else 0)  # a hash is not free
             if len(self.train_groups) < 2:
                 self.train_groups.add(visit.group)
         if seeded and len(self.seeded_groups) < MANY_GROUPS:

@@ -178,7 +178,7 @@ class Task(Section):
         found = [name for name in found if name]
         if not found:
             raise NoLabelNamedError("the output names no disease")
-        present = [False] * len(self)
+        present = [False] * len(self.names)
         for position, name in enumerate([] if found == [NO_LABEL] else found):
             if name not in self.index:
                 raise UnknownLabelError(position, len(self))
@@ -195,5 +195,7 @@ class Task(Section):
 
     def encode(self, names: Iterable[str]) -> tuple[bool, ...]:
         """One boolean per label from names; raises KeyError for an unknown one."""
-        chosen = {self.index[name] for name in names}
-        return tuple(place in chosen for place in range(len(self)))
+        present = [False] * len(self.names)
+        for name in names:
+            present[self.index[name]] = True
+        return tuple(present)
