@@ -16,7 +16,7 @@ from ckd.ehr.association_table import published
 from ckd.ehr.codes import Codes
 from ckd.ehr.frames import frame_files, left_join, load_frame, made_aside, save_frame
 from ckd.ehr.pairs import LONG_AGO, Rules
-from ckd.ehr.part import mark, part_table, summary
+from ckd.ehr.part import part_table, summary
 from ckd.ehr.partition import facts
 from ckd.ehr.subject_splits import SubjectSplits, decide
 from ckd.ingest_config import IngestConfig
@@ -26,6 +26,7 @@ from ckd.store.filesystems import is_local
 from ckd.store.folders import cache_folder
 from ckd.visits.grammar import names_the_labels
 from ckd.visits.labels import CCS25
+from ckd.visits.parquetrows import mark
 from ckd.visits.task import Task
 
 COHORT_VERSION = 2  # raise it when the same tables give other rows

@@ -7,7 +7,7 @@ import polars as pl
 
 from ckd.ehr.outcomes import TRUE, UNKNOWN, Cells
 from ckd.visits.columns import lists
-from ckd.visits.labels import CCS25, NUM_LABELS
+from ckd.visits.labels import NUM_LABELS
 from ckd.visits.task import Task
 from ckd.visits.visit import SUBGROUP_FIELDS, visit_schema
 
@@ -55,13 +55,6 @@ def summary(task: Task, visits: pl.DataFrame, inputs: pl.Series, outcomes: pl.Da
             sums["known"] = (cells != UNKNOWN).sum(axis=0).tolist()
     lengths = steps.alias("step").value_counts(name="visits")
     return {"splits": found, "lengths": {str(k): n for k, n in lengths.iter_rows()}}
-
-
-def mark(task: Task) -> dict[bytes, bytes]:
-    """What a part says of its task beside its rows; nothing of ccs25."""
-    from ckd.visits.parquetrows import TASK_MARK
-
-    return {} if task.identity == CCS25.identity else {TASK_MARK: f"{task.name} {task.identity}".encode()}
 
 
 def _flags(masks: pl.Series) -> "pa.Array":

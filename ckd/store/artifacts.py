@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 Fields = Mapping[str, str | int | float | bool | None]
 Versions = Mapping[str, str | None]  # library -> version
-_FOOTER_KEY = b"ckd"
+FOOTER_KEY = b"ckd"
 
 
 class Unit(Protocol):
@@ -118,7 +118,7 @@ class Stage:
         footer["content"] = column_hashes(table)
         if self.libraries:
             footer["made_with"] = versions(self.libraries) if made_with is None else made_with
-        metadata = {**(mark or {}), _FOOTER_KEY: json.dumps(sealed(footer), sort_keys=True).encode()}
+        metadata = {**(mark or {}), FOOTER_KEY: json.dumps(sealed(footer), sort_keys=True).encode()}
         table = table.replace_schema_metadata(metadata)
         options = {"compression": "zstd", "write_page_checksum": True}
         write_file(self.path(index), lambda stream: pq.write_table(table, stream, **options), private=True)
@@ -201,7 +201,7 @@ def read_footer(path: str) -> Footer | None:
 
 def _footer_in(metadata: Mapping[bytes, bytes]) -> Footer:
     """The footer in a schema's metadata. Raises LookupError, TypeError, ValueError when it is none of ours."""
-    found = json.loads(metadata[_FOOTER_KEY])
+    found = json.loads(metadata[FOOTER_KEY])
     seal = found.pop(SEAL, None)  # parts of before have none
     if seal is not None and seal != digest(found):
         raise ValueError("a footer that is not what was written")

@@ -12,6 +12,7 @@ from ckd.errors import ArtifactError
 from ckd.store.artifacts import Fields, FolderArtifact, Stage
 from ckd.store.files import join
 from ckd.visits.labels import CCS25
+from ckd.visits.parquetrows import mark
 from ckd.visits.task import Task
 from ckd.visits.visit import Shard, Split, Visit, to_table
 
@@ -97,7 +98,9 @@ def commit(
     def flush(key: tuple[Split, bool]) -> None:
         rows = waiting.pop(key)
         shard = describe(len(shards), rows)
-        stage.write(shard.index, to_table(rows, len(task)), rows=shard.rows, input_hash=shard.content_hash)
+        stage.write(
+            shard.index, to_table(rows, len(task)), rows=shard.rows, input_hash=shard.content_hash, mark=mark(task)
+        )
         shards.append(shard)
 
     for visit in visits:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ckd.errors import DataError
+from ckd.store.artifacts import FOOTER_KEY
 from ckd.store.files import open_file
+from ckd.visits.labels import CCS25
 from ckd.visits.rows import CONVERSATIONS, MAX_LINE
 from ckd.visits.task import Task
 
@@ -63,6 +65,11 @@ def _require_columns(path: str, names: Sequence[str], required: Sequence[str]) -
         raise DataError(f"{path}: no column {', '.join(missing)}{held}; {expected}")
 
 
+def mark(task: Task) -> dict[bytes, bytes]:
+    """What a part says of its task beside its rows; nothing of ccs25."""
+    return {} if task.identity == CCS25.identity else {TASK_MARK: f"{task.name} {task.identity}".encode()}
+
+
 def other_task(path: str, task: Task) -> str:
     """The labels of a file in words where they are another task's; "" where they are this one's, or there are none."""
     import pyarrow.parquet as pq
@@ -72,10 +79,12 @@ def other_task(path: str, task: Task) -> str:
 
 
 def _other_task(schema: "pa.Schema", task: Task) -> str:
-    """As `other_task`: by the mark that ingest leaves, else by the number of labels."""
+    """As `other_task`: by the mark of a part of ours, which is of ccs25 without one; else by the number of labels."""
     if "labels" not in schema.names:
         return ""
-    name, _, identity = (schema.metadata or {}).get(TASK_MARK, b"").decode(errors="replace").rpartition(" ")
+    said = schema.metadata or {}
+    unmarked = f"{CCS25.name} {CCS25.identity}".encode() if FOOTER_KEY in said else b""
+    name, _, identity = said.get(TASK_MARK, unmarked).decode(errors="replace").rpartition(" ")
     width = getattr(schema.field("labels").type, "list_size", len(task))
     if width == len(task) and identity in ("", task.identity):
         return ""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ckd.config import Config, TaskConfig
 from ckd.errors import ConfigError, DataError, MismatchError
 from ckd.run import Run
+from ckd.store.artifacts import Stage
 from ckd.visits.inputs import Input
 from ckd.visits.labels import CCS25, INSTRUCTION
 from ckd.visits.parquetrows import TASK_MARK
@@ -176,6 +177,23 @@ def test_the_labels_of_another_task_are_refused_by_name(tmp_path):
     arrived = Input(path, "train", CCS25, to_learn=False)
     assert [replace(v, line=0) for v in arrived.rows()] == [replace(visit, labels=None)]
     assert arrived.lines() == [f"{path}: labels of another task ('other', 2 labels) are not read"]
+
+
+def test_a_part_of_ours_without_a_mark_is_of_the_25_diseases_whatever_the_number_of_labels(tmp_path):
+    visit = Visit("v", "i", "text", (True,) + (False,) * 24, split="train")
+    Stage(str(tmp_path), "cohort", {}).write(0, to_table([visit], 25), rows=1, input_hash="")
+    path = Stage(str(tmp_path), "cohort", {}).path(0)
+    assert [v.labels for v in Input(path, "train", CCS25).rows()] == [visit.labels]
+    with pytest.raises(DataError, match=r"another task \('ccs25', 25 labels\), the configured one is 't' with 25"):
+        list(Input(path, "train", made(25)).rows())
+
+
+def test_stored_visits_of_another_task_are_no_input_of_a_task_with_as_many_labels(tmp_path):
+    cohort = run_of(tmp_path).prepare(lambda _: None)
+    parts = f"{cohort.root}/visits"
+    assert len(list(Input(parts, "train", cohort.task).rows())) == 20
+    with pytest.raises(DataError, match=r"another task \('kidney', 4 labels\)"):
+        list(Input(parts, "train", made(4)).rows())
 
 
 def run_of(folder, **sections):
