@@ -79,10 +79,7 @@ def load_facts(folder: str) -> dict[str, Any]:
 
 def assemble(tables: str, index: int, meaning: Meaning, *, seed: int, folds: int) -> Assembled:
     """Read partition `index` below the folder of the tables and make its rows."""
-    raw = {name: read(tables, name, index) for name in ("visits", "patients", "given", *NAMED)}
-    sexes = {name: sex.counted(raw[name], meaning.sex_words) for name in ("visits", "patients")}
-    for name in sexes:
-        raw[name] = raw[name].with_columns(sex.as_f_or_m("sex", meaning.sex_words))
+    raw, sexes = _read(tables, index, meaning)
     codes = meaning.codes
     admissions = raw["visits"].with_row_index("admission")
     numbers = admissions.select("visit", "admission")
@@ -138,6 +135,15 @@ def _unmapped(diagnoses: pl.DataFrame) -> dict[str, int]:
     """Admissions with a diagnosis code, with one that has no CCS category, with none that has one."""
     each = diagnoses.group_by("admission").agg(all=pl.col("mapped").all(), any=pl.col("mapped").any())
     return {"coded": each.height, "some_unmapped": int((~each["all"]).sum()), "none_mapped": int((~each["any"]).sum())}
+
+
+def _read(tables: str, index: int, meaning: Meaning) -> tuple[dict[str, pl.DataFrame], dict[str, Any]]:
+    """The tables of a partition with the sex as F or M, and its words as they were counted before."""
+    raw = {name: read(tables, name, index) for name in ("visits", "patients", "given", *NAMED)}
+    sexes = {name: sex.counted(raw[name], meaning.sex_words) for name in ("visits", "patients")}
+    for name in sexes:
+        raw[name] = raw[name].with_columns(sex.as_f_or_m("sex", meaning.sex_words))
+    return raw, sexes
 
 
 def _echoes(visits: pl.DataFrame) -> dict[str, int]:

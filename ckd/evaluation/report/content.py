@@ -123,8 +123,7 @@ def gather(
     `task` is the stored visits' with newer headings. Raises ArtifactError where metrics.json is missing, of another
     version, or of other predictions than the stored.
     """
-    metrics, where = _metrics(folder), join(folder, METRICS_FILE)
-    stored = Cohort.open(root)
+    metrics, stored = _metrics(folder), Cohort.open(root)
     cohort = replace(stored, task=task or stored.task)
     held_out = read_split(cohort, "held_out", list(MODELS.values()))
     artifacts = {
@@ -147,7 +146,7 @@ def gather(
         steps=tuple(steps),
         config=config,
     )
-    _require_same(run, where)
+    _require_same(run, join(folder, METRICS_FILE))
     return run
 
 
