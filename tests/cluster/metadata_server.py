@@ -7,8 +7,10 @@ until the value changes.
 import json
 import threading
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlparse
+
+from testbed.loopback import Loopback, serving
 
 
 class MetadataServer:
@@ -18,9 +20,8 @@ class MetadataServer:
         self.cloud, self.asked = cloud, []
         self.tokens, self.body, self.preempted, self.broken = set(), "", False, 0
         self.changed = threading.Condition()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"fake": self}))
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.server = Loopback(type("Handler", (Handler,), {"fake": self}))
+        self.serving, self.url = serving(self.server), self.server.url
         self.environment = {
             "AWS_EC2_METADATA_SERVICE_ENDPOINT": self.url,
             "GCE_METADATA_HOST": self.url.removeprefix("http://"),
@@ -28,12 +29,11 @@ class MetadataServer:
         }
 
     def __enter__(self):
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.serving.__enter__()
         return self
 
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
+    def __exit__(self, *ended):
+        self.serving.__exit__(*ended)
 
     def end_at(self, deadline, action="terminate"):
         """AWS's notice."""

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler
 
 import grpc
 import psutil
@@ -16,6 +17,7 @@ import pytest
 import requests
 
 from cluster.submit import authentication, require_listener
+from testbed.loopback import Loopback, serving
 from testbed.raycluster import CHECKOUT, cluster, until
 
 TOKEN = "c3" * 32
@@ -155,10 +157,8 @@ def test_the_dashboard_listens_on_loopback_only(head):
 
 def test_a_cluster_that_takes_jobs_from_everybody_is_refused():
     """Not a head of its own: what it would say to the one question that needs no token."""
-    import http.server
-    import threading
 
-    class Anybody(http.server.BaseHTTPRequestHandler):
+    class Anybody(BaseHTTPRequestHandler):
         def do_GET(self):
             answers = {
                 "/api/authentication_mode": {"authentication_mode": "disabled"},
@@ -172,10 +172,8 @@ def test_a_cluster_that_takes_jobs_from_everybody_is_refused():
         def log_message(self, *_):
             pass
 
-    server = http.server.HTTPServer(("127.0.0.1", 0), Anybody)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    require_listener(address)
-    assert "takes jobs from everybody" in said_by_our_client(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN)
-    assert said_by_our_client(address, RAY_AUTH_MODE="disabled") == address
-    server.shutdown()
+    with serving(Loopback(Anybody)) as server:
+        address = server.url
+        require_listener(address)
+        assert "takes jobs from everybody" in said_by_our_client(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN)
+        assert said_by_our_client(address, RAY_AUTH_MODE="disabled") == address

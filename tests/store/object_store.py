@@ -9,7 +9,9 @@ import threading
 import time
 import urllib.request
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from testbed.loopback import Loopback, serving
 
 BUCKET = "bucket"
 ERROR = '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{0}</Code><Message>made by the test</Message></Error>'
@@ -49,41 +51,24 @@ def _running(command, port):
         server.wait()
 
 
-class Proxy(ThreadingHTTPServer):
+class Proxy(Loopback):
     """Hands requests on to the server, unless `fault(number, method, path)` names something else to do.
 
     A status (500); "cut": half of the request's body is read, then the connection is reset; "cut answer": the same to
     the answer; or seconds to wait first.
     """
 
-    daemon_threads = True
-    request_queue_size = 64
-
     def __init__(self, upstream):
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.upstream, self.fault, self.seen, self.counting = upstream, no_fault, [], threading.Lock()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def handle_error(self, request, client_address):
-        """A client that was killed or gave up is what these tests are about."""
 
 
 def no_fault(number, method, path):
     return None
 
 
-@contextmanager
 def proxy(upstream):
-    made = Proxy(upstream)
-    threading.Thread(target=made.serve_forever, daemon=True).start()
-    try:
-        yield made
-    finally:
-        made.shutdown()
-        made.server_close()
+    return serving(Proxy(upstream))
 
 
 class _Handler(BaseHTTPRequestHandler):
