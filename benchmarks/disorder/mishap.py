@@ -1,13 +1,11 @@
 """One event: the command meets its mishap, what the user is told is done, and the end is compared with no mishap's."""
 
-import os
 import platform
 import re
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from benchmarks.disorder.driver import NEVER, Blow, Driver, Drivers, Ended
 from benchmarks.disorder.files import States, contents, differences, flip, rows_lost
 from benchmarks.disorder.plan import STAGES, Event, Stage, words
 from benchmarks.pipeline.bitflips import values
+from testbed.fulldisk import only
 
 CHECKPOINTS = "/artifacts/checkpoints"
 SHOWN, MISSED = 20, ", which it did not reach"
@@ -205,15 +204,3 @@ def faults(event: Event, course: Course, lost: int, differing: list[str]) -> lis
     if event.kind == "bit" and not course.seen_by and not course.harmless:
         found.append("a damage that nothing saw")
     return found
-
-
-@contextmanager
-def only(free: int, disk: Path) -> Iterator[None]:
-    """The disk with so many bytes left."""
-    filler = disk / "filler"
-    with filler.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(shutil.disk_usage(disk).free - free, 1))
-    try:
-        yield
-    finally:
-        filler.unlink()

@@ -17,6 +17,7 @@ from ckd.ehr.synthetic.tables import write_tables
 from jobs.cli import main
 from jobs.events import EventLog
 from jobs.submit import overrides
+from testbed.fulldisk import only
 from testbed.rows import rows, write_jsonl
 from tests.ehr.ingest_reference import cohort_files
 from tests.student.student_cohort import OTHERS, make_base, make_cohort, make_config
@@ -35,18 +36,6 @@ def disk(tmp_path):
         pytest.skip("a small file system cannot be mounted here")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-@contextmanager
-def with_only(disk: Path, free: int):
-    """The disk with so many bytes left."""
-    filler = disk / "filler"
-    with filler.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(shutil.disk_usage(disk).free - free, 1))
-    try:
-        yield
-    finally:
-        filler.unlink()
 
 
 @contextmanager
@@ -82,7 +71,7 @@ def test_a_disk_that_fills_up_while_the_student_trains_at_any_moment(disk, tmp_p
     wanted = load_file(f"{config.run.folder}/student/model.safetensors")
     for step in range(STEPS):
         config = fresh(f"{step}")
-        with with_only(disk, need * step // STEPS):
+        with only(need * step // STEPS, disk):
             assert "no space left" in refused(["train-student", *overrides(config)], capsys, disk)
         assert not list(disk.rglob(".rank-*"))
         assert main(["train-student", *overrides(config)]) == 0
@@ -112,7 +101,7 @@ def contents(disk: Path) -> dict[str, bytes]:
 def test_every_stage_says_that_its_disk_is_full_or_read_only_and_loses_nothing(disk, finished, capsys):
     before = contents(disk)
     for command in ("soft-labels", "train-head", "evaluate", "report"):
-        with with_only(disk, 0):
+        with only(0, disk):
             assert "no space left" in refused([command, *finished], capsys, disk)
         with read_only(disk):
             assert "read-only file system" in refused([command, *finished], capsys, disk)
@@ -129,7 +118,7 @@ def test_an_ingest_whose_disk_fills_up_at_any_moment(disk, tmp_path, capsys):
     need, wanted = shutil.disk_usage(disk).used - before, cohort_files(disk / "undisturbed")
     for step in range(STEPS):
         out = str(disk / f"{step}")
-        with with_only(disk, need * step // STEPS):
+        with only(need * step // STEPS, disk):
             assert "no space left" in refused([*words, out], capsys, disk)
         assert main([*words, out]) == 0 and cohort_files(Path(out)) == wanted
 
@@ -138,7 +127,7 @@ def test_a_shard_for_which_there_is_no_room_names_its_file(disk, finished, capsy
     (folder,) = disk.rglob("embeddings")
     shutil.rmtree(folder)
     capsys.readouterr()
-    with with_only(disk, 4096):
+    with only(4096, disk):
         assert main(["embed", *finished]) == 3
     (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ckd: ")]
     assert f"(first: shard 0: {folder}/part-00000.parquet: no space left on device); the others are kept" in said
