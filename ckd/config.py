@@ -7,58 +7,10 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ckd.ingest_config import IngestConfig as IngestConfig
-from ckd.section import IN_PROCESS, FileMode, Section, Workers
+from ckd.run_config import RunConfig as RunConfig
+from ckd.section import IN_PROCESS, Section, Workers
 
 Argument = bool | int | float | str | None  # of a chat template
-
-
-class RunConfig(Section):
-    """Where a run's files go."""
-
-    name: str = Field(
-        "default",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="folder name of this run's artifacts and results",
-    )
-    artifacts: str = Field("", description="folder or URL of the stages; empty: <run.results>/<run.name>/artifacts")
-    embeddings: str = Field(
-        "",
-        description="artifacts folder or URL of another run with the same teacher: its embeddings are taken for visits "
-        "whose id, instruction and input are equal; empty: none",
-    )
-    results: str = Field("results", min_length=1, description="folder or URL of results/<run>/…")
-    public_files: str = Field(
-        ".",
-        min_length=1,
-        description="this run's own folder or URL for the public files: data/hands_name_*, lora/*.pt and results/ with "
-        "heads_results* and test_metrics.txt (at '.' these two lie in run.results)",
-    )
-    file_mode: FileMode = Field(
-        "0600", description="rights of new files with data of single visits, such as 0640; the umask may take away more"
-    )
-    shared_mounts: tuple[str, ...] = Field(
-        (), description="folders that all machines of a cluster mount; jobs there take only URLs and paths below them"
-    )
-
-    @field_validator("artifacts", "embeddings", "results", "public_files")
-    @classmethod
-    def _plain(cls, value: str) -> str:
-        return value.removeprefix("file://")
-
-    @property
-    def artifacts_root(self) -> str:
-        """The folder or URL that holds one folder per stage."""
-        return self.artifacts or f"{self.folder}/artifacts"
-
-    @property
-    def public_results(self) -> str:
-        """Where heads_results* and test_metrics.txt go."""
-        return self.results if self.public_files == "." else f"{self.public_files.rstrip('/')}/results"
-
-    @property
-    def folder(self) -> str:
-        """results/<run>: metrics.json, student/, events.jsonl."""
-        return f"{self.results.rstrip('/')}/{self.name}"
 
 
 class DataConfig(Section):

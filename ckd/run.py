@@ -97,7 +97,7 @@ class Run:
     @property
     def owner(self) -> Owner:
         """Whom a public file belongs to."""
-        return Owner(self.config.run.name, absolute(self.config).run.artifacts_root)
+        return Owner(self.config.run.title, absolute(self.config).run.artifacts_root)
 
     @cached_property
     def inputs(self) -> list[Input]:
@@ -127,15 +127,9 @@ class Run:
 
         Raises ArtifactError when there are none, MismatchError naming the field when they come from other input.
         """
+        self._require_task()
         if self.inputs:
             cohort_artifact(self.root, self.visits_fields).is_done()
-        elif self.task.fingerprint != self.stored.task.fingerprint:
-            found, stored, folder = self.task, self.stored.task, cohort_artifact(self.root, {}).folder
-            raise MismatchError(
-                f"{folder}: holds visits of task '{stored.name}' ({len(stored)} labels), "
-                f"task.labels={self.config.task.labels} is '{found.name}' ({len(found)} labels); "
-                "give the task.* keys of that run, or another run.name"
-            )
         return self.stored
 
     @property
@@ -148,6 +142,7 @@ class Run:
 
     def prepare(self, say: Say) -> Cohort:
         """The visits of the input, made unless they are there. Raises as `ckd.visits.prepare.prepare`."""
+        self._require_task()
         self.stored = self.cohort = prepare(self.config, self.inputs, self.task, self.visits_fields, say)
         return self.cohort
 
@@ -165,6 +160,18 @@ class Run:
         if "stored" in vars(self):
             run.stored = run.cohort = replace(self.stored, root=run.root)
         return run
+
+    def _require_task(self) -> None:
+        """Raise MismatchError when the visits that are there are another task's."""
+        if cohort_artifact(self.root, {}).load() is None or self.task.fingerprint == self.stored.task.fingerprint:
+            return
+        found, stored, folder = self.task, self.stored.task, cohort_artifact(self.root, {}).folder
+        other = ", with other names or meanings" if found.name == stored.name else ""
+        raise MismatchError(
+            f"{folder}: holds visits of task '{stored.name}' ({len(stored)} labels), "
+            f"task.labels={self.config.task.labels} is '{found.name}' ({len(found)} labels{other}); "
+            f"give the task.* keys of that run, or another {'run.task' if self.config.run.task else 'run.name'}"
+        )
 
     def _visits_fields(self) -> Fields:
         hashes = {f"data.{source}": "" for source in ("train", "tuning", "held_out")}

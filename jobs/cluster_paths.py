@@ -36,7 +36,7 @@ def require_shared(config: Config) -> Config:
                 f"{key}={path}: a path of one machine, which a cluster's others do not see and which ends with "
                 "the job; give a URL (s3://, gs://) or a folder below one that run.shared_mounts lists"
             )
-    public = run.public_files if _shared(run.public_files, run.shared_mounts) else run.results
+    public = run.public_files if _shared(run.public_folder, run.shared_mounts) else run.results
     return config.model_copy(update={"run": run.model_copy(update={"public_files": public})})
 
 

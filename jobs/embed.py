@@ -10,7 +10,7 @@ from ckd.store.files import join
 from ckd.store.lease import lease_in_turn
 from ckd.teacher.accounting import Account, figures, lines
 from ckd.teacher.embed import EMBEDDINGS
-from ckd.teacher.lender import KEY, Lender, Rows, take
+from ckd.teacher.lender import Lender, Rows, take
 from ckd.teacher.training_settings import prompt_notes
 from jobs.console import Console
 from jobs.shards import make_missing
@@ -28,7 +28,7 @@ def work(run: Run, console: Console) -> None:
     teacher = run.config.teacher
     for note in prompt_notes(teacher, EMBEDDINGS.stage(run).fields):
         console.say(f"embed: {note}")
-    lent = _take(run, console, run.config.run.embeddings)
+    lent = _take(run, console)
     started = time.monotonic()
     # A GPU computes one shard while the next is read or the last is written.
     made = make_missing(
@@ -60,17 +60,23 @@ def work(run: Run, console: Console) -> None:
         console.event("embed_accounting", **found)
 
 
-def _take(run: Run, console: Console, root: str) -> Rows | None:
-    """Take what the run in `root` has embedded; returns where the visits of shards are that a worker completes.
+def _take(run: Run, console: Console) -> Rows | None:
+    """Take what a lender has embedded; returns where the visits of shards are that a worker completes.
 
-    Raises as Lender. Where nothing is to do nothing is asked of that run, which may be gone.
+    Raises as Lender. Where nothing is to do nothing is asked of it, and it may be gone.
     """
+    root, named = run.config.run.lender
     missing = EMBEDDINGS.missing(run) if root else []
     if not missing:
         return None
-    lender = Lender(root, EMBEDDINGS.stage(run))
+    lender = Lender(root, EMBEDDINGS.stage(run), named)
     taken = take(lender, run.cohort, EMBEDDINGS.stage(run), missing)
     rest = sum(shard.rows for shard in missing) - taken.visits
-    console.say(f"embed: {KEY}: {taken.visits:,} visits taken from {lender.root}, {rest:,} to compute")
+    console.say(f"embed: {named}: {taken.visits:,} visits taken from {lender.root}, {rest:,} to compute")
+    if not taken.visits:
+        console.say(
+            "embed: no visit has the visit_id, instruction and input that it has there; task.instruction=generic, "
+            "given to both, names no label"
+        )
     console.event("embed_taken", visits=taken.visits, to_compute=rest)
     return taken.rows if taken.rows.places else None

@@ -78,8 +78,9 @@ def plan(config: Config, price: float, spot_price: float, rate: float) -> Iterat
     done = _embedded_before(config)
     if done:
         yield f"{done:,} visits are embedded already and are not paid again"
-    if config.run.embeddings:
-        yield f"what is taken from run.embeddings={config.run.embeddings} is not paid; it is not taken off here"
+    lender, named = config.run.lender
+    if lender:
+        yield f"what is taken by {named} is not paid; it is not taken off here"
     phases = [_teacher_phase(config, max(0.0, visits - done), teacher)]
     student = _Student(config, sampled)
     phases.append(student.phase(to_train, teacher))

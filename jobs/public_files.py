@@ -24,9 +24,9 @@ def owned(run: Run) -> list[str]:
     `test_metrics.txt` is not among them: runs append their lines to it, as the public code does.
     """
     places, weight = run.config.run, run.config.student.hard_weight
-    files = [of(places.public_files, split) for of in (soft_label_file, clean_file) for split in ("train", "val")]
+    files = [of(places.public_folder, split) for of in (soft_label_file, clean_file) for split in ("train", "val")]
     results = [of(places.public_results, weight) for of in (student_file, results_file)]
-    return [*files, head_file(places.public_files), *results]
+    return [*files, head_file(places.public_folder), *results]
 
 
 def require_own(run: Run) -> None:

@@ -26,7 +26,7 @@ def work(run: Run, console: Console) -> None:
     config, shards = run.config, run.cohort.select("held_out")
     SOFT_LABELS.require(run, shards)
     PREDICTIONS.require(run, shards)
-    names = {"name": config.run.name, "cohort_folder": config.data.train, "config": dump(config)}
+    names = {"name": config.run.title, "cohort_folder": config.data.train, "config": dump(config)}
     found = gather(run.folder, run.root, steps=STEPS, task=run.task, **names)
     write_bytes(run.report_file, render(found).encode())
     console.event("report", path=run.report_file)

@@ -30,11 +30,11 @@ def _write_public(run: Run, console: Console) -> None:
     lost = cohort.facts["quarantined"] or cohort.count(labeled=False) or config.teacher.adapter_share
     names: tuple[tuple[Split, str], ...] = (("train", "train"), ("tuning", "val"))
     for split, name in names:
-        path = soft_label_file(config.run.public_files, name)
+        path = soft_label_file(config.run.public_folder, name)
         with run.owner.writing(path):
             count = write_soft_labels(path, (row["probabilities"] for row in public_rows(run, split)), task)
         console.say(f"soft-labels: wrote {path}, {count:,} visits")
-        clean = clean_file(config.run.public_files, name)
+        clean = clean_file(config.run.public_folder, name)
         run.owner.remove(clean)  # an earlier one does not fit these soft labels
         if lost or not config.data.tuning:
             with run.owner.writing(clean):

@@ -52,7 +52,7 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
     """Submit; with --follow stay until the end. Raises ConfigError, UnreachableError, JobError with an exit code."""
     config = require_shared(config) if arguments.stage != "doctor" or overrides(config) else config
     job = Job(
-        submission(arguments.stage, config), entrypoint(arguments.stage, config), config.run.name, arguments.stage
+        submission(arguments.stage, config), entrypoint(arguments.stage, config), config.run.title, arguments.stage
     )
     if arguments.dry_run:
         console.say(f"submit: {job.name}, in a copy of {checkout()}: {job.command}")
@@ -117,7 +117,7 @@ class Job:
 
 def submission(stage: str, config: Config) -> str:
     """The id of a stage's job: the same for the same configuration, so that a second submit finds the first."""
-    return f"ckd-{stage}-{config.run.name}-{digest(yaml.safe_load(dump(config)))[:8]}"
+    return f"ckd-{stage}-{config.run.title.replace('/', '-')}-{digest(yaml.safe_load(dump(config)))[:8]}"
 
 
 def entrypoint(stage: str, config: Config, *options: str) -> str:

@@ -35,7 +35,7 @@ def work(run: Run, console: Console) -> None:
             f"train-head: adapter_optimism {gap} (tuning minus out-of-fold train log-loss: "
             "what the adapter remembers of its labels)"
         )
-    path = head_file(run.config.run.public_files)
+    path = head_file(run.config.run.public_folder)
     with run.owner.writing(path):
         write_bytes(path, read_bytes(join(artifact.folder, HEAD_FILE)))
     console.say(f"train-head: wrote {path}")

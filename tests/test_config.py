@@ -74,6 +74,43 @@ def test_a_file_url_is_a_local_folder_and_a_number_is_a_name():
     assert (run.artifacts_root, run.name) == ("/tmp/a", "20240101")
 
 
+def test_a_further_task_lies_below_its_run_and_its_public_files_with_it():
+    given = ["run.results=s3://b/results", "run.name=icu"]
+    own, run = load(None, given).run, load(None, [*given, "run.task=readmission"]).run
+    assert (
+        run.artifacts_root
+        == f"{own.artifacts_root}/tasks/readmission"
+        == "s3://b/results/icu/artifacts/tasks/readmission"
+    )
+    assert run.folder == run.public_folder == f"{own.folder}/tasks/readmission"
+    assert run.public_results == f"{run.folder}/results" and own.public_results == own.results
+    assert (own.lender[0], run.lender) == ("", (own.artifacts_root, "run.task=readmission"))
+    assert (own.title, run.title) == ("icu", "icu/readmission")
+    placed = ["run.artifacts=/fast/icu/", "run.public_files=public"]
+    run = load(None, [*given, *placed, "run.task=readmission"]).run
+    assert (run.artifacts_root, run.lender[0]) == ("/fast/icu/tasks/readmission", "/fast/icu/")
+    assert (run.public_folder, run.public_results) == ("public/tasks/readmission", "public/tasks/readmission/results")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ["run.task=../icu"],
+            r"^override 'run.task=../icu': run.task: expected letters, digits, . _ - .* \(found '../icu'\)$",
+        ),
+        (["run.task=_x"], "run.task: expected letters"),
+        (["run.name=a/b"], r"^override 'run.name=a/b': run.name: expected letters"),
+        (["run.name="], "run.name: expected letters"),
+        (["run.task=x", "run.embeddings=results/a/artifacts"], "task=x takes this run's own embeddings .* give one of"),
+    ],
+)
+def test_a_name_that_is_no_folder_and_two_lenders_are_refused_in_one_line(words, says):
+    with pytest.raises(ConfigError, match=says) as caught:
+        load(None, words)
+    assert "\n" not in str(caught.value)
+
+
 def test_sections_are_frozen_and_empty_ones_hold_defaults(tmp_path):
     config = load(write(tmp_path, "teacher:\nhead:\n"))
     assert config == Config()

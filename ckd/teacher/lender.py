@@ -19,7 +19,6 @@ from ckd.visits.cohort import Cohort
 from ckd.visits.columns import lists, matrix
 from ckd.visits.visit import Shard, hash64
 
-KEY = "run.embeddings"
 TEXTS = ["visit_id", "instruction", "input"]  # all that an embedding depends on beside the teacher
 Places = NDArray[np.int64]  # of each visit of a shard the part << 32 | the row; NOWHERE where it is not lent
 NOWHERE = -1
@@ -77,23 +76,23 @@ class Rows:
 class Lender:
     """The run in `root`, whose embeddings are taken."""
 
-    def __init__(self, root: str, stage: Stage) -> None:
-        """`stage` is the own one. Costs a read of a footer per part.
+    def __init__(self, root: str, stage: Stage, named: str) -> None:
+        """`stage` is the own one, `named` the `key=value` that names the root. Costs a read of a footer per part.
 
         Raises ConfigError when the root is the own one, ArtifactError when there are no visits and embeddings in it,
         MismatchError naming the field when another teacher made these.
         """
         if Stage(root, stage.name, {}).folder == stage.folder:
-            raise ConfigError(f"{KEY}={root}: this run's own artifacts; name those of another run, or leave it empty")
+            raise ConfigError(f"{named}: this run's own artifacts; name those of another run, or leave it empty")
         try:
             self.cohort = Cohort.open(root)
         except ArtifactError as error:
-            raise ArtifactError(f"{KEY}: {error}") from None
-        self.root, self.stage = root, Stage(root, stage.name, {})
+            raise ArtifactError(f"{named}: {error}") from None
+        self.root, self.named, self.stage = root, named, Stage(root, stage.name, {})
         self.shards = {shard.index: shard for shard in self._embedded(stage.fields)}
         if not self.shards:
             raise ArtifactError(
-                f"{KEY}={root}: nothing is embedded there; run 'ckd embed' there first, or leave it empty"
+                f"{named}: nothing is embedded in {root}; run 'ckd embed' for that run first, or leave it empty"
             )
         self._whole = {shard.text_hash: index for index, shard in self.shards.items()}
 
@@ -128,8 +127,8 @@ class Lender:
             for name in sorted({*footer.fields, *wanted}):
                 if footer.fields.get(name) != wanted.get(name):
                     raise MismatchError(
-                        f"{KEY}={self.root}: made with {name}={footer.fields.get(name)!r}, this run has "
-                        f"{name}={wanted.get(name)!r}; give the teacher that run had, or leave {KEY} empty"
+                        f"{self.named}: {self.root} was made with {name}={footer.fields.get(name)!r}, this run has "
+                        f"{name}={wanted.get(name)!r}; give the teacher that run had, or leave it empty"
                     )
             yield shard
 

@@ -18,6 +18,7 @@ from ckd.teacher.soft_labels import SOFT_LABELS
 from ckd.visits.columns import cells, matrix
 from jobs import embed, soft_labels, train_head, train_student
 from jobs.console import Console
+from jobs.public_files import public_problems, require_own
 from testbed.rows import write_jsonl
 from tests.student.student_cohort import WORDS, make_base
 
@@ -52,7 +53,7 @@ def rows(count, visits=160):
 def run_to_the_student(folder, count, teacher, *overrides):
     base = folder / "base"
     base = str(base) if base.exists() else make_base(base, others=["visit"])
-    given = [f"run.results={folder}/results", f"run.public_files={folder}/public{count}", f"run.name=t{count}"]
+    given = [f"run.results={folder}/results", f"run.public_files={folder}/public", "run.name=forty"]
     given += [f"data.train={write_jsonl(folder / f'{count}.json', list(rows(count)))}", write_task(folder, count)]
     given += [f"teacher.base_model={teacher}/base", "teacher.dtype=float32", "task.instruction=generic"]
     given += [f"student.base_model={base}", "student.epochs=1", "student.max_length=32", "student.batch_size=16"]
@@ -84,7 +85,7 @@ def check(run, count):
     student = load_student(STUDENT.artifact(run).fetched())
     assert list(student.config.id2label.values()) == list(run.task.names)
     assert student.classifier.weight.shape[0] == count and student.classifier.weight.isfinite().all()
-    public = json.loads((Path(run.config.run.public_files) / "data/hands_name_train.json").read_text())
+    public = json.loads((Path(run.config.run.public_folder) / "data/hands_name_train.json").read_text())
     assert list(public[0]) == list(run.task.names) and len(public) == run.cohort.count("train")
 
 
@@ -92,12 +93,17 @@ def test_forty_labels_of_which_a_third_of_the_cells_is_unknown(forty):
     check(forty[0], 40)
 
 
-def test_one_label_for_which_the_teacher_has_read_everything_already(folder, forty, teacher_folder, monkeypatch):
+def test_one_label_below_a_run_whose_teacher_has_read_everything_already(folder, forty, teacher_folder, monkeypatch):
     monkeypatch.setattr("ckd.teacher.embed.load_engine", lambda *_: pytest.fail("a model was loaded"))
     lender = forty[0]
-    run, said = run_to_the_student(folder, 1, teacher_folder, f"run.embeddings={lender.root}")
+    public = Path(lender.config.run.public_folder)
+    before = {path: path.read_bytes() for path in public.rglob("*") if path.is_file()}
+    run, said = run_to_the_student(folder, 1, teacher_folder, "run.task=one")
     check(run, 1)
-    assert f"taken from {lender.root}, 0 to compute" in said
+    assert f"run.task=one: 106 visits taken from {lender.root}, 0 to compute" in said
+    assert before and before == {path: path.read_bytes() for path in before}
+    assert run.config.run.public_folder == str(public / "tasks/one") and not public_problems(run)
+    require_own(run)
     assert run.cohort.count(labeled=False) > 20, "a visit of which nothing is known is unlabeled"
     theirs = {
         i: v.tobytes()

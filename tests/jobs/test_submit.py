@@ -57,6 +57,15 @@ def test_a_jobs_id_names_stage_and_run_and_changes_with_the_configuration():
     assert submission("embed", one) == submission("embed", one) != submission("embed", other)
 
 
+def test_a_further_task_is_a_job_of_its_own_whose_public_files_lie_with_it():
+    config = require_shared(load(None, [*SHARED, "run.name=icu", "run.task=readmission"]))
+    assert submission("run", config).startswith("ckd-run-icu-readmission-")
+    assert config.run.public_folder == "s3://bucket/results/icu/tasks/readmission"
+    assert require_shared(load(None, shlex.split(entrypoint("run", config))[4:])) == config
+    config = require_shared(load(None, [*SHARED, "run.task=x", "run.public_files=here"]))
+    assert config.run.public_folder == "s3://bucket/results/tasks/x"
+
+
 def test_urls_and_shared_mounts_are_taken_and_public_files_follow_the_results():
     config = require_shared(load(None, SHARED))
     assert config.run.public_files == "s3://bucket/results"
