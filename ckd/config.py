@@ -1,6 +1,5 @@
 """The configuration: every key with its default and meaning, as frozen pydantic models. configfile reads it."""
 
-from datetime import date
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -8,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ckd.ingest_config import IngestConfig as IngestConfig
 from ckd.run_config import RunConfig as RunConfig
-from ckd.section import IN_PROCESS, Section, Workers
+from ckd.section import IN_PROCESS, Place, Section, Workers
 
 Argument = bool | int | float | str | None  # of a chat template
 
@@ -16,9 +15,9 @@ Argument = bool | int | float | str | None  # of a chat template
 class DataConfig(Section):
     """The visits."""
 
-    train: str = Field("", description="JSONL (.json, .jsonl, .gz), Parquet or a folder of Parquet; path or URL")
-    tuning: str = Field("", description="for early stopping and thresholds; half becomes held_out if that is empty")
-    held_out: str = Field("", description="rows that only the evaluation reads")
+    train: Place = Field("", description="JSONL (.json, .jsonl, .gz), Parquet or a folder of Parquet; path or URL")
+    tuning: Place = Field("", description="for early stopping and thresholds; half becomes held_out if that is empty")
+    held_out: Place = Field("", description="rows that only the evaluation reads")
     split: Literal["files", "public"] = Field(
         "files", description="files: a row's own split wins, else its file decides; public: split anew, 72/8/20"
     )
@@ -29,7 +28,9 @@ class DataConfig(Section):
 class TaskConfig(Section):
     """What is predicted."""
 
-    labels: str = Field("ccs25", min_length=1, description="ccs25, another built-in task, or the path of a labels.yaml")
+    labels: Place = Field(
+        "ccs25", min_length=1, description="ccs25, another built-in task, or the path of a labels.yaml"
+    )
     instruction: Literal["own", "generic"] = Field(
         "own",
         description="own: the task's, which may list its labels; generic: one that names none, so that many tasks "
@@ -40,11 +41,11 @@ class TaskConfig(Section):
 class TeacherConfig(Section):
     """The frozen language model."""
 
-    base_model: str = Field(
+    base_model: Place = Field(
         "Qwen/Qwen2.5-7B-Instruct",
         description="folder, s3:// or gs:// folder, or Hub id (also with @revision) of a causal language model",
     )
-    adapter: str = Field(
+    adapter: Place = Field(
         "", description="LoRA folder, URL or org/name@revision, as PEFT or LLaMA-Factory write it; empty: none"
     )
     adapter_share: float = Field(
@@ -57,7 +58,7 @@ class TeacherConfig(Section):
     merge_adapter: bool = Field(
         False, description="add the adapter to the weights: faster, but bfloat16 can lose a weak one"
     )
-    chat_template: str = Field(
+    chat_template: Place = Field(
         "",
         description="base, adapter, or the path or URL of a Jinja file; empty: the adapter's own where it brings one "
         "that differs, else the base's",
@@ -90,8 +91,6 @@ class TeacherConfig(Section):
         value = {} if value is None or value == "" else value
         if not isinstance(value, dict):
             raise ValueError("expected a mapping such as {enable_thinking: false}")
-        # YAML takes 2024-07-26 for a date
-        value = {str(name): str(each) if isinstance(each, date) else each for name, each in value.items()}
         for name, each in value.items():
             if not isinstance(each, Argument) or each in (float("inf"), float("-inf")) or each != each:
                 raise ValueError(f"{name}: expected true, false, a number, text or null")
@@ -121,7 +120,7 @@ class HeadConfig(Section):
 class StudentConfig(Section):
     """The BERT-size student."""
 
-    base_model: str = Field(
+    base_model: Place = Field(
         "bert-base-uncased",
         description="folder, s3:// or gs:// folder, or Hub id (also with @revision) "
         "for AutoModelForSequenceClassification",

@@ -4,13 +4,15 @@ import difflib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ckd.config import Config
+from ckd.config import Argument, Config
 from ckd.errors import ConfigError
+from ckd.section import Workers
+from ckd.yamltext import as_written, compose, entries, line, number, plain, scalar
 
 # user:password@ behind ://, or pyarrow's own options for keys
 _SECRET = re.compile(r"(\w[\w+.-]*)://(?:[^\s/@]*:[^\s@]*@|\S*[?&](?:access_key|secret_key|session_token)=)")
@@ -21,16 +23,12 @@ def load(path: str | None, overrides: Sequence[str] = ()) -> Config:
 
     Raises ConfigError with file:line (or the override) of the first wrong key or value.
     """
-    text = _read(path) if path else ""
-    try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line, problem = mark.line + 1 if mark else 1, getattr(error, "problem", "unreadable")
-        raise ConfigError(f"{path}:{line}: not YAML ({problem}); mend that line") from error
-    if not isinstance(values, dict):
-        found = type(values).__name__
+    where = path or "config"
+    root = compose(_read(path), path) if path else None
+    if root is not None and not isinstance(root, yaml.MappingNode):
+        found = type(as_written(root, where)).__name__
         raise ConfigError(f"{path}:1: expected sections such as 'data:' and 'teacher:', found a {found}")
+    values = _value(root, Config, where) if root else {}
     given: dict[tuple[str, ...], str] = {}
     for override in overrides:
         require_no_secret(override, f"{override.partition('=')[0]}: ")
@@ -40,7 +38,7 @@ def load(path: str | None, overrides: Sequence[str] = ()) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_describe(error, path, text, given)) from None
+        raise ConfigError(_describe(error, path, root, given)) from None
 
 
 def require_no_secret(text: str, where: str = "") -> None:
@@ -83,10 +81,7 @@ def _apply(values: dict[str, Any], override: str, given: dict[tuple[str, ...], s
     parts = tuple(key.strip().split("."))
     if not equals or not all(parts):
         raise ConfigError(f"override '{override}': expected key=value, such as data.train=data/name_train.json")
-    try:
-        value = raw if not raw or (_is_text(parts) and raw[0] not in "'\"") else yaml.safe_load(raw)
-    except yaml.YAMLError:
-        raise ConfigError(f"override '{override}': the value is not YAML; quote it") from None
+    value = _typed(raw, _kind(parts), f"override '{override}'")
     node = values
     for part in parts[:-1]:
         if node.get(part) is None:
@@ -98,13 +93,15 @@ def _apply(values: dict[str, Any], override: str, given: dict[tuple[str, ...], s
     given[parts] = override
 
 
-def _describe(error: ValidationError, path: str | None, text: str, given: dict[tuple[str, ...], str]) -> str:
+def _describe(
+    error: ValidationError, path: str | None, root: yaml.Node | None, given: dict[tuple[str, ...], str]
+) -> str:
     first = error.errors(include_url=False)[0]
     where_path = tuple(str(part) for part in first["loc"])
     # An error of a whole section is put down to the first override in that section.
     touched = (o for parts, o in given.items() if all(a == b for a, b in zip(where_path, parts, strict=False)))
     override = next(touched, None)
-    where = f"override '{override}'" if override else f"{path or 'config'}:{_line(text, where_path)}"
+    where = f"override '{override}'" if override else f"{path or 'config'}:{line(root, first['loc'])}"
     key = ".".join(where_path)
     if first["type"] == "extra_forbidden":
         known = _keys(where_path[:-1])
@@ -115,13 +112,65 @@ def _describe(error: ValidationError, path: str | None, text: str, given: dict[t
     return f"{where}: {key}: {first['msg'].removeprefix('Value error, ')} (found {first['input']!r})"
 
 
-def _is_text(parts: tuple[str, ...]) -> bool:
-    """Whether a key takes text, which is what was typed: YAML would cut it at " #" and divide it at ": "."""
-    model: Any = Config
+def _kind(parts: tuple[str, ...], kind: Any = Config) -> Any:
+    """The type of what stands at a key of a section; None for an unknown one."""
     for name in parts:
-        field = model.model_fields.get(name) if isinstance(model, type) and issubclass(model, BaseModel) else None
-        model = field.annotation if field else None
-    return model is str
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            field = kind.model_fields.get(name)
+            kind = field.annotation if field else None
+        else:
+            kind = get_args(kind)[1] if get_origin(kind) is dict else None
+    return kind
+
+
+def _is_text(kind: Any) -> bool:
+    kind = kind.__origin__ if get_origin(kind) is Annotated else kind
+    words = get_args(kind) if get_origin(kind) is Literal else ()
+    return kind in (str, Workers) or bool(words and all(isinstance(word, str) for word in words))
+
+
+def _typed(raw: str, kind: Any, where: str) -> Any:
+    """The value of a word on the command line: of a text key what was typed, without the quotes around all of it."""
+    if not raw:
+        return raw
+    try:
+        node = yaml.compose(raw, Loader=yaml.SafeLoader)
+    except yaml.YAMLError:
+        node = None
+    if _is_text(kind) and (plain(node) or not isinstance(node, yaml.ScalarNode) or node.end_mark.index != len(raw)):
+        return raw
+    if node is None:
+        raise ConfigError(f"{where}: the value is not YAML; quote it")
+    return _value(node, kind, where)
+
+
+def _value(node: yaml.Node, kind: Any, where: str) -> Any:
+    """What a node says to a key of this type: for texts the characters that are written, else what YAML makes of it."""
+    if isinstance(node, yaml.ScalarNode):
+        return _scalar(node, kind, where)
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(each, get_args(kind)[0] if get_args(kind) else str, where) for each in node.value]
+    if not isinstance(node, yaml.MappingNode):
+        raise TypeError(type(node).__name__)
+    section = isinstance(kind, type) and issubclass(kind, BaseModel)
+    each = get_args(kind)[1] if get_origin(kind) is dict else str
+    return {key: _value(value, _kind((key,), kind) if section else each, where) for key, value in entries(node, where)}
+
+
+def _scalar(node: yaml.ScalarNode, kind: Any, where: str) -> Any:
+    """A scalar for a key of this type. Raises ConfigError for a number that YAML reads otherwise than it looks."""
+    at = f"{where}:{node.start_mark.line + 1}" if not where.startswith("override") else where
+    if plain(node) and node.value == "~":
+        raise ConfigError(f"{at}: ~ alone is no value here; write '' for none, or a folder's whole path")
+    if not plain(node) or _is_text(kind):
+        return node.value
+    if kind == Argument:
+        return scalar(node)
+    try:
+        found = number(node)
+    except ValueError as error:
+        raise ConfigError(f"{at}: '{node.value}': {error}") from None
+    return node.value if isinstance(found, bool) and kind is not bool else found
 
 
 def _keys(section: tuple[str, ...]) -> list[str]:
@@ -131,14 +180,3 @@ def _keys(section: tuple[str, ...]) -> list[str]:
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
             return []
     return list(model.model_fields)
-
-
-def _line(text: str, keys: tuple[str, ...]) -> int:
-    node, line = yaml.compose(text, Loader=yaml.SafeLoader), 1
-    for key in keys:
-        pairs = node.value if isinstance(node, yaml.MappingNode) else ()
-        found = next(((k, v) for k, v in pairs if k.value == key), None)
-        if found is None:
-            break
-        line, node = found[0].start_mark.line + 1, found[1]
-    return line

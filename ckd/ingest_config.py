@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ckd.section import IN_PROCESS, Section, Workers
+from ckd.section import IN_PROCESS, Place, Section, Workers
 
 
 class IngestConfig(Section):
@@ -30,7 +30,7 @@ class IngestConfig(Section):
     follow_up_end: str = Field(
         "", description="date until which the source tells what happens to its patients; none: its latest discharge"
     )
-    code_map: str = Field("", description="CSV of your own codes: code, version, and ccs or label (docs/ingest.md)")
+    code_map: Place = Field("", description="CSV of your own codes: code, version, and ccs or label (docs/ingest.md)")
     max_unmapped: float = Field(
         0.05, ge=0, le=1, description="share of the diagnosis rows that may have no CCS category before an ingest stops"
     )
@@ -44,7 +44,9 @@ class IngestConfig(Section):
     sex_words: dict[str, Literal["F", "M"]] = Field(
         {}, description="words for the sex that mean other than docs/tables.md says, as {H: M, M: F}"
     )
-    meds_codes: str = Field("", description="CSV of prefixes of MEDS codes and what they are read as (docs/tables.md)")
+    meds_codes: Place = Field(
+        "", description="CSV of prefixes of MEDS codes and what they are read as (docs/tables.md)"
+    )
     partitions: int = Field(0, ge=0, description="parts of the tables; 0: by their size, about 1 GB of memory each")
     workers: Workers = Field(IN_PROCESS, description="Ray actors: N or min..max; 0: in this process, without Ray")
 

@@ -5,15 +5,15 @@ from typing import Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from ckd.section import FileMode, Section
+from ckd.section import FileMode, Place, Section
 
 
 class RunConfig(Section):
     """Where a run's files go."""
 
     name: str = Field("default", description="folder name of this run's artifacts and results")
-    artifacts: str = Field("", description="folder or URL of the stages; empty: <run.results>/<run.name>/artifacts")
-    embeddings: str = Field(
+    artifacts: Place = Field("", description="folder or URL of the stages; empty: <run.results>/<run.name>/artifacts")
+    embeddings: Place = Field(
         "",
         description="artifacts folder or URL of another run with the same teacher: its embeddings are taken for visits "
         "whose id, instruction and input are equal; empty: none",
@@ -24,8 +24,8 @@ class RunConfig(Section):
         "results and public files in tasks/NAME below the run's results, and the run's embeddings are taken; empty: "
         "the run's own",
     )
-    results: str = Field("results", min_length=1, description="folder or URL of results/<run>/…")
-    public_files: str = Field(
+    results: Place = Field("results", min_length=1, description="folder or URL of results/<run>/…")
+    public_files: Place = Field(
         ".",
         min_length=1,
         description="this run's own folder or URL for the public files: data/hands_name_*, lora/*.pt and results/ with "
@@ -34,7 +34,7 @@ class RunConfig(Section):
     file_mode: FileMode = Field(
         "0600", description="rights of new files with data of single visits, such as 0640; the umask may take away more"
     )
-    shared_mounts: tuple[str, ...] = Field(
+    shared_mounts: tuple[Place, ...] = Field(
         (), description="folders that all machines of a cluster mount; jobs there take only URLs and paths below them"
     )
 
@@ -46,11 +46,6 @@ class RunConfig(Section):
                 "expected letters, digits, . _ - and first a letter or digit, since a folder has this name"
             )
         return value
-
-    @field_validator("artifacts", "embeddings", "results", "public_files")
-    @classmethod
-    def _plain(cls, value: str) -> str:
-        return value.removeprefix("file://")
 
     @model_validator(mode="after")
     def _one_lender(self) -> Self:

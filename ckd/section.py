@@ -1,9 +1,10 @@
-"""What the configuration's sections are made of: frozen models, and a number of workers as a value."""
+"""What the configuration's sections are made of: frozen models, places, and a number of workers as a value."""
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 _WORKERS = re.compile(r"(\d+)(?:\.\.(\d+))?")
 
@@ -11,7 +12,7 @@ _WORKERS = re.compile(r"(\d+)(?:\.\.(\d+))?")
 class Section(BaseModel):
     """A frozen part of the configuration that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), coerce_numbers_to_str=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class Workers(Section):
@@ -45,9 +46,27 @@ class Workers(Section):
         return str(self.min) if self.min == self.max else f"{self.min}..{self.max}"
 
 
-def _octal(value: Any) -> Any:
-    return f"{value:04o}" if isinstance(value, int) else str(value).zfill(4)  # YAML reads 0640 as the number 416
+def place(value: str) -> str:
+    """A path or URL with `~` and `~user` as the home folder, which no shell has put in behind `=` or in a file.
+
+    Raises ValueError where no such user has one: a folder of that name would be made.
+    """
+    value = value.removeprefix("file://")
+    if not value.startswith("~"):
+        return value
+    try:
+        return str(Path(value).expanduser())
+    except RuntimeError:
+        first = value.partition("/")[0]
+        raise ValueError(
+            f"no home folder is known for {first}; write the whole path (or ./{value} for such a name)"
+        ) from None
 
 
-FileMode = Annotated[str, BeforeValidator(_octal), Field(pattern=r"^0[67][0-7][0-7]$")]  # the owner reads and writes
+Place = Annotated[str, AfterValidator(place)]  # a path or URL
+FileMode = Annotated[  # the owner reads and writes
+    str,
+    BeforeValidator(lambda value: value.zfill(4) if isinstance(value, str) else value),
+    Field(pattern=r"^0[67][0-7][0-7]$"),
+]
 IN_PROCESS = Workers(min=0, max=0)

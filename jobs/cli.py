@@ -12,6 +12,7 @@ from ckd import __version__
 from ckd.config import Config
 from ckd.configfile import dump, load, require_no_secret
 from ckd.errors import CkdError
+from ckd.section import place
 from ckd.store.files import join, let_read, sweep_temporary
 from ckd.store.unwritable import PLACES, unwritable
 from jobs.arguments import EXIT_CODES, add_config
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for word in words:
             require_no_secret(word, word.partition("=")[0] + ": " if "=" in word.partition("://")[0] else "")
-        arguments = _parse(words)
+        arguments = _parse([_at_home(word) for word in words])
         _start(COMMANDS[arguments.command], arguments)
         sys.stdout.flush()
     except CkdError as error:
@@ -44,6 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _refused(refused)
     return 0
+
+
+def _at_home(word: str) -> str:
+    """A word with `~` as the home folder, where no shell has put it in: behind --out= and in quotes."""
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    try:
+        return option + equals + (place(value) if value.startswith("~") else value)
+    except ValueError as error:
+        raise CkdError(f"{word}: {error}") from None
 
 
 def _refused(error: CkdError) -> int:

@@ -19,6 +19,8 @@ def rendered():
         "`ckd run --config … teacher.workers=0..8`.",
         "Unknown keys are refused. `ckd run --dry-run …` prints the resolved configuration and the plan. "
         "This page is made from `ckd/config.py`.",
+        "A text is what you type, without quotes too: `run.name=007`, `1.10`, `12:30:45`. "
+        "`~` is your home folder in every path.",
     ]
     for name, field in Config.model_fields.items():
         section = field.annotation

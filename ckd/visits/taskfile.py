@@ -4,18 +4,19 @@ import csv
 import io
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from ckd.config import TaskConfig
 from ckd.errors import ConfigError
+from ckd.section import place
 from ckd.visits.labels import CCS25
 from ckd.visits.task import Task
+from ckd.yamltext import as_written, compose
+from ckd.yamltext import line as line_of
 
 _FOLDER = files("ckd.visits") / "tasks"
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where it is there: 283 labels take .6 s without
 _VERSIONS = {"9": "9", "10": "10", "icd9": "9", "icd10": "10"}
 
 
@@ -46,20 +47,14 @@ def _text(path: str) -> str:
 
 
 def _parsed(text: str, path: str, folder: Path) -> Task:
-    try:
-        root = yaml.compose(text, Loader=_LOADER)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise ConfigError(
-            f"{path}:{mark.line + 1 if mark else 1}: not YAML ({getattr(error, 'problem', 'unreadable')}); "
-            "mend that line"
-        ) from None
-    values = _as_typed(root, path)
+    root = compose(text, path)
+    values = as_written(root, path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path}:1: expected name and labels (docs/labels.md), found no mapping")
-    for place, label in enumerate(values.get("labels") or ()):
+    for number, label in enumerate(values.get("labels") or ()):
         if isinstance(label, dict) and label.get("codes"):
-            label["codes"] = _codes(folder / str(label["codes"]), f"{path}:{_line(root, ('labels', place, 'codes'))}")
+            where = f"{path}:{line_of(root, ('labels', number, 'codes'))}"
+            label["codes"] = _codes(folder / _file(str(label["codes"]), where), where)
     try:
         return Task.model_validate(values)
     except ValidationError as error:
@@ -70,7 +65,7 @@ def _described(error: ValidationError, root: yaml.Node | None, path: str) -> str
     first = error.errors(include_url=False)[0]
     keys = tuple(first["loc"])
     where = ".".join(str(key + 1 if isinstance(key, int) else key) for key in keys)
-    line = f"{path}:{_line(root, keys)}"
+    line = f"{path}:{line_of(root, keys)}"
     if first["type"] == "extra_forbidden":
         return f"{line}: unknown key '{keys[-1]}'; docs/labels.md lists the keys of a label"
     message = first["msg"].removeprefix("Value error, ")
@@ -79,38 +74,11 @@ def _described(error: ValidationError, root: yaml.Node | None, path: str) -> str
     return f"{line}: {where}: {message} (found {first['input']!r})"
 
 
-def _line(node: yaml.Node | None, keys: tuple[Any, ...]) -> int:
-    """The line on which the deepest of these keys stands."""
-    line = 1
-    for key in keys:
-        if isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
-            node = node.value[key]
-            line = node.start_mark.line + 1
-        elif isinstance(node, yaml.MappingNode):
-            found = next(((k, v) for k, v in node.value if k.value == key), None)
-            if found is None:
-                break
-            line, node = found[0].start_mark.line + 1, found[1]
-        else:
-            break
-    return line
-
-
-def _as_typed(node: yaml.Node | None, path: str) -> Any:
-    """Mappings, lists and texts as they stand in the file: 042 and 250.10 are codes, which YAML reads as numbers.
-
-    Raises ConfigError for a key that stands twice: YAML would drop the first in silence.
-    """
-    if isinstance(node, yaml.SequenceNode):
-        return [_as_typed(each, path) for each in node.value]
-    if not isinstance(node, yaml.MappingNode):
-        return node.value if node else None
-    values: dict[str, Any] = {}
-    for key, value in node.value:
-        if key.value in values:
-            raise ConfigError(f"{path}:{key.start_mark.line + 1}: key '{key.value}' stands twice; remove one")
-        values[key.value] = _as_typed(value, path)
-    return values
+def _file(name: str, where: str) -> str:
+    try:
+        return place(name)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _codes(path: Path, where: str) -> list[tuple[str, str]]:
