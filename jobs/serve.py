@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 VARIABLE = "CKD_SERVE_TOKEN"  # of the environment
 LEAST_TOKEN = 16  # characters
 PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
-DRAIN_S = 30  # what requests in flight get at SIGTERM
-CONNECTIONS = 1024
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -61,7 +59,7 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
         )
     listening = _bind(host, arguments.port)
     app = _application(arguments, token, console)
-    listening.listen(CONNECTIONS)
+    listening.listen()
     address, bound = listening.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
     console.say(
@@ -121,6 +119,8 @@ def _application(arguments: Namespace, token: str | None, console: Console) -> A
     from ckd.predict.modelfolder import ModelFolder
     from ckd.predict.scorer import Scorer
     from ckd.predict.serving.app import make_app, must_be_text
+    from ckd.predict.serving.guard import DEFAULTS
+    from ckd.predict.serving.server import room_for
 
     started, folder = time.monotonic(), arguments.model
     write = _writer(arguments.like) if arguments.like else must_be_text
@@ -129,7 +129,7 @@ def _application(arguments: Namespace, token: str | None, console: Console) -> A
         console.say(f"serve: {note}")
     scorer = Scorer(model)
     console.say(f"serve: {folder} loaded in {time.monotonic() - started:.1f} s")
-    return make_app(scorer, model.task, model.fields, token, write=write)
+    return make_app(scorer, model.task, model.fields, token, room_for(DEFAULTS), write)
 
 
 def _writer(cohort: str) -> "Callable[[VisitIn], str]":
@@ -162,23 +162,12 @@ class _WithoutMessages(logging.Formatter):
 
 
 def _run(app: Any, listening: socket.socket) -> None:
-    import uvicorn
+    from ckd.predict.serving.server import make_server
 
     handler = logging.StreamHandler()
     handler.setFormatter(_WithoutMessages("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    settings = uvicorn.Config(
-        app,
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        ws="none",
-        proxy_headers=False,
-        server_header=False,
-        limit_concurrency=CONNECTIONS,
-        timeout_graceful_shutdown=DRAIN_S,
-    )
-    server = uvicorn.Server(settings)
+    server = make_server(app)
     # uvicorn takes these over while it runs and raises them again when it has ended, which would end the process early.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))

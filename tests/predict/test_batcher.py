@@ -54,17 +54,19 @@ def test_a_full_queue_refuses_and_a_closed_one_answers_what_it_has():
     assert [first.result(0), second.result(0), third.result(0)] == [["A"], ["B", "C"], ["D"]]
 
 
-def test_a_cancelled_request_costs_the_model_nothing():
-    gate = Gate()
-    batcher = Batcher(gate)
-    batcher.submit(["a"])
+def test_a_cancelled_request_costs_the_model_nothing_makes_room_at_once_and_is_counted():
+    gate, dropped = Gate(), []
+    batcher = Batcher(gate, waiting=3, dropped=dropped.append)
+    running = batcher.submit(["a"])
     assert gate.entered.wait(20)
-    gone, kept = batcher.submit(["b"]), batcher.submit(["c"])
-    assert gone.cancel()
+    gone, kept = batcher.submit(["b", "b"]), batcher.submit(["c"])
+    assert gone.cancel() and not running.cancel()
+    assert (batcher.waiting, dropped) == (1, [2])
+    late = batcher.submit(["d", "e"])
     gate.go.set()
-    assert kept.result(20) == ["C"]
-    assert gate.batches == [["a"], ["c"]]
-    assert batcher.waiting == 0
+    assert (kept.result(20), late.result(20)) == (["C"], ["D", "E"])
+    assert gate.batches == [["a"], ["c", "d", "e"]]
+    assert (batcher.waiting, dropped) == (0, [2])
     batcher.close()
 
 

@@ -134,7 +134,7 @@ def test_a_planted_marker_comes_back_in_no_error_page_or_metric(served):
         served.ask("/predict", {"visits": [{"input": text}]}, Content_Type=f"text/{MARKER}"),
         served.ask("/predict", {"visits": []}, method=MARKER.replace("-", "").upper()),
     ]
-    assert [status for status, _ in wrong] == [405, 404, 422, 422, 422, 422, 413, 421, 422, 405]
+    assert [status for status, _ in wrong] == [405, 404, 422, 422, 422, 422, 413, 421, 415, 405]
     pages = [served.ask("/metrics"), served.ask("/docs"), served.ask("/openapi.json"), served.ask("/healthz")]
     assert [status for status, _ in pages] == [200] * 4
     for _, data in [*wrong, *pages]:

@@ -146,7 +146,7 @@ def test_a_body_that_is_no_json_of_ours_is_refused(open_client, data, says):
 def test_another_content_type_is_refused_so_that_no_web_page_can_post_from_a_browser_unasked(open_client):
     body = json.dumps({"visits": [{"input": MARKER}]})
     answer = open_client.post("/predict", content=body, headers={"Content-Type": "text/plain"})
-    assert answer.status_code == 422
+    assert answer.status_code == 415
     assert "application/json" in answer.json()["error"]
     assert MARKER not in answer.text
 

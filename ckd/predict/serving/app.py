@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from ckd import __version__
 from ckd.predict.serving.batcher import Batcher, BusyError, ModelFailedError
 from ckd.predict.serving.gauges import Gauges
-from ckd.predict.serving.guard import DEFAULTS, Guard, Limits
+from ckd.predict.serving.guard import DEFAULTS, Guard, Limits, refused
 from ckd.predict.serving.schema import ErrorResponse, PredictRequest, PredictResponse, VisitIn, refusal
 from ckd.store.jsonfile import JsonError, parse_json
 from ckd.visits.task import Task
@@ -38,6 +38,7 @@ _ERRORS = {
     401: "no or a wrong token",
     408: "the body did not arrive in time",
     413: "the body is too large",
+    415: "not application/json, or compressed",
     422: "not a valid request",
     500: "the model failed on this request",
     503: "too busy, or about to stop; try again after Retry-After seconds",
@@ -63,7 +64,7 @@ def make_app(
     Its lifespan's end answers what is in the queue and ends the model thread.
     """
     gauges = Gauges()
-    batcher = Batcher(lambda texts: answers(score(texts), task), gauges.batch, limits.waiting)
+    batcher = Batcher(lambda texts: answers(score(texts), task), gauges.batch, limits.waiting, gauges.dropped)
     gauges.watch_queue(lambda: batcher.waiting)
 
     @asynccontextmanager
@@ -77,6 +78,7 @@ def make_app(
         description=_description(task),
         docs_url=None,  # these pages load scripts from another host
         redoc_url=None,
+        redirect_slashes=False,  # an address that a proxy's clients may not know, and no JSON
         lifespan=lifespan,
         telemetry=_NO_TELEMETRY,  # it records exceptions, whose messages may quote a visit
     )
@@ -178,9 +180,20 @@ class _StrictRoute(APIRoute):
         handler = super().get_route_handler()
 
         async def strict(request: Request) -> Response:
+            if request.method == "POST":
+                _require_json(request)
             return await handler(_StrictRequest(request.scope, request.receive))
 
         return strict
+
+
+def _require_json(request: Request) -> None:
+    """Refuse another media type, which a web page could post unasked, and a compressed body, which could be endless."""
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media != "application/json":
+        raise HTTPException(415, "expected Content-Type: application/json", {"Accept": "application/json"})
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise HTTPException(415, "expected a body without Content-Encoding", {"Accept-Encoding": "identity"})
 
 
 async def _not_valid(_: Request, error: Exception) -> Response:
@@ -189,10 +202,17 @@ async def _not_valid(_: Request, error: Exception) -> Response:
     return JSONResponse(refusal(error), 422)
 
 
-async def _refused(_: Request, error: Exception) -> Response:
+async def _refused(request: Request, error: Exception) -> Response:
     if not isinstance(error, AnyHTTPException):
         raise error
-    return JSONResponse({"error": error.detail, "details": []}, error.status_code, error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = headers["Allow"].replace("GET", "GET, HEAD") + ", OPTIONS"
+    elif request.scope["path"] == "*":
+        headers["Allow"] = "GET, HEAD, OPTIONS, POST"
+    if request.method == "OPTIONS" and "Allow" in headers:
+        return Response(status_code=204, headers=headers)
+    return refused(error.status_code, error.detail, headers)
 
 
 def _page(schema: dict[str, Any]) -> str:

@@ -38,7 +38,8 @@ class Batcher:
     """Calls `score(texts)`, one answer per text in order, in a thread of its own, then `observe(texts of the batch)`.
 
     A request's texts stay in one batch. A request that makes `score` raise fails by itself: its neighbours are scored
-    again without it.
+    again without it. One that is cancelled before its batch starts makes room at once, costs the model nothing and is
+    told to `dropped(its texts)`.
     """
 
     def __init__(
@@ -46,8 +47,9 @@ class Batcher:
         score: Callable[[list[str]], Sequence[Any]],
         observe: Callable[[int], None] = lambda _: None,
         waiting: int = 2048,
+        dropped: Callable[[int], None] = lambda _: None,
     ) -> None:
-        self.score, self.observe, self.most_waiting = score, observe, waiting
+        self.score, self.observe, self.dropped, self.most_waiting = score, observe, dropped, waiting
         self.waiting = 0  # texts in the queue
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._lock, self._open = threading.Lock(), True
@@ -55,17 +57,23 @@ class Batcher:
         self._thread.start()
 
     def submit(self, texts: Sequence[str]) -> "Future[list[Any]]":
-        """Queue some texts: a future of one answer per text, or of ModelFailedError. Raises BusyError.
-
-        Cancelling it before its batch starts saves the work.
-        """
+        """Queue some texts: a future of one answer per text, or of ModelFailedError. Raises BusyError."""
         job = Job(texts, Future())
         with self._lock:
             if not self._open or self.waiting + len(texts) > self.most_waiting:
                 raise BusyError
             self.waiting += len(texts)
+            job.answers.add_done_callback(lambda answers: self._drop(len(texts)) if answers.cancelled() else None)
             self._queue.put(job)
         return job.answers
+
+    def _drop(self, texts: int) -> None:
+        self._leave(texts)
+        self.dropped(texts)
+
+    def _leave(self, texts: int) -> None:
+        with self._lock:
+            self.waiting -= texts
 
     def alive(self) -> bool:
         """Whether requests are taken and answered."""
@@ -82,7 +90,6 @@ class Batcher:
         ended = False
         while not ended:
             jobs, ended = self._gather()
-            jobs = [job for job in jobs if job.answers.set_running_or_notify_cancel()]
             if jobs:
                 self._answer(jobs)
 
@@ -92,9 +99,9 @@ class Batcher:
         jobs, ended, until = deque[Job](), first is None, time.monotonic() + WINDOW_S
         one = first
         while one is not None:
-            jobs.append(one)
-            with self._lock:
-                self.waiting -= len(one.texts)
+            if one.answers.set_running_or_notify_cancel():
+                jobs.append(one)
+                self._leave(len(one.texts))
             if _full(jobs):
                 break
             try:

@@ -20,6 +20,8 @@ class Gauges:
             "ckd_serve_request_seconds", "From request to answer", ["route"], buckets=_SECONDS, registry=self.registry
         )
         self._visits = Counter("ckd_serve_visits", "Visits scored", registry=self.registry)
+        dropped = "Visits that were not scored, since nobody waited for the answer any more"
+        self._dropped = Counter("ckd_serve_visits_dropped", dropped, registry=self.registry)
         self._batch = Histogram(
             "ckd_serve_batch_visits", "Visits that were scored together", buckets=_VISITS, registry=self.registry
         )
@@ -36,6 +38,10 @@ class Gauges:
         self.scored += visits
         self._visits.inc(visits)
         self._batch.observe(visits)
+
+    def dropped(self, visits: int) -> None:
+        """A request that nobody waited for any more when its turn came."""
+        self._dropped.inc(visits)
 
     def watch_queue(self, waiting: Callable[[], int]) -> None:
         """Set where the queue's length is read when the page is made."""
