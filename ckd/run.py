@@ -13,6 +13,7 @@ from ckd.config import Config, TaskConfig, absolute
 from ckd.errors import MismatchError
 from ckd.store.artifacts import Fields
 from ckd.store.files import join, let_read
+from ckd.switches import take_out
 from ckd.visits.cohort import Cohort, cohort_artifact
 from ckd.visits.inputs import Input
 from ckd.visits.intake import configured_inputs
@@ -65,8 +66,9 @@ class Run:
         self._known = dict(known or {})
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        """Arrive in a worker, which writes files with the run's rights."""
+        """Arrive in a worker, which writes files with the run's rights and takes nothing from its environment."""
         vars(self).update(state)
+        take_out(rank=True)
         let_read(self.config.run.file_mode)
 
     @property

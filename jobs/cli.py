@@ -15,6 +15,7 @@ from ckd.errors import CkdError
 from ckd.section import place
 from ckd.store.files import join, let_read, sweep_temporary
 from ckd.store.unwritable import PLACES, unwritable
+from ckd.switches import take_out, told
 from jobs.arguments import EXIT_CODES, add_config
 from jobs.cluster_paths import placed
 from jobs.commands import COMMANDS, Command
@@ -29,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for word in words:
             require_no_secret(word, word.partition("=")[0] + ": " if "=" in word.partition("://")[0] else "")
         arguments = _parse([_at_home(word) for word in words])
+        for line in told(take_out()):
+            sys.stderr.write(f"ckd: {line}\n")
         _start(COMMANDS[arguments.command], arguments)
         sys.stdout.flush()
     except CkdError as error:

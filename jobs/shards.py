@@ -16,6 +16,7 @@ from ckd.section import Workers
 from ckd.stage import Step
 from ckd.store.artifacts import Unit
 from ckd.store.unwritable import unwritable
+from ckd.switches import take_out
 from ckd.visits.visit import Shard
 from jobs.console import Console, Progress
 
@@ -51,6 +52,7 @@ class Guarded:
         with _MAKING:
             if self.worker is None and self.broken is None:
                 try:
+                    take_out()
                     self.worker = self.factory()
                 except CkdError as error:
                     self.broken = {"error": str(error), "stop": error.exit_code}
