@@ -40,7 +40,7 @@ untrained: true
 selection: {generator_seed: 21, seeds: [1, 2]}
 confirmation: {generator_seed: 22, seeds: [3, 4], beside: [], resamples: 20}
 sizes:
-  {patients: 300, train_share: 0.5, ceiling_patients: 50, student_patients: 30, teacher_patients: 20, adapter_steps: 0}
+  {patients: 120, train_share: 0.5, ceiling_patients: 30, student_patients: 20, teacher_patients: 20, adapter_steps: 0}
 reference_seed: 42
 base: [data.shard_rows=256, teacher.dtype=float32, head.folds=2, head.epochs=1,
        student.hard_weight=0.5, student.max_length=64, student.epochs=1]

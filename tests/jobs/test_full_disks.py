@@ -23,7 +23,7 @@ from tests.ehr.ingest_reference import cohort_files
 from tests.student.student_cohort import OTHERS, make_base, make_cohort, make_config
 from tests.student.trainings import VISITS, assert_same
 
-STEPS = 12
+STEPS = 6
 
 
 @pytest.fixture

@@ -82,6 +82,19 @@ def finish(folder, arguments):
     return output
 
 
+@pytest.fixture
+def here(capsys, monkeypatch):
+    """Runs a command in this process and a folder: exit code, standard output, standard error."""
+
+    def run(folder, arguments):
+        monkeypatch.chdir(folder)
+        capsys.readouterr()
+        code = main(arguments)
+        return code, *capsys.readouterr()
+
+    return run
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, rows, teacher_folder, bert):
     folder = tmp_path_factory.mktemp("undisturbed")
@@ -98,7 +111,7 @@ def parts(folder):
     }
 
 
-def test_the_pipeline_ends_with_metrics_public_files_and_a_clean_audit(undisturbed, rows, teacher_folder, bert):
+def test_the_pipeline_ends_with_metrics_public_files_and_a_clean_audit(undisturbed, rows, teacher_folder, bert, here):
     folder, output = undisturbed
     metrics = json.loads((folder / "results/t/metrics.json").read_text())
     for model in ("student", "teacher"):
@@ -122,14 +135,14 @@ def test_the_pipeline_ends_with_metrics_public_files_and_a_clean_audit(undisturb
     assert Calibration.of_student(str(student), DISEASES).thresholds.tolist() == list(
         metrics["thresholds"]["student"]["values"].values()
     )
-    verify = [sys.executable, "-m", "jobs.cli", "verify", *words(folder, rows, teacher_folder, bert)[1:]]
-    assert subprocess.run(verify, capture_output=True).returncode == 0
+    verify = ["verify", *words(folder, rows, teacher_folder, bert)[1:]]
+    assert here(folder, verify)[0] == 0
     fresh = (student / "calibration.json").read_text()
     other = json.loads(fresh) | {"model": "other"}
     (student / "calibration.json").write_text(json.dumps({key: other[key] for key in other if key != SEAL}))
-    stale = subprocess.run(verify, capture_output=True, text=True)
+    code, *said = here(folder, verify)
     (student / "calibration.json").write_text(fresh)
-    assert stale.returncode == 2 and "made for another student" in stale.stdout + stale.stderr
+    assert code == 2 and "made for another student" in "".join(said)
 
 
 def test_no_patient_text_reaches_a_log_an_error_or_a_metric(undisturbed):
@@ -141,11 +154,11 @@ def test_no_patient_text_reaches_a_log_an_error_or_a_metric(undisturbed):
             assert MARKER not in path.read_text(), path
 
 
-def test_a_finished_run_answers_quickly_and_changes_nothing(undisturbed, rows, teacher_folder, bert):
+def test_a_finished_run_answers_quickly_and_changes_nothing(undisturbed, rows, teacher_folder, bert, here):
     folder, _ = undisturbed
     before = parts(folder), (folder / "results/t/metrics.json").read_bytes()
-    again = finish(folder, words(folder, rows, teacher_folder, bert))
-    assert "embed: 8 of 8 shards done, 0 to do" in again
+    code, again, _ = here(folder, words(folder, rows, teacher_folder, bert))
+    assert code == 0 and "embed: 8 of 8 shards done, 0 to do" in again
     assert (parts(folder), (folder / "results/t/metrics.json").read_bytes()) == before
     assert (folder / "results/test_metrics.txt").read_text().count("\n") == 1
 
@@ -177,17 +190,16 @@ def test_evaluate_fits_every_models_calibration_once(undisturbed, rows, teacher_
     ],
 )
 def test_every_stage_refuses_a_changed_setting_with_the_field_named(
-    undisturbed, rows, teacher_folder, bert, stage, change, field
+    undisturbed, rows, teacher_folder, bert, stage, change, field, here
 ):
     folder, _ = undisturbed
     before = sorted(
         (p, p.stat().st_mtime_ns) for p in (folder / "results").rglob("*") if p.is_file() and p.name != "events.jsonl"
     )
-    arguments = [stage, *words(folder, rows, teacher_folder, bert, change)[1:]]
-    done = subprocess.run([sys.executable, "-m", "jobs.cli", *arguments], capture_output=True, text=True, cwd=folder)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert field in done.stderr
-    assert done.stderr.count("\n") == 1
+    code, _, said = here(folder, [stage, *words(folder, rows, teacher_folder, bert, change)[1:]])
+    assert code == 2, said
+    assert field in said
+    assert said.count("\n") == 1
     assert (
         sorted(
             (p, p.stat().st_mtime_ns)
@@ -198,33 +210,20 @@ def test_every_stage_refuses_a_changed_setting_with_the_field_named(
     )
 
 
-def test_status_names_what_a_changed_setting_would_be_refused_for(undisturbed, rows, teacher_folder, bert):
+def test_status_names_what_a_changed_setting_would_be_refused_for(undisturbed, rows, teacher_folder, bert, here):
     folder, _ = undisturbed
     arguments = ["status", *words(folder, rows, teacher_folder, bert)[1:]]
-    assert (
-        "refused"
-        not in subprocess.run(
-            [sys.executable, "-m", "jobs.cli", *arguments], capture_output=True, text=True, cwd=folder
-        ).stdout
-    )
-    changed = subprocess.run(
-        [sys.executable, "-m", "jobs.cli", *arguments, "student.hard_weight=0.3"],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-    )
-    assert "student.hard_weight=0.9, this run has student.hard_weight=0.3" in changed.stdout
+    assert "refused" not in here(folder, arguments)[1]
+    changed = here(folder, [*arguments, "student.hard_weight=0.3"])[1]
+    assert "student.hard_weight=0.9, this run has student.hard_weight=0.3" in changed
 
 
-def test_a_best_model_that_another_run_wrote_over_is_written_again(undisturbed, rows, teacher_folder, bert):
+def test_a_best_model_that_another_run_wrote_over_is_written_again(undisturbed, rows, teacher_folder, bert, here):
     folder, _ = undisturbed
     path = folder / "results/heads_results0.9/best_model.pt"
     before = path.read_bytes()
     path.write_bytes(b"of another run")
-    arguments = ["train-student", *words(folder, rows, teacher_folder, bert)[1:]]
-    assert (
-        subprocess.run([sys.executable, "-m", "jobs.cli", *arguments], capture_output=True, cwd=folder).returncode == 0
-    )
+    assert here(folder, ["train-student", *words(folder, rows, teacher_folder, bert)[1:]])[0] == 0
     assert path.read_bytes() == before
 
 
@@ -238,11 +237,12 @@ def test_a_best_model_that_another_run_wrote_over_is_written_again(undisturbed, 
         ("run.results=", "at least 1 character"),
     ],
 )
-def test_what_cannot_work_is_refused_before_the_teacher_runs(tmp_path, rows, teacher_folder, bert, change, message):
-    arguments = words(tmp_path, rows, teacher_folder, bert, change)
-    done = subprocess.run([sys.executable, "-m", "jobs.cli", *arguments], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr
+def test_what_cannot_work_is_refused_before_the_teacher_runs(
+    tmp_path, rows, teacher_folder, bert, change, message, here
+):
+    code, _, said = here(tmp_path, words(tmp_path, rows, teacher_folder, bert, change))
+    assert code == 2, said
+    assert message in said
     assert not list(tmp_path.rglob("embeddings/*"))
 
 
@@ -293,17 +293,17 @@ def test_the_same_embeddings_come_from_ray_actors(tmp_path, undisturbed, rows, t
     assert parts(tmp_path) == whole
 
 
-def test_open_mimic_rows_run_to_metrics(tmp_path, teacher_folder, bert):
+def test_open_mimic_rows_run_to_metrics(tmp_path, teacher_folder, bert, here):
     """It runs on real codes and dates; 100 patients show nothing about performance."""
     assert write_rows(tmp_path) == 29
     arguments = words(tmp_path, tmp_path, teacher_folder, bert)
-    finish(tmp_path, [a for a in arguments if not a.startswith("data.tuning")])
+    assert here(tmp_path, [a for a in arguments if not a.startswith("data.tuning")])[0] == 0
     metrics = json.loads((tmp_path / "results/t/metrics.json").read_text())
     assert metrics["held_out"]["student"]["micro"]["brier"] is not None
     assert Path(tmp_path / "results/t/student/model.safetensors").is_file()
 
 
-def test_hospital_tables_run_to_metrics_with_every_option_of_the_distillation(tmp_path, teacher_folder, bert):
+def test_hospital_tables_run_to_metrics_with_every_option_of_the_distillation(tmp_path, teacher_folder, bert, here):
     """Unlabeled last visits come through the teacher into the student, only those of train subjects."""
     write_tables(str(tmp_path / "tables"), 80, 5)
     settings = ("ingest.min_support=2", "ingest.folds=2", "ingest.tuning_share=0.2", "ingest.held_out_share=0.2")
@@ -314,10 +314,9 @@ def test_hospital_tables_run_to_metrics_with_every_option_of_the_distillation(tm
         for a in words(tmp_path, tmp_path, teacher_folder, bert)
         if not a.startswith(("data.train", "data.tuning", "data.held_out"))
     ]
-    output = finish(
-        tmp_path,
-        [*arguments, f"data.train={tmp_path}/cohort", "data.tuning=", *(f"student.{o}" for o in options.split())],
-    )
+    arguments += [f"data.train={tmp_path}/cohort", "data.tuning=", *(f"student.{o}" for o in options.split())]
+    code, output, _ = here(tmp_path, arguments)
+    assert code == 0
     root = str(tmp_path / "results/t/artifacts")
     cohort = Cohort.open(root)
     last = [shard for shard in cohort.select(labeled=None) if not shard.labeled]
