@@ -1,11 +1,24 @@
 """The configuration's section `ingest`: how hospital tables become a cohort."""
 
 from datetime import datetime
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ckd.section import IN_PROCESS, Place, Section, Workers
+
+
+def _names(value: Any) -> Any:
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple):
+        return value
+    names = [str(name).strip().rstrip("/") for name in names]  # a prefix of MEDS codes may end in slashes
+    if "" in names or len({name.lower() for name in names}) < len(names):
+        raise ValueError("expected names of columns, each once")
+    return names
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]  # a list, or text with commas between them
 
 
 class IngestConfig(Section):
@@ -43,6 +56,9 @@ class IngestConfig(Section):
     held_out_values: tuple[str, ...] = Field((), description="values of split_column in held_out")
     sex_words: dict[str, Literal["F", "M"]] = Field(
         {}, description="words for the sex that mean other than docs/tables.md says, as {H: M, M: F}"
+    )
+    subgroups: Names = Field(
+        (), description="columns of the visits or patients that are subgroups of the report too (docs/tables.md)"
     )
     meds_codes: Place = Field(
         "", description="CSV of prefixes of MEDS codes and what they are read as (docs/tables.md)"

@@ -20,6 +20,7 @@ from ckd.visits.intake import configured_inputs
 from ckd.visits.labels import CCS25
 from ckd.visits.prepare import VISITS_VERSION, Say, halves_tuning, prepare
 from ckd.visits.public_owner import Owner
+from ckd.visits.subgroups import KEY as SUBGROUPS
 from ckd.visits.task import Task
 from ckd.visits.taskfile import load_task
 
@@ -50,6 +51,7 @@ HASHED = (
     *("teacher.base_model", "teacher.adapter", "teacher.chat_template", "student.base_model"),
 )
 ONLY_WHERE_SET: Mapping[str, Any] = {  # left out at this value: what was made before the key came stays valid
+    "ingest.subgroups": (),
     "task.instruction": "own",
     "teacher.adapter_share": 0,
     "head.cross_fitted": True,
@@ -104,7 +106,7 @@ class Run:
     @cached_property
     def inputs(self) -> list[Input]:
         """data.train, data.tuning, data.held_out as far as they are given."""
-        return configured_inputs(self.config.data, self.task)
+        return configured_inputs(self.config.data, self.task, self.config.ingest.subgroups)
 
     @cached_property
     def task(self) -> Task:
@@ -181,7 +183,8 @@ class Run:
         seeded = self.config.data.split == "public" or halves_tuning(self.config)
         decided = {"seed": self.config.seed if seeded else None, "visits_version": VISITS_VERSION}
         task = {} if self.task.fingerprint == CCS25.fingerprint else {"task.labels": self.task.fingerprint}
-        return {**hashes, **deciding(self.config, "data"), **task, **deciding(self.config, "task"), **decided}
+        groups = {SUBGROUPS: list(self.config.ingest.subgroups)} if self.config.ingest.subgroups else {}
+        return {**hashes, **deciding(self.config, "data"), **task, **deciding(self.config, "task"), **decided, **groups}
 
 
 def deciding(config: Config, section: str, *but: str) -> dict[str, Any]:

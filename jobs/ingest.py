@@ -67,7 +67,7 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
     wording = Wording.of(arguments.like) if arguments.like else None
     task, tables = CCS25 if wording else _task(config, arguments.labels), _on_this_machine(kind, folder, console)
     settings = settings_of_now(config.ingest, wording, arguments.like) if wording else config.ingest
-    source = open_source(kind, tables, settings.split_column, settings.meds_codes)
+    source = open_source(kind, tables, settings.split_column, settings.meds_codes, settings.subgroups)
     source = source.with_given(task, arguments.labels)
     require_outcomes(task, source)
     require_dates(settings.history, source)

@@ -10,6 +10,7 @@ from ckd.ehr.cellcounts import unread_cells
 from ckd.ehr.codemap import read_code_map
 from ckd.ehr.codes import Codes, refuse_damaged
 from ckd.ehr.cohort_folder import whole_cohort
+from ckd.ehr.groups import require_of_groups
 from ckd.ehr.ingest import (
     Assemble,
     Associate,
@@ -140,6 +141,7 @@ class IngestSteps:
         tables = facts(self.work.tables)["tables"]
         require_all_rows(found, tables)
         require_one_meaning([sexes["words"] for sexes in found["sex"].values()], self.work.config.sex_words)
+        require_of_groups(found.get("groups", {}), self.given)
         known = counted(found, unread_cells(self.source, tables, self._locate), self.source.passed_over, self._locate)
         files = {table: self._named(self.source.files_of(table)) for table in tables}
         try:

@@ -22,7 +22,9 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
     """
     files = [word for word in arguments.words if "=" not in word]
     task = load_task(config.task)
-    inputs = [Input(path, "train", task) for path in files] or configured_inputs(config.data, task)
+    groups = config.ingest.subgroups
+    inputs = [Input(path, "train", task, subgroups=groups) for path in files]
+    inputs = inputs or configured_inputs(config.data, task, groups)
     if not inputs:
         raise DataError(
             "nothing to validate; expected files, as in 'ckd validate data/name_train.json', "

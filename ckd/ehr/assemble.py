@@ -2,16 +2,17 @@
 Splits and treatment clauses come later, since they need all partitions."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
-from ckd.ehr import sex, usable
+from ckd.ehr import groups, sex, usable
 from ckd.ehr.codes import Codes
 from ckd.ehr.earlier import before, tellable
 from ckd.ehr.frames import frame_files, left_join, made_aside, proved_bytes, save_frame
+from ckd.ehr.groups import GROUPS
 from ckd.ehr.labeltables import matched
 from ckd.ehr.outcomes import History, Outcomes
 from ckd.ehr.pairs import Rules, chain
@@ -33,12 +34,13 @@ _FRAMES = ("visits", "subjects", *NAMED, "codes", "outcomes", "earlier", "told")
 @dataclass(frozen=True)
 class Meaning:
     """What the words of a source mean: which admissions make pairs, what its codes are, its words for the sex,
-    and how many earlier visits a text tells."""
+    how many earlier visits a text tells, which subgroups there are beside the fixed ones."""
 
     rules: Rules
     codes: Codes
     sex_words: Mapping[str, str]
     history: int = 0  # earlier visits that a text tells at most
+    subgroups: tuple[str, ...] = ()  # names of the elements of GROUPS
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,9 @@ class Assembled:
     """What one partition holds.
 
     `visits`: one row per pair or last visit, sorted by subject and time: visit (its row number), visit_id, subject_id,
-    role, labeled, prediction_time, current and next (bit masks of the 25 diseases), subgroup fields. `outcomes`: the
-    labels of another task than ccs25. `diagnoses`, `medications` and `procedures`: (visit, name), distinct names in the
-    order of the text.
+    role, labeled, prediction_time, current and next (bit masks of the 25 diseases), subgroup fields, GROUPS.
+    `outcomes`: the labels of another task than ccs25. `diagnoses`, `medications` and `procedures`: (visit, name),
+    distinct names in the order of the text.
     """
 
     visits: pl.DataFrame
@@ -94,7 +96,7 @@ def assemble(tables: str, index: int, meaning: Meaning, *, seed: int, folds: int
     chained = left_join(
         chain(admissions.with_columns(coded=coded), meaning.rules), admissions.select("place", "admission"), "place"
     )
-    visits = _visits(chained, _masks(rows["diagnoses"], chained), raw["visits"], raw["patients"])
+    visits = _visits(chained, _masks(rows["diagnoses"], chained), raw, meaning.subgroups)
     counts, outcomes = {name: usable.rejected(frame) for name, frame in judged.items()}, None
     if not names_the_labels(codes.task):
         given, counts["given"] = matched(raw["given"], chained, numbers)
@@ -112,6 +114,7 @@ def assemble(tables: str, index: int, meaning: Meaning, *, seed: int, folds: int
         "unmapped": _unmapped(rows["diagnoses"]),
         "patients": _met(admissions, raw["patients"]),
         "sex": sexes,
+        **({"groups": groups.counted(visits, meaning.subgroups)} if meaning.subgroups else {}),
         **(outcomes.echoes() if outcomes else _echoes(visits)),
     }
     subjects = _subjects(visits, seed, folds)
@@ -169,12 +172,13 @@ def _keys(chained: pl.DataFrame, visits: pl.DataFrame) -> pl.DataFrame:
 
 
 def _visits(
-    chained: pl.DataFrame, masks: pl.DataFrame, admissions: pl.DataFrame, patients: pl.DataFrame
+    chained: pl.DataFrame, masks: pl.DataFrame, raw: Mapping[str, pl.DataFrame], subgroups: Sequence[str]
 ) -> pl.DataFrame:
     kept = chained.filter(pl.col("role").is_in(["pair", "last"])).sort("subject_id", "start", "stay_id")
-    first = admissions.select("visit_id", "age", "cut", *SUBGROUP_FIELDS[1:], "start")
-    person = patients.unique("subject_id", keep="first", maintain_order=True)
-    person = person.select("subject_id", "birth", "anchor_age", "anchor_year", person_sex="sex", person_cut="cut")
+    first = raw["visits"].select("visit_id", "age", "cut", *SUBGROUP_FIELDS[1:], "start", GROUPS)
+    person = raw["patients"].unique("subject_id", keep="first", maintain_order=True)
+    named = {f"person_{name}": name for name in ("sex", "cut", GROUPS)}
+    person = person.select("subject_id", "birth", "anchor_age", "anchor_year", **named)
     rows = kept.select("subject_id", "role", "next_id", "prediction_time", visit_id="stay_id")
     current, following = masks.select(visit_id="stay_id", current="mask"), masks.select(next_id="stay_id", next="mask")
     for other, key in ((first, "visit_id"), (person, "subject_id"), (current, "visit_id"), (following, "next_id")):
@@ -191,6 +195,7 @@ def _visits(
         _age().alias("age"),
         pl.coalesce("sex", "person_sex").alias("sex"),
         *SUBGROUP_FIELDS[2:],
+        *([groups.of_visits(rows, subgroups)] if subgroups else ()),
         pl.coalesce("cut", "person_cut").alias("cut"),
     )
 

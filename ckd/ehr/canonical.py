@@ -13,9 +13,9 @@ _CODED = {"visit_id": _TEXT, "seq": _WHOLE, "code": _TEXT, "version": _TEXT, "ti
 
 SCHEMAS: Mapping[str, Mapping[str, pl.DataType]] = {
     "visits": {"visit_id": _TEXT, "subject_id": _TEXT, **_TIMES, "died": _FLAG, "newborn": _FLAG}
-    | {**dict.fromkeys(_ATTRIBUTES, _TEXT), "dod": TIME, **_PLACE},
+    | {**dict.fromkeys(_ATTRIBUTES, _TEXT), "dod": TIME, "groups": pl.List(_TEXT), **_PLACE},
     "patients": {"subject_id": _TEXT, "sex": _TEXT, "birth": TIME, "anchor_age": _WHOLE, "anchor_year": _WHOLE}
-    | {"dod": TIME, "cut": _TEXT, **_PLACE},
+    | {"dod": TIME, "cut": _TEXT, "groups": pl.List(_TEXT), **_PLACE},
     "diagnoses": _CODED,
     "medications": {"visit_id": _TEXT, "start": TIME, "drug": _TEXT, **_PLACE},
     "procedures": _CODED,

@@ -2,7 +2,7 @@
 claim on this cohort may say."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -40,6 +40,7 @@ def counted(facts: Json, cells: Sequence[Json], passed_over: Sequence[Json], loc
     if admissions["in"] != admissions["pair"] + admissions["last"] + sum(e["rows"] for e in excluded.values()):
         raise RuntimeError(f"{admissions['in']} admissions in are not pairs + last visits + excluded")
     patients, other = facts["patients"], {table: found["other"] for table, found in sexes.items() if "other" in found}
+    named = facts.get("groups", {})
     missing = {"": patients["missing"]} if patients["read"] and "missing" in patients else {}
     return {
         "admissions": {
@@ -54,7 +55,8 @@ def counted(facts: Json, cells: Sequence[Json], passed_over: Sequence[Json], loc
         "cells": list(cells),
         "codes_passed_over": list(passed_over),
         "other_sex_words": {table: _located({"": e}, table, locate)[""] for table, e in other.items()},
-        "unknown": _unknown(facts["visits"].values()),
+        "unknown": _unknown(facts),
+        **({"subgroups": {name: len(e["values"]) for name, e in named.items()}} if named else {}),
     }
 
 
@@ -117,6 +119,8 @@ def counted_lines(known: Json) -> list[str]:
         said.append(f"visits: the patient of {e['rows']:,} of {found['in']:,} has no row (first: {e['first']})")
     for table, e in known["other_sex_words"].items():
         said.append(f"{table}: {e['rows']:,} words for the sex are neither F nor M and stay (first: {e['first']})")
+    for name, values in known.get("subgroups", {}).items():
+        said.append(f"subgroup '{name}': {values} values")
     if unknown := {name: n for name, n in known["unknown"].items() if n and name != "visits"}:
         of = f"in {known['unknown']['visits']:,} pairs and last visits"
         said.append(f"unknown {of}: " + ", ".join(f"{name} of {n:,}" for name, n in unknown.items()))
@@ -173,11 +177,12 @@ def _rows(counts: Json, table: str, locate: Locate) -> dict[str, Any]:
     return {"read": counts["read"], "used": counts["used"], "rejected": rejected, **_located(some, table, locate)}
 
 
-def _unknown(groups: Iterable[Json]) -> dict[str, int]:
+def _unknown(facts: Json) -> dict[str, int]:
     """Pairs and last visits together, and those of unknown age, sex and so on."""
-    groups = list(groups)
+    groups = list(facts["visits"].values())
     visits = sum(group["visits"] for group in groups)
     known = {name: sum(group[f"{name}_known"] for group in groups) for name in SUBGROUP_FIELDS}
+    known |= {name: found["visits"] for name, found in facts.get("groups", {}).items()}
     return {"visits": visits, **{name: visits - n for name, n in known.items()}}
 
 

@@ -10,6 +10,7 @@ import polars as pl
 
 from ckd.ehr.canonical import ODD, SCHEMAS, SUSPECT, with_missing
 from ckd.ehr.ccs import ccs, normal
+from ckd.ehr.groups import GROUPS
 from ckd.ehr.icdtext import version_of
 from ckd.ehr.joined import Joined, looked_up
 from ckd.ehr.pairs import NO_START
@@ -105,7 +106,7 @@ class Eicu(Joined):
         units = self._units.sort(["admit", "number", "unit"], descending=[True, False, False], nulls_last=True)
         one_patient = pl.col("subject_id").n_unique() == 1
         dead = pl.any_horizontal(pl.col("status", "unit_status").str.to_lowercase() == "expired").fill_null(False)
-        first = [pl.col(name).first() for name in ("age", "sex", "ethnicity", "year", "place", *self._cut)]
+        first = [pl.col(name).first() for name in ("age", "sex", "ethnicity", "year", "place", *self._more)]
         with_id = units.filter(pl.col("visit_id").is_not_null()).group_by("visit_id", maintain_order=True)
         stays = with_id.agg(
             *first,
@@ -120,8 +121,8 @@ class Eicu(Joined):
         return placed(stays.with_columns(years=pl.col("age").cast(pl.Float64, strict=False).floor().cast(pl.Int64)))
 
     @property
-    def _cut(self) -> list[str]:
-        return ["cut"] if "cut" in self._units.columns else []
+    def _more(self) -> list[str]:
+        return [name for name in ("cut", GROUPS) if name in self._units.columns]
 
 
 def codes_in(cell: str) -> list[tuple[str, str | None]]:

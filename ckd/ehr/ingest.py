@@ -27,9 +27,11 @@ from ckd.store.folders import cache_folder
 from ckd.visits.grammar import names_the_labels
 from ckd.visits.labels import CCS25
 from ckd.visits.parquetrows import mark
+from ckd.visits.subgroups import mark_of
 from ckd.visits.task import Task
 
 COHORT_VERSION = 2  # raise it when the same tables give other rows
+UNLESS_SET = ("history", "subgroups")  # what was made before the key came stays valid
 FILES = ("code_map", "meds_codes")  # keys that name a file: its content decides
 WORK = ".ckd-ingest-"  # then the fingerprint of the tables and settings: only this ingest has a folder of that name
 Clauses = Mapping[str, Mapping[str, Sequence[str]]]  # table ("all" or a fold's number) -> disease -> drugs
@@ -54,6 +56,11 @@ class Work:
     task: Task = CCS25
     of_tables: bool = False  # MEDS label tables alone say what the task is
     now: bool = False  # patients as they are now: each one's last stay, which may go on
+
+    @property
+    def subgroups(self) -> tuple[str, ...]:
+        """The columns of the parts that are groups beside SUBGROUP_FIELDS."""
+        return tuple(name.lower() for name in self.config.subgroups)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -110,7 +117,7 @@ def part_file(index: int) -> str:
 
 def fingerprint(config: IngestConfig, seed: int, kind: str, content: str, task: Task = CCS25) -> Fields:
     """What decides a cohort's values: the input's content, all settings but the workers, the version of these rules."""
-    not_deciding = {"workers", "max_unmapped"} | (set() if config.history else {"history"})
+    not_deciding = {"workers", "max_unmapped"} | {key for key in UNLESS_SET if not getattr(config, key)}
     settings = config.model_dump(exclude=not_deciding).items()
     plain = {f"ingest.{k}": v if isinstance(v, str | int | float | bool) else json.dumps(v) for k, v in settings}
     files = {f"ingest.{key}": getattr(config, key) for key in FILES if getattr(config, key)}
@@ -131,7 +138,7 @@ class Assemble:
     def __init__(self, work: Work, codes: Codes) -> None:
         self.work, config = work, work.config
         rules = Rules(config.coding_delay_days, config.newborns, follow_up_end(work), work.now)
-        self.meaning = Meaning(rules, codes, config.sex_words, config.history)
+        self.meaning = Meaning(rules, codes, config.sex_words, config.history, work.subgroups)
 
     def __call__(self, partition: Partition) -> dict[str, Any]:
         """Save the assembled partition."""
@@ -182,8 +189,9 @@ class Render:
         kept = visits["role"].is_in(self.work.roles)
         visits, inputs = visits.filter(kept), inputs.filter(kept)
         outcomes = None if outcomes is None else outcomes.filter(kept)
-        table = part_table(task, visits, inputs, outcomes)
-        self.stage.write(partition.index, table, rows=visits.height, input_hash="", mark=mark(task))
+        table = part_table(task, visits, inputs, outcomes, self.work.subgroups)
+        marks = {**mark(task), **mark_of(self.work.subgroups)}
+        self.stage.write(partition.index, table, rows=visits.height, input_hash="", mark=marks)
         sums = summary(task, visits, inputs, outcomes)
         written = {**sums, "file": size_and_hash(self.stage.path(partition.index))}
         write_bytes(self.work.summary(partition.index), json.dumps(written).encode())

@@ -9,7 +9,6 @@ from typing import ClassVar, Self
 
 import polars as pl
 
-from ckd.ehr import values
 from ckd.ehr.canonical import CELLS, PLACE_BITS, SCHEMAS, SUSPECT
 from ckd.ehr.cells import Cells
 from ckd.ehr.csvfile import CsvFile
@@ -19,6 +18,7 @@ from ckd.ehr.source import Source
 from ckd.ehr.tabfile import TabFile
 from ckd.ehr.tables import Tables
 from ckd.errors import DataError
+from ckd.visits.subgroups import NOTHING
 from ckd.visits.task import Task
 
 _TEXT = pl.String()
@@ -86,6 +86,7 @@ class Joined(Tables):
     def _rows_of_file(self, table: str, index: int) -> pl.LazyFrame:
         file, raw, used = self.opened[index], self.read_as(table, index), self._used(table, index)
         others = {**self.beside(table, index), "place": self.place(index), SUSPECT: file.suspect(used.values())}
+        others |= self.groups_of(table, index)
         if not raw:  # of concepts
             return file.scan().filter(self._has_cells(table, index)).select(**others)
         columns = {name: (used[name], dtype) for name, (_, dtype) in raw.items()}
@@ -159,7 +160,7 @@ def text(cell: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     if dtype.is_float():
         cell = cell.fill_nan(None)
     cell = cell.cast(pl.String).str.strip_chars()
-    return pl.when(~cell.is_in(["", *values.NOTHING])).then(cell)
+    return pl.when(~cell.is_in(["", *NOTHING])).then(cell)
 
 
 def _with_quotes(file: CsvFile | ParquetFile) -> CsvFile | ParquetFile:

@@ -1,6 +1,6 @@
 """Every kind of source by its name: what `ckd ingest` offers, how a source is opened, which files it may read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ckd.ehr.eicu import Eicu
@@ -17,11 +17,13 @@ _EVENTS = {"meds": "MEDS shards with hadm_id"}
 KINDS: Mapping[str, str] = {name: layout.help for name, layout in LAYOUTS.items()} | _EVENTS  # name -> help
 
 
-def open_source(kind: str, folder: str, split_column: str = "", meds_codes: str = "") -> Source:
+def open_source(
+    kind: str, folder: str, split_column: str = "", meds_codes: str = "", subgroups: Sequence[str] = ()
+) -> Source:
     """Find the files of `kind` below `folder` and read their headers. `meds_codes`: a table of prefixes of MEDS codes.
 
     Raises DataError when a table or a column is missing, is there twice, or is of no use; ConfigError when no table has
-    `split_column`.
+    `split_column` or one of the `subgroups`.
     """
     if kind not in KINDS:
         raise ConfigError(f"'{kind}': no kind of tables; expected one of {', '.join(KINDS)}")
@@ -33,7 +35,7 @@ def open_source(kind: str, folder: str, split_column: str = "", meds_codes: str 
     else:
         source = Meds.open(kind, folder, split_column, Vocabulary.of(meds_codes))
     source.require_split_column()
-    return source
+    return source.with_subgroups(subgroups) if subgroups else source
 
 
 def may_read(kind: str, name: str) -> bool:

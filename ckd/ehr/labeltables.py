@@ -11,8 +11,8 @@ import yaml
 from ckd.ehr import usable
 from ckd.ehr.frames import left_join
 from ckd.ehr.parquetfile import ParquetFile
-from ckd.ehr.values import NOTHING
 from ckd.errors import ConfigError, DataError
+from ckd.visits.subgroups import NOTHING
 from ckd.visits.task import Label, Task
 
 TASK_FILE = "labels.yaml"  # beside the parts, where label tables alone say what the task is

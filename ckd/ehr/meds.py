@@ -2,7 +2,7 @@
 A stay is made of its admission, discharge and death events; what an event has no visit id for is found by its time."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,26 +11,19 @@ from typing import Any
 import polars as pl
 
 from ckd.ehr import labeltables, meds_metadata
-from ckd.ehr.canonical import (
-    BY_TIME,
-    CELLS,
-    ODD,
-    PLACE_BITS,
-    SCHEMAS,
-    SEVERAL,
-    SUSPECT,
-    TIME,
-    with_missing,
-)
+from ckd.ehr.canonical import CELLS, ODD, PLACE_BITS, SCHEMAS, SUSPECT, TIME, with_missing
 from ckd.ehr.cells import unread
+from ckd.ehr.groups import GROUPS, require_columns
 from ckd.ehr.layouts import missing_column
 from ckd.ehr.meds_metadata import CODED, CODES_FILE, SPLITS_FILE
 from ckd.ehr.parquetfile import ParquetFile
+from ckd.ehr.shards import event_shards
 from ckd.ehr.source import Source
-from ckd.ehr.vocabulary import KINDS, Vocabulary, known
-from ckd.errors import DataError
+from ckd.ehr.stay_times import with_their_stay
+from ckd.ehr.vocabulary import Vocabulary, group_kind, known
+from ckd.errors import ConfigError, DataError
 from ckd.ingest_config import IngestConfig
-from ckd.visits.datafolder import entries, is_part, reason_to_refuse, table_mark
+from ckd.visits.subgroups import KEY, require_free
 from ckd.visits.task import Task
 
 _NEEDED, _VISIT_IDS = ("subject_id", "time", "code"), ("hadm_id", "visit_id")
@@ -48,17 +41,9 @@ class Meds(Source):
 
     @classmethod
     def open(cls, kind: str, folder: str, split_column: str, vocabulary: Vocabulary) -> "Meds":
-        """Find data/**/*.parquet, or all below `folder` if it has no folder data, and read the schemas.
-        Raises DataError when there is no shard, one lacks a column, above all a visit id, or more may hold events."""
-        base = Path(folder, "data") if Path(folder, "data").is_dir() else Path(folder)
-        found = dict(_below(base, frozenset()))
-        shards = sorted(path for path, why in found.items() if not why)
-        if not shards:
-            raise DataError(f"{base}: no *.parquet file; expected the event shards of a MEDS data set below data/")
-        for path, why in sorted(found.items()):
-            if why:
-                raise DataError(f"{path}: {why}")
-        source = cls(kind, folder, split_column, tuple(map(ParquetFile.open, shards)), vocabulary)
+        """Find the shards and read their schemas. Raises DataError as `event_shards` does, and for one that lacks a
+        column, above all a visit id."""
+        source = cls(kind, folder, split_column, tuple(map(ParquetFile.open, event_shards(folder))), vocabulary)
         for index in source.indices("visits"):
             source._require_columns(index)
         return source
@@ -84,6 +69,22 @@ class Meds(Source):
             rows = with_missing(rows.with_columns(label=pl.lit(label, pl.UInt16)), SCHEMAS["given"])
             frames.append(rows.with_columns(pl.lit(False).alias(SUSPECT)).select(*SCHEMAS["given"], SUSPECT, ODD))
         return pl.concat(frames)
+
+    def with_subgroups(self, names: Sequence[str]) -> "Meds":
+        """Subgroups are columns of the admission events, or prefixes of codes, which are read as the insurance is."""
+        require_free(names)
+        known = self._columns_of("visits")
+        columns = [name for name in names if name.lower() in known["visits"]]
+        taken = {**dict.fromkeys(_NEEDED, "id, time or code"), **dict.fromkeys((*_VISIT_IDS, "end"), "id or time")}
+        require_columns([name.lower() for name in columns], known, taken, self.folder)
+        prefixes = [name for name in names if name not in columns]
+        vocabulary = self.vocabulary.with_groups(prefixes)
+        for prefix in prefixes:
+            if not self._codes().select(vocabulary.of_kind(group_kind(prefix)).any()).collect().item():
+                found = ", ".join(e["prefix"] for e in self.passed_over) or "no other"
+                what = f"is no column of the shards ({', '.join(sorted(known['visits']))}), and no code begins so"
+                raise ConfigError(f"{KEY}: '{prefix}' {what}; codes that are not read: {found}")
+        return replace(self, vocabulary=vocabulary, subgroups=tuple(name.lower() for name in names))
 
     def usual_license(self) -> str:
         """What metadata/dataset.json states."""
@@ -138,18 +139,17 @@ class Meds(Source):
     def passed_over(self) -> list[dict[str, Any]]:
         """{prefix, events, subjects} of the codes that are not read, up to their first slash; the most frequent first.
         Costs a scan of the codes."""
-        events = pl.concat(
-            self.raw({"event": "code", "subject_id": "subject_id"}, index).select(
-                pl.col("event").cast(pl.String), pl.col("subject_id").hash()
-            )
-            for index in self.indices("visits")
-        )
-        rest = events.filter(~self.vocabulary.of_kind(*KINDS))
+        rest = self._codes().filter(~self.vocabulary.of_kind(*self.vocabulary.kinds))
         prefix = pl.col("event").str.extract(r"^([^/]*/{0,2})")
         counts = {"events": pl.len(), "subjects": pl.col("subject_id").n_unique()}
         found = rest.group_by(prefix=prefix).agg(**counts).sort(["events", "prefix"], descending=[True, False])
         shown = [{**row, "prefix": _shown(row["prefix"])} for row in found.head(_MOST).collect().to_dicts()]
         return [row for row in shown if row["prefix"]]
+
+    def _codes(self) -> pl.LazyFrame:
+        """event, and a hash of subject_id, of every row."""
+        codes = (self.raw({"event": "code", "subject_id": "subject_id"}, index) for index in self.indices("visits"))
+        return pl.concat(rows.select(pl.col("event").cast(pl.String), pl.col("subject_id").hash()) for rows in codes)
 
     @cached_property
     def _splits(self) -> pl.DataFrame | None:
@@ -162,16 +162,17 @@ class Meds(Source):
 
     def _of_shard(self, index: int, table: str, kinds: Sequence[str], time: str) -> pl.LazyFrame:
         used = {name: column for name, column in self._columns(index, time).items() if name in CELLS[table]}
-        raw = self.raw({**used, "event": "code"}, index).with_columns(pl.col("event").cast(pl.String))
+        more = self.groups_of(table, index) if "admission" in kinds else {}
+        raw = self.raw({**used, "event": "code"}, index, **more).with_columns(pl.col("event").cast(pl.String))
         cells = self.cells(table, used, index)
-        rows = cells.rows(raw.filter(self.vocabulary.of_kind(*kinds)), "event", "place")
+        rows = cells.rows(raw.filter(self.vocabulary.of_kind(*kinds)), "event", "place", *more)
         names, times = ("visit_id", "subject_id", "ethnicity", "insurance", "cut"), [time]
         if table == "visits" and time == "start":
             times.append("end")
         if table in CODED:
             times = []
         wanted = {**dict.fromkeys(names, pl.String()), **dict.fromkeys(times, TIME)}
-        return with_missing(rows, wanted).select(*wanted, "event", "place", ODD)
+        return with_missing(rows, wanted).select(*wanted, "event", "place", *more, ODD)
 
     def _columns(self, index: int, time: str) -> dict[str, str]:
         """Canonical column -> column of a shard."""
@@ -187,27 +188,7 @@ class Meds(Source):
         drug, event = self.vocabulary.parts("medication")
         rows = self._events("medications", "medication").with_columns(drug=known(drug), given=event)
         rows = rows.filter(~pl.col("given").fill_null("").str.contains(_NOT_GIVEN))
-        return rows.map_batches(self._with_their_stay, streamable=True)
-
-    def _with_their_stay(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Orders without a visit id belong to the one stay of their subject that contains their time."""
-        nowhere = rows.filter(pl.col("visit_id").is_null() & pl.col("start").is_not_null())
-        if nowhere.is_empty():
-            return rows
-        inside = nowhere.select("place", "subject_id", "start").join(self._stays, on="subject_id")
-        inside = inside.filter(pl.col("start").is_between("began", "ended"))
-        found = inside.group_by("place").agg(stay=pl.col("stay").first(), stays=pl.len())
-        rows = rows.join(found, on="place", how="left", maintain_order="left")
-        one, several = pl.col("stays") == 1, pl.col("stays") > 1
-        bits = {BY_TIME: one, SEVERAL: several}
-        note = [
-            pl.when(when).then(pl.lit(1 << CELLS["medications"].index(name), pl.UInt32)).otherwise(0)
-            for name, when in bits.items()
-        ]
-        rows = rows.with_columns(
-            pl.col(ODD) | note[0] | note[1], visit_id=pl.coalesce("visit_id", pl.when(one).then("stay"))
-        )
-        return rows.drop("stay", "stays")
+        return rows.map_batches(lambda batch: with_their_stay(batch, lambda: self._stays), streamable=True)
 
     @cached_property
     def _stays(self) -> pl.DataFrame:
@@ -233,6 +214,7 @@ class Meds(Source):
             stays = stays.drop("cut").join(splits, on="subject_id", how="left")
         for name, kind in (("ethnicity", "race"), ("insurance", "insurance")):
             stays = self._said(stays, name, kind)
+        stays = self._grouped(stays)
         deaths = self._events("visits", "death", time="death")
         deaths = deaths.group_by("subject_id").agg(pl.col("death").min())
         return stays.join(deaths, on="subject_id", how="left").with_columns(
@@ -251,6 +233,15 @@ class Meds(Source):
         ends = discharges.agg(discharged=pl.col("end").max(), discharged_dead=died)
         stays = admissions.join(ends, on=["subject_id", "visit_id"], how="left")
         return stays.with_columns(end=pl.coalesce("discharged", "end")).drop("discharged")
+
+    def _grouped(self, stays: pl.LazyFrame) -> pl.LazyFrame:
+        """`stays` with GROUPS: columns of the admission event, or what the events of a prefix say."""
+        cells = [f"{GROUPS}{place}" for place in range(len(self.subgroups))]
+        for place, (cell, name) in enumerate(zip(cells, self.subgroups, strict=True)):
+            stays = stays.with_columns(pl.col(GROUPS).list.get(place).alias(cell))
+            if self.vocabulary.prefixes(group_kind(name)):
+                stays = self._said(stays, cell, group_kind(name))
+        return stays.with_columns(pl.concat_list(cells).alias(GROUPS)).drop(cells) if cells else stays
 
     def _said(self, stays: pl.LazyFrame, name: str, kind: str) -> pl.LazyFrame:
         """`stays` with column `name`: of the admission event, else of the visit's first event of `kind`, else of the
@@ -290,19 +281,3 @@ class Meds(Source):
 def _shown(prefix: str | None) -> str:
     """A prefix if it looks like one: a code may hold anything."""
     return prefix if prefix and _PREFIX.fullmatch(prefix) else ""
-
-
-def _below(folder: Path, above: frozenset[Path]) -> Iterator[tuple[Path, str]]:
-    """Every shard below a folder, and what may be one, with the reason why it is not read. Links are followed."""
-    found = entries(str(folder))
-    for name, size in found.items():
-        path = folder / name
-        if mark := table_mark(str(folder), name, found):
-            yield path, mark
-        elif is_part(name, size):
-            yield path, ""
-        elif size is not None or name[0] in "._":
-            if why := reason_to_refuse(name, size):
-                yield path, why
-        elif name != "metadata" and (there := path.resolve()) not in above:
-            yield from _below(path, above | {there})

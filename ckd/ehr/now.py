@@ -16,7 +16,7 @@ from ckd.store.artifacts import Fields
 from ckd.store.files import digest
 
 LIKE = "like"  # fingerprint field: the words that the texts are written with
-ALL_HELD_OUT: Mapping[str, Any] = {"split_column": "", "tuning_values": (), "held_out_values": ()}
+ALL_HELD_OUT: Mapping[str, Any] = {"split_column": "", "tuning_values": (), "held_out_values": (), "subgroups": ()}
 
 
 def settings_of_now(config: IngestConfig, wording: Wording, cohort: str) -> IngestConfig:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from ckd.ehr.groups import GROUPS
 from ckd.ehr.outcomes import TRUE, UNKNOWN, Cells
 from ckd.visits.columns import lists
 from ckd.visits.labels import NUM_LABELS
@@ -17,12 +18,20 @@ if TYPE_CHECKING:
 LENGTH_STEP = 50  # characters: text lengths are counted in steps of it
 
 
-def part_table(task: Task, visits: pl.DataFrame, inputs: pl.Series, outcomes: pl.DataFrame | None) -> "pa.Table":
-    """The columns of `visit_schema()` that an input needs. `outcomes`: now and after; without it the visits' masks."""
+def part_table(
+    task: Task,
+    visits: pl.DataFrame,
+    inputs: pl.Series,
+    outcomes: pl.DataFrame | None,
+    subgroups: tuple[str, ...] = (),
+) -> "pa.Table":
+    """The columns of `visit_schema()` that an input needs. `outcomes`: now and after; without it the visits' masks.
+    `subgroups`: names of the elements of GROUPS."""
     import pyarrow as pa
 
     names = ("visit_id", "subject_id", "split", "prediction_time", *SUBGROUP_FIELDS)
     columns = {name: visits[name].to_arrow() for name in names}
+    columns |= {name: visits[GROUPS].list.get(place).to_arrow() for place, name in enumerate(subgroups)}
     columns["input"] = inputs.to_arrow()
     if outcomes is None:
         columns |= {"labels": _flags(visits["next"]), "current_labels": _flags(visits["current"])}
@@ -30,7 +39,7 @@ def part_table(task: Task, visits: pl.DataFrame, inputs: pl.Series, outcomes: pl
         columns |= {"labels": _lists(outcomes["after"]), "current_labels": _lists(outcomes["now"])}
     # One text in every row: as a dictionary it costs nothing to write.
     once = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), visits.height), [task.question])
-    schema = visit_schema(len(task))
+    schema = visit_schema(len(task), subgroups)
     typed = {field.name: columns[field.name].cast(field.type) for field in schema if field.name in columns}
     typed["instruction"] = once
     return pa.table({field.name: typed[field.name] for field in schema if field.name in typed})

@@ -20,7 +20,7 @@ from ckd.store.files import BLOCK
 from ckd.store.filesystems import is_local
 from ckd.store.unwritable import writing
 
-FORMAT = 3  # raise it when the same tables give other frames
+FORMAT = 4  # raise it when the same tables give other frames
 _PARTITION_BYTES = 400_000_000  # of CSV text: about 110,000 visits of 32 rows, about 1 GB of memory in a worker
 _PACKED = {".gz": 6, ".zst": 7, ".parquet": 8}  # CSV text per byte of such a file, about
 _MOST = 4096
@@ -41,6 +41,7 @@ def partition(source: Source, folder: str, partitions: int) -> list[int]:
     fields: Fields = {"format": FORMAT, "input": source.content_hash, "kind": source.kind}
     # The version too: polars' hash may change with it.
     fields = {**fields, "split_column": source.split_column, "partitions": count, "polars": pl.__version__}
+    fields |= {"subgroups": ",".join(source.subgroups)} if source.subgroups else {}
     artifact = FolderArtifact(folder, fields)
     if not artifact.is_done():
         with made_aside(folder) as fresh:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import polars as pl
 
 from ckd.ehr.canonical import TIME
-from ckd.ehr.values import NOTHING, OLDEST, PLAIN_TIME, within
+from ckd.ehr.values import OLDEST, PLAIN_TIME, within
+from ckd.visits.subgroups import NOTHING
 
 Plain = tuple[pl.Expr, pl.Expr]  # what the column is worth, and which of its cells need a closer look
 IDS, FLAGS = ("visit_id", "subject_id"), ("expired", "newborn")

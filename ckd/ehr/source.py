@@ -5,7 +5,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,10 +15,12 @@ import polars as pl
 from ckd.ehr.canonical import ODD, PLACE_BITS, ROW, SCHEMAS, SUSPECT, UNREADABLE
 from ckd.ehr.cells import Cells
 from ckd.ehr.csvfile import CsvFile
+from ckd.ehr.groups import GROUPS, listed, require_columns
 from ckd.ehr.layouts import NOT_STATED
 from ckd.ehr.parquetfile import ParquetFile
 from ckd.errors import ConfigError, DataError
 from ckd.ingest_config import IngestConfig
+from ckd.visits.subgroups import require_free
 from ckd.visits.task import Task
 
 
@@ -34,6 +36,7 @@ class Source(ABC):
     given_labels: tuple[tuple[int, str], ...] = field(
         default=(), kw_only=True
     )  # number of a label, what it is given by
+    subgroups: tuple[str, ...] = field(default=(), kw_only=True)  # lower case; in the order of GROUPS
 
     @abstractmethod
     def rows(self, table: str) -> pl.LazyFrame:
@@ -161,6 +164,22 @@ class Source(ABC):
         text = self.license if self._license_text is None else self._license_text
         return "credentialed" in text.lower() or text == NOT_STATED
 
+    def with_subgroups(self, names: Sequence[str]) -> "Source":
+        """This source with the columns `names` of its visits or patients as subgroups.
+        Raises ConfigError for one that there is not, or that is no group."""
+        require_free(names)
+        lower = tuple(name.lower() for name in names)
+        require_columns(lower, self._columns_of("visits", "patients"), self.taken(), self.folder)
+        return replace(self, subgroups=lower)
+
+    def taken(self) -> dict[str, str]:
+        """Column of the visits or patients -> what it is read as, of those that can be no subgroup."""
+        return {}
+
+    def groups_of(self, table: str, index: int) -> dict[str, pl.Expr]:
+        """The column GROUPS of file `index`, if the table has one and any is asked for."""
+        return listed(self.subgroups, self.opened[index].columns) if GROUPS in SCHEMAS.get(table, ()) else {}
+
     @contextmanager
     def explained(self, table: str) -> Iterator[None]:
         """Turn what polars raises while `table` is read into a DataError: file, line, damage and remedy, no cell."""
@@ -174,11 +193,15 @@ class Source(ABC):
 
     def require_split_column(self) -> None:
         """Raise ConfigError when neither visits nor patients have the split column."""
-        known = {t: {c for i in self.indices(t) for c in self.opened[i].columns} for t in ("visits", "patients")}
+        known = self._columns_of("visits", "patients")
         if self.split_column and not any(self.split_column in columns for columns in known.values()):
             there = "; ".join(f"{table}: {', '.join(sorted(columns))}" for table, columns in known.items() if columns)
             what = f"ingest.split_column={self.split_column}: no such column in {self.folder}"
             raise ConfigError(f"{what} ({there}); name one of these")
+
+    def _columns_of(self, *tables: str) -> dict[str, dict[str, pl.DataType]]:
+        """Of each table the columns of all its files, with their types."""
+        return {t: {c: dtype for i in self.indices(t) for c, dtype in self.opened[i].columns.items()} for t in tables}
 
     def cells(self, table: str, columns: Mapping[str, str], index: int) -> Cells:
         """The reader of file `index`: canonical column -> source column. Raises DataError for a type that cannot hold
@@ -186,10 +209,10 @@ class Source(ABC):
         file = self.opened[index]
         return Cells(table, {name: (column, file.columns[column]) for name, column in columns.items()}, str(file.path))
 
-    def raw(self, columns: Mapping[str, str], index: int) -> pl.LazyFrame:
-        """The cells of file `index` as they are, under canonical names; beside them `place`."""
+    def raw(self, columns: Mapping[str, str], index: int, **more: pl.Expr) -> pl.LazyFrame:
+        """The cells of file `index` as they are, under canonical names; beside them `place` and `more`."""
         cells = {name: pl.col(column) for name, column in columns.items()}
-        return self.opened[index].scan().select(**cells, place=self.place(index))
+        return self.opened[index].scan().select(**cells, place=self.place(index), **more)
 
     @abstractmethod
     def column(self, table: str, name: str, place: int) -> str:

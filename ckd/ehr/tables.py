@@ -14,6 +14,7 @@ from ckd.ehr.cells import unread
 from ckd.ehr.csvfile import CsvFile
 from ckd.ehr.layouts import Layout, Table, missing_column
 from ckd.ehr.parquetfile import ParquetFile
+from ckd.ehr.plain import IDS, TIMES
 from ckd.ehr.source import Source
 from ckd.errors import ConfigError, DataError
 from ckd.visits.datafolder import entries, reason_to_refuse, table_mark
@@ -107,6 +108,12 @@ class Tables(Source):
         found = layout.found(self.opened[place >> PLACE_BITS].columns)
         return self.split_column if name == "cut" else found.get(name, "")
 
+    def taken(self) -> dict[str, str]:
+        """Ids and times by the layout."""
+        tables = [table for name, table in self.layout.tables.items() if name in ("visits", "patients")]
+        known = {column: name for table in tables for name, column in table.columns.items()}
+        return {column: f"'{name}'" for column, name in known.items() if name in (*IDS, *TIMES)}
+
     def titles(self) -> pl.DataFrame:
         """The rows of the tables of titles that have a code and a title."""
         frames = [pl.DataFrame(schema=TITLES)]
@@ -137,7 +144,9 @@ class Tables(Source):
         # The first cell and the last are looked at too: they are what is left of a line that was cut off.
         read = {next(iter(file.columns)), *used.values(), list(file.columns)[-1]}
         rows = file.scan().filter(pl.any_horizontal(pl.col(column).is_not_null() for column in read))
-        others = {"place": self.place(index), SUSPECT: file.suspect(used.values())}
+        grouped = [name for name in self.subgroups if name in file.columns]
+        others = {"place": self.place(index), SUSPECT: file.suspect([*used.values(), *grouped])}
+        others |= self.groups_of(table, index)
         if table == "visits":
             others[_END_DAY] = _is_day(used["end"], file.columns[used["end"]])
         rows = rows.select(**{name: pl.col(column) for name, column in used.items()}, **others)

@@ -71,6 +71,7 @@ def export(cohort: str, out: str, adapter_share: float = 0, task: Task = CCS25) 
 def _export(source: Input, task: Task, out: str, name: str, adapter_share: float) -> Exported:
     own = OwnFiles(out)
     labeled, unlabeled, fields = _survey(source)
+    fields += source.subgroups
     card = card_of(source.path)
     for split in SPLITS:
         if not labeled[split] and exists(path := visit_file(out, split)):

@@ -10,25 +10,8 @@ from collections.abc import Callable
 import polars as pl
 
 from ckd.ehr.canonical import TIME
+from ckd.visits.subgroups import NOTHING
 
-# An empty cell as programs write it; of "NA" the small letters may be a word (sodium).
-NOTHING: tuple[str, ...] = (
-    "NULL",
-    "null",
-    "Null",
-    "NA",
-    "N/A",
-    "n/a",
-    "nan",
-    "NaN",
-    "NAN",
-    "None",
-    "none",
-    "NONE",
-    "NaT",
-    "<NA>",
-)
-NOTHING += ("\\N", "#N/A")
 TIME_WANTED = "2150-01-31 09:30:00"
 PLAIN_TIME = "%Y-%m-%d %H:%M:%S"
 _DAY = r"^(\d{4}[-/]\d{1,2}[-/]\d{1,2})"

@@ -3,6 +3,7 @@ Of the prefixes that a code begins with, the longest decides."""
 
 import csv
 import io
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -10,9 +11,9 @@ from typing import NamedTuple
 
 import polars as pl
 
-from ckd.ehr.values import NOTHING
 from ckd.errors import ConfigError
 from ckd.store.files import read_bytes
+from ckd.visits.subgroups import KEY, NOTHING
 
 KINDS: tuple[str, ...] = (
     "admission",
@@ -53,6 +54,19 @@ class Vocabulary:
         rules = [*given, *(rule for rule in own if rule.prefix not in known)]
         return cls(tuple(sorted(rules, key=lambda rule: -len(rule.prefix))))
 
+    def with_groups(self, prefixes: Sequence[str]) -> "Vocabulary":
+        """Also these prefixes, each read as a subgroup. Raises ConfigError for one whose events are read already."""
+        rules = [Rule(f"{prefix}/", group_kind(prefix), "") for prefix in prefixes]
+        for rule, other in itertools.product(rules, self.rules):
+            if rule.prefix.startswith(other.prefix) or other.prefix.startswith(rule.prefix):
+                raise ConfigError(f"{KEY}: codes that begin with '{other.prefix}' are read as {other.read_as}")
+        return Vocabulary(tuple(sorted([*rules, *self.rules], key=lambda rule: -len(rule.prefix))))
+
+    @property
+    def kinds(self) -> list[str]:
+        """All that a code is read as."""
+        return list(dict.fromkeys(rule.read_as for rule in self.rules))
+
     def prefixes(self, *kinds: str) -> list[str]:
         """The prefixes that are read as one of `kinds`."""
         return [rule.prefix for rule in self.rules if rule.read_as in kinds]
@@ -86,6 +100,11 @@ class Vocabulary:
     def _rest(self, kinds: tuple[str, ...]) -> pl.Expr:
         rest = _by_rule(self._of(*kinds), lambda rule: pl.col("event").str.slice(len(rule.prefix)))
         return rest.str.replace("^/{1,2}", "")
+
+
+def group_kind(name: str) -> str:
+    """What the events of a subgroup are read as."""
+    return f"subgroup {name.lower()}"
 
 
 def _by_rule(rules: Sequence[Rule], value: Callable[[Rule], pl.Expr]) -> pl.Expr:

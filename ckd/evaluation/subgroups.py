@@ -46,7 +46,7 @@ FIGURES: dict[str, Callable[[Sums], Any]] = {  # rates per pair, alerts per 100 
 def subgroups(
     cohort: Cohort, held_out: Rows, p: Floats, alarms: Flags, chosen: list[int], draws: Draws
 ) -> dict[str, Any]:
-    """The block `subgroups` of metrics.json: per field of SUBGROUP_FIELDS its groups, or the reason why it has none.
+    """The block `subgroups` of metrics.json: per field its groups, or the reason why it has none.
 
     p are calibrated probabilities and alarms the alerts at the thresholds, both [n, L].
     """
@@ -66,9 +66,10 @@ def subgroups(
 
 def read_fields(cohort: Cohort, split: Split) -> dict[str, NDArray[np.object_]]:
     """The group of every labelled visit of a split per field [n], ages as bands, in the order of read_split."""
-    tables = [cohort.read(shard, list(SUBGROUP_FIELDS)) for shard in cohort.select(split)]
+    fields = [*SUBGROUP_FIELDS, *cohort.subgroups]
+    tables = [cohort.read(shard, fields) for shard in cohort.select(split)]
     found = {}
-    for field in SUBGROUP_FIELDS:
+    for field in fields:
         raw = [value for table in tables for value in table.column(field).to_pylist()]
         names = [age_band(value) if field == "age" else (value or "").strip() or UNKNOWN for value in raw]
         found[field] = np.array(names, dtype=object)

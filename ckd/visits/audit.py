@@ -81,7 +81,7 @@ def audit_values(
         except ArtifactError as error:
             yield str(error)
             continue
-        if audit.name == VISITS and not _as_prepared(table, shard, len(cohort.task)):
+        if audit.name == VISITS and not _as_prepared(table, shard, cohort):
             yield f"{path}: its rows are not those that were prepared; delete it and run 'ckd run' again"
             continue
         if table["visit_id"] != visits["visit_id"]:
@@ -113,8 +113,9 @@ def audit_ids(cohort: Cohort) -> Iterator[str]:
         yield f"{Stage(cohort.root, VISITS, {}).folder}: {repeated} visit_ids stand more than once"
 
 
-def _as_prepared(table: pa.Table, shard: Shard, labels: int) -> bool:
-    if not table.schema.equals(visit_schema(labels)) or not table.num_rows:
+def _as_prepared(table: pa.Table, shard: Shard, cohort: Cohort) -> bool:
+    labels = len(cohort.task)
+    if not table.schema.equals(visit_schema(labels, cohort.subgroups)) or not table.num_rows:
         return False
     visits = list(from_table(table))
     return describe(shard.index, visits) == shard and table["group"] == to_table(visits, labels)["group"]

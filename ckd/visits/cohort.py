@@ -13,6 +13,7 @@ from ckd.store.artifacts import Fields, FolderArtifact, Stage
 from ckd.store.files import join
 from ckd.visits.labels import CCS25
 from ckd.visits.parquetrows import mark
+from ckd.visits.subgroups import mark_of
 from ckd.visits.task import Task
 from ckd.visits.visit import Shard, Split, Visit, to_table
 
@@ -32,6 +33,7 @@ class Cohort:
     identity: str  # hash over all shards' content: a fingerprint field of what is made from labels or splits
     facts: Mapping[str, Any]  # what prepare counted: read, kept, quarantined, grouped_by, teacher_saw_held_out, …
     task: Task = CCS25  # what its labels are
+    subgroups: tuple[str, ...] = ()  # columns of groups beside SUBGROUP_FIELDS
 
     @classmethod
     def open(cls, root: str) -> "Cohort":
@@ -44,7 +46,8 @@ class Cohort:
         try:
             shards = tuple(Shard(**row) for row in content["extra"]["shards"])
             task = Task.model_validate(content["extra"]["task"]) if "task" in content["extra"] else CCS25
-            return cls(root, shards, _identity(shards, task), dict(content["extra"]["facts"]), task)
+            facts, groups = dict(content["extra"]["facts"]), tuple(content["extra"].get("subgroups", ()))
+            return cls(root, shards, _identity(shards, task), facts, task, groups)
         except (LookupError, TypeError, ValueError, AttributeError):
             remedy = f"delete {Stage(root, STAGE, {}).folder} and run the same command again"
             raise ArtifactError(f"{artifact.folder}: its artifact.json lists no shards of visits; {remedy}") from None
@@ -85,6 +88,7 @@ def commit(
     shard_rows: int,
     facts: Mapping[str, Any],
     task: Task = CCS25,
+    subgroups: tuple[str, ...] = (),
 ) -> Cohort:
     """Write visits into shards of one split each, in input order, then artifact.json. Safe to run twice.
 
@@ -94,13 +98,13 @@ def commit(
     stage = Stage(root, STAGE, fields)
     shards: list[Shard] = []
     waiting: dict[tuple[Split, bool], list[Visit]] = defaultdict(list)
+    marks = {**mark(task), **mark_of(subgroups)}
 
     def flush(key: tuple[Split, bool]) -> None:
         rows = waiting.pop(key)
         shard = describe(len(shards), rows)
-        stage.write(
-            shard.index, to_table(rows, len(task)), rows=shard.rows, input_hash=shard.content_hash, mark=mark(task)
-        )
+        table = to_table(rows, len(task), subgroups)
+        stage.write(shard.index, table, rows=shard.rows, input_hash=shard.content_hash, mark=marks)
         shards.append(shard)
 
     for visit in visits:
@@ -117,8 +121,9 @@ def commit(
             stage.delete(index)
     extra = {"shards": [asdict(s) for s in shards], "facts": dict(facts)}
     extra |= {} if task.fingerprint == CCS25.fingerprint else {"task": task.stored}
+    extra |= {"subgroups": list(subgroups)} if subgroups else {}
     cohort_artifact(root, fields).commit([], extra)
-    return Cohort(root, tuple(shards), _identity(shards, task), dict(facts), task)
+    return Cohort(root, tuple(shards), _identity(shards, task), dict(facts), task, subgroups)
 
 
 def describe(index: int, visits: Sequence[Visit]) -> Shard:

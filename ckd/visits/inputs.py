@@ -1,24 +1,28 @@
 """Reads the rows of one input, public JSONL or Parquet, each as a Visit or as a BadRow with file:line and a reason."""
 
-import gzip
 import hashlib
-import io
 import random
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-from ckd.errors import DataError
+from ckd.errors import ConfigError, DataError
 from ckd.store.files import BLOCK, digest, join, open_file
 from ckd.store.filesystems import reaching, resolve
 from ckd.visits.contents import require_named
 from ckd.visits.datafolder import PARQUET_SUFFIX, DataFolder, data_folder
+from ckd.visits.jsonlines import drawn_lines, fields_of, lines
 from ckd.visits.parquetrows import TOO_LARGE, other_task, parquet_rows
 from ckd.visits.rows import MAX_LINE, RowError, parse_line, parse_row
+from ckd.visits.subgroups import KEY, marked, require_free
 from ckd.visits.task import Task
 from ckd.visits.visit import SUBGROUP_FIELDS, UNREAD_FIELDS, Source, Visit
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 JSONL_SUFFIXES = (".json", ".jsonl", ".gz")
 _REQUIRED_COLUMNS = ("instruction", "input", "labels")
@@ -59,13 +63,44 @@ class Input:
     """One input file or folder. Raises DataError when it is missing, of an unsupported kind, or an empty folder.
 
     `task` says which labels the rows have. Rows for prediction (`to_learn` false) need only `input`; labels of another
-    task are then not read, and `lines` says so.
+    task are then not read, and `lines` says so. `subgroups`: those that are asked for, beside the fixed ones and those
+    that our own parts name.
     """
 
-    def __init__(self, path: str, source: Source, task: Task, *, to_learn: bool = True) -> None:
-        self.path, self.source, self.task, self.to_learn = path, source, task, to_learn
+    def __init__(
+        self, path: str, source: Source, task: Task, *, to_learn: bool = True, subgroups: Sequence[str] = ()
+    ) -> None:
+        require_free(subgroups)
+        self.path, self.source, self.task, self.to_learn, self._asked = path, source, task, to_learn, tuple(subgroups)
         self.parts, self._folder = _parts(path)
         self._starts: list[int] = []  # rows before each part read so far
+
+    @cached_property
+    def asked(self) -> tuple[str, ...]:
+        """The subgroups that are asked for and that no part of ours names, as the input writes them.
+        Raises ConfigError for one that is no column of Parquet."""
+        if not self._is_parquet:
+            return self._asked
+        with _readable(self.path):
+            there = self._schema.names
+        lower = {name: name if name in there else name.lower() for name in self._asked}
+        for name, column in lower.items():
+            if column not in there:
+                raise ConfigError(f"{KEY}: '{name}' is no column of {self.path}; there are {', '.join(there[:30])}")
+        return tuple(column for column in lower.values() if column not in marked(self._schema))
+
+    @cached_property
+    def subgroups(self) -> tuple[str, ...]:
+        """The subgroups beside the fixed ones."""
+        if not self.to_learn:
+            return ()
+        with _readable(self.path):
+            known = marked(self._schema) if self._is_parquet else ()
+        return (*known, *self.asked)
+
+    def fields(self) -> list[str]:
+        """What a row holds, by the schema or the first row of JSONL."""
+        return list(self._schema.names) if self._is_parquet else fields_of(self.path)
 
     def rows(self) -> Iterator[Visit | BadRow]:
         """Every row in order. Blank lines are not rows. `visit_id` is "" where the row has none.
@@ -91,7 +126,7 @@ class Input:
             found: tuple[list[Any], int] = (
                 _drawn_parquet(self.parts, self.task, size, rng)
                 if self._is_parquet
-                else _drawn_lines(self.path, size, rng)
+                else drawn_lines(self.path, size, rng)
             )
         drawn, rows = found
         self._require(rows)
@@ -139,6 +174,14 @@ class Input:
             lines += [f"{self.path}: {found} are not read" for found in dict.fromkeys(others) if found]
         return lines
 
+    @cached_property
+    def _schema(self) -> "pa.Schema":
+        """Of the first part."""
+        import pyarrow.parquet as pq
+
+        with open_file(self.parts[0]) as stream:
+            return pq.read_schema(stream)
+
     @property
     def _is_parquet(self) -> bool:
         return _is_parquet(self.parts[0])
@@ -154,7 +197,7 @@ class Input:
 
     def _jsonl_rows(self) -> Iterator[Visit | BadRow]:
         first = True
-        for line, data in enumerate(_lines(self.path), start=1):
+        for line, data in enumerate(lines(self.path), start=1):
             if len(data) < MAX_LINE and not data.strip():
                 continue
             if first and data.lstrip(b"\xef\xbb\xbf \t")[:1] == b"[":
@@ -162,7 +205,7 @@ class Input:
                 raise DataError(f"{self.path}:{line}: a JSON array; {expected}")
             first = False
             try:
-                yield parse_line(data, self.source, line, self.task, to_learn=self.to_learn)
+                yield parse_line(data, self.source, line, self.task, self.subgroups, to_learn=self.to_learn)
             except RowError as error:
                 yield BadRow(f"{self.path}:{line}", str(error))
 
@@ -177,13 +220,14 @@ class Input:
                     yield BadRow(self.locate(line), TOO_LARGE)
                     continue
                 try:
-                    yield parse_row(row, self.source, line, self.task)
+                    yield parse_row(row, self.source, line, self.task, self.subgroups)
                 except RowError as error:
                     yield BadRow(self.locate(line), str(error))
 
     def _rows_of(self, part: str) -> Iterator[dict[str, Any] | None]:
         if self.to_learn:
-            return parquet_rows(part, _COLUMNS, _REQUIRED_COLUMNS, self.task)
+            columns, required = ((*names, *self.subgroups) for names in (_COLUMNS, _REQUIRED_COLUMNS))
+            return parquet_rows(part, columns, required, self.task)
         left_out = ("labels", "current_labels") if other_task(part, self.task) else ()
         wanted = [name for name in _COLUMNS if name not in left_out]
         return parquet_rows(part, wanted, _REQUIRED_TO_PREDICT, self.task)
@@ -212,30 +256,6 @@ def _parts(path: str) -> tuple[list[str], DataFolder]:
     if not path.lower().endswith((*JSONL_SUFFIXES, PARQUET_SUFFIX)):
         raise DataError(f"{path}: unsupported kind of file; {_EXPECTED}")
     return [path], folder
-
-
-def _lines(path: str) -> Iterator[bytes]:
-    with open_file(path) as raw:
-        buffered = io.BufferedReader(raw, BLOCK)
-        stream: Any = gzip.GzipFile(fileobj=buffered) if path.lower().endswith(".gz") else buffered
-        while data := stream.readline(MAX_LINE):
-            yield data
-            while len(data) == MAX_LINE and not data.endswith(b"\n"):  # the rest of a line that is too long
-                data = stream.readline(MAX_LINE)
-
-
-def _drawn_lines(path: str, size: int, rng: random.Random) -> tuple[list[tuple[int, bytes]], int]:
-    """Reservoir sampling (Vitter 1985, algorithm R) over the lines that are not blank."""
-    drawn: list[tuple[int, bytes]] = []
-    rows = 0
-    for line, data in enumerate(_lines(path), start=1):
-        if len(data) < MAX_LINE and not data.strip():
-            continue
-        rows += 1
-        place = len(drawn) if rows <= size else rng.randrange(rows)
-        if place < size:
-            drawn[place : place + 1] = [(line, data)]
-    return drawn, rows
 
 
 def _drawn_parquet(

@@ -14,6 +14,7 @@ from ckd.visits.echo import Echo
 from ckd.visits.grammar import diseases_in_treatment_clause, names_the_labels
 from ckd.visits.inputs import BadRow, Input
 from ckd.visits.splits import HashSet
+from ckd.visits.subgroups import Tally
 from ckd.visits.task import Task
 from ckd.visits.visit import Source, Visit, hash64
 
@@ -109,11 +110,13 @@ class Intake:
         self.counts = Counts()
         self._inputs, self._quarantine, self._ids = inputs, quarantine, HashSet()
         self._echo = Echo()
+        self.groups = Tally(tuple(dict.fromkeys(name for each in inputs for name in each.asked)))
         self._clause_says = any(names_the_labels(each.task) for each in inputs)
 
     def __iter__(self) -> Iterator[tuple[Visit, str]]:
         """Each visit with its file:line. Raises DataError when an input cannot be read."""
         for source in self._inputs:
+            of_input = Tally(source.asked)
             for row in source.rows():
                 self.counts.read += 1
                 if isinstance(row, BadRow):
@@ -125,7 +128,11 @@ class Intake:
                     self._refuse(BadRow(location, "field 'visit_id' repeats that of an earlier row"))
                     continue
                 self._count(visit)
+                self.groups.add(visit)
+                of_input.add(visit)
                 yield visit, location
+            of_input.require_known(source.path, source.fields)
+        self.groups.require(self._inputs[0].path)
         self.counts.current_known, self.counts.echoes = self._echo.known, self._echo.equal
 
     def settle(self, max_bad_rows: int, listed_in: str = "") -> Counts:
@@ -183,10 +190,10 @@ class Intake:
             self._echo.named(named, visit.labels)
 
 
-def configured_inputs(data: DataConfig, task: Task) -> list[Input]:
+def configured_inputs(data: DataConfig, task: Task, subgroups: Sequence[str] = ()) -> list[Input]:
     """data.train, data.tuning and data.held_out, those that are given. Raises DataError when one is missing."""
     given: list[tuple[Source, str]] = [("train", data.train), ("tuning", data.tuning), ("held_out", data.held_out)]
-    return [Input(path, source, task) for source, path in given if path]
+    return [Input(path, source, task, subgroups=subgroups) for source, path in given if path]
 
 
 def _id_key(visit_id: str) -> int:

@@ -98,7 +98,9 @@ class _Preparation:
         root, rows = self.config.run.artifacts_root, self.config.data.shard_rows
         with tempfile.TemporaryFile() as quarantine:
             visits, facts = self._visits(quarantine), self.facts
-            cohort = commit(root, visits, fields=self.fields, shard_rows=rows, facts=facts, task=self.task)
+            groups = tuple(dict.fromkeys(name for each in self.inputs for name in each.subgroups))
+            settings: Any = {"fields": self.fields, "shard_rows": rows, "task": self.task, "subgroups": groups}
+            cohort = commit(root, visits, facts=facts, **settings)
         stored = cohort.count(labeled=None)
         if stored != self.facts["kept"]:
             raise RuntimeError(f"{self.facts['kept']} visits kept, but the shards hold {stored}")
@@ -116,6 +118,8 @@ class _Preparation:
         self.splitter.check()
         _require_both(self.placed, self.splitter.moved, self.config)
         self.facts.update(_facts(counts, self.placed, self.splitter, self.config))
+        if found := intake.groups.found():
+            self.facts["subgroups"] = found
 
     def _seeded(self, visit: Visit, split: Split) -> bool:
         if self.config.data.split == "public":
@@ -218,6 +222,8 @@ def _notes(cohort: Cohort) -> list[str]:
     if facts["moved"]:
         moved = f"{facts['moved']:,} visits moved to an earlier split"
         lines.append(f"{moved}, where their subject (or identical input) already was")
+    for name, found in facts.get("subgroups", {}).items():
+        lines.append(f"subgroup '{name}': {found['values']} values, unknown in {found['unknown']:,} visits")
     if facts["teacher_saw_held_out"]:
         seen = "the teacher's adapter may have been tuned on held_out visits"
         lines.append(f"data.split=public: teacher_saw_held_out, {seen}")

@@ -77,7 +77,8 @@ def visit_line(visit: Visit, fields: Sequence[str], task: Task) -> bytes:
         raise ValueError("an unlabelled visit has no output")
     row = _public(visit.instruction, visit.input, visit.labels, task)
     for name in fields:
-        row[name] = visit.subgroups.get(name) if name in SUBGROUP_FIELDS else getattr(visit, name)
+        own = name in SUBGROUP_FIELDS or not hasattr(visit, name)
+        row[name] = visit.subgroups.get(name) if own else getattr(visit, name)
     if (current := row.get("current_labels")) is not None:
         row["current_labels"] = None if None in current else task.named(current)  # a list of names says all or nothing
     return json.dumps(row, ensure_ascii=False).encode() + b"\n"

@@ -1,9 +1,11 @@
 """Turns one row's fields into a Visit, or says which rule it breaks, in words that quote nothing of the row."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ckd.store.jsonfile import JsonError, parse_json
+from ckd.visits.subgroups import group_of
 from ckd.visits.task import NO_LABEL, Labels, NoLabelNamedError, Task, UnknownLabelError
 from ckd.visits.visit import SPLITS, SUBGROUP_FIELDS, UNREAD_FIELDS, Source, Visit, hash64
 
@@ -15,26 +17,31 @@ class RowError(ValueError):
     """Why one row cannot be used; the message names fields and rules, never values."""
 
 
-def parse_line(data: bytes, source: Source, line: int, task: Task, *, to_learn: bool = True) -> Visit:
+def parse_line(
+    data: bytes, source: Source, line: int, task: Task, groups: Sequence[str] = (), *, to_learn: bool = True
+) -> Visit:
     """The visit in one line of public JSONL. Raises RowError, whatever the bytes are.
 
     Fields: instruction, input, output (null: unlabeled); where given, unknown_labels (of them nothing is known),
-    visit_id, subject_id, split, current_labels (a list of names), prediction_time and subgroups. Rows for prediction
-    (`to_learn` false) may lack instruction and output.
+    visit_id, subject_id, split, current_labels (a list of names), prediction_time and subgroups, also those named in
+    `groups`. Rows for prediction (`to_learn` false) may lack instruction and output.
     """
     row = _json_object(data)
     if not to_learn:
         row = {"instruction": task.question, "output": None, **row}
-    return _visit(row, _output(row, task), _names(row, "current_labels", task), source, line)
+    visit = _visit(row, _output(row, task), _names(row, "current_labels", task), source, line)
+    return _with_groups(visit, row, groups) if groups else visit
 
 
-def parse_row(row: Mapping[str, Any], source: Source, line: int, task: Task) -> Visit:
+def parse_row(row: Mapping[str, Any], source: Source, line: int, task: Task, groups: Sequence[str] = ()) -> Visit:
     """The visit in one row of Parquet, with texts as str or UTF-8 bytes. Raises RowError."""
     row = {"instruction": task.question, **row}
     labels, said = _flags(row, "labels", task), _output(row, task) if row.get("output") is not None else None
     if said is not None and row.get("labels") is not None and said != labels:
         raise RowError("fields 'labels' and 'output' say different things")
-    return _visit(row, said if labels is None else labels, _flags(row, "current_labels", task), source, line)
+    current = _flags(row, "current_labels", task)
+    visit = _visit(row, said if labels is None else labels, current, source, line)
+    return _with_groups(visit, row, groups) if groups else visit
 
 
 def _visit(row: Mapping[str, Any], labels: Labels | None, current: Labels | None, source: Source, line: int) -> Visit:
@@ -58,6 +65,14 @@ def _visit(row: Mapping[str, Any], labels: Labels | None, current: Labels | None
         line=line,
         unread={name: _content_hash(row[name]) for name in UNREAD_FIELDS if row.get(name)},
     )
+
+
+def _with_groups(visit: Visit, row: Mapping[str, Any], names: Sequence[str]) -> Visit:
+    try:
+        found = {name: group for name in names if (group := group_of(row.get(name))) is not None}
+    except (TypeError, UnicodeError):
+        raise RowError(f"a field of ingest.subgroups ({', '.join(names)}) is neither text nor a number") from None
+    return replace(visit, subgroups={**visit.subgroups, **found})
 
 
 def _content_hash(value: Any) -> int:

@@ -57,8 +57,9 @@ def hash64(*parts: object) -> int:
 
 
 @cache
-def visit_schema(labels: int) -> "pa.Schema":
-    """The columns of a part of stage `visits` of so many labels, which is also a valid Parquet input."""
+def visit_schema(labels: int, more: tuple[str, ...] = ()) -> "pa.Schema":
+    """The columns of a part of stage `visits` of so many labels, which is also a valid Parquet input.
+    `more`: subgroups beside SUBGROUP_FIELDS."""
     import pyarrow as pa
 
     flags = pa.list_(pa.bool_(), labels)
@@ -72,7 +73,7 @@ def visit_schema(labels: int) -> "pa.Schema":
             pa.field("labels", flags),
             pa.field("current_labels", flags),
             pa.field("prediction_time", pa.string()),
-            *(pa.field(name, pa.string()) for name in SUBGROUP_FIELDS),
+            *(pa.field(name, pa.string()) for name in (*SUBGROUP_FIELDS, *more)),
             pa.field("group", pa.uint64(), nullable=False),
             pa.field("source", pa.string(), nullable=False),
             pa.field("line", pa.int64(), nullable=False),
@@ -80,13 +81,13 @@ def visit_schema(labels: int) -> "pa.Schema":
     )
 
 
-def to_table(visits: Iterable[Visit], labels: int) -> "pa.Table":
-    """Visits that have a split, as one Arrow table of `visit_schema(labels)`."""
+def to_table(visits: Iterable[Visit], labels: int, more: tuple[str, ...] = ()) -> "pa.Table":
+    """Visits that have a split, as one Arrow table of `visit_schema(labels, more)`."""
     import pyarrow as pa
 
     visits = list(visits)
-    columns = {name: [visit.subgroups.get(name) for visit in visits] for name in SUBGROUP_FIELDS}
-    schema = visit_schema(labels)
+    columns = {name: [visit.subgroups.get(name) for visit in visits] for name in (*SUBGROUP_FIELDS, *more)}
+    schema = visit_schema(labels, more)
     for name in schema.names:
         if name not in columns:
             columns[name] = [getattr(visit, name) for visit in visits]
@@ -95,9 +96,11 @@ def to_table(visits: Iterable[Visit], labels: int) -> "pa.Table":
 
 def from_table(table: "pa.Table") -> Iterator[Visit]:
     """The visits of a table of `visit_schema(…)` (inverse of to_table)."""
+    fixed = visit_schema(0).names
+    groups = [name for name in table.column_names if name in SUBGROUP_FIELDS or name not in fixed]
     for row in table.to_pylist():
         row.pop("group")
-        row["subgroups"] = {name: value for name in SUBGROUP_FIELDS if (value := row.pop(name)) is not None}
+        row["subgroups"] = {name: value for name in groups if (value := row.pop(name)) is not None}
         for name in ("labels", "current_labels"):
             row[name] = None if row[name] is None else tuple(row[name])
         yield Visit(**row)

@@ -12,6 +12,7 @@ from ckd.ehr import sex, values
 from ckd.ehr.canonical import CELLS, EMPTY_BITS, ODD
 from ckd.ehr.cells import Cells
 from ckd.errors import ConfigError
+from ckd.visits.subgroups import NOTHING
 
 at = datetime.fromisoformat
 PLAIN = "2150-01-02 03:04:05"
@@ -107,7 +108,7 @@ def test_flags_are_yes_or_no_in_text_and_numbers():
     assert read("visits", "expired", pl.Series([1, 0, 2]))[0] == [True, False, None]
 
 
-@pytest.mark.parametrize("word", [*values.NOTHING, " NULL "])
+@pytest.mark.parametrize("word", [*NOTHING, " NULL "])
 @pytest.mark.parametrize(("table", "name"), [("visits", "insurance"), ("visits", "start"), ("medications", "drug")])
 def test_a_word_for_nothing_is_an_empty_cell_that_is_counted(table, name, word):
     if name == "insurance" or word == word.strip():

@@ -48,6 +48,7 @@ def hospital(rng, patients):
                 rng.choice("mw"),
                 rng.choice(["AOK", ""]),
                 "Notfall",
+                ("Innere", "Chirurgie", "")[patient % 3],
             )
             cases.append((number, f"P{patient:04d}", start.strftime(TIME), end.strftime(TIME), *kind))
             diagnoses += [(number, rank, code) for rank, code in enumerate([*usual[:2], rng.choice(CODES)], start=1)]
@@ -60,7 +61,8 @@ def hospital(rng, patients):
 @pytest.fixture
 def dump(tmp_path, monkeypatch):
     heads = {
-        "faelle": "Fallnummer Patient Aufnahme Entlassung Entlassungsgrund Alter Geschlecht Kasse Aufnahmeart",
+        "faelle": "Fallnummer Patient Aufnahme Entlassung Entlassungsgrund Alter Geschlecht Kasse Aufnahmeart "
+        "Abteilung",
         "diagnosen": "Fallnummer Rang ICD",
         "medikamente": "Fallnummer Gabe Wirkstoff",
         "prozeduren": "Fallnummer OPS Bezeichnung",
@@ -81,13 +83,15 @@ def script():
 
 def test_the_page_s_script_makes_a_cohort_of_a_german_dump(dump, tmp_path):
     exec(compile(script(), str(PAGE), "exec"), {})
-    rows = ingest(tmp_path / "tables", tmp_path / "cohort", "ingest.min_support=2", kind="tables")
+    settings = ("ingest.min_support=2", "ingest.subgroups=department")
+    rows = ingest(tmp_path / "tables", tmp_path / "cohort", *settings, kind="tables")
     cases = {case[0]: case for case in dump["faelle"]}
     assert len(rows) > 100 and set(rows) <= set(cases)
     for visit, row in rows.items():
         case = cases[visit]
         assert row["subject_id"] == case[1] and row["sex"] == {"m": "M", "w": "F"}[case[6]]
         assert row["age"] == {"63": "63", "95 J.": "90", "> 89": "90", "": None}[case[5]]
+        assert row["department"] == (case[-1] or None)
         assert all(drug in row["input"] for number, _, drug in dump["medikamente"] if number == visit)
         assert all(title in row["input"] for number, _, title in dump["prozeduren"] if number == visit)
         predicted = datetime.fromisoformat(row["prediction_time"])

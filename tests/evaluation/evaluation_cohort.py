@@ -8,7 +8,7 @@ from ckd.store.artifacts import Stage
 from ckd.visits.cohort import Cohort, commit
 from ckd.visits.labels import CCS25
 from ckd.visits.task import Task
-from ckd.visits.visit import SPLITS, Visit
+from ckd.visits.visit import SPLITS, SUBGROUP_FIELDS, Visit
 
 MARKER = "zyxmarkerqq"
 
@@ -70,7 +70,9 @@ def make_visits(
 
 def write_cohort(root, visits, facts=None, shard_rows=64, task=CCS25) -> Cohort:
     fields = {"source": "test"}
-    return commit(str(root), visits, fields=fields, shard_rows=shard_rows, facts=facts or {}, task=task)
+    own = tuple(dict.fromkeys(name for v in visits for name in v.subgroups if name not in SUBGROUP_FIELDS))
+    facts = facts or {}
+    return commit(str(root), visits, fields=fields, shard_rows=shard_rows, facts=facts, task=task, subgroups=own)
 
 
 def as_lists(values):

@@ -98,6 +98,7 @@ def made(tmp_path_factory):
             "age": ["30", "50", "70", "90"][row // 2 % 4],
             "sex": "FM"[row // 2 % 2],
             "ethnicity": MARKER if row == 500 else "WHITE",
+            "our clinic": MARKER if row == 500 else "NS"[row // 2 % 2],
         }
         labels = tuple(flag and (j < 10 or row % 60 == 0) for j, flag in enumerate(one.labels))
         visits.append(replace(one, subgroups=groups, labels=labels))
@@ -172,6 +173,10 @@ def test_the_page_loads_nothing_and_says_so(html):
     assert re.search(r"https?://", html) is None
     assert not re.search(r"@import|<iframe|<img|\bsrc=|url\((?!#)", html)
     assert "default-src 'none'" in html and "sha256-" in html
+
+
+def test_a_subgroup_of_one_s_own_has_a_table(html):
+    assert 'id="subgroups-our-clinic"' in html and "Our clinic" in html
 
 
 def test_the_page_tells_the_numbers_of_metrics_json(run, html):

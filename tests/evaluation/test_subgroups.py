@@ -30,6 +30,7 @@ def cohort(tmp_path_factory):
         ethnicity = MARKER if row == 430 else "WHITE" if row % 3 else "BLACK"
         age = ["30", "50", "70", "85", "90", None][row // 2 % 6]
         groups = {"age": age, "sex": "FM"[row // 2 % 2], "ethnicity": ethnicity, "insurance": "Medicare"}
+        groups["our clinic"] = MARKER if row == 430 else "Süd" if row % 4 else None
         visits.append(replace(visit, subgroups={name: value for name, value in groups.items() if value is not None}))
     return write_all(tmp_path_factory.mktemp("subgroups"), visits)
 
@@ -103,6 +104,11 @@ def test_a_label_with_few_events_in_a_group_is_not_told_there(cohort, block):
 def test_a_field_that_tells_nothing_says_why(block):
     assert block["fields"]["admission_type"] == {"reason": "not in the data", "groups": []}
     assert "fewer than two groups" in block["fields"]["insurance"]["reason"]
+
+
+def test_a_subgroup_of_one_s_own_obeys_the_same_rules(block):
+    groups = block["fields"]["our clinic"]["groups"]
+    assert [(group["group"], group["visits"]) for group in groups] == [("Süd", 119), (OTHER, 41)]
 
 
 def test_a_rare_value_is_pooled_and_its_name_not_told(block):

@@ -3,6 +3,7 @@
 Computes nothing; counts of few visits are not shown.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -205,7 +206,7 @@ def subgroups(run: Content) -> list[Table]:
             found = figure(group["sensitivity"], group["intervals"]["sensitivity"], 2)
             rows.append([word(group["group"]), visits, *rates, gap, found, figure(group["alerts_per_100"], digits=1)])
         if rows:
-            tables.append(Table(f"subgroups-{field}", field_title(field), columns, rows))
+            tables.append(Table(f"subgroups-{_slug(field)}", field_title(field), columns, rows))
     return tables
 
 
@@ -220,8 +221,13 @@ def subgroups_by_label(run: Content) -> list[Table]:
             ]
             title = f"{field_title(field)}: predicted minus observed per 100 visits, in brackets the sensitivity"
             columns = ("Disease", *(group["group"] for group in block["groups"]))
-            tables.append(replace(_of_labels(run, f"by-label-{field}", title, columns, rows), sortable=False))
+            tables.append(replace(_of_labels(run, f"by-label-{_slug(field)}", title, columns, rows), sortable=False))
     return tables
+
+
+def _slug(field: str) -> str:
+    """A field as part of an id in the page, which holds no blank."""
+    return re.sub(r"\W+", "-", field)
 
 
 def field_title(name: str) -> str:
