@@ -50,6 +50,7 @@ def fit(
     gpus_per_worker: float,
     name: str,
     on_report: OnReport,
+    stopped: Callable[[], bool],
 ) -> None:
     """Run `train_fn(payload, world=…, rank=…, preempted=…, report=…)` on (least, most) ranks.
 
@@ -57,6 +58,8 @@ def fit(
     reach `on_report` here. `preempted()` is a barrier: every rank calls it equally often. It is true when a machine of
     the group is about to go, or when there has been room for more workers for a while; then every rank saves and
     returns False, and a new group starts on what there is. A group that ends otherwise without an error has finished.
+
+    Once `stopped()` the group saves and leaves in the same way, and no other is started.
 
     A group that fails is started again: without limit when a machine was lost or a report with the key "checkpoint" has
     come from it, else FAILURES times in a row; then FitError.
@@ -67,14 +70,18 @@ def fit(
     failed = 0
     while True:
         world = wait_for_room(
-            bundle, workers, lambda room: on_report({"waiting": workers[0], "room": room}), SECONDS_OF_PATIENCE
+            bundle, workers, lambda room: on_report({"waiting": workers[0], "room": room}), SECONDS_OF_PATIENCE, stopped
         )
-        before, group = _other_machines(), _Group(on_report)
+        if stopped():
+            return
+        before, group = _other_machines(), _Group(on_report, stopped)
         more = watch_for_room(bundle, workers[1] - world, group.has_started, group.ask_to_leave, SECONDS_TO_SETTLE)
         try:
             with group.fetching_reports(), more:
                 finished = _run(train_fn, payload, group.mailbox, world, bundle, f"{name}-{uuid4().hex[:8]}")
         except TrainingFailedError as error:
+            if stopped():
+                return
             failed = 0 if group.saved else failed + (not _lost_machine(before, error))
             if failed > FAILURES:
                 raise FitError(_kind(error)) from None
@@ -86,7 +93,7 @@ def fit(
 def _run(train_fn: TrainFunction, payload: dict[str, Any], mailbox: Any, world: int, bundle: Bundle, name: str) -> bool:
     """Run one group to its end; False when it left before it had finished."""
     with tempfile.TemporaryDirectory() as notes:  # Ray's own, which nothing reads afterwards
-        trainer = TorchTrainer(
+        trainer = _Trainer(
             _rank,
             train_loop_config={"train_fn": train_fn, "payload": payload, "mailbox": mailbox},
             scaling_config=ScalingConfig(num_workers=world, use_gpu="GPU" in bundle, resources_per_worker=bundle),
@@ -99,6 +106,13 @@ def _run(train_fn: TrainFunction, payload: dict[str, Any], mailbox: Any, world: 
             ),
         )
         return trainer.fit().return_value is not False
+
+
+class _Trainer(TorchTrainer):  # type: ignore[misc]  # Ray's is untyped here
+    """Leaves SIGINT to its caller: Ray's own handler would end the group without its step and the driver with 1."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Register nothing."""
 
 
 def _rank(loop: dict[str, Any]) -> bool | None:
@@ -117,6 +131,8 @@ def _rank(loop: dict[str, Any]) -> bool | None:
         if first:
             ray.get(mailbox.put.remote(figures))
 
+    if preempted():  # before the model is loaded
+        return False
     train_fn: TrainFunction = loop["train_fn"]
     return train_fn(
         loop["payload"],
@@ -155,11 +171,11 @@ class _Mailbox:
 class _Group:
     """The driver's end of one group's mailbox."""
 
-    def __init__(self, on_report: OnReport) -> None:
+    def __init__(self, on_report: OnReport, stopped: Callable[[], bool]) -> None:
         """Start the mailbox on the driver's own machine, which outlives the spot ones."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.mailbox = ray.remote(num_cpus=0)(_Mailbox).options(scheduling_strategy=here).remote()
-        self.on_report, self.saved, self.started = on_report, False, False
+        self.on_report, self.stopped, self.saved, self.started = on_report, stopped, False, False
 
     def has_started(self) -> bool:
         return self.started
@@ -181,6 +197,8 @@ class _Group:
         def fetch_until_the_end() -> None:
             while not ended.wait(SECONDS_BETWEEN_MAILS):
                 self.fetch()
+                if self.stopped():
+                    self.ask_to_leave()
 
         thread = threading.Thread(target=fetch_until_the_end, daemon=True)
         thread.start()

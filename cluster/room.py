@@ -29,11 +29,18 @@ def _reserved(bundle: Bundle, count: int) -> Iterator[Callable[[], int]]:
             remove_placement_group(group)
 
 
-def wait_for_room(bundle: Bundle, workers: tuple[int, int], waiting: Callable[[int], None], patience: float) -> int:
+def wait_for_room(
+    bundle: Bundle,
+    workers: tuple[int, int],
+    waiting: Callable[[int], None],
+    patience: float,
+    stopped: Callable[[], bool],
+) -> int:
     """How many workers of the (least, most) can start.
 
     It waits for the least, then for the most until `patience` seconds have passed without a gain. While it waits for
-    the least, `waiting(room)` is called every minute. The room is given back, for the caller to take at once.
+    the least, `waiting(room)` is called every minute. The room is given back, for the caller to take at once; once
+    `stopped()` nothing is waited for.
     """
     least, most = workers
     with _reserved(bundle, most) as placed:
@@ -42,7 +49,7 @@ def wait_for_room(bundle: Bundle, workers: tuple[int, int], waiting: Callable[[i
             before, room, now = room, placed(), time.monotonic()
             if room != before:
                 gained = now
-            if room == most or (room >= least and now - gained >= patience):
+            if room == most or (room >= least and now - gained >= patience) or stopped():
                 return room
             if room < least and now - said >= SECONDS_BETWEEN_LINES:
                 said = now

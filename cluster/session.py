@@ -2,9 +2,11 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import current_thread, main_thread
 
 import ray
 
@@ -21,15 +23,36 @@ def session(cpus: int = 0) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.ERROR)
-    else:
-        _start_local(cpus)
+    with _signals_of_the_caller():
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(logging_level=logging.ERROR)
+        else:
+            _start_local(cpus)
     try:
         yield
     finally:
         # Disconnects from a named cluster; ends the processes of a local one.
-        ray.shutdown()
+        with _signals_of_the_caller():
+            ray.shutdown()
+
+
+@contextmanager
+def _signals_of_the_caller() -> Iterator[None]:
+    """Give the handlers back that Ray's start and end replace, below Python too: its own abort with a C++ stack.
+
+    Meanwhile SIGHUP is ignored, which the processes of a local Ray inherit: a closed terminal sends it to all of them,
+    and the student's step could not be saved.
+    """
+    if current_thread() is not main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _start_local(cpus: int) -> None:

@@ -6,7 +6,7 @@ from jobs.commands import Command
 
 EXIT_CODES = (
     "exit codes: 0 done, 1 bug, 2 config or input, 3 incomplete (some shards failed; run again), or storage or cluster "
-    "do not answer"
+    "do not answer, or SIGTERM or SIGHUP came, 130 stopped by Ctrl-C"
 )
 ADDRESS = "the cluster's dashboard, http://HEAD:8265; without it RAY_ADDRESS"
 

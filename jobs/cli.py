@@ -7,6 +7,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 
 from ckd import __version__
 from ckd.config import Config
@@ -20,12 +21,20 @@ from jobs.arguments import EXIT_CODES, add_config
 from jobs.cluster_paths import placed
 from jobs.commands import COMMANDS, Command
 from jobs.console import Console, terminal_console
+from jobs.stopping import Stop, StoppedError, exit_code, stopping
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. User errors are one line on standard error."""
     _hush_libraries()
-    words = sys.argv[1:] if argv is None else argv
+    with stopping() as stop:
+        code = _main(sys.argv[1:] if argv is None else argv, stop)
+        if argv is None and stop.asked():
+            os._exit(code)  # threads at work (a shard on a GPU) would be waited for, and C++ ones abort now and then
+    return code
+
+
+def _main(words: Sequence[str], stop: Stop) -> int:
     try:
         for word in words:
             require_no_secret(word, word.partition("=")[0] + ": " if "=" in word.partition("://")[0] else "")
@@ -35,11 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         _start(COMMANDS[arguments.command], arguments)
         sys.stdout.flush()
     except CkdError as error:
-        return _refused(error)
-    except KeyboardInterrupt:
-        sys.stderr.write("ckd: stopped; finished shards are kept, run the same command again to continue\n")
-        return 128 + signal.SIGINT
+        return _refused(error, stop)
+    except KeyboardInterrupt as error:
+        return _refused(error if isinstance(error, StoppedError) else StoppedError(signal.SIGINT))
     except Exception as error:
+        if stop.number is not None:  # the processes that a local Ray needs were stopped too
+            return _refused(StoppedError(stop.number))
         lost = isinstance(error, OSError) and _output_is_lost()
         if lost and isinstance(error, BrokenPipeError):
             return 128 + signal.SIGPIPE
@@ -59,9 +69,12 @@ def _at_home(word: str) -> str:
         raise CkdError(f"{word}: {error}") from None
 
 
-def _refused(error: CkdError) -> int:
-    sys.stderr.write(f"ckd: {error}\n")
-    return error.exit_code
+def _refused(error: CkdError | StoppedError, stop: Stop | None = None) -> int:
+    """One line on standard error; the exit code is that of the signal where one came before the error."""
+    with suppress(OSError):  # the terminal has gone
+        sys.stderr.write(f"ckd: {error}\n")
+        sys.stderr.flush()
+    return error.exit_code if stop is None or stop.number is None else exit_code(stop.number)
 
 
 def _output_is_lost() -> bool:

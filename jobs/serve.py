@@ -16,6 +16,7 @@ from ckd.config import Config
 from ckd.errors import ConfigError
 from jobs.arguments import add_student
 from jobs.console import Console
+from jobs.stopping import not_ignored
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -168,7 +169,8 @@ def _run(app: Any, listening: socket.socket) -> None:
     handler.setFormatter(_WithoutMessages("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     server = make_server(app)
-    # uvicorn takes these over while it runs and raises them again when it has ended, which would end the process early.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    # uvicorn takes two of these over while it runs (Ctrl-C once more drops what is in flight) and raises them again
+    # when it has ended, which would end the process early.
+    for number in not_ignored():
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     server.run(sockets=[listening])

@@ -4,7 +4,6 @@ import os
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from ckd.stage import Step
 from ckd.store.artifacts import Unit
 from ckd.store.unwritable import unwritable
 from ckd.switches import take_out
+from ckd.threads import thread_pool
 from ckd.visits.visit import Shard
 from jobs.console import Console, Progress
 
@@ -154,11 +154,8 @@ def _run(
         yield from map(worker, shards)
         return
     if workers.in_process:
-        with ThreadPoolExecutor(threads) as pool:
-            try:
-                yield from pool.map(worker, shards)
-            finally:
-                pool.shutdown(cancel_futures=True)
+        with thread_pool(threads) as pool:
+            yield from pool.map(worker, shards)
         return
     from cluster.pool import map_shards
 

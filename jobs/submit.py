@@ -19,6 +19,7 @@ from jobs.arguments import ADDRESS
 from jobs.cluster_paths import require_shared
 from jobs.commands import COMMANDS
 from jobs.console import Console
+from jobs.stopping import StoppedError
 
 if TYPE_CHECKING:
     from cluster.submit import Outcome, Submitted
@@ -94,12 +95,12 @@ class Job:
             raise UnreachableError(
                 f"cluster {address}: {error}; check the address and the way to it, then {AGAIN}"
             ) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stopped:
             console.say(
                 f"submit: {self.name} goes on without being watched; the same command follows it again, "
                 f"'ray job stop {self.name}' ends it"
             )
-            raise SystemExit(130) from None
+            raise SystemExit(stopped.exit_code if isinstance(stopped, StoppedError) else 130) from None
 
     def _on(self, console: Console, address: str, resource: str, following: bool) -> None:
         from cluster.submit import connect, follow, running, submit

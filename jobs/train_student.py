@@ -1,12 +1,8 @@
 """Job: tokenise, train the student in this process or on Ray ranks with DeepSpeed, export the best epoch.
 Continues where it stopped."""
 
-import signal
 import time
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
-from threading import current_thread, main_thread
 from typing import Any
 
 from ckd import errors
@@ -24,6 +20,7 @@ from ckd.visits.public_files import student_file
 from ckd.visits.visit import Shard
 from jobs.console import SECONDS_BETWEEN_LINES, Console
 from jobs.shards import make_missing
+from jobs.stopping import KEPT, saving
 
 
 def run(config: Config, console: Console, arguments: Namespace | None = None) -> None:
@@ -130,6 +127,10 @@ class Reports:
         else:
             self._step(figures)
 
+    def kept(self) -> str:
+        """What is kept when training is stopped now."""
+        return f"step {self.saved:,} of the student is saved" if self.saved else KEPT
+
     def _step(self, figures: dict[str, Any]) -> None:
         self.console.event("student_step", **figures)
         if time.monotonic() - self.said >= SECONDS_BETWEEN_LINES:
@@ -144,26 +145,8 @@ class Reports:
 def _train_here(run: Run, reports: Reports) -> None:
     from ckd.student.train import train
 
-    with _termination() as asked:
-        finished = train(run, world=1, rank=0, preempted=lambda: bool(asked), report=reports, deepspeed=False)
-    if not finished:
-        raise IncompleteError(
-            f"train-student: stopped after step {reports.saved}, which is saved; run the same command again to continue"
-        )
-
-
-@contextmanager
-def _termination() -> Iterator[list[int]]:
-    """Collects SIGTERM, which would end the process, so that the step in progress can be saved."""
-    received: list[int] = []
-    if current_thread() is not main_thread():
-        yield received
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
-    try:
-        yield received
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with saving(reports.kept) as asked:
+        train(run, world=1, rank=0, preempted=asked, report=reports, deepspeed=False)
 
 
 def _train_on_ray(run: Run, reports: Reports) -> None:
@@ -174,7 +157,7 @@ def _train_on_ray(run: Run, reports: Reports) -> None:
     Checkpoints(run.root, fields, None).refuse_other()  # a changed setting, before any rank starts
     student = run.config.student
     workers = student.workers
-    with session(cpus=workers.max):
+    with session(cpus=workers.max), saving(reports.kept) as asked:
         try:
             fit(
                 rank_main,
@@ -183,6 +166,7 @@ def _train_on_ray(run: Run, reports: Reports) -> None:
                 gpus_per_worker=student.gpus_per_worker,
                 name=f"student-{digest(dict(fields))}",
                 on_report=reports,
+                stopped=asked,
             )
         except FitError as error:
             raise reports.refusal or IncompleteError(

@@ -6,7 +6,6 @@ Draw r depends only on the seed and r: all models, labels and views get the same
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from scipy.sparse import csr_array
 from ckd.evaluation.metrics import METRICS, SUMS, Cells, Drawn, Floats
 from ckd.evaluation.ranking import Ranking
 from ckd.evaluation.scores import Flags, Rows
+from ckd.threads import thread_pool
 
 MIN_GROUPS = 30  # patients below which no interval is given
 LEVEL = 0.95
@@ -113,7 +113,7 @@ def resample(
         with np.errstate(divide="ignore", invalid="ignore"):
             figures[start:stop] = np.stack([metric.drawn(drawn) for metric in METRICS.values()]).T
 
-    with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:
+    with thread_pool(max(1, len(os.sched_getaffinity(0)))) as pool:
         list(pool.map(fill, starts))
     return figures
 

@@ -3,11 +3,11 @@
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ckd.store.files import BLOCK, delete, join, listing, upload, write_file
 from ckd.store.filesystems import is_local, reaching, resolve
+from ckd.threads import thread_pool
 
 ARTIFACT_FILE = "artifact.json"
 _STREAMS = 8  # files on their way at once
@@ -63,9 +63,6 @@ def _copy_up(source: Path, target: str) -> None:
 
 def each_name(work: Callable[[str], None], names: Iterable[str]) -> None:
     """Do some work for every name, several at once; the first error ends it."""
-    with ThreadPoolExecutor(_STREAMS) as pool:
-        try:
-            for _ in pool.map(work, names):
-                pass
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with thread_pool(_STREAMS) as pool:
+        for _ in pool.map(work, names):
+            pass

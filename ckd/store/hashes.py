@@ -10,7 +10,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from ckd.errors import ConfigError
 from ckd.store.files import BLOCK, digest, join, listing, write_bytes
 from ckd.store.filesystems import is_local, patiently, resolve
 from ckd.store.folders import cache_folder
+from ckd.threads import thread_pool
 
 if TYPE_CHECKING:
     from pyarrow import fs
@@ -36,7 +37,7 @@ def folder_hash(folder: str, wanted: Callable[[str], bool]) -> str:
     side, each hashed by one core at 1 GB/s or more; at a URL they come one after another, as fast as the network is.
     """
     files = {name: info for name, info in model_files_in(folder).items() if wanted(name)}
-    with ThreadPoolExecutor(_STREAMS if is_local(folder) else 1) as pool:
+    with thread_pool(_STREAMS if is_local(folder) else 1) as pool:
         found = pool.map(lambda name: _file_hash(_path(folder, name, files[name]), files[name]), files)
         return digest(dict(zip(files, found, strict=True)))
 
@@ -119,7 +120,7 @@ def _streamed(url: str, size: int) -> str:
     def read(start: int) -> bytes:
         return bytes(patiently(url, lambda: file.read_at(BLOCK, start)))
 
-    with file, ThreadPoolExecutor(_STREAMS) as pool:
+    with file, thread_pool(_STREAMS) as pool:
         for start in range(0, size, BLOCK):
             ahead.append(pool.submit(read, start))
             if len(ahead) == _STREAMS:

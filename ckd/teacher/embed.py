@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Any
@@ -27,6 +26,7 @@ from ckd.teacher.lender import NOWHERE, TEXTS, Places, Rows, together
 from ckd.teacher.lora_file import plain_lora_rank
 from ckd.teacher.prompt_identity import prompt_fields
 from ckd.teacher.work import Work
+from ckd.threads import thread_pool
 from ckd.visits.audit import finite
 from ckd.visits.cohort import Cohort
 from ckd.visits.columns import lists
@@ -175,7 +175,7 @@ def _tokenised_ahead(
 
     longest, *others = windows([len(text) for text in inputs], WINDOW)
     plan = [rows for rows in (longest[:FIRST], longest[FIRST:], *others) if rows]
-    with ThreadPoolExecutor(1) as thread:
+    with thread_pool(1) as thread:
         ahead = thread.submit(tokenise, plan[0])
         for n, rows in enumerate(plan):
             prompts, cut = ahead.result()

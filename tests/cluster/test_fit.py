@@ -61,9 +61,20 @@ def test_a_group_that_keeps_failing_ends_without_quoting_the_data(local_ray, mon
     monkeypatch.setattr("cluster.fit.FAILURES", 0)
     heard = []
     with pytest.raises(FitError) as caught:
-        fit(fail, {}, workers=(1, 1), gpus_per_worker=0, name="fail", on_report=heard.append)
+        fit(fail, {}, workers=(1, 1), gpus_per_worker=0, name="fail", on_report=heard.append, stopped=never)
     assert "ArithmeticError" in str(caught.value) and "secret" not in str(caught.value)
     assert heard == [{"attempt": 1}]
+
+
+def never() -> bool:
+    return False
+
+
+def test_a_stopped_training_starts_no_group_and_waits_for_no_room(local_ray):
+    heard = []
+    for workers in ((1, 1), (99, 99)):
+        fit(fail, {}, workers=workers, gpus_per_worker=0, name="no", on_report=heard.append, stopped=lambda: True)
+    assert not heard
 
 
 class EnoughError(Exception):
@@ -80,8 +91,8 @@ def test_a_group_waits_for_the_least_number_of_workers_and_says_so(local_ray, mo
             raise EnoughError
 
     with pytest.raises(EnoughError):
-        room.wait_for_room({"CPU": 1}, (5, 6), waiting, 0)
-    assert room.wait_for_room({"CPU": 1}, (1, 4), waiting, 5) == 4, "what was held is given back"
+        room.wait_for_room({"CPU": 1}, (5, 6), waiting, 0, never)
+    assert room.wait_for_room({"CPU": 1}, (1, 4), waiting, 5, never) == 4, "what was held is given back"
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +122,7 @@ def on_ray(config, rank=train_rank, failures=0, hear=None) -> list[dict]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"FAILURES": failures, "SECONDS_TO_SETTLE": 1, "SECONDS_OF_PATIENCE": 1}.items():
             patch.setattr(f"cluster.fit.{name}", value)
-        fit(rank, config.model_dump(), workers=workers, gpus_per_worker=0, name="t", on_report=listen)
+        fit(rank, config.model_dump(), workers=workers, gpus_per_worker=0, name="t", on_report=listen, stopped=never)
     assert not (Path(config.run.artifacts_root) / "compiled").exists(), "something was compiled at start"
     return heard
 

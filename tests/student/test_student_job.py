@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from ckd.config import Config
-from ckd.errors import ArtifactError, IncompleteError
+from ckd.errors import ArtifactError
 from ckd.predict.predictions import PREDICTIONS, PredictWorker
 from ckd.run import Run
 from ckd.store.artifacts import Stage
@@ -26,6 +26,7 @@ from ckd.visits.labels import DISEASES
 from jobs import train_student
 from jobs.console import Console
 from jobs.predict_student import predict_splits
+from jobs.stopping import StoppedError
 from tests.student.student_cohort import make_cohort, make_config
 from tests.student.trainings import VISITS, assert_same, weights
 
@@ -129,18 +130,25 @@ def test_a_finished_student_answers_without_torch_and_a_changed_one_is_refused(f
         train_student.run(other, Console(io.StringIO()))
 
 
-def test_termination_saves_the_step_and_ends_with_the_way_on(tmp_path, base):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_the_step_and_ends_with_what_is_kept_and_the_way_on(tmp_path, base, number):
     config = make_config(tmp_path, base)
     make_cohort(tmp_path / "artifacts", VISITS)
-    os_kill, before = Killer(io.StringIO()), signal.getsignal(signal.SIGTERM)
-    with pytest.raises(IncompleteError, match="run the same command again"):
-        train_student.run(config, os_kill)
-    assert signal.getsignal(signal.SIGTERM) == before
+    before = signal.getsignal(number)
+    with pytest.raises(StoppedError, match=r"step 1 of the student is saved; run the same command again") as stopped:
+        train_student.run(config, Killer(io.StringIO(), number))
+    assert stopped.value.exit_code == (130 if number == signal.SIGINT else 3)
+    assert [path.name for path in (tmp_path / "artifacts/checkpoints").iterdir()] == ["step-0000001"]
+    assert signal.getsignal(number) == before
 
 
 class Killer(Console):
-    """A console that sends SIGTERM to its process when the first line of training is said."""
+    """A console that sends a signal to its process when the first line of training is said."""
+
+    def __init__(self, stream: io.StringIO, number: int) -> None:
+        super().__init__(stream)
+        self.number = number
 
     def say(self, line: str) -> None:
         if line.startswith("train-student: the best epoch"):
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self.number)
