@@ -155,6 +155,7 @@ def crowd():
         remove_placement_group(group)
 
 
+@pytest.mark.faults
 def test_a_group_grows_when_there_is_room_without_losing_a_step_and_agrees_with_one_process(local_ray, tmp_path, base):
     """A group of one does two steps; then there is room for two.
 

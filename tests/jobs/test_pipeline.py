@@ -286,9 +286,10 @@ def test_a_killed_run_continues_and_ends_with_the_same_artifacts(
     assert (tmp_path / "results/t/metrics.json").read_bytes() == (whole / "results/t/metrics.json").read_bytes()
 
 
-def test_the_same_embeddings_come_from_ray_actors(tmp_path, undisturbed, rows, teacher_folder, bert):
+def test_the_same_embeddings_come_from_ray_actors(tmp_path, undisturbed, rows, teacher_folder, bert, here, local_ray):
     arguments = ["embed", *words(tmp_path, rows, teacher_folder, bert, "teacher.workers=1..2")[1:]]
-    finish(tmp_path, arguments)
+    code, *said = here(tmp_path, arguments)
+    assert code == 0, said
     whole = {name: part for name, part in parts(undisturbed[0]).items() if name.startswith(("visits", "embeddings"))}
     assert parts(tmp_path) == whole
 
