@@ -15,6 +15,7 @@ from ckd.config import Config
 from ckd.configfile import dump, load
 from ckd.errors import CkdError, ConfigError, UnreachableError
 from ckd.store.files import digest
+from ckd.store.refusals import proxies
 from jobs.arguments import ADDRESS
 from jobs.cluster_paths import require_shared
 from jobs.commands import COMMANDS
@@ -92,9 +93,8 @@ class Job:
                 "(docs/security.md)"
             ) from None
         except UnreachableClusterError as error:
-            raise UnreachableError(
-                f"cluster {address}: {error}; check the address and the way to it, then {AGAIN}"
-            ) from None
+            way = proxies() or "the way to it"
+            raise UnreachableError(f"cluster {address}: {error}; check the address and {way}, then {AGAIN}") from None
         except KeyboardInterrupt as stopped:
             console.say(
                 f"submit: {self.name} goes on without being watched; the same command follows it again, "

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ckd.errors import ConfigError, UnreachableError
+from ckd.store.refusals import reason, remedy, without_text
 
 if TYPE_CHECKING:
     from pyarrow import fs
@@ -22,10 +23,7 @@ _HIDDEN = "Failed to flush response stream"
 T = TypeVar("T")
 _GCS_PATIENCE = timedelta(seconds=30)  # with the pauses that follow it about a minute
 _URL = re.compile(r"(\w[\w+.-]*)://([^/]*)(/.*)?", re.DOTALL)
-_FAILURE = re.compile(
-    r"AWS Error (?P<aws>\w+)(?: during \w+ operation)?(?P<why>:[^\n]*)?"
-    r"|(?:google::cloud::Status|Status)\((?P<gcs>\w+)|(?P<curl>[Cc]url\w* error)"
-)
+_ENDPOINT = re.compile(r"(?:https?://)?(?:[\w.-]+|\[[0-9a-fA-F:]+\])(?::\d+)?")
 
 
 def is_local(path: str) -> bool:
@@ -54,7 +52,7 @@ def resolve(path: str) -> tuple["fs.FileSystem", str]:
         inside = path.partition("://")[2].rstrip("/")
         if "//" in inside:
             raise ConfigError(f"{path}: two slashes in a row, where a folder would have no name; expected one")
-        return (_s3(host) if scheme == "s3" else _gcs(os.environ.get("STORAGE_EMULATOR_HOST", ""))), inside
+        return (_s3(host) if scheme == "s3" else _gcs(_endpoint("STORAGE_EMULATOR_HOST"))), inside
     try:  # whatever else pyarrow has (file://, hdfs://, abfs://): not tried, not promised
         filesystem, inside = fs.FileSystem.from_uri(path)
     except (ValueError, OSError) as error:
@@ -77,12 +75,12 @@ def reaching(path: str) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        reason = None if is_local(path) else _failure(error)
-        if reason is None:
+        said = None if is_local(path) else _reason(path, error)
+        if said is None:
             raise
         raise UnreachableError(
-            f"{path}: the storage does not answer or refuses ({reason}); check the network, the URL and this machine's "
-            "credentials, then run the same command again: what is finished is kept"
+            f"{path}: the storage does not answer or refuses ({said}); {remedy(said, path)}, then run the same command "
+            "again: what is finished is kept"
         ) from None
 
 
@@ -102,20 +100,34 @@ def patiently(path: str, read: Callable[[], T]) -> T:
         return read()
 
 
-def _failure(error: OSError) -> str | None:
-    """The service's own name for what failed; None for an error that does not come from a service."""
-    if isinstance(error, ConnectionError | TimeoutError):
-        return type(error).__name__
-    found = _FAILURE.search(str(error))
-    if found is None:
-        return None
-    if found["aws"]:
-        return " ".join(f"{found['aws']}{found['why'] or ''}".split())[:160]
-    return found["gcs"] or "no connection"
+def _reason(path: str, error: OSError) -> str | None:
+    """The service's reason, asked for with a listing where the request was one whose refusal has no text."""
+    said = reason(error)
+    if said is None or not without_text(error):
+        return said
+    from pyarrow import fs
+
+    filesystem, inside = resolve(path)
+    try:
+        filesystem.get_file_info(fs.FileSelector(inside.partition("/")[0]))
+    except OSError as refused:
+        return reason(refused) or said
+    return said
+
+
+def _endpoint(variable: str) -> str:
+    """The host that a variable names. Raises ConfigError, which does not show it, for anything more than that."""
+    value = os.environ.get(variable, "").rstrip("/")
+    if value and not _ENDPOINT.fullmatch(value):
+        raise ConfigError(
+            f"{variable}: expected https://host:port and nothing behind it; a path, which requests would lose, a key "
+            "or a query cannot stand there"
+        )
+    return value
 
 
 def _s3(bucket: str) -> Any:
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    endpoint = _endpoint("AWS_ENDPOINT_URL_S3") or _endpoint("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ("us-east-1" if endpoint else "")
     return _s3_filesystem(endpoint, region or _region(bucket), _attempts())
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ckd.errors import CkdError, ConfigError, ModelUnreachableError
 from ckd.store.files import inner
+from ckd.store.refusals import proxies
 from ckd.store.tokenizing import NOT_READ
 
 _ID = re.compile(r"([\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?:@(\w[\w./-]*))?", re.ASCII)
@@ -175,8 +176,8 @@ def _explained(key: str, name: str, error: Exception) -> CkdError:
         why = f"cannot be fetched ({os.strerror(error.errno)})"
         return ConfigError(f"{key}={name}: {why}; make room for the Hub cache, or set HF_HOME to where there is")
     return ModelUnreachableError(
-        f"{where}, and {_where(name)} does not answer ({type(error).__name__}); check the network and HF_ENDPOINT, "
-        "then run the same command again, or give a folder"
+        f"{where}, and {_where(name)} does not answer ({type(error).__name__}); check the network and HF_ENDPOINT"
+        f"{' and ' + proxies() if proxies() else ''}, then run the same command again, or give a folder"
     )
 
 

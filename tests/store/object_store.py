@@ -16,6 +16,8 @@ from testbed.loopback import Loopback, serving
 BUCKET = "bucket"
 ERROR = '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{0}</Code><Message>made by the test</Message></Error>'
 CODES = {500: "InternalError", 503: "SlowDown", 403: "AccessDenied"}
+REFUSALS = {"ExpiredToken": 400, "InvalidToken": 400, "RequestTimeTooSkewed": 403, "InvalidAccessKeyId": 403}
+REFUSALS |= {"SignatureDoesNotMatch": 403, "AuthorizationHeaderMalformed": 400, "PermanentRedirect": 301}
 _HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "expect"}
 
 
@@ -54,8 +56,8 @@ def _running(command, port):
 class Proxy(Loopback):
     """Hands requests on to the server, unless `fault(number, method, path)` names something else to do.
 
-    A status (500); "cut": half of the request's body is read, then the connection is reset; "cut answer": the same to
-    the answer; or seconds to wait first.
+    A status (500) or a code of REFUSALS; "cut": half of the request's body is read, then the connection is reset;
+    "cut answer": the same to the answer; or seconds to wait first.
     """
 
     def __init__(self, upstream):
@@ -86,8 +88,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if isinstance(fault, float):
             time.sleep(fault)
-        if isinstance(fault, int):
-            self._answer(fault, {}, ERROR.format(CODES[fault]).encode())
+        if isinstance(fault, int) or fault in REFUSALS:
+            self._answer(REFUSALS.get(fault, fault), {}, ERROR.format(CODES.get(fault, fault)).encode())
             return
         upstream = http.client.HTTPConnection("127.0.0.1", self.server.upstream, timeout=60)
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP_BY_HOP}
