@@ -58,10 +58,11 @@ class IngestSteps:
     """The steps of one unfinished cohort."""
 
     def __init__(self, console: Console, source: Source, work: Work, given: str, wording: Wording | None) -> None:
-        self.console, self.source, self.work, self.given = console, source, work, given
-        self.titles, self.code_map = source.titles(), read_code_map(work.config.code_map, work.task)
+        self.code_map = {**read_code_map(work.config.code_map, work.task), **(wording.code_map if wording else {})}
+        self.console, self.source, self.work, self.given = console, source.knowing(self.code_map), work, given
+        self.titles = self.source.titles()
         if wording is not None:
-            self.titles, self.code_map = wording.all_titles(self.titles), {**self.code_map, **wording.code_map}
+            self.titles = wording.all_titles(self.titles)
         self.codes = Codes(self.titles, work.task, self.code_map)
         self.partitions: Sequence[Partition] = ()
 
@@ -151,7 +152,7 @@ class IngestSteps:
             elif not found["labeled"] and known["admissions"]["pairs"]:
                 raise no_labels(known, self.work.task.name)
             elif not found["labeled"]:
-                raise no_pairs(known, files, self.source.wanted("diagnoses"))
+                raise no_pairs(known, files, self.source.wanted("diagnoses"), self.source.remedies)
         except DataError:
             for line in [*counted_lines(known), *self.source.description.get("notes", ())]:
                 self.console.say(f"ingest: {line}")

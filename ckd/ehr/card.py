@@ -114,7 +114,7 @@ def counted_lines(known: Json) -> list[str]:
     said += [cell_line(cell) for cell in known["cells"]]
     if over := known["codes_passed_over"]:
         some = ", ".join(f"{e['prefix']} {e['events']:,} of {e['subjects']:,} patients" for e in over[:8])
-        said.append(f"events that are not read: {some}" + ("; the card lists more" if len(over) > 8 else ""))
+        said.append(f"not read: {some}" + ("; the card lists more" if len(over) > 8 else ""))
     if e := known["without_patient"]:
         said.append(f"visits: the patient of {e['rows']:,} of {found['in']:,} has no row (first: {e['first']})")
     for table, e in known["other_sex_words"].items():

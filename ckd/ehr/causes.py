@@ -46,9 +46,9 @@ def no_labels(known: Json, task: str) -> DataError:
     return DataError(f"no visit has a known label of task '{task}': {why}; docs/labels.md says when one is known")
 
 
-def no_pairs(known: Json, files: Mapping[str, str], codes: str) -> DataError:
+def no_pairs(known: Json, files: Mapping[str, str], codes: str, remedies: Mapping[str, str]) -> DataError:
     """The error for admissions of which none has a usable next one. `known`, `files` as above; `codes`: what rows of
-    diagnoses look like."""
+    diagnoses look like; `remedies`: the source's own, by reason."""
     excluded, found = known["admissions"]["excluded"], f"no next-visit pair in {known['admissions']['in']:,} admissions"
     if not known["patients"]["consecutive_pairs"] or not excluded:
         what = f"none of {known['patients']['all']:,} patients has two admissions"
@@ -62,7 +62,8 @@ def no_pairs(known: Json, files: Mapping[str, str], codes: str) -> DataError:
         if rows["rejected"]:
             return DataError(f"{found}: of {rows['read']:,} rows of {files['diagnoses']} {_most(rows['rejected'])}")
     cells = [c for c in known["cells"] if c["kind"] == UNREAD and c["name"] == _TIMES.get(reason)]
-    how = f"column '{cells[0]['column']}' is {written(cells[0])}" if cells else _REMEDIES.get(reason, "")
+    usual = {**_REMEDIES, **remedies}.get(reason, "")
+    how = f"column '{cells[0]['column']}' is {written(cells[0])}" if cells else usual
     how = how or f"see docs/ingest.md: {pairs.REASONS[reason][:1].lower()}{pairs.REASONS[reason][1:-1]}"
     return DataError(f"{found}: {e['rows']:,} excluded, {reason} (first: {e['first']}); {how}")
 

@@ -3,6 +3,7 @@ several, times from offsets. It has no dates; stay_order.py says what is known o
 
 The table of patients is small (200,000 rows in all) and is held in memory. `treatment` has no codes and is not read."""
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -40,6 +41,12 @@ class Eicu(Joined):
     def death_days(self) -> float:
         """Only deaths in hospital are known."""
         return 0
+
+    @property
+    def remedies(self) -> Mapping[str, str]:
+        """No time can be given where there are none."""
+        what = "nothing in eICU orders stays of one year of discharge and one age; give tables of more patients"
+        return {NO_START: f"{what} (docs/tables.md)"}
 
     @cached_property
     def passed_over(self) -> list[dict[str, Any]]:

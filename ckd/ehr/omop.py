@@ -3,7 +3,8 @@ concepts. Which ICD code a condition has: omop_codes.py. Costs one pass more ove
 distinct concepts and for the visits that are no hospital stay."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,10 +13,12 @@ import polars as pl
 
 from ckd.ehr import values
 from ckd.ehr.canonical import ODD, SCHEMAS, SUSPECT, TIME, TITLES, with_missing
+from ckd.ehr.ccs import normal
 from ckd.ehr.cells import unread
+from ckd.ehr.codemap import version_key
 from ckd.ehr.csvfile import CsvFile, first_line
 from ckd.ehr.joined import Joined, Raw, looked_up, text, whole
-from ckd.ehr.omop_codes import KEY, NONE, WAYS, CodeBook, chosen
+from ckd.ehr.omop_codes import KEY, NONE, WAYS, CodeBook, chosen, no_code
 from ckd.ehr.omop_concepts import ICD, INPATIENT, NO_RELATIONS, PROCEDURES, Concepts
 from ckd.ehr.parquetfile import ParquetFile
 from ckd.ehr.tabfile import TabFile
@@ -29,6 +32,7 @@ _MOST = 20  # concepts of visits that are named
 _CODED = {"diagnosis": ICD, "procedure": PROCEDURES}
 
 
+@dataclass(frozen=True)
 class Omop(Joined):
     """A folder of OMOP CDM 5.3 or 5.4 tables."""
 
@@ -36,6 +40,11 @@ class Omop(Joined):
         ("concept", "source", "gender", "race", "month", "day", "id", "first", "second")
     )
     LIKE: ClassVar[Mapping[str, str]] = {"death": "visits"}
+    own_codes: Collection[tuple[str, str]] = field(default=(), kw_only=True)  # of which a user says what they are
+
+    def knowing(self, codes: Collection[tuple[str, str]]) -> "Omop":
+        """Conditions with these codes need no ICD code."""
+        return replace(self, own_codes=codes)
 
     @staticmethod
     def open_file(path: Path) -> CsvFile | ParquetFile:
@@ -152,10 +161,16 @@ class Omop(Joined):
         )
 
     def _diagnoses(self) -> pl.LazyFrame:
-        if self._conditions.height and (self._conditions["way"] == NONE).all():
-            raise self._no_code()
+        if self._conditions.height and (self._conditions["way"] == NONE).all() and not self._is_known():
+            vocabularies = self._named["diagnosis"].select("vocabulary", source="id")
+            raise no_code(self.files_of("diagnoses"), self._conditions.join(vocabularies, on="source", how="left"))
         rows = with_missing(self._of_stays("diagnoses"), _NO_CONDITION)
         return looked_up(rows, self._conditions.select(*KEY, "code", "version", "title"), *KEY)
+
+    def _is_known(self) -> bool:
+        """Whether a user says of any condition's code what it is."""
+        codes = self._conditions.select("code", "version").iter_rows() if self.own_codes else ()
+        return any((normal(code or ""), version_key(version)) in self.own_codes for code, version in codes)
 
     def _medications(self) -> pl.LazyFrame:
         rows = self._with_name(with_missing(self._of_stays("medications"), {"drug": pl.String()}), "concept", "named")
@@ -264,21 +279,6 @@ class Omop(Joined):
         wanted = ", ".join(map(str, INPATIENT))
         what = f"no visit is a hospital stay: expected visit_concept_id {wanted} or one that is below them"
         return DataError(f"{self.files_of('visits')}: {what}; found {', '.join(found)}; map the visits anew")
-
-    def _no_code(self) -> DataError:
-        rows = (
-            self._conditions.join(self._named["diagnosis"].select("vocabulary", source="id"), on="source", how="left")
-            .group_by("vocabulary")
-            .agg(pl.col("rows").sum())
-        )
-        rows = rows.sort(["rows", "vocabulary"], descending=[True, False])
-        found = ", ".join(f"{vocabulary or 'none'} ({n:,})" for vocabulary, n in rows.iter_rows())
-        back = "" if self.indices("relationship") else ", or the table concept_relationship, which is not there"
-        what = (
-            f"none of {rows['rows'].sum():,} conditions of hospital stays has an ICD code: source concepts of {found}"
-        )
-        expected = f"expected source concepts of {', '.join(ICD)}, ICD codes in condition_source_value{back}"
-        return DataError(f"{self.files_of('diagnoses')}: {what}; {expected}")
 
 
 _NO_CONDITION: Mapping[str, pl.DataType] = {"source": pl.Int64(), "value": pl.String(), "concept": pl.Int64()}

@@ -22,6 +22,7 @@ import polars as pl
 from ckd.ehr.ccs import ccs, normal, read_version
 from ckd.ehr.icdtext import known_version_of
 from ckd.ehr.omop_concepts import ICD, Concepts
+from ckd.errors import DataError
 
 SOURCE_CONCEPT, SOURCE_VALUE, STANDARD, NONE = "source concept", "source value", "standard concept", "none"
 WAYS = (SOURCE_CONCEPT, SOURCE_VALUE, STANDARD, NONE)
@@ -98,3 +99,14 @@ def chosen(conditions: pl.DataFrame, book: CodeBook) -> pl.DataFrame:
     choices = [book.choose(*row) for row in conditions.select(KEY).iter_rows()]
     schema = dict.fromkeys(("code", "version", "title", "way"), pl.String)
     return conditions.hstack(pl.DataFrame(choices, schema=schema, orient="row").get_columns())
+
+
+def no_code(where: str, conditions: pl.DataFrame) -> DataError:
+    """The error for conditions (rows, vocabulary of the source concept) of which none has an ICD code."""
+    rows = conditions.group_by("vocabulary").agg(pl.col("rows").sum())
+    rows = rows.sort(["rows", "vocabulary"], descending=[True, False])
+    found = ", ".join(f"{vocabulary or 'none'} ({n:,})" for vocabulary, n in rows.iter_rows())
+    what = f"none of {rows['rows'].sum():,} conditions of hospital stays has an ICD code: source concepts of {found}"
+    expected = f"expected source concepts of {', '.join(ICD)}, ICD codes in condition_source_value, a table "
+    expected += "concept_relationship that leads to them, or what the codes are in ingest.code_map (docs/tables.md)"
+    return DataError(f"{where}: {what}; {expected}")

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -106,8 +106,17 @@ class Source(ABC):
         return "give a folder of tables with rows" if table == "visits" else f"expected the {table} of each stay"
 
     @property
+    def remedies(self) -> Mapping[str, str]:
+        """Reason why an admission is excluded -> what to do about it in this kind of source, if that is special."""
+        return {}
+
+    def knowing(self, codes: Collection[tuple[str, str]]) -> "Source":
+        """This source, whose user says what these codes (normal code, version) are."""
+        return self
+
+    @property
     def passed_over(self) -> list[dict[str, Any]]:
-        """{prefix, events, subjects} of events that are not read."""
+        """{prefix, events, subjects} of rows that are not read: events, visits, orders."""
         return []
 
     @property

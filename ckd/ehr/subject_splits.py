@@ -62,7 +62,7 @@ def decide(subjects: Iterable[pl.DataFrame], config: IngestConfig) -> SubjectSpl
         if values and not placed.get(split) and config.split_column != SPLITS_FILE:
             these = f"one of these {len(values)} values in '{config.split_column}'"
             expected = "expected values as they stand in that column"
-            raise DataError(f"ingest.{split}_values: no patient who returns has {these}; {expected}")
+            raise DataError(f"ingest.{split}_values: no patient with a labelled visit has {these}; {expected}")
     shares = _shares(config)
     labeled_points = np.concatenate([*points, np.empty(0)])
     if not len(labeled_points):
@@ -71,8 +71,8 @@ def decide(subjects: Iterable[pl.DataFrame], config: IngestConfig) -> SubjectSpl
             if placed
             else "no patient has one"
         )
-        expected = "expected patients with two admissions or more (docs/ingest.md: what is left out)"
-        raise DataError(f"no next-visit pair for the train split: {every}; {expected}")
+        expected = "expected more patients, or other values (docs/ingest.md: what is left out)"
+        raise DataError(f"no labelled visit for the train split: {every}; {expected}")
     ends, plain = edges(labeled_points.tolist(), shares), edges([], shares)
     moved = int((_rank(labeled_points, ends) != _rank(labeled_points, plain)).sum())
     return SubjectSplits(config, ends, moved, unnamed if config.split_column else 0)

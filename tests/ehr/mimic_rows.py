@@ -94,3 +94,8 @@ def _by_visit(folder, name, column):
 
 def _labels(codes):
     return encode({CATEGORIES[c[:3]] for c in codes if c[:3] in CATEGORIES})
+
+
+def demo_codes(name, column):
+    with gzip.open(open_data() / name, "rt", encoding="utf-8", newline="") as file:
+        return [(row[column], row.get("icd_version", "9")) for row in csv.DictReader(file)]

@@ -181,6 +181,8 @@ def test_stays_that_are_all_of_one_year_and_age_are_refused_with_the_reason(tmp_
     assert main(["ingest", "eicu", str(folder), "--out", str(tmp_path / "out"), *OPTIONS]) == 2
     said = capsys.readouterr()
     assert "no next-visit pair" in said.err and "patients have no known order (of one year and age" in said.out
+    assert "nothing in eICU orders stays of one year of discharge and one age" in said.err
+    assert "give each admission its time" not in said.err
 
 
 STAYS = st.lists(

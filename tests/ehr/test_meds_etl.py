@@ -85,7 +85,7 @@ def test_the_splits_of_the_data_set_are_those_of_the_cohort(tmp_path, capsys):
     assert main(["ingest", "meds", str(folder), "--out", str(tmp_path / "out")]) == 2
     column = ("ingest.split_column=insurance", 'ingest.tuning_values=["none"]')
     assert main(["ingest", "meds", str(folder), "--out", str(tmp_path / "by"), *column]) == 2
-    assert "ingest.tuning_values: no patient who returns has one" in capsys.readouterr().err
+    assert "ingest.tuning_values: no patient with a labelled visit has one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_what_only_some_patients_have_under_another_prefix_is_told(tmp_path, cap
     found = ingest(write_meds(tmp_path / "meds", rows), tmp_path / "out", kind="meds")
     assert {row["subject_id"] for row in found.values()} == {"4", "5", "6"}
     said = capsys.readouterr().out
-    assert "excluded 6: no diagnosis codes" in said and "events that are not read: Dx9/ 12 of 3 patients" in said
+    assert "excluded 6: no diagnosis codes" in said and "not read: Dx9/ 12 of 3 patients" in said
     assert card_of(tmp_path / "out")["codes_passed_over"] == [{"prefix": "Dx9/", "events": 12, "subjects": 3}]
 
 

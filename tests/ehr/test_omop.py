@@ -153,7 +153,21 @@ def test_conditions_without_any_icd_code_are_refused_with_what_they_have(tmp_pat
         row["condition_source_concept_id"] = 10
     line = refused(capsys, tmp_path, tables)
     assert "condition_occurrence.csv: none of" in line and "source concepts of none (" in line and "SNOMED (" in line
-    assert "concept_relationship, which is not there" in line
+    assert line.endswith("or what the codes are in ingest.code_map (docs/tables.md)")
+
+
+def test_a_code_map_says_what_the_codes_are_of_a_cdm_without_any_icd_code(tmp_path, capsys):
+    folder, own = write_related(tmp_path / "omop", standard_only([]), OMOP), tmp_path / "own.csv"
+    arguments = ["ingest", "omop", str(folder), *OPTIONS, "ingest.max_unmapped=1", f"ingest.code_map={own}", "--out"]
+    own.write_text("code,version,ccs\n99,SNOMED,108\n")
+    assert main([*arguments, str(tmp_path / "none")]) == 2
+    assert "has an ICD code" in capsys.readouterr().err, "none of the codes is in the map"
+    own.write_text("code,version,ccs\n10,SNOMED,108\n11,snomed,49\n")
+    assert main([*arguments, str(tmp_path / "out")]) == 0
+    labels = [row["current_labels"] for row in rows_of(tmp_path / "out").values()]
+    assert len(labels) > 10 and all(any(each) for each in labels)
+    like = ["ingest", "omop", str(folder), "--like", str(tmp_path / "out"), "--out", str(tmp_path / "now")]
+    assert main(like) == 0, "the words of the cohort know the codes too"
 
 
 def test_visits_of_which_none_is_a_hospital_stay_are_refused_with_the_concepts_found(tmp_path, capsys):

@@ -94,7 +94,7 @@ def test_a_split_without_values_is_filled_by_hash_from_the_others():
 def test_a_value_that_only_patients_who_never_return_have_is_refused():
     frame = subjects([0.1, 0.2], labeled=[True, False], cuts=[["A"], ["B"]])
     with pytest.raises(
-        DataError, match=r"ingest.held_out_values: no patient who returns has one of these 1 values in 'site'"
+        DataError, match=r"ingest.held_out_values: no patient with a labelled visit has one of these 1 values in 'site'"
     ):
         decide([frame], IngestConfig(split_column="site", held_out_values=("B",)))
 
@@ -138,7 +138,7 @@ def test_a_column_of_the_admissions_or_the_patients_splits_whole_subjects(tmp_pa
 
 
 def test_no_pair_at_all_or_none_left_for_train_is_refused():
-    with pytest.raises(DataError, match="no next-visit pair for the train split: no patient has one"):
+    with pytest.raises(DataError, match="no labelled visit for the train split: no patient has one"):
         decide([subjects([0.1, 0.2], [False, False])], IngestConfig())
     everyone = IngestConfig(split_column="site", held_out_values=("a",))
     with pytest.raises(DataError, match="every patient with one has a value of ingest.held_out_values"):

@@ -15,6 +15,7 @@ from ckd.evaluation.calibrate import log_odds
 from ckd.evaluation.claims import HeadlineFacts, headline_facts
 from ckd.evaluation.evaluate import MODELS
 from ckd.evaluation.metrics import Floats, macro_auroc
+from ckd.evaluation.report.cohortcard import read_card
 from ckd.evaluation.scores import Rows, read_split
 from ckd.evaluation.thresholds import Ranked, rank
 from ckd.evaluation.wording import Wording, wording
@@ -23,7 +24,6 @@ from ckd.store.artifacts import Fields, FolderArtifact, Stage
 from ckd.store.files import exists, join, read_bytes
 from ckd.store.jsonfile import read_json
 from ckd.visits.cohort import Cohort, cohort_artifact
-from ckd.visits.datafolder import card_of
 from ckd.visits.task import Task
 
 METRICS_FILE, EVENTS_FILE = "metrics.json", "events.jsonl"
@@ -139,7 +139,7 @@ def gather(
         held_out=held_out,
         calibrated=_calibrated(artifacts["student"].folder, held_out),
         facts=cohort.facts,
-        card=card_of(cohort_folder) or None,
+        card=read_card(cohort_folder),
         events=_events(join(folder, EVENTS_FILE)),
         extras={key: content.get("extra", {}) for key, content in loaded.items()},
         fingerprints={key: one["fields"] for key, one in loaded.items() if one} | _stage_fields(root, steps),

@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from ckd.evaluation.baselines import BASELINES
+from ckd.evaluation.report.cohortcard import RETURNERS, SIDES
 from ckd.evaluation.report.content import Content
 from ckd.evaluation.report.drawing import model_name
 from ckd.evaluation.report.tables import NOTHING, Table, plain
@@ -91,17 +92,10 @@ def _kept_tells(run: Content) -> bool:
 
 def returners(card: Mapping[str, Any]) -> Table:
     """Patients who return beside those who do not, whom "given that the patient returns" leaves out."""
-    groups = [_group(card["returners"][side]) for side in ("return", "do_not_return")]
-    names = {
-        "mean_age": "mean age (years)",
-        "women": "women (%)",
-        "diagnoses_per_visit": "diagnoses per visit",
-        "medications_per_visit": "drugs per visit",
-        "procedures_per_visit": "procedures per visit",
-    }
+    groups = [_group(card["returners"][side]) for side in SIDES]
     rows = [
         (text, *(_number(group.get(key), 100 if key == "women" else 1) for group in groups))
-        for key, text in names.items()
+        for key, text in RETURNERS.items()
     ]
     columns = ("", "Patient returns", "Patient does not return")
     return plain("returners", "Visits with and without a next one", columns, rows)
