@@ -138,7 +138,7 @@ def _sweep(config: Config) -> None:
     for folder in {config.run.folder, config.run.artifacts_root}:
         sweep_temporary(folder)
     results = config.run.public_results
-    for folder in (join(config.run.public_folder, "data"), join(config.run.public_files, "lora"), results):
+    for folder in (join(config.run.public_folder, "data"), join(config.run.public_folder, "lora"), results):
         sweep_temporary(folder, "*")
     sweep_temporary(results, "heads_results*/*")
 
