@@ -1,4 +1,4 @@
-"""The same invented patients as generic tables, as an OMOP CDM and as eICU-CRD, for tests only.
+"""The same invented patients as generic tables, MIMIC-III, an OMOP CDM and eICU-CRD, for tests only.
 
 A stay is a dict: visit, subject, start, end (text: a time, or a date alone), died, sex, born, race, codes and
 procedures [(version, code)], drugs [(name, start)]. Rows of the folders are dicts by the source's own column names."""
@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.ehr.ehr_tables import csv_bytes
+from tests.ehr.ehr_tables import admission, csv_bytes
 
 CODES = [
     ("9", "5849"),
@@ -92,6 +92,22 @@ def as_generic(stays, admission_type=None):
         for name, codes in (("diagnoses", s["codes"]), ("procedures", s["procedures"])):
             tables[name] += [{**key, "code": code, "version": version} for version, code in codes]
         tables["medications"] += [{**key, "drug": drug, "start": start} for drug, start in s["drugs"]]
+    return tables
+
+
+def as_mimic3(stays):
+    """Rows of MIMIC-III, with the codes of ICD-9 only."""
+    tables = {"admissions": [], "patients": [], "diagnoses_icd": [], "prescriptions": [], "procedures_icd": []}
+    for s in stays:
+        key = {"subject_id": s["subject"], "hadm_id": s["visit"]}
+        start, end = f"{s['start'][:10]} 07:00:00", f"{s['end'][:10]} 23:00:00"
+        tables["admissions"].append(admission(*key.values(), start, end, hospital_expire_flag=int(s["died"])))
+        for name, codes in (("diagnoses_icd", s["codes"]), ("procedures_icd", s["procedures"])):
+            nine = [code.replace(".", "") for version, code in codes if version == "9"]
+            tables[name] += [{**key, "seq_num": n, "icd9_code": code} for n, code in enumerate(nine, start=1)]
+        tables["prescriptions"] += [{**key, "drug": drug, "startdate": at} for drug, at in s["drugs"]]
+    people = {s["subject"]: {"gender": s["sex"], "dob": f"{s['born']:%Y-%m-%d} 00:00:00"} for s in stays}
+    tables["patients"] = [{"subject_id": subject, **row} for subject, row in people.items()]
     return tables
 
 

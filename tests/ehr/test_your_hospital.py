@@ -29,6 +29,12 @@ CODES = (
 DRUGS = ("Ramipril 5 mg", "Furosemid", "Insulin glargin", "Metamizol", "Acetylsalicylsäure")
 OPERATIONS = (("5-377.1", "Schrittmacher"), ("8-854.2", "Hämodialyse"))
 TIME = "%d.%m.%Y %H:%M"
+HEADS = {
+    "faelle": "Fallnummer Patient Aufnahme Entlassung Entlassungsgrund Alter Geschlecht Kasse Aufnahmeart Abteilung",
+    "diagnosen": "Fallnummer Rang ICD",
+    "medikamente": "Fallnummer Gabe Wirkstoff",
+    "prozeduren": "Fallnummer OPS Bezeichnung",
+}
 
 
 def hospital(rng, patients):
@@ -60,17 +66,10 @@ def hospital(rng, patients):
 
 @pytest.fixture
 def dump(tmp_path, monkeypatch):
-    heads = {
-        "faelle": "Fallnummer Patient Aufnahme Entlassung Entlassungsgrund Alter Geschlecht Kasse Aufnahmeart "
-        "Abteilung",
-        "diagnosen": "Fallnummer Rang ICD",
-        "medikamente": "Fallnummer Gabe Wirkstoff",
-        "prozeduren": "Fallnummer OPS Bezeichnung",
-    }
-    made = dict(zip(heads, hospital(random.Random(5), 80), strict=True))
+    made = dict(zip(HEADS, hospital(random.Random(5), 80), strict=True))
     (tmp_path / "dump").mkdir()
     (tmp_path / "tables").mkdir()
-    for name, head in heads.items():
+    for name, head in HEADS.items():
         with (tmp_path / "dump" / f"{name}.csv").open("w", encoding="cp1252", newline="") as file:
             csv.writer(file, delimiter=";").writerows([head.split(), *made[name]])
     monkeypatch.chdir(tmp_path)
