@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+from functools import cache
 from pathlib import Path
 
 from ckd.config import Config
@@ -63,16 +64,22 @@ def test_the_ingest_page_lists_every_reason_for_which_an_admission_is_left_out()
     assert table in page.read_text(), "run: UPDATE_DOCS=1 .venv/bin/python -m pytest tests/test_docs.py"
 
 
-def messages(folder: Path) -> str:
-    """Every text of the product's code, … for what is filled in."""
+def literals(tree: ast.AST) -> list[str]:
+    """Every text in a piece of code, … for what is filled in."""
     found = []
-    for path in [*folder.glob("ckd/**/*.py"), *folder.glob("jobs/*.py"), *folder.glob("cluster/**/*.py")]:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.append(node.value)
-            elif isinstance(node, ast.JoinedStr):
-                found.append("".join(p.value if isinstance(p, ast.Constant) else "…" for p in node.values))
-    return "\n".join(found)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.append(node.value)
+        elif isinstance(node, ast.JoinedStr):
+            found.append("".join(p.value if isinstance(p, ast.Constant) else "…" for p in node.values))
+    return found
+
+
+@cache
+def messages(folder: Path) -> str:
+    """Every text of the product's code."""
+    paths = [*folder.glob("ckd/**/*.py"), *folder.glob("jobs/*.py"), *folder.glob("cluster/**/*.py")]
+    return "\n".join(text for path in paths for text in literals(ast.parse(path.read_text())))
 
 
 def test_the_errors_page_quotes_messages_that_the_code_has():
