@@ -125,7 +125,7 @@ def _start(command: Command, arguments: argparse.Namespace) -> None:
     folder = {"run": config.run.folder, "out": getattr(arguments, "out", ""), "": ""}[command.events]
     with terminal_console(folder) as console:
         if getattr(arguments, "dry_run", False) and command.dry_run:
-            _dry_run(config, console)
+            _dry_run(config, console, reads=command.computes)
         else:
             let_read(config.run.file_mode)
             if command.computes:
@@ -155,12 +155,14 @@ def _config(command: Command, arguments: argparse.Namespace) -> Config:
     return load(getattr(arguments, "config", None) or command.config or None, overrides)
 
 
-def _dry_run(config: Config, console: Console) -> None:
-    from jobs.status import plan
+def _dry_run(config: Config, console: Console, *, reads: bool) -> None:
+    from jobs import status
 
     console.say(dump(config))
-    for line in plan(config):
+    for line in status.plan(config):
         console.say(line)
+    if reads:
+        status.require_all(config, console.say)
 
 
 def _hush_libraries() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ckd.errors import ArtifactError, ConfigError, MismatchError, ModelUnreachableError
+from ckd.errors import ArtifactError, ConfigError, DataError, MismatchError, ModelUnreachableError
 from ckd.predict.predictions import PREDICTIONS
 from ckd.run import Run
 from ckd.stage import VISITS, FolderStep, Step
@@ -29,15 +29,15 @@ def made_from(name: str) -> list[str]:
 def refusals(run: Run, say: Callable[[str], None]) -> list[str]:
     """Why what is stored would be refused by this configuration, each reason once.
 
-    What has not been made yet is not refused. What cannot be compared, because a model is not on this machine or its
-    hub does not answer, goes to `say`.
+    What has not been made yet is not refused. What cannot be compared, because an input or a model is not on this
+    machine or its hub does not answer, goes to `say`.
     """
     found: dict[str, None] = {}
     unknown: dict[str, None] = {}
     for check in (_open, *(stage.compare for stage in STAGES[1:])):
         try:
             check(run)
-        except (ConfigError, ModelUnreachableError) as error:
+        except (ConfigError, DataError, ModelUnreachableError) as error:
             unknown[str(error)] = None
         except MismatchError as error:
             found[str(error)] = None

@@ -1,12 +1,16 @@
 """Job: show which shards of every stage are done and which are missing. Reads only footers and starts nothing."""
 
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ckd.config import Config
+from ckd.errors import UnreachableError
 from ckd.run import Run
+from ckd.stage import Step
 from ckd.store.artifacts import FolderArtifact
 from ckd.store.files import exists
+from ckd.store.models import require_adapter, require_there
+from ckd.teacher.embed import EMBEDDINGS
 from ckd.visits.audit import audit_stage
 from ckd.visits.cohort import cohort_artifact
 from ckd.visits.visit import SPLITS
@@ -15,9 +19,37 @@ from jobs.stages import FOLDERS, STEPS, refusals
 
 
 def run(config: Config, console: Console, arguments: Namespace | None = None) -> None:
-    """Print the plan."""
+    """Print the plan. Raises as `require_all`."""
     for line in plan(config):
         console.say(line)
+    require_all(config, console.say)
+
+
+def require_all(config: Config, say: Callable[[str], None]) -> None:
+    """Raise ConfigError or DataError for an input or a model that the run has still to read and that is not there.
+
+    What a hub or a storage that does not answer may have goes to `say`. Reads no weights.
+    """
+    one = Run(config)
+    stored = cohort_artifact(one.root, {}).load() is not None
+    if not (one.inputs or stored):
+        return
+    wanted = []
+    if not stored or _missing(one, EMBEDDINGS):
+        wanted.append((require_there, "teacher.base_model", config.teacher.base_model))
+        if config.teacher.adapter:
+            wanted.append((require_adapter, "teacher.adapter", config.teacher.adapter))
+    if FolderArtifact(one.student_folder, {}).load() is None:
+        wanted.append((require_there, "student.base_model", config.student.base_model))
+    for look, key, name in wanted:
+        try:
+            look(key, name)
+        except UnreachableError as error:
+            say(f"not looked at  {error}")
+
+
+def _missing(run: Run, step: Step) -> list[int]:
+    return audit_stage(run.root, step.name, step.shards(run.config, run.stored), step.input_hash).missing
 
 
 def plan(config: Config) -> Iterator[str]:

@@ -138,7 +138,7 @@ def test_a_tasks_code_list_may_lie_in_the_home_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("word", ["--config=~/run.yaml", "~/run.yaml"])
 def test_the_home_folder_is_put_in_behind_an_option_too(tmp_path, monkeypatch, capsys, word):
     monkeypatch.setenv("HOME", str(tmp_path))
-    written(tmp_path, "run: {name: 007, results: ~/results}\ndata: {train: ~/a}\n")
+    written(tmp_path, "run: {name: 007, results: ~/results}\n")
     words = [word] if "=" in word else ["--config", word]
     assert main(["status", *words]) == 0
     assert f"artifacts    {tmp_path}/results/007/artifacts" in capsys.readouterr().out

@@ -46,6 +46,14 @@ def model_fields(key: str, name: str) -> Fields:
     return {key: folder_hash(name, _decides_weights), f"{key} tokenizer": tokenizer_hash(name)}
 
 
+def require_there(key: str, name: str) -> None:
+    """Raise ConfigError where no model lies at `name`, UnreachableError where that is not known. Reads no weights."""
+    if _is_folder(name):
+        _require_model(key, name)
+    else:
+        readable(key, name, "config.json")
+
+
 def model_seen(key: str, name: str) -> str:
     """What two machines compare to see whether a name is one model: as `model_fields`, but of a URL only the listing.
 
@@ -104,10 +112,17 @@ def adapter_hash(key: str, name: str) -> str:
     """
     if adapter_on_hub(name):
         return readable(key, name, "adapter_config.json")
-    if not exists(join(name, "adapter_config.json")):
+    require_adapter(key, name)
+    return folder_hash(name, lambda f: f.startswith("adapter_"))
+
+
+def require_adapter(key: str, name: str) -> None:
+    """Raise as `adapter_hash`, and read no weights."""
+    if adapter_on_hub(name):
+        readable(key, name, "adapter_config.json")
+    elif not exists(join(name, "adapter_config.json")):
         expected = "expected a LoRA folder as PEFT or LLaMA-Factory write it, or org/name@revision of the Hub"
         raise ConfigError(f"{key}={name}: no adapter_config.json there; {expected}")
-    return folder_hash(name, lambda f: f.startswith("adapter_"))
 
 
 def local_adapter(name: str) -> str:

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from ckd.configfile import dump, load
+from ckd.errors import UnreachableError
 from jobs.cli import main
 from jobs.commands import COMMANDS
 from testbed.rows import row, write_jsonl
@@ -57,21 +58,62 @@ def test_every_command_starts_as_a_module_too_with_the_same_help(name, capsys):
     assert done.stdout == capsys.readouterr().out
 
 
+def named(folder):
+    """Overrides that name an input and two models; only what a look from outside sees of them is there."""
+    rows = write_jsonl(folder / "rows.json", [row(1)])
+    for name in ("teacher", "student"):
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text("{}")
+    models = [f"{name}.base_model={folder / name}" for name in ("teacher", "student")]
+    return [f"data.train={rows}", *models, f"run.results={folder}/results"]
+
+
 def test_a_dry_run_prints_the_resolved_config_and_the_plan_and_starts_nothing(tmp_path):
-    code, out, _ = ckd(
-        "run",
-        "--dry-run",
-        f"run.results={tmp_path}",
-        "data.train=a.json",
-        "teacher.workers=0..3",
-        "teacher.gpus_per_worker=1",
-    )
+    words = named(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    code, out, _ = ckd("run", "--dry-run", *words, "teacher.workers=0..3", "teacher.gpus_per_worker=1")
     assert code == 0
     assert "workers: 0..3" in out
-    assert "to do: read a.json" in out
+    assert f"to do: read {tmp_path}/rows.json" in out
     assert "0..3 Ray workers, 1 GPU each" in out
     assert out.endswith("[]\n")
-    assert not list(tmp_path.iterdir())
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("data.train=/nowhere/rows.json", "/nowhere/rows.json: no such file or folder"),
+        ("data.held_out=nowhere.parquet", "nowhere.parquet: no such file or folder"),
+        ("task.labels=nowhere.yaml", "task.labels=nowhere.yaml: no such file"),
+        ("teacher.base_model=/nowhere/qwen", "teacher.base_model=/nowhere/qwen: "),
+        ("teacher.adapter=/nowhere/lora", "teacher.adapter=/nowhere/lora: no adapter_config.json there"),
+        ("student.base_model=./bert", "student.base_model=./bert: "),
+    ],
+)
+@pytest.mark.parametrize("command", [["run", "--dry-run"], ["embed", "--dry-run"], ["status"]])
+def test_a_missing_input_or_model_ends_a_dry_run_and_status_with_2(tmp_path, capsys, command, word, said):
+    words = named(tmp_path)
+    assert main([*command, *words]) == 0
+    capsys.readouterr()
+    assert main([*command, *words, word]) == 2
+    printed = capsys.readouterr()
+    assert said in printed.err and printed.err.count("\n") == 1
+    assert "visits       to do" in printed.out
+
+
+def test_what_a_hub_that_does_not_answer_may_have_is_no_missing_model(tmp_path, capsys, monkeypatch):
+    def unreachable(key, name, file):
+        raise UnreachableError(f"{key}={name}: the Hub does not answer")
+
+    monkeypatch.setattr("ckd.store.models.readable", unreachable)
+    assert main(["status", *named(tmp_path), "teacher.base_model=org/model"]) == 0
+    assert "not looked at  teacher.base_model=org/model: the Hub does not answer" in capsys.readouterr().out
+
+
+def test_a_run_that_reads_nothing_more_asks_for_no_model(tmp_path, capsys):
+    assert main(["status", f"run.results={tmp_path}"]) == 0
+    assert main(["run", "--dry-run", f"run.results={tmp_path}"]) == 0
 
 
 def test_validate_writes_nothing(tmp_path):
@@ -83,7 +125,7 @@ def test_validate_writes_nothing(tmp_path):
 
 
 def test_overrides_may_stand_behind_options(capsys, tmp_path):
-    assert main(["run", "--dry-run", "seed=7", "--config", "jobs/demo.yaml", f"run.results={tmp_path}"]) == 0
+    assert main(["demo", "--dry-run", "seed=7", "--config", "jobs/demo.yaml", f"run.results={tmp_path}"]) == 0
     out = capsys.readouterr().out
     assert "seed: 7" in out
     assert str(tmp_path) in out
