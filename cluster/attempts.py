@@ -44,6 +44,10 @@ class Attempts:
         self.starts: dict[int, list[str]] = defaultdict(list)  # item -> the nodes it was started on
         self.leaving: set[str] = set()  # nodes that were draining once
 
+    def begun(self) -> bool:
+        """Whether any item has been started."""
+        return bool(self.starts)
+
     def rule(self, item: int, node: str, alone: bool) -> Ruling:
         """Rule on starting `item` on `node`; `alone`: nothing else runs in that process. Only RUN counts as a start."""
         alive, draining = self.nodes()

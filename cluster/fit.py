@@ -23,7 +23,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import PreemptionError, TrainingFailedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.room import SECONDS_OF_PATIENCE, Bundle, wait_for_room, watch_for_room
+from cluster.room import SECONDS_OF_PATIENCE, Bundle, lacking, wait_for_room, watch_for_room
 
 Figures = dict[str, Any]
 OnReport = Callable[[Figures], None]
@@ -70,7 +70,11 @@ def fit(
     failed = 0
     while True:
         world = wait_for_room(
-            bundle, workers, lambda room: on_report({"waiting": workers[0], "room": room}), SECONDS_OF_PATIENCE, stopped
+            bundle,
+            workers,
+            lambda room: on_report({"waiting": workers[0], "room": room, "lacking": lacking(bundle)}),
+            SECONDS_OF_PATIENCE,
+            stopped,
         )
         if stopped():
             return

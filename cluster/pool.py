@@ -18,6 +18,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 from cluster.attempts import Ruling, Verdict, start_attempts
+from cluster.room import telling_what_lacks
 from cluster.session import session
 
 Item = TypeVar("Item")
@@ -37,6 +38,7 @@ def map_shards(
     workers: tuple[int, int],
     gpus_per_worker: float,
     refused: Callable[[Item, int], Row],
+    waiting: Callable[[str], None],
     threads: int = 1,
 ) -> Iterator[Row]:
     """Yield `worker(item)`, JSON values, for every item in any order, with its "attempts" and "starts" (attempts.py).
@@ -44,21 +46,25 @@ def map_shards(
     `worker` is pickled once per actor and must return failures as rows: an exception aborts everything. It must be safe
     to run twice, even at the same time: that happens to an item whose machine is lost. An item that ended its process
     three times is not started again: its row is `refused(item, 4)`. `workers` is the (least, most) number of actors, >=
-    1; with `threads` each actor runs that many items at once, in threads of one process.
+    1; with `threads` each actor runs that many items at once, in threads of one process. Until the first actor has
+    started, `waiting` is told each minute what it lacks.
     """
     with session(cpus=workers[1] + 1):
         context = DataContext.get_current()
         context.enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
+        attempts = start_attempts()
         positions = ray.data.from_items([{"position": n} for n in range(len(items))], override_num_blocks=len(items))
         rows = positions.map(
             _Actor,
-            fn_constructor_args=(worker, list(items), refused, threads, start_attempts()),
+            fn_constructor_args=(worker, list(items), refused, threads, attempts),
             compute=_strategy(workers, len(items), threads),
             num_gpus=gpus_per_worker or None,
         )
-        for row in rows.iter_rows():
-            yield json.loads(row["row"])
+        bundle = {"GPU": gpus_per_worker} if gpus_per_worker else {"CPU": 1.0}
+        with telling_what_lacks(bundle, lambda: ray.get(attempts.begun.remote()), waiting):
+            for row in rows.iter_rows():
+                yield json.loads(row["row"])
 
 
 def _strategy(workers: tuple[int, int], items: int, threads: int) -> ActorPoolStrategy:

@@ -1,4 +1,4 @@
-"""How many workers could start now, and when there is room for more.
+"""How many workers could start now, when there is room for more, and what is missing for one.
 
 It asks with placement groups of one worker each: Ray's scheduler itself answers (machines that are about to go count
 for nothing), and what cannot be placed is a demand that an autoscaler sees.
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import ray
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 
 SECONDS_BETWEEN_LOOKS = 0.25
@@ -90,3 +91,35 @@ def watch_for_room(
         ended.set()
         if missing:
             watcher.join()
+
+
+@contextmanager
+def telling_what_lacks(bundle: Bundle, started: Callable[[], bool], tell: Callable[[str], None]) -> Iterator[None]:
+    """While the block runs and nothing has `started()`, call `tell` each minute with what a worker lacks."""
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(SECONDS_BETWEEN_LINES) and not started():
+            tell(lacking(bundle))
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def lacking(bundle: Bundle) -> str:
+    """Why a worker with these resources has not started, as far as the machines that are up tell."""
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    fit = sum(all(machine.get(name, 0) >= amount for name, amount in bundle.items()) for machine in machines)
+    wanted = " and ".join(f"{amount:g} {name}" for name, amount in bundle.items())
+    if fit:
+        return f"each of the {fit} machines that have the {wanted} it asks for is busy, or starts it now"
+    has = ", ".join(f"{sum(machine.get(name, 0) for machine in machines):g} {name}" for name in bundle)
+    return (
+        f"none of the {len(machines)} machines that are up (together {has}) has the {wanted} it asks for; an "
+        "autoscaler may be starting one: 'ray status' says so"
+    )

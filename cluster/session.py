@@ -4,13 +4,19 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from threading import current_thread, main_thread
+from typing import Any
 
 import ray
+from ray.exceptions import AuthenticationError
+from ray.job_config import JobConfig
 
-_CHECKOUT = str(Path(__file__).resolve().parents[1])
+from cluster import local
+from cluster.address import IN_A_JOB, RefusedError, UnreachableClusterError, named_cluster, require_head
+
+_CODE = str(Path(__file__).resolve().parents[1])
 
 
 @contextmanager
@@ -19,21 +25,27 @@ def session(cpus: int = 0) -> Iterator[None]:
 
     A local session offers at least `cpus`, so that a laptop with fewer cores shares them instead of waiting for ever. A
     cluster keeps its own size. Only what was started or connected here is ended afterwards.
+
+    Raises WrongAddressError, UnreachableClusterError or RefusedError for the cluster that RAY_ADDRESS names,
+    MachineError where this machine cannot run a Ray of its own.
     """
     if ray.is_initialized():
         yield
         return
-    with _signals_of_the_caller():
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(logging_level=logging.ERROR)
-        else:
-            _start_local(cpus)
-    try:
-        yield
-    finally:
-        # Disconnects from a named cluster; ends the processes of a local one.
+    address = named_cluster()
+    ready: AbstractContextManager[dict[str, Any]] = nullcontext({}) if address else local.settings()
+    with ready as settings:
         with _signals_of_the_caller():
-            ray.shutdown()
+            if address:
+                _connect(address)
+            else:
+                _start_local(cpus, settings)
+        try:
+            yield
+        finally:
+            # Disconnects from a named cluster; ends the processes of a local one.
+            with _signals_of_the_caller():
+                ray.shutdown()
 
 
 @contextmanager
@@ -55,8 +67,19 @@ def _signals_of_the_caller() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _start_local(cpus: int) -> None:
-    path = os.pathsep.join(filter(None, [_CHECKOUT, os.environ.get("PYTHONPATH")]))
+def _connect(address: str) -> None:
+    require_head(address)
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    try:
+        ray.init(logging_level=logging.ERROR, **_code())
+    except AuthenticationError as error:
+        raise RefusedError(str(error).partition("\n")[0].partition(". ")[0]) from None
+    except ConnectionError as error:
+        raise UnreachableClusterError(f"no Ray runs there ({type(error).__name__})") from None
+
+
+def _start_local(cpus: int, settings: dict[str, Any]) -> None:
+    path = os.pathsep.join(filter(None, [_CODE, os.environ.get("PYTHONPATH")]))
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's C++ notes; its errors still arrive as exceptions
     ray.init(
@@ -65,6 +88,16 @@ def _start_local(cpus: int) -> None:
         include_dashboard=False,
         logging_level=logging.ERROR,
         log_to_driver=False,
-        # Workers import ckd and jobs from this checkout or installation, whatever folder the command was given in.
         runtime_env={"env_vars": {"PYTHONPATH": path}},
+        **_code(),
+        **settings,
     )
+
+
+def _code() -> dict[str, Any]:
+    """What lets workers import ckd and jobs from where this driver has them, whatever folder it was started in.
+
+    Ray would put that folder first on their paths, and with it a cluster.py or jobs.py that lies there. A submitted job
+    has a copy of the checkout, which it keeps.
+    """
+    return {} if IN_A_JOB in os.environ else {"job_config": JobConfig(_py_driver_sys_path=[_CODE], _client_job=True)}

@@ -4,29 +4,27 @@ import asyncio
 import logging
 import os
 import re
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+
+from cluster.address import (
+    SECONDS_TO_ANSWER,
+    RefusedError,
+    UnreachableClusterError,
+    WrongAddressError,
+    require_head,
+    require_listener,
+)
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
 ON_DEMAND = "on_demand"  # custom resource of machines that nobody takes away: the head, on-demand groups
-SECONDS_TO_ANSWER = 10.0
 SECONDS_LOST = 120.0  # how long `follow` keeps trying a cluster that stopped answering
 _API = "RAY_API_SERVER_ADDRESS"  # the only way past RAY_ADDRESS, which Ray's client prefers to its own argument
-
-
-class UnreachableClusterError(Exception):
-    """Nothing answers there, or no longer."""
-
-
-class RefusedError(Exception):
-    """The cluster does not take this client's token, or takes anybody."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +49,12 @@ class Submitted:
 def connect(address: str) -> "JobSubmissionClient":
     """A client of the cluster at `address`: its dashboard's http:// URL, or host:port for a machine inside its network.
 
-    Raises UnreachableClusterError. Raises RefusedError when the token is missing or wrong, or when the cluster asks for
-    none and this client has not set RAY_AUTH_MODE=disabled.
+    Raises WrongAddressError, UnreachableClusterError; RefusedError when the token is missing or wrong, or when the
+    cluster asks for none and this client has not set RAY_AUTH_MODE=disabled.
     """
     os.environ.setdefault("RAY_AUTH_MODE", "token")  # before Ray is imported, which reads it once
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    require_listener(address)
+    _require_cluster(address)
     from ray.dashboard.modules.dashboard_sdk import SubmissionClient
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
@@ -222,18 +220,13 @@ def _offers(client: "JobSubmissionClient", resource: str) -> bool:
     return any(resource in (node.resources_total or {}) for node in nodes)
 
 
-def require_listener(address: str) -> None:
-    """Raises UnreachableClusterError when nothing listens there, for which Ray's client would wait long."""
-    parts = urlsplit(address if "://" in address else f"//{address}")
-    if address == "auto":
-        return
-    if not parts.hostname:
-        raise UnreachableClusterError("no host in it")
-    try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        socket.create_connection((parts.hostname, port), SECONDS_TO_ANSWER).close()
-    except OSError as error:
-        raise UnreachableClusterError(f"nothing answers ({type(error).__name__})") from None
+def _require_cluster(address: str) -> None:
+    """Raises WrongAddressError or UnreachableClusterError, over which Ray's client would wait long or trip."""
+    require_listener(address)
+    if "://" not in address and address != "auto":
+        if authentication(f"http://{address}"):
+            raise WrongAddressError(f"a dashboard answers there; expected its URL, http://{address}")
+        require_head(address)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from jobs.cluster_paths import placed
 from jobs.commands import COMMANDS, Command
 from jobs.console import Console, terminal_console
 from jobs.stopping import Stop, StoppedError, exit_code, stopping
+from jobs.surroundings import settle
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(words: Sequence[str], stop: Stop) -> int:
     try:
+        settle()
         for word in words:
             require_no_secret(word, word.partition("=")[0] + ": " if "=" in word.partition("://")[0] else "")
         arguments = _parse([_at_home(word) for word in words])

@@ -7,15 +7,14 @@ from ckd.config import Config
 from ckd.errors import ConfigError
 from ckd.store.filesystems import is_local
 from ckd.store.hub import adapter_on_hub, is_hub_id
-
-IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a submitted job
+from cluster.address import IN_A_JOB, named_cluster
+from jobs.ray_session import require_address
 
 
 def on_cluster(config: Config) -> bool:
     """Whether this process drives a run on a cluster: a submitted job, or RAY_ADDRESS is set and there are workers."""
-    address = os.environ.get("RAY_ADDRESS", "")
     workers = max(config.teacher.workers.max, config.student.workers.max)
-    return IN_A_JOB in os.environ or bool(workers and address and address != "local")
+    return IN_A_JOB in os.environ or bool(workers and named_cluster())
 
 
 def require_shared(config: Config) -> Config:
@@ -44,12 +43,7 @@ def placed(config: Config) -> Config:
     """The configuration of a stage that is about to run here: on a cluster as `require_shared`, else unchanged."""
     if not on_cluster(config):
         return config
-    address = os.environ.get("RAY_ADDRESS", "")
-    if address.startswith(("http://", "https://")):
-        raise ConfigError(
-            f"RAY_ADDRESS={address}: a cluster's dashboard, which takes jobs: 'ckd submit …'; "
-            "to run here, unset it or take RAY_ADDRESS=local"
-        )
+    require_address()
     return require_shared(config)
 
 

@@ -13,10 +13,12 @@ from typing import Any
 
 from ckd.config import Config, absolute
 from ckd.errors import ConfigError
+from cluster.address import IN_A_JOB
 from jobs import machine
 from jobs.arguments import ADDRESS
-from jobs.cluster_paths import IN_A_JOB, require_shared
+from jobs.cluster_paths import require_shared
 from jobs.console import Console
+from jobs.ray_session import ray_session
 from jobs.submit import Job, cluster_address, entrypoint, overrides, submission
 
 FULL = 0.9  # of a disk; Ray stops storing objects at 0.95
@@ -96,10 +98,9 @@ def _here(config: Config, configured: bool) -> Iterator[Line]:
 
 def _inside(config: Config, configured: bool, wake: bool) -> Iterator[Line]:
     """The lines of a cluster, seen from its own driver."""
-    from cluster.session import session
     from cluster.survey import survey
 
-    with session():
+    with ray_session():
         yield from _gpus_inside(config, wake)
         marks: dict[str, str] = {}
         if configured:

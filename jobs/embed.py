@@ -13,12 +13,16 @@ from ckd.teacher.embed import EMBEDDINGS
 from ckd.teacher.lender import Lender, Rows, take
 from ckd.teacher.training_settings import prompt_notes
 from jobs.console import Console
+from jobs.ray_session import require_room, to_do
 from jobs.shards import make_missing
 
 
 def run(config: Config, console: Console, arguments: Namespace | None = None) -> None:
     """Embed what is missing. Raises IncompleteError when shards failed."""
-    work(Run(config), console)
+    one = Run(config)
+    if one.inputs and to_do(one, EMBEDDINGS):
+        require_room(config, "teacher")
+    work(one, console)
 
 
 def work(run: Run, console: Console) -> None:

@@ -14,6 +14,7 @@ from jobs.arguments import share
 from jobs.console import Console
 from jobs.models import require_student, require_teacher
 from jobs.public_files import require_own
+from jobs.ray_session import ray_session, require_room, to_do
 
 JOBS = (embed, train_head, soft_labels, train_student, evaluate, report)
 
@@ -29,10 +30,13 @@ def run(config: Config, console: Console, arguments: Namespace | None = None) ->
     Raises UnreachableError when storage does not answer.
     """
     one = Run(config)
+    unfinished = not exists(join(one.student_folder, ARTIFACT_FILE))
     if one.inputs:  # without any, the first stage says what is missing
+        if unfinished:
+            require_room(config, *(["teacher"] if to_do(one, EMBEDDINGS) else []), "student")
         EMBEDDINGS.stage(one)
         TOKENS.stage(one)
-        if not exists(join(one.student_folder, ARTIFACT_FILE)):
+        if unfinished:
             require_teacher(config)
             require_student(config)
     exists(one.root)
@@ -50,6 +54,4 @@ def _ray(config: Config) -> AbstractContextManager[None]:
     workers = max(config.teacher.workers.max, config.student.workers.max)
     if not workers:
         return nullcontext()
-    from cluster.session import session
-
-    return session(cpus=workers + 1)
+    return ray_session(workers + 1)

@@ -19,6 +19,7 @@ from ckd.visits.inputs import Input
 from ckd.visits.visit import Shard
 from jobs.arguments import add_student
 from jobs.console import Console
+from jobs.ray_session import require_address, require_room
 from jobs.shards import map_worker
 
 STAGE = "predictions"
@@ -44,6 +45,8 @@ def run(config: Config, console: Console, arguments: Namespace) -> None:
     """
     source, engine, meds = arguments.input, arguments.engine, arguments.meds
     folder, out = _absolute(arguments.model), _absolute(arguments.out)
+    if not config.student.workers.in_process:
+        require_address()
     model = ModelFolder.open(folder, engine)
     if engine != "torch" and config.student.gpus_per_worker:
         raise ConfigError(f"engine '{engine}' computes on the CPU; set student.gpus_per_worker=0")
@@ -75,6 +78,7 @@ def _predicted(config: Config, console: Console, model: ModelFolder, out: str, a
         ) from None
     _say_counts(console, cohort)
     if missing:
+        require_room(config, "student")
         console.say(
             f"predict: {len(cohort.shards) - len(missing)} of {len(cohort.shards)} shards done, {len(missing)} to do"
         )

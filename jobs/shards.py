@@ -19,6 +19,7 @@ from ckd.switches import take_out
 from ckd.threads import thread_pool
 from ckd.visits.visit import Shard
 from jobs.console import Console, Progress
+from jobs.ray_session import ray_session
 
 Factory = Callable[[], Callable[[Any], dict[str, Any]]]
 _MAKING = threading.Lock()  # two threads with their first shard must not make (and load) two workers
@@ -116,7 +117,11 @@ def map_worker(
     place = {"stage": label, "shards": len(shards)}
     console.event("stage_started", **place, visits=progress.total)
     rows = []
-    for row in _run(Guarded(factory), shards, workers, gpus_per_worker, threads):
+
+    def waiting(why: str) -> None:
+        console.say(f"{label}: waiting for the first of {workers} workers: {why}")
+
+    for row in _run(Guarded(factory), shards, (workers, gpus_per_worker, threads), waiting):
         rows.append(row)
         _report(console, progress, place, row)
     progress.close()
@@ -148,8 +153,9 @@ def _report(console: Console, progress: Progress, place: Mapping[str, Any], row:
 
 
 def _run(
-    worker: Guarded, shards: Sequence[Unit], workers: Workers, gpus_per_worker: float, threads: int
+    worker: Guarded, shards: Sequence[Unit], machines: tuple[Workers, float, int], waiting: Callable[[str], None]
 ) -> Iterator[dict[str, Any]]:
+    workers, gpus, threads = machines
     if workers.in_process and threads == 1:
         yield from map(worker, shards)
         return
@@ -159,10 +165,17 @@ def _run(
         return
     from cluster.pool import map_shards
 
-    actors = (max(workers.min, 1), workers.max)
-    yield from map_shards(
-        worker, shards, workers=actors, gpus_per_worker=gpus_per_worker, refused=_refused, threads=threads
-    )
+    least, most = max(workers.min, 1), workers.max
+    with ray_session(most + 1):
+        yield from map_shards(
+            worker,
+            shards,
+            workers=(least, most),
+            gpus_per_worker=gpus,
+            refused=_refused,
+            waiting=waiting,
+            threads=threads,
+        )
 
 
 def _refused(shard: Unit, attempts: int) -> dict[str, Any]:

@@ -83,10 +83,12 @@ class Job:
                 "no cluster: give --address http://HEAD:8265 or set RAY_ADDRESS to it "
                 "(docs/operating.md says how to reach the port)"
             )
-        from cluster.submit import RefusedError, UnreachableClusterError
+        from cluster.address import RefusedError, UnreachableClusterError, WrongAddressError
 
         try:
             self._on(console, address, resource, following)
+        except WrongAddressError as error:
+            raise ConfigError(f"cluster {address}: {error} (--address, or RAY_ADDRESS)") from None
         except RefusedError as error:
             raise ConfigError(
                 f"cluster {address}: {error}; put its token into RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token "

@@ -19,6 +19,7 @@ from ckd.student.tokens import TOKENS
 from ckd.visits.public_files import student_file
 from ckd.visits.visit import Shard
 from jobs.console import SECONDS_BETWEEN_LINES, Console
+from jobs.ray_session import ray_session, require_room
 from jobs.shards import make_missing
 from jobs.stopping import KEPT, saving
 
@@ -36,6 +37,8 @@ def work(run: Run, console: Console) -> None:
     """As `run`, on a run whose visits may be known already."""
     cohort, artifact = run.cohort, STUDENT.artifact(run)
     done = artifact.is_done()
+    if not done:
+        require_room(run.config, "student")
     tokenize(run, console, [*training_shards(run.config, cohort), *cohort.select("tuning")])  # what was deleted too
     if not done:
         with lease(join(run.root, CHECKPOINTS), "ckd train-student"):
@@ -111,7 +114,8 @@ class Reports:
             self.step = figures["started"]
         elif "waiting" in figures:
             self.console.say(
-                f"train-student: waiting for room for {figures['waiting']} workers, there is room for {figures['room']}"
+                f"train-student: waiting for room for {figures['waiting']} workers, there is room for "
+                f"{figures['room']}: {figures['lacking']}"
             )
         elif "refused" in figures:
             self.refusal = getattr(errors, figures["kind"])(figures["refused"])
@@ -151,13 +155,12 @@ def _train_here(run: Run, reports: Reports) -> None:
 
 def _train_on_ray(run: Run, reports: Reports) -> None:
     from cluster.fit import FitError, fit
-    from cluster.session import session
 
     fields = STUDENT.artifact(run).fields
     Checkpoints(run.root, fields, None).refuse_other()  # a changed setting, before any rank starts
     student = run.config.student
     workers = student.workers
-    with session(cpus=workers.max), saving(reports.kept) as asked:
+    with ray_session(workers.max), saving(reports.kept) as asked:
         try:
             fit(
                 rank_main,

@@ -2,7 +2,11 @@
 
 import os
 import shutil
+import stat
+import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from ckd.store.files import BLOCK, delete, join, listing, upload, write_file
@@ -14,8 +18,37 @@ _STREAMS = 8  # files on their way at once
 
 
 def cache_folder() -> Path:
-    """Where this machine keeps what can be had again: $XDG_CACHE_HOME/ckd, else ~/.cache/ckd."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ckd"
+    """Where this machine keeps what can be had again: $XDG_CACHE_HOME/ckd, else ~/.cache/ckd.
+
+    Where neither can be written, a temporary folder of this user; `ckd doctor` says so.
+    """
+    named = os.environ.get("XDG_CACHE_HOME")
+    with suppress(RuntimeError):  # no home
+        folder = Path(named or Path.home() / ".cache") / "ckd"
+        if can_be_made(folder):
+            return folder
+    return Path(private_folder("cache"))
+
+
+def can_be_made(folder: Path) -> bool:
+    """Whether a folder can be written, or made where it is not there."""
+    try:
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+    except OSError:  # below a folder that this user may not enter
+        return False
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+
+
+@cache
+def private_folder(name: str) -> str:
+    """A temporary folder that only this user can enter: one for all commands, unless somebody else has its name."""
+    folder = Path(tempfile.gettempdir(), f"ckd-{name}-{os.geteuid()}")
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    status = folder.lstat()
+    ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077
+    return str(folder) if ours else tempfile.mkdtemp(prefix=f"ckd-{name}-")
 
 
 def upload_folder(local: str, url: str) -> None:

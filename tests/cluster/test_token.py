@@ -16,7 +16,8 @@ import psutil
 import pytest
 import requests
 
-from cluster.submit import authentication, require_listener
+from cluster.address import require_listener
+from cluster.submit import authentication
 from testbed.loopback import Loopback, serving
 from testbed.raycluster import CHECKOUT, cluster, until
 
