@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Where torch's CPU builds are on Linux; empty where pip finds them anyway.
 TORCH_CPU ?= --extra-index-url https://download.pytorch.org/whl/cpu
 
-.PHONY: install demo test test-vllm test-faults lint audit format bench bench-prompts clean
+.PHONY: install demo test test-vllm test-faults lint audit resolve format bench bench-prompts clean
 
 install: $(VENV)/installed
 
@@ -48,6 +48,9 @@ lint: install  ## style, types, layers, security
 
 audit: install  ## known vulnerabilities of the pinned dependencies; says what it could not ask
 	$(BIN)/python .ci/audit
+
+resolve: install  ## whether both constraints files can still be installed (pip install --dry-run); says what it could not ask
+	$(BIN)/python .ci/resolve
 
 format: install
 	$(BIN)/ruff check --fix .

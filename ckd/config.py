@@ -70,7 +70,8 @@ class TeacherConfig(Section):
         {}, description="what the chat template is rendered with, such as {enable_thinking: false}"
     )
     engine: Literal["transformers", "vllm"] = Field(
-        "transformers", description="what computes the forward pass; vllm: pip install '.[vllm]'"
+        "transformers",
+        description="what computes the forward pass; for vllm: pip install -c constraints-vllm.txt '.[vllm]'",
     )
     max_length: int = Field(1536, ge=8, description="tokens per prompt; longer visits lose text, never the template")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="compute type")

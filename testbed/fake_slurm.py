@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 SRUN = """#!/bin/bash
-# The tasks of a step, each a node's only one; a signal to srun goes to all of them, as Slurm's does.
+# The tasks of a step, each a node's only one; a TERM to srun kills them, one from scancel reaches them as it is.
 printf "%s " "${@:1:7}" >> "$FAKE_SLURM/srun.txt"; echo >> "$FAKE_SLURM/srun.txt"
 while [[ "${1:-}" == --* ]]; do
     case "$1" in
@@ -24,8 +24,10 @@ while [[ "${1:-}" == --* ]]; do
     shift
 done
 pids=()
-end() { for pid in "${pids[@]}"; do kill -TERM -- "-$pid" 2> /dev/null; done; }
-trap end TERM
+end() { for pid in "${pids[@]}"; do kill "-$1" -- "-$pid" 2> /dev/null; done; }
+trap 'end KILL' TERM
+trap 'end TERM' USR2  # from scancel
+echo $$ > "$FAKE_SLURM/step"
 set -m
 for ((n = 0; n < nodes; n++)); do
     SLURM_NODEID=$n SLURM_PROCID=$n SLURM_CPUS_ON_NODE=$SLURM_CPUS_PER_TASK SLURM_STEP_ID=0 "$@" &
@@ -36,13 +38,17 @@ while [ "${#pids[@]}" -gt 0 ]; do
     sleep 0.1
     for n in "${!pids[@]}"; do
         kill -0 "${pids[$n]}" 2> /dev/null && continue
-        wait "${pids[$n]}" || { code=$?; end; }
+        wait "${pids[$n]}" || { code=$?; end TERM; }
         unset "pids[$n]"
     done
 done
 exit $code
 """
 SCONTROL = '#!/bin/bash\necho "$*" >> "$FAKE_SLURM/scontrol.txt"\n'
+SCANCEL = """#!/bin/bash
+[ "$*" = "--signal=TERM $SLURM_JOB_ID" ] || exit 1
+kill -USR2 "$(< "$FAKE_SLURM/step")"
+"""
 # Of `sbatch --help`, what this project uses, and what its value looks like.
 OPTIONS = {
     "job-name": r"[\w-]+",
@@ -80,7 +86,7 @@ class FakeSlurm:
         """`folder` is its own; `environment` is what the job finds beside Slurm's variables."""
         self.folder, self.script, self.environment = Path(folder), Path(script), environment
         self.id, self.starts, self.process, self.nodes = str(next(_IDS)), 0, None, nodes
-        for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("scancel", SCANCEL)):
             path = self.folder / "bin" / name
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)

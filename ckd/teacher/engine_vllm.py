@@ -1,9 +1,9 @@
 """The vLLM engine: its pooling runner with LAST pooling, no normalisation, prefix cache on.
 
-Needs `pip install '.[vllm]'`. vLLM batches by itself, and can share one model among GPUs (tensor parallelism). It
-schedules inside this process: the same call then makes the same batches, so that a shard done again gets the same
-bytes, and no process is left holding the GPU when this one is killed. Only tensor parallelism starts processes, which
-end with this one.
+Needs `pip install -c constraints-vllm.txt '.[vllm]'`. vLLM batches by itself, and can share one model among GPUs
+(tensor parallelism). It schedules inside this process: the same call then makes the same batches, so that a shard done
+again gets the same bytes, and no process is left holding the GPU when this one is killed. Only tensor parallelism
+starts processes, which end with this one.
 """
 
 import os
@@ -172,7 +172,7 @@ def _library(gpus: float) -> Any:
     except ImportError as error:
         raise ConfigError(
             f"teacher.engine=vllm: it cannot be imported ({_line(error)}); "
-            "pip install '.[vllm]' or set teacher.engine=transformers"
+            "pip install -c constraints-vllm.txt '.[vllm]' or set teacher.engine=transformers"
         ) from error
     wanted, found = "cuda" if gpus > 0 else "cpu", vllm.platforms.current_platform.device_type
     if found != wanted:

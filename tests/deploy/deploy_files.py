@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 import yaml
+from packaging.utils import canonicalize_name
 from ray.scripts.scripts import start
 
 from ckd.configfile import load
@@ -15,7 +16,15 @@ ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "cluster" / "deploy"
 CLUSTERS = {"aws": ROOT / "ray_cluster.yaml", "gcp": DEPLOY / "gcp.yaml"}
 TEXTS = [*CLUSTERS.values(), *DEPLOY.glob("*.yaml"), *DEPLOY.glob("*.json"), DEPLOY / "Dockerfile"]
-PINS = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+
+
+def read_pins(path):
+    """Normal name to version."""
+    lines = (line.partition("==") for line in path.read_text().splitlines() if "==" in line and line[0] != "#")
+    return {canonicalize_name(name): version for name, _, version in lines}
+
+
+PINS = read_pins(ROOT / "constraints.txt")
 
 
 def read(path):

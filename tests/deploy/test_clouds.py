@@ -109,7 +109,33 @@ def only_code_travels(config):
     assert any("--constraint ~/checkout/constraints.txt" in command for command in config["setup_commands"])
 
 
-CHECKS = [ray_accepts, counts_agree, spot_is_where_it_belongs, nobody_gets_in, only_code_travels]
+def vllm_has_its_machines(config):
+    """Groups of several GPUs install vLLM's environment and all else that the others' setup does; no other group does.
+
+    A teacher that wants several GPUs has room nowhere else.
+    """
+    plain = config["setup_commands"]
+    assert all("g++" in command and "python3-dev" in command for command in config["initialization_commands"])
+    for name, group in workers(config).items():
+        several = group["resources"].get("GPU", 0) > 1
+        assert several == ("worker_setup_commands" in group), name
+        if several:
+            cloud = config["provider"]["type"]
+            install = (
+                plain[1].replace("constraints.txt", "constraints-vllm.txt").replace(f"[{cloud}]", f"[{cloud},vllm]")
+            )
+            assert group["worker_setup_commands"] == [plain[0], install, *plain[2:]], name
+    assert config["file_mounts"]["/home/ubuntu/checkout/constraints-vllm.txt"] == "constraints-vllm.txt"
+
+
+CHECKS = [
+    ray_accepts,
+    counts_agree,
+    spot_is_where_it_belongs,
+    nobody_gets_in,
+    only_code_travels,
+    vllm_has_its_machines,
+]
 
 
 @pytest.mark.parametrize("check", [*CHECKS, ec2_accepts])
@@ -159,6 +185,17 @@ def group_path(name, *rest):
         (nobody_gets_in, group_path("gpu_spot_l4", "node_config", "MetadataOptions", "HttpTokens"), "optional"),
         (nobody_gets_in, group_path("head", "node_config", "BlockDeviceMappings", 0, "Ebs", "Encrypted"), False),
         (nobody_gets_in, group_path("cpu_spot", "node_config", "SecurityGroupIds"), []),
+        (vllm_has_its_machines, group_path("gpu_spot_4l4", "worker_setup_commands"), None),
+        (vllm_has_its_machines, group_path("gpu_spot_4l4", "worker_setup_commands", 1), AWS["setup_commands"][1]),
+        (vllm_has_its_machines, group_path("gpu_spot_4l4", "worker_setup_commands", 2), None),
+        (vllm_has_its_machines, group_path("gpu_spot_l4", "worker_setup_commands"), ["true"]),
+        (vllm_has_its_machines, ("file_mounts", "/home/ubuntu/checkout/constraints-vllm.txt"), "constraints.txt"),
+        (vllm_has_its_machines, ("initialization_commands",), ["sudo apt-get install python3-venv"]),
+        (
+            ec2_accepts,
+            group_path("gpu_spot_l4", "node_config", "BlockDeviceMappings", 0, "Ebs", "Throughput"),
+            "500MB",
+        ),
         (only_code_travels, ("file_mounts", "/home/ubuntu/checkout/data"), "data"),
         (only_code_travels, ("file_mounts",), {"/home/ubuntu/checkout/.": "."}),
     ],

@@ -3,65 +3,27 @@
 Every check must refuse mutations of the manifests.
 """
 
-import functools
 import json
-import os
 import re
 import shlex
-from pathlib import Path
 
 import jsonschema
 import pytest
+import yaml
 
 from ckd.configfile import load
 from jobs.commands import COMMANDS
+from tests.deploy.crds import accepted, crd, needs_crds
 from tests.deploy.deploy_files import DEPLOY, PINS, ROOT, changed, fits_a_worker, parsed_start, parsed_watch, read
 
-CRDS = Path(os.environ.get("CKD_CRDS", ROOT.parent / "shared" / "crds"))
 JOB, CLUSTER, NETWORK = (read(DEPLOY / f"kuberay-{name}.yaml") for name in ("rayjob", "raycluster", "network"))
+MODELS = list(yaml.safe_load_all((DEPLOY / "kuberay-models.yaml").read_text()))
 GPU = "nvidia.com/gpu"
-needs_crds = pytest.mark.skipif(not CRDS.is_dir(), reason=f"no CRD schemas in {CRDS}; CKD_CRDS names another folder")
 HEAD = ("spec", "headGroupSpec")
 WORKER = ("spec", "workerGroupSpecs", 0)
 RAY = (*WORKER, "template", "spec", "containers", 0)
 WATCH = (*WORKER, "template", "spec", "containers", 1)
-
-
-def closed(schema, name=""):
-    """An openAPIV3 schema as JSON schema that knows no other keys, as `kubectl apply --validate=strict` does.
-
-    The CRDs leave object metadata open, here and in pod templates: the API server checks it.
-    """
-    if isinstance(schema, list):
-        return [closed(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    made = {
-        key: closed(value)
-        for key, value in schema.items()
-        if not key.startswith("x-kubernetes-") and key not in ("format", "properties")
-    }
-    if "properties" in schema:
-        made["properties"] = {key: closed(value, key) for key, value in schema["properties"].items()}
-    is_open = (
-        name == "metadata" or "additionalProperties" in schema or schema.get("x-kubernetes-preserve-unknown-fields")
-    )
-    if schema.get("type") == "object" and not is_open:
-        made["additionalProperties"] = False
-    return {"anyOf": [{"type": "null"}, made]} if schema.get("nullable") else made
-
-
-@functools.cache
-def crd(kind):
-    versions = read(CRDS / f"ray.io_{kind.lower()}s.yaml")["spec"]["versions"]
-    (schema,) = [each["schema"]["openAPIV3Schema"] for each in versions if each["name"] == "v1"]
-    return jsonschema.Draft202012Validator(closed(schema))
-
-
-def accepted(manifest):
-    assert manifest["apiVersion"] == "ray.io/v1"
-    errors = [f"{error.json_path}: {error.message}" for error in crd(manifest["kind"]).iter_errors(manifest)]
-    assert not errors, errors[:3]
+VLLM = ("spec", "workerGroupSpecs", 1)
 
 
 def ray_starts(manifest):
@@ -136,12 +98,48 @@ def only_the_token_opens(manifest):
 
 
 def pinned(manifest):
-    assert manifest["spec"]["rayVersion"] == PINS["ray"]
-    images = set(re.findall(r"'image': '([^']+)'", str(manifest)))
-    assert len(images) == 1 and images.pop().endswith(f":ray-{PINS['ray']}")
+    """One image, and its variant with vLLM in the group of several GPUs, where a teacher that needs them fits alone."""
+    spec = manifest["spec"]
+    assert spec["rayVersion"] == PINS["ray"]
+    images = {name: set(re.findall(r"'image': '([^']+)'", str(group))) for name, group in groups(spec).items()}
+    (plain,) = images.pop("head")
+    assert plain.endswith(f":ray-{PINS['ray']}") and images == {"gpu-spot": {plain}, "gpu-spot-vllm": {f"{plain}-vllm"}}
+    gpus = {name: started(group)["num_gpus"] for name, group in groups(spec).items() if name != "head"}
+    assert gpus["gpu-spot-vllm"] > gpus["gpu-spot"] == 1
 
 
-CHECKS = [pytest.param(accepted, marks=needs_crds), ray_starts, spot_nodes_are_drained, only_the_token_opens, pinned]
+def groups(spec):
+    return {"head": spec["headGroupSpec"], **{group["groupName"]: group for group in spec["workerGroupSpecs"]}}
+
+
+def models_are_fetched_once(manifest):
+    """Every Ray container has the shared cache where this project and Hugging Face look for it, the watcher has not."""
+    (claim, owner) = MODELS
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    for name, group in groups(manifest["spec"]).items():
+        pod = group["template"]["spec"]
+        assert [v["persistentVolumeClaim"] for v in pod["volumes"]] == [{"claimName": claim["metadata"]["name"]}], name
+        mounts = {m["mountPath"]: m["subPath"] for m in pod["containers"][0]["volumeMounts"]}
+        cache = "/home/ckd/.cache"
+        assert mounts == {
+            f"{cache}/huggingface": "hub",
+            f"{cache}/ckd/models": "models",
+            f"{cache}/ckd/hashes": "hashes",
+        }
+        (job,) = owner["spec"]["template"]["spec"]["containers"]
+        assert job["command"][-3:] == [f"/models/{folder}" for folder in mounts.values()]
+        assert f"--owner={pod['securityContext']['runAsUser']}" in job["command"]
+        assert all("volumeMounts" not in each for each in pod["containers"][1:])
+
+
+CHECKS = [
+    pytest.param(accepted, marks=needs_crds),
+    ray_starts,
+    spot_nodes_are_drained,
+    only_the_token_opens,
+    pinned,
+    models_are_fetched_once,
+]
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -192,11 +190,22 @@ def test_the_jobs_cluster_is_the_standing_one():
         (only_the_token_opens, (*HEAD, "template", "metadata", "labels"), {"app.kubernetes.io/part-of": "other"}),
         (pinned, ("spec", "rayVersion"), "2.59.0"),
         (pinned, (*RAY, "image"), "registry.example.org/ckd-ehr:ray-2.59.0"),
+        (pinned, (*RAY, "image"), "registry.example.org/ckd-ehr:ray-2.60.0-vllm"),
+        (pinned, (*VLLM, "template", "spec", "containers", 0, "image"), "registry.example.org/ckd-ehr:ray-2.60.0"),
+        (pinned, (*VLLM, "rayStartParams", "num-gpus"), "1"),
+        (ray_starts, (*VLLM, "rayStartParams", "num-gpus"), "2"),
+        (spot_nodes_are_drained, (*VLLM, "template", "spec", "containers", 0, "lifecycle"), None),
+        (only_the_token_opens, (*VLLM, "template", "metadata", "labels"), {"app.kubernetes.io/part-of": "other"}),
+        (models_are_fetched_once, (*VLLM, "template", "spec", "volumes"), []),
+        (models_are_fetched_once, (*RAY, "volumeMounts", 1, "subPath"), "hub"),
+        (models_are_fetched_once, (*RAY, "volumeMounts", 0, "mountPath"), "/root/.cache/huggingface"),
+        (models_are_fetched_once, (*WORKER, "template", "spec", "securityContext", "runAsUser"), 1001),
+        (models_are_fetched_once, ("spec", "headGroupSpec", "template", "spec", "volumes"), None),
     ],
 )
 def test_a_broken_ray_cluster_is_refused(check, path, to):
     broken = changed(CLUSTER, path, to)
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, KeyError)):
         check(broken)
 
 
@@ -219,7 +228,7 @@ def runs_the_pipeline(job):
     (*python, command, _, path), overrides = words[:6], words[6:]
     assert python == ["python", "-m", "jobs"] and command in COMMANDS
     assert "WORKDIR /app\n" in (DEPLOY / "Dockerfile").read_text()
-    config = load(str(ROOT / Path(path).relative_to("/app")), overrides)
+    config = load(str(ROOT / path.removeprefix("/app/")), overrides)
     run, data = config.run, config.data
     assert all("://" in each for each in (run.artifacts, run.results, run.public_files, data.train, data.tuning))
     gpus = sum(
@@ -240,7 +249,7 @@ def test_the_job_runs_the_pipeline_on_urls_within_its_cluster():
 @pytest.mark.parametrize(
     ("path", "before", "after"),
     [
-        (("spec", "entrypoint"), "teacher.workers=1..8", "teacher.workers=1..9"),
+        (("spec", "entrypoint"), "teacher.workers=1..8", "teacher.workers=1..17"),
         (("spec", "entrypoint"), "jobs run", "jobs rnu"),
         (("spec", "entrypoint"), "-m jobs", "-m job"),
         (("spec", "entrypoint"), "run.results=s3://my-bucket/", "run.results="),

@@ -195,7 +195,11 @@ def test_the_script_passes_shellcheck_and_a_broken_one_does_not():
         assert done.returncode == 0, done.stdout
 
     lints(TEXT)
-    for before, after in (('kill "$nodes"', "kill $nodes"), ("    done\n", "    don\n"), ('ckd "$@"', "ckd $@")):
+    for before, after in (
+        ('mkdir -p "$folder"', "mkdir -p $folder"),
+        ("    done\n", "    don\n"),
+        ('ckd "$@"', "ckd $@"),
+    ):
         assert before in TEXT
         with pytest.raises(AssertionError):
             lints(TEXT.replace(before, after, 1))
