@@ -38,7 +38,7 @@ sed -i 1d "$FAKE_SLURM/codes"
 case "$now" in
     wait) trap 'echo saved >> "$FAKE_SLURM/ckd.txt"; exit 3' TERM; while :; do sleep 0.1; done ;;
     deaf) trap '' TERM; while :; do sleep 0.1; done ;;
-    *) until [ -e "$FAKE_SLURM/ray-$((SLURM_JOB_NUM_NODES - 1)).txt" ]; do sleep 0.1; done; exit "$now" ;;
+    *) until [ "$(ls "$FAKE_SLURM" | grep -c 'token-')" = "$SLURM_JOB_NUM_NODES" ]; do sleep 0.1; done; exit "$now" ;;
 esac
 """
 
