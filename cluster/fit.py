@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from socket import gethostname
 from typing import Any
 from uuid import uuid4
 
@@ -55,9 +56,11 @@ def fit(
     """Run `train_fn(payload, world=…, rank=…, preempted=…, report=…)` on (least, most) ranks.
 
     torch.distributed is set up there (nccl on GPUs, else gloo); this process needs a Ray session. Rank 0's reports
-    reach `on_report` here. `preempted()` is a barrier: every rank calls it equally often. It is true when a machine of
-    the group is about to go, or when there has been room for more workers for a while; then every rank saves and
-    returns False, and a new group starts on what there is. A group that ends otherwise without an error has finished.
+    reach `on_report` here, and from every rank {"rank", "machine", "process"} at its start.
+
+    `preempted()` is a barrier: every rank calls it equally often. It is true when a machine of the group is about to
+    go, or when there has been room for more workers for a while; then every rank saves and returns False, and a new
+    group starts on what there is. A group that ends otherwise without an error has finished.
 
     Once `stopped()` the group saves and leaves in the same way, and no other is started.
 
@@ -124,6 +127,8 @@ def _rank(loop: dict[str, Any]) -> bool | None:
     first = context.get_world_rank() == 0
     if first:
         ray.get(mailbox.start.remote())
+    place = {"rank": context.get_world_rank(), "machine": gethostname(), "process": os.getpid()}
+    ray.get(mailbox.put.remote(place))
 
     def preempted() -> bool:
         notice = ray.train.get_preemption_info() is not None

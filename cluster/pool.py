@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from socket import gethostname
 from typing import Any, TypeVar
 
 import ray
@@ -41,7 +42,8 @@ def map_shards(
     waiting: Callable[[str], None],
     threads: int = 1,
 ) -> Iterator[Row]:
-    """Yield `worker(item)`, JSON values, for every item in any order, with its "attempts" and "starts" (attempts.py).
+    """Yield `worker(item)`, JSON values, for every item in any order, with its "attempts" and "starts" (attempts.py),
+    and the "machine" and "actor" (its process) that did it.
 
     `worker` is pickled once per actor and must return failures as rows: an exception aborts everything. It must be safe
     to run twice, even at the same time: that happens to an item whose machine is lost. An item that ended its process
@@ -101,18 +103,18 @@ class _Actor:
                 time.sleep(SECONDS_TO_DELIVER)
                 os._exit(1)  # Ray starts the actor again where there is room, and gives it the items that it still held
             if ruling.verdict is Verdict.REFUSE:
-                return self.refused(self.items[position], ruling.attempts) | _counts(ruling)
+                return self.refused(self.items[position], ruling.attempts) | _facts(ruling)
             return self._run(position, ruling)
 
     def _run(self, position: int, ruling: Ruling) -> Row:
-        return self.worker(self.items[position]) | _counts(ruling)
+        return self.worker(self.items[position]) | _facts(ruling) | {"machine": gethostname(), "actor": os.getpid()}
 
     def _ask(self, position: int, alone: bool = False) -> Ruling:
         ruling: Ruling = ray.get(self.attempts.rule.remote(position, self.node, alone or self.seats.count == 1))
         return ruling
 
 
-def _counts(ruling: Ruling) -> Row:
+def _facts(ruling: Ruling) -> Row:
     return {"attempts": ruling.attempts, "starts": ruling.starts}
 
 

@@ -1,16 +1,22 @@
 """Job: make a synthetic cohort and tiny models once, run the pipeline, compare the result with the known ceilings."""
 
+import os
+import signal
 import time
-from argparse import Namespace
-from collections.abc import Mapping
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ckd.config import Config
 from ckd.errors import ConfigError
 from ckd.run import Run
+from ckd.store.folders import ARTIFACT_FILE
 from ckd.store.jsonfile import read_json
-from jobs import pipeline
+from jobs import killed_actor, pipeline
+from jobs.cluster_paths import on_cluster
 from jobs.console import Console
 
 TARGET_SHARE = 0.75  # of oracle_observed's macro AUROC gain over .5
@@ -20,40 +26,104 @@ CLAIM = (
 )
 
 
+Sizes = Mapping[str, Mapping[str, int]]
+
+
+class Places(NamedTuple):
+    """Folders that the demo fills."""
+
+    cohort: Path
+    teacher: Path
+    student: Path
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """The options of `ckd demo`."""
+    text = "afterwards kill an actor in the middle of a second pass of the teacher, and show that nothing is lost"
+    parser.add_argument("--kill", action="store_true", help=text)
+
+
 def run(config: Config, console: Console, arguments: Namespace | None = None) -> None:
     """Make what is missing, run every stage, print the table. Raises ConfigError for data or models of others."""
     from ckd.ehr.synthetic.patients import parameters
 
-    started = time.monotonic()
+    started, kill = time.monotonic(), arguments is not None and arguments.kill
+    if on_cluster(config):
+        raise ConfigError("RAY_ADDRESS names a cluster, which sees no file of this demo; unset it and run 'ckd demo'")
+    if kill:
+        killed_actor.require_actors(config)
     make(config, console, parameters().raw["sizes"])
+    console.say(f"demo: {_who(config)}")
     pipeline.run(config, console)
+    if kill:
+        killed_actor.run(config, console)
     metrics = read_json(Run(config).metrics_file, "run 'ckd demo' again")
     for line in summary(metrics):
         console.say(line)
     console.say(f"demo: {time.monotonic() - started:.0f} s; the report is {Run(config).report_file}")
 
 
-def make(config: Config, console: Console, sizes: Mapping[str, Mapping[str, int]], *, trained: bool = True) -> None:
-    """Cohort, teacher and student base at the places that the config names; what is there already is kept.
+def make(config: Config, console: Console, sizes: Sizes, *, trained: bool = True) -> None:
+    """Teacher, cohort and student base at the places that the config names; what is there already is kept.
 
     `sizes` gives patients and generator seed of demo, teacher, student, ceiling. `trained=False`: smaller models that
-    take a second.
+    take a second. Else the teacher takes three minutes of one core, in which a second process makes the other two.
     """
+    from ckd.ehr.synthetic.rows import CEILINGS_FILE, COHORT_FILE
+
+    places = _places(config, COHORT_FILE)
+    console.say(f"demo: synthetic cohort in {places.cohort}, models in {places.teacher} and {places.student}")
+    with _head_start(places, sizes) if trained else nullcontext():
+        _make_teacher(places.teacher, sizes["teacher"], console, trained)
+    rows = _make_cohort(places.cohort, sizes)
+    console.say(f"demo: {rows:,} visits with a next one, ceilings in {places.cohort / CEILINGS_FILE}")
+    texts = _make_student(places.student, sizes["student"], trained)
+    console.say(f"demo: student base, vocabulary from the text of {texts:,} visits of other patients")
+
+
+@contextmanager
+def _head_start(places: Places, sizes: Sizes) -> Iterator[None]:
+    """Begin with cohort and student in a second process. What fails there does so again, with its reason, here."""
+    if (places.cohort / ARTIFACT_FILE).exists():
+        yield
+        return
+    beside = get_context("spawn").Process(target=_make_beside, args=(places, sizes), daemon=True)
+    beside.start()
+    try:
+        yield
+        beside.join()
+    finally:
+        beside.terminate()
+
+
+def _make_beside(places: Places, sizes: Sizes) -> None:
+    for number in (signal.SIGINT, signal.SIGHUP):  # of the terminal: the first process ends this one
+        signal.signal(number, signal.SIG_IGN)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    _make_cohort(places.cohort, sizes)
+    _make_student(places.student, sizes["student"], trained=True)
+
+
+def _make_cohort(folder: Path, sizes: Sizes) -> int:
+    """Write the cohort and its ceilings; its visits."""
     import pyarrow.parquet as pq
 
-    from ckd.ehr.synthetic.rows import CEILINGS_FILE, COHORT_FILE, write_cohort
+    from ckd.ehr.synthetic.rows import COHORT_FILE, write_cohort
 
-    cohort, teacher, student = _places(config, COHORT_FILE)
-    console.say(f"demo: synthetic cohort in {cohort}, models in {teacher} and {student}")
-    started = time.monotonic()
-    write_cohort(str(cohort), sizes["demo"]["patients"], sizes["demo"]["seed"], sizes["ceiling"]["patients"])
-    rows = pq.read_table(cohort / COHORT_FILE, columns=["split"]).num_rows
-    console.say(
-        f"demo: {rows:,} visits with a next one, ceilings in {cohort / CEILINGS_FILE} "
-        f"({time.monotonic() - started:.0f} s)"
+    write_cohort(str(folder), sizes["demo"]["patients"], sizes["demo"]["seed"], sizes["ceiling"]["patients"])
+    return int(pq.read_metadata(folder / COHORT_FILE).num_rows)
+
+
+def _who(config: Config) -> str:
+    """Who does the work, and how to have it done in the other way."""
+    teacher, student = config.teacher.workers, config.student.workers
+    if teacher.in_process and student.in_process:
+        return "everything in this process, without Ray ('ckd demo': actors and ranks)"
+    ranks = f"{student} student ranks with DeepSpeed ZeRO stage {config.student.zero_stage}"
+    return (
+        f"{teacher} teacher actors, then {ranks}, on a Ray of this machine "
+        "('ckd demo teacher.workers=0 student.workers=0': all in this process)"
     )
-    _make_teacher(teacher, sizes["teacher"], console, trained)
-    _make_student(student, sizes["student"], console, trained)
 
 
 def summary(metrics: Mapping[str, Any]) -> list[str]:
@@ -96,16 +166,13 @@ def _make_teacher(folder: Path, size: Mapping[str, int], console: Console, train
     )
 
 
-def _make_student(folder: Path, size: Mapping[str, int], console: Console, trained: bool) -> None:
+def _make_student(folder: Path, size: Mapping[str, int], trained: bool) -> int:
+    """Write the student base; the visits that its vocabulary is from."""
     from ckd.student.tiny import SMALLEST, StudentSize, make_student
 
-    started = time.monotonic()
     inputs, _ = _other_patients(size)
     make_student(str(folder), inputs, size["seed"], StudentSize() if trained else SMALLEST)
-    console.say(
-        f"demo: student base, vocabulary from the text of {len(inputs):,} visits of other patients "
-        f"({time.monotonic() - started:.0f} s)"
-    )
+    return len(inputs)
 
 
 def _other_patients(size: Mapping[str, int]) -> tuple[list[str], Any]:
@@ -119,7 +186,7 @@ def _other_patients(size: Mapping[str, int]) -> tuple[list[str], Any]:
     return rows["input"].to_pylist(), np.array(rows["labels"].to_pylist())
 
 
-def _places(config: Config, cohort_file: str) -> tuple[Path, Path, Path]:
+def _places(config: Config, cohort_file: str) -> Places:
     """Folders of the cohort, the teacher and the student base. Raises ConfigError when they are not the demo's own."""
     train, base, adapter = Path(config.data.train), Path(config.teacher.base_model), Path(config.teacher.adapter)
     if train.name != cohort_file:
@@ -131,7 +198,7 @@ def _places(config: Config, cohort_file: str) -> tuple[Path, Path, Path]:
             f"teacher.base_model={base}: the demo makes its own <folder>/base and <folder>/adapter; "
             "run another teacher with 'ckd run'"
         )
-    return train.parent, base.parent, Path(config.student.base_model)
+    return Places(train.parent, base.parent, Path(config.student.base_model))
 
 
 def _figure(block: Mapping[str, Any], name: str) -> str:

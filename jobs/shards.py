@@ -18,6 +18,7 @@ from ckd.store.unwritable import unwritable
 from ckd.switches import take_out
 from ckd.threads import thread_pool
 from ckd.visits.visit import Shard
+from jobs.actors import tell_actors
 from jobs.console import Console, Progress
 from jobs.ray_session import ray_session
 
@@ -125,6 +126,7 @@ def map_worker(
         rows.append(row)
         _report(console, progress, place, row)
     progress.close()
+    tell_actors(console, label, rows)
     failed = [row for row in rows if "error" in row]
     if failed:
         first = failed[0]
@@ -149,7 +151,8 @@ def _report(console: Console, progress: Progress, place: Mapping[str, Any], row:
         console.event("shard_failed", **place, shard=index, error=row["error"])
     else:
         progress.add(row["rows"], row.get("tokens", 0))
-        console.event("shard_done", **place, shard=index, visits=row["rows"])
+        where = {name: row[name] for name in ("machine", "actor") if name in row}
+        console.event("shard_done", **place, shard=index, visits=row["rows"], **where)
 
 
 def _run(

@@ -18,6 +18,7 @@ from ckd.student.fingerprint import STUDENT, training_shards
 from ckd.student.tokens import TOKENS
 from ckd.visits.public_files import student_file
 from ckd.visits.visit import Shard
+from jobs.actors import MOST_LINES
 from jobs.console import SECONDS_BETWEEN_LINES, Console
 from jobs.ray_session import ray_session, require_room
 from jobs.shards import make_missing
@@ -117,6 +118,8 @@ class Reports:
                 f"train-student: waiting for room for {figures['waiting']} workers, there is room for "
                 f"{figures['room']}: {figures['lacking']}"
             )
+        elif "rank" in figures:
+            self._rank(figures)
         elif "refused" in figures:
             self.refusal = getattr(errors, figures["kind"])(figures["refused"])
         elif "epoch" in figures:
@@ -130,6 +133,13 @@ class Reports:
             self.console.event("student_checkpoint", **figures)
         else:
             self._step(figures)
+
+    def _rank(self, figures: dict[str, Any]) -> None:
+        self.console.event("student_rank", **figures)
+        if figures["rank"] < MOST_LINES:
+            self.console.say(
+                f"train-student: rank {figures['rank']} is process {figures['process']} on {figures['machine']}"
+            )
 
     def kept(self) -> str:
         """What is kept when training is stopped now."""
@@ -160,6 +170,7 @@ def _train_on_ray(run: Run, reports: Reports) -> None:
     Checkpoints(run.root, fields, None).refuse_other()  # a changed setting, before any rank starts
     student = run.config.student
     workers = student.workers
+    reports.console.say(f"train-student: DeepSpeed ZeRO stage {student.zero_stage} on {workers} ranks")
     with ray_session(workers.max), saving(reports.kept) as asked:
         try:
             fit(

@@ -3,6 +3,7 @@
 import io
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from socket import gethostname
 
 import pytest
 import ray
@@ -63,7 +64,8 @@ def test_a_group_that_keeps_failing_ends_without_quoting_the_data(local_ray, mon
     with pytest.raises(FitError) as caught:
         fit(fail, {}, workers=(1, 1), gpus_per_worker=0, name="fail", on_report=heard.append, stopped=never)
     assert "ArithmeticError" in str(caught.value) and "secret" not in str(caught.value)
-    assert heard == [{"attempt": 1}]
+    assert heard[0] | {"process": 0} == {"rank": 0, "machine": gethostname(), "process": 0}
+    assert heard[1:] == [{"attempt": 1}]
 
 
 def never() -> bool:
