@@ -40,7 +40,7 @@ WAYS = {
     r"ckd (ingest|export|validate|predict) ": "run",
     r"ckd serve ": "run",
     r"curl -s http://127\.0\.0\.1": "run",
-    r"ckd (run|embed|train-student|submit) ": "dry",
+    r"ckd (run|demo|embed|train-student|submit) ": "dry",
     r"make \S": "dry",
     r"ray (up|down|dashboard) ": "starts, ends or asks machines of a cloud; tests/deploy checks the files",
     r"(tr -d .*\| )?kubectl ": "needs a Kubernetes cluster; tests/deploy checks the files",
