@@ -8,13 +8,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from ckd.config import Config, absolute
 from ckd.errors import ConfigError
 from cluster.address import IN_A_JOB
-from jobs import machine
+from cluster.local import token_file
+from jobs import devices, machine
 from jobs.arguments import ADDRESS
 from jobs.cluster_paths import require_shared
 from jobs.console import Console
@@ -85,7 +85,10 @@ def _here(config: Config, configured: bool) -> Iterator[Line]:
     finally:
         machine.remove_marks(marks)
     yield Line("versions", "-" not in found["versions"].values(), _shown(found["versions"]))
-    yield _gpus_here(config)
+    yield from _surroundings({"this machine": found})
+    count = _gpus_here(config)
+    yield count
+    yield from _devices({"this machine": found} if count.ok else {}, config)
     yield _token_file() or Line(
         "auth", True, "no cluster named; the local Ray that stages start asks for a token and has no dashboard"
     )
@@ -108,7 +111,7 @@ def _inside(config: Config, configured: bool, wake: bool) -> Iterator[Line]:
             marks, unwritten = machine.leave_marks(_folders(config))
             yield from (Line("storage", False, todo) for todo in unwritten)
         try:
-            nodes = survey(partial(machine.look, marks, config if configured else None), seconds=SECONDS_TO_LOOK)
+            nodes = survey(partial(machine.look, marks, config if configured else None, True), seconds=SECONDS_TO_LOOK)
         finally:
             machine.remove_marks(marks)
     silent = [node.name for node in nodes if node.found is None]
@@ -117,8 +120,12 @@ def _inside(config: Config, configured: bool, wake: bool) -> Iterator[Line]:
         yield Line("nodes", False, f"{where}; see 'ray status'")
     else:
         yield Line("nodes", True, f"{len(nodes)} are up and answer")
-    found = {f"{node.name}#{number}": node.found for number, node in enumerate(nodes) if node.found is not None}
+    answered = [node for node in nodes if node.found is not None]
+    found = {f"{node.name}#{number}": node.found or {} for number, node in enumerate(answered)}
     yield _same_versions(found)
+    yield from _surroundings(found)
+    with_gpus = [name for node, name in zip(answered, found, strict=True) if node.resources.get("GPU")]
+    yield from _devices({name: found[name] for name in with_gpus}, config)
     open_nodes = [name for name, one in found.items() if one["auth"] != "token"]
     todo = f"{', '.join(open_nodes)}: RAY_AUTH_MODE is not token; "
     todo += "set it before 'ray start' on every machine (docs/security.md)"
@@ -174,6 +181,24 @@ def _same_versions(found: Mapping[str, Mapping[str, Any]]) -> Line:
     return Line("versions", "-" not in mine.values(), f"{_shown(mine)} everywhere")
 
 
+def _surroundings(found: Mapping[str, Mapping[str, Any]]) -> Iterator[Line]:
+    """Home, temporary folder, shared memory, open files and locale of every machine."""
+    todo = [Line("machine", False, f"{name}: {text}") for name, one in found.items() for text in one["surroundings"]]
+    yield from todo or [Line("machine", True, "home, temporary folder, shared memory, open files and locale will do")]
+
+
+def _devices(found: Mapping[str, Mapping[str, Any]], config: Config) -> Iterator[Line]:
+    """What the machines with GPUs computed, and whether they can compile where that is asked for."""
+    gpus = max(config.teacher.gpus_per_worker, config.student.gpus_per_worker)
+    for name, one in found.items():
+        if one["devices"]:
+            lacks = list(devices.lacks(one["devices"], gpus, one["need"]))
+            for text in lacks or [devices.shown(one["devices"])]:
+                yield Line("kernel", not lacks, f"{name}: {text}")
+        if devices.compiles(config):
+            yield Line("compiler", not one["compiler"], f"{name}: {one['compiler'] or 'a C compiler and Python.h'}")
+
+
 def _disks(found: Mapping[str, Mapping[str, Any]]) -> Iterator[Line]:
     full = [
         f"{name}: {folder} is {1 - free / total:.0%} full"
@@ -218,13 +243,15 @@ def _folders(config: Config) -> Sequence[str]:
 
 def _token_file() -> Line | None:
     """Whether only its owner can read this machine's token; None where it is not in a file."""
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    path = token_file()
+    if path is None:
+        return None
     try:
         mode = path.stat().st_mode & 0o777
     except OSError:
         return None
-    if mode & 0o007:
-        return Line("auth", False, f"{path} can be read by everybody on this machine (mode {mode:o}): chmod 600 {path}")
+    if mode & 0o077:
+        return Line("auth", False, f"{path} can be read by others on this machine (mode {mode:o}): chmod 600 {path}")
     return Line("auth", True, f"the token in {path} is its owner's")
 
 

@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from platform import python_version
@@ -17,24 +17,35 @@ from ckd.store.files import delete, join, read_bytes, write_bytes
 from ckd.store.models import adapter_hash, model_seen
 from ckd.store.versions import versions as installed
 from ckd.teacher.adapter import read_adapter
+from jobs import devices
 from jobs.models import require_student, require_teacher
+from jobs.surroundings import wants
 
 LIBRARIES = ("ray", "torch", "transformers", "peft", "deepspeed", "pyarrow")
 
 
-def look(marks: Mapping[str, str], models: Config | None) -> dict[str, Any]:
-    """What this machine has: versions, how it asks for the token, disks, marks it can read, fingerprints of models."""
+def look(marks: Mapping[str, str], models: Config | None, in_ray: bool = False) -> dict[str, Any]:
+    """What this machine has: versions, how it asks for the token, disks, marks it can read, fingerprints of models.
+
+    Where `models` asks for GPUs, also what they computed; `in_ray`: Ray hides them from this process.
+    """
     free = {}
     for folder in (tempfile.gettempdir(), str(Path.home())):
         with suppress(OSError):
             usage = shutil.disk_usage(folder)
             free[folder] = (usage.free, usage.total)
+    asks = models is not None and max(models.teacher.gpus_per_worker, models.student.gpus_per_worker) > 0
+    found, layers = _models(models) if models else ({}, 0)
     return {
+        "surroundings": list(wants()),
+        "devices": devices.ask(in_ray) if asks else {},
+        "need": devices.need(models, layers) if models else 0,
+        "compiler": devices.compiler_lacks(),
         "versions": versions(),
         "auth": os.environ.get("RAY_AUTH_MODE", "unset"),
         "disks": free,
         "storage": {url: read_mark(url, mark) for url, mark in marks.items()},
-        "models": _models(models) if models else {},
+        "models": found,
     }
 
 
@@ -82,15 +93,21 @@ def remove_marks(marks: Mapping[str, str]) -> None:
             delete(url)
 
 
-def _models(config: Config) -> dict[str, str]:
-    """Fingerprint of each model as this machine sees it, or "!" and why there is none."""
+def _models(config: Config) -> tuple[dict[str, str], int]:
+    """Fingerprint of each model as this machine sees it, or "!" and why there is none; weights of the teacher's layers.
 
-    checks = {"teacher.base_model": require_teacher, "student.base_model": require_student}
+    A model that is not whole counts 0 weights.
+    """
+    checks: dict[str, Callable[[Config], int | None]] = {
+        "teacher.base_model": require_teacher,
+        "student.base_model": require_student,
+    }
+    weights = {}
 
     def fingerprint(key: str, name: str) -> str:
         try:
             if key in checks:
-                checks[key](config)
+                weights[key] = checks[key](config)
                 return model_seen(key, name)
             read_adapter(name)
             return adapter_hash(key, name)
@@ -102,4 +119,5 @@ def _models(config: Config) -> dict[str, str]:
         "teacher.adapter": config.teacher.adapter,
         "student.base_model": config.student.base_model,
     }
-    return {key: fingerprint(key, name) for key, name in named.items() if name}
+    found = {key: fingerprint(key, name) for key, name in named.items() if name}
+    return found, weights.get("teacher.base_model") or 0

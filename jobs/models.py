@@ -10,10 +10,10 @@ from ckd.store.models import without_weights
 from ckd.store.pretrained import Source, has_weights, load_tokenizer
 
 
-def require_teacher(config: Config) -> None:
+def require_teacher(config: Config) -> int:
     """Raise ConfigError when teacher.base_model would not load whole, or its prompts cannot be made as configured.
 
-    Imports torch and transformers.
+    Returns how many weights its layers have. Imports torch and transformers.
     """
     from ckd.teacher.chat_template import load_prompter
     from ckd.teacher.decoder import outline
@@ -22,8 +22,9 @@ def require_teacher(config: Config) -> None:
     with without_weights("teacher.base_model", name) as folder:
         source = Source("teacher.base_model", name, folder)
         _require_weights(source)
-        tokenizer, *_ = outline(config.teacher, source)
+        tokenizer, shape, _ = outline(config.teacher, source)
     load_prompter(config.teacher, tokenizer)
+    return shape.parameters
 
 
 def require_student(config: Config) -> None:

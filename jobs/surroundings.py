@@ -38,7 +38,7 @@ def settle() -> None:
 def wants() -> Iterator[str]:
     """What is missing around this process and what to do, each with its variable or limit."""
     home = os.environ.get("HOME", "")
-    if home in ("", private_folder("home")):
+    if Path(home).name.startswith("ckd-home-"):
         yield f"HOME is not set and user {os.getuid()} has none, so {home} is taken; set HOME to a folder that stays"
     elif not can_be_made(Path(home)):
         yield f"HOME={home} cannot be written; set HOME, or XDG_CACHE_HOME and HF_HOME, to where models may lie"

@@ -49,7 +49,7 @@ def test_a_machine_that_is_fit_says_so_line_by_line_and_keeps_nothing_of_it(sane
     out, wrong = said(words)
     assert not wrong
     assert all(line.startswith("ok ") for line in out.splitlines()[:-1]), out
-    assert "doctor: all 8 checks ok" in out
+    assert "doctor: all 9 checks ok" in out
     assert "40 GB free" in out and "teacher.adapter is " in out
     assert not list(folder.rglob("*doctor*"))
     assert "secret" not in out
@@ -82,7 +82,7 @@ def test_what_is_missing_is_a_line_with_what_to_do(sane, word, todo):
 
 def test_a_token_that_others_can_read_and_a_full_disk_are_told(sane, monkeypatch):
     words, folder = sane
-    (folder / "token").chmod(0o644)
+    (folder / "token").chmod(0o640)
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: os_usage(4, 100))
     out, wrong = said(words)
     assert f"chmod 600 {folder}/token" in out
@@ -94,6 +94,7 @@ def answered(**more):
     found = {
         "versions": machine.versions(),
         "auth": "token",
+        "surroundings": [],
         "disks": {"/tmp": (50, 100)},
         "storage": {"s3://b/.doctor-1": ""},
         "models": {"m": "1"},
@@ -119,6 +120,14 @@ def test_machines_that_differ_are_named():
             *doctor._disks(same),
         ]
     )
+
+
+def test_what_a_machine_lacks_around_it_is_told_by_name():
+    found = {"head": answered(), "spot": answered(surroundings=["ulimit -n is 64; raise it"])}
+    [line] = doctor._surroundings(found)
+    assert not line.ok and line.text == "spot: ulimit -n is 64; raise it"
+    [line] = doctor._surroundings({"head": answered()})
+    assert line.ok
 
 
 def test_a_mark_that_another_machine_does_not_see_is_told(tmp_path):
