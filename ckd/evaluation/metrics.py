@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ckd.evaluation.scores import Flags
 
@@ -43,13 +42,36 @@ def macro_labels(labels: Flags, cells: Flags | None = None, min_count: int = MIN
 
 
 def auroc(y: Flags, p: Floats) -> float | None:
-    """Area under the ROC curve; None with one class."""
-    return float(roc_auc_score(y, p)) if y.any() and not y.all() else None
+    """Area under the ROC curve; None with one class.
+
+    The digits of scikit-learn's roc_auc_score, without the checks of each call that 283 labels pay 283 times.
+    """
+    if not y.any() or y.all():
+        return None
+    true, false = _hits(y, p)
+    corner = np.ones(len(true), bool)  # a point on the line between its neighbours adds nothing but a rounding
+    corner[1:-1] = (np.diff(true, 2) != 0) | (np.diff(false, 2) != 0)
+    rates = (np.append(0, found[corner]) / found[-1] for found in (true, false))
+    return float(np.trapezoid(*rates))
 
 
 def auprc(y: Flags, p: Floats) -> float | None:
-    """Average precision (no interpolation); None without a positive."""
-    return float(average_precision_score(y, p)) if y.any() else None
+    """Average precision (no interpolation), scikit-learn's average_precision_score; None without a positive."""
+    if not y.any():
+        return None
+    true, false = _hits(y, p)
+    recall = np.append((true / true[-1])[::-1], 0)
+    return float(max(0, -np.sum(np.diff(recall) * (true / (true + false))[::-1])))
+
+
+def _hits(y: Flags, p: Floats) -> tuple[Floats, Floats]:
+    """True and false positives at every distinct probability as the threshold, from the highest on."""
+    if not np.isfinite(p).all():
+        raise ValueError("a probability is not finite")
+    order = np.argsort(-p, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(p[order])), len(p) - 1)
+    true = np.cumsum(y[order], dtype=np.float64)[last]
+    return true, 1 + last - true
 
 
 def f1(y: Flags, predicted: Flags) -> float | None:

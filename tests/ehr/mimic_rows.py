@@ -37,12 +37,19 @@ CATEGORIES = {
 }
 
 
+OPEN_DATA = Path(os.environ.get("CKD_OPEN_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+
+
+def has_open_data():
+    """Whether the open data is on this machine."""
+    return (OPEN_DATA / "mimic3_demo").is_dir()
+
+
 def open_data():
     """The folder of the open data, or a skip with the reason."""
-    folder = Path(os.environ.get("CKD_OPEN_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
-    if not (folder / "mimic3_demo").is_dir():
-        pytest.skip(f"open MIMIC-III demo not found at {folder}; set CKD_OPEN_DATA")
-    return folder
+    if not has_open_data():
+        pytest.skip(f"open MIMIC-III demo not found at {OPEN_DATA}; set CKD_OPEN_DATA")
+    return OPEN_DATA
 
 
 def write_rows(target):

@@ -29,6 +29,16 @@ def test_auroc_is_the_chance_that_a_positive_ranks_above_a_negative(pairs):
         assert auroc(y, p) == pytest.approx(slow_auroc(y, p))
 
 
+@given(st.integers(0, 10**6), st.integers(2, 300), st.integers(1, 400), st.sampled_from(["f4", "f8"]))
+def test_areas_have_scikit_learns_digits(seed, visits, levels, dtype):
+    rng = np.random.default_rng(seed)
+    y, p = rng.random(visits) < rng.random(), (rng.integers(0, levels, visits) / levels).astype(dtype)
+    y[:2] = True, False
+    assert (auroc(y, p), auprc(y, p)) == (sk.roc_auc_score(y, p), sk.average_precision_score(y, p))
+    with pytest.raises(ValueError, match="not finite"):
+        auroc(y, np.where(y, np.nan, p))
+
+
 def test_undefined_figures_are_none_and_never_a_half():
     none, p = np.zeros(5, dtype=bool), np.linspace(0, 0.4, 5)
     assert auroc(none, p) is None and auroc(~none, p) is None
