@@ -18,13 +18,13 @@ from ckd.yamltext import as_written, compose, entries, line, number, plain, scal
 _SECRET = re.compile(r"(\w[\w+.-]*)://(?:[^\s/@]*:[^\s@]*@|\S*[?&](?:access_key|secret_key|session_token)=)")
 
 
-def load(path: str | None, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file (None: only defaults) and apply dotted `key=value` overrides.
+def load(path: str | None, overrides: Sequence[str] = (), text: str | None = None) -> Config:
+    """Read a YAML file (None: only defaults), or its `text` where it is known, and apply dotted `key=value` overrides.
 
     Raises ConfigError with file:line (or the override) of the first wrong key or value.
     """
     where = path or "config"
-    root = compose(_read(path), path) if path else None
+    root = compose(_read(path) if text is None else text, path) if path else None
     if root is not None and not isinstance(root, yaml.MappingNode):
         found = type(as_written(root, where)).__name__
         raise ConfigError(f"{path}:1: expected sections such as 'data:' and 'teacher:', found a {found}")

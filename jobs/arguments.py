@@ -14,6 +14,7 @@ ADDRESS = "the cluster's dashboard, http://HEAD:8265; without it RAY_ADDRESS"
 def add_config(parser: argparse.ArgumentParser, command: Command) -> None:
     """--config and the words behind it, and --dry-run where the command has it."""
     without = "jobs/demo.yaml" if command.config else "the defaults hold"
+    without = "what the run itself saved, results/<run>/config.yaml" if command.looks else without
     parser.add_argument(
         "--config", metavar="YAML", help=f"configuration file, such as jobs/default.yaml; without it {without}"
     )

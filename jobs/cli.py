@@ -1,13 +1,15 @@
 """The `ckd` command: reads the command line, starts one job, and turns its errors into one line and an exit code."""
 
 import argparse
+import difflib
 import logging
 import os
 import signal
 import sys
+import textwrap
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 from ckd import __version__
 from ckd.config import Config
@@ -17,10 +19,12 @@ from ckd.section import place
 from ckd.store.files import join, let_read, sweep_temporary
 from ckd.store.unwritable import PLACES, unwritable
 from ckd.switches import take_out, told
+from cluster.address import IN_A_JOB
 from jobs.arguments import EXIT_CODES, add_config
 from jobs.cluster_paths import placed
-from jobs.commands import COMMANDS, Command
+from jobs.commands import COMMANDS, GROUPS, Command
 from jobs.console import Console, terminal_console
+from jobs.saved import load_saved, saving
 from jobs.stopping import Stop, StoppedError, exit_code, stopping
 from jobs.surroundings import settle
 
@@ -95,12 +99,18 @@ def make_parser(chosen: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ckd",
         description="Distil a LoRA-tuned language model over patient visits into a BERT-size student.",
-        epilog=EXIT_CODES,
+        epilog=f"{overview()}\n\n{textwrap.fill(EXIT_CODES)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"ckd {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command", help="one of those below")
     for name, command in COMMANDS.items():
-        one = commands.add_parser(name, help=command.help, description=command.help, epilog=EXIT_CODES)
+        one = commands.add_parser(
+            name,
+            description=command.help,
+            epilog=f"example:\n  {command.line}\n\n{textwrap.fill(EXIT_CODES)}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         if name != chosen:
             continue
         if add_options := getattr(command.load(), "add_options", None):
@@ -110,9 +120,28 @@ def make_parser(chosen: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def overview() -> str:
+    """Every command with what it does, in the groups of `GROUPS`."""
+    lines = []
+    for group, names in GROUPS.items():
+        lines.append(f"{group}:")
+        for name in names:
+            lines += textwrap.wrap(COMMANDS[name].help, 100, initial_indent=f"  {name:<15}", subsequent_indent=" " * 17)
+    return "\n".join(lines)
+
+
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = make_parser(next((word for word in argv if not word.startswith("-")), None))
+    chosen = next((word for word in argv if not word.startswith("-")), None)
+    if chosen is not None and chosen not in COMMANDS:
+        close = difflib.get_close_matches(chosen, COMMANDS, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else "'ckd --help' lists them"
+        raise CkdError(f"'{chosen}': no such command; {hint}")
+    parser = make_parser(chosen)
     arguments, rest = parser.parse_known_args(argv)
+    for word in [*rest, *getattr(arguments, "words", ())]:  # argparse takes a word with a blank in it as no option
+        if word.startswith("--") and "." in word.partition("=")[0] and "words" in arguments:
+            key, _, value = word[2:].partition("=")
+            raise CkdError(f"{word}: a key has no dashes before it; did you mean {key}={value or '…'}")
     if any(word.startswith("-") or "=" not in word or "words" not in arguments for word in rest):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:  # argparse leaves overrides that stand behind an option
@@ -132,7 +161,8 @@ def _start(command: Command, arguments: argparse.Namespace) -> None:
             let_read(config.run.file_mode)
             if command.computes:
                 _sweep(config)
-            command.load().run(config, console, arguments)
+            with saving(config) if command.saves else nullcontext():
+                command.load().run(config, console, arguments)
 
 
 def _sweep(config: Config) -> None:
@@ -154,7 +184,14 @@ def _config(command: Command, arguments: argparse.Namespace) -> Config:
     if stray and not command.words.startswith("FILE"):
         example = command.example.split()[0]
         raise CkdError(f"'{stray[0]}': expected key=value, such as {example}; see 'ckd {arguments.command} --help'")
-    return load(getattr(arguments, "config", None) or command.config or None, overrides)
+    file = getattr(arguments, "config", None) or command.config
+    looks = command.looks or getattr(arguments, "format", "") == "model"
+    if file or not looks or IN_A_JOB in os.environ:  # a job is given its whole configuration
+        return load(file or None, overrides)
+    config, said = load_saved(overrides)
+    if said:
+        sys.stdout.write(f"{said}\n")
+    return config
 
 
 def _dry_run(config: Config, console: Console, *, reads: bool) -> None:

@@ -29,6 +29,21 @@ class Command:
     submitted: bool = False  # `ckd submit` can hand it to a cluster
     dry_run: bool = False  # has --dry-run
 
+    @property
+    def line(self) -> str:
+        """An example of the whole command, as one types it."""
+        return f"ckd {LINES[self.module]}"
+
+    @property
+    def saves(self) -> bool:
+        """Whether it leaves its resolved configuration in results/<run>/config.yaml."""
+        return self.computes or self.module == "demo"
+
+    @property
+    def looks(self) -> bool:
+        """Whether it takes that configuration where none is given: it is about what a run has made."""
+        return self.module in ("report", "evaluate", "status", "verify", "export_model")
+
     def load(self) -> ModuleType:
         """The module of the command."""
         return importlib.import_module(f"jobs.{self.module}")
@@ -116,4 +131,34 @@ COMMANDS = {
         example="data.train=s3://bucket/cohort teacher.workers=0..8",
         events="",
     ),
+}
+
+GROUPS = {  # of `ckd --help`
+    "data": ("ingest", "synth", "validate"),
+    "run": ("run", "embed", "train-head", "soft-labels", "train-student", "evaluate", "report", "submit", "demo"),
+    "inspect": ("doctor", "plan", "prompt", "status", "verify"),
+    "use": ("export", "predict", "serve"),
+}
+_YAML = "--config jobs/default.yaml"
+LINES = {  # module -> an example of its command
+    "pipeline": f"run {_YAML} data.train=data/cohort data.tuning= run.name=first",
+    "validate": "validate data/name_train.json data/name_val.json",
+    "embed": f"embed {_YAML} teacher.workers=0..8 run.name=first",
+    "train_head": f"train-head {_YAML} head.epochs=30 run.name=first",
+    "soft_labels": f"soft-labels {_YAML} run.name=first",
+    "train_student": f"train-student {_YAML} student.workers=1..4 run.name=first",
+    "evaluate": "evaluate run.name=first evaluation.threshold_for=sensitivity evaluation.threshold_target=0.8",
+    "report": "report run.name=first",
+    "verify": "verify run.name=first",
+    "status": "status run.name=first",
+    "plan": f"plan {_YAML} --price 2.5 --spot-price 0.9",
+    "prompt": f"prompt {_YAML} teacher.template_arguments.enable_thinking=false",
+    "doctor": f"doctor {_YAML}",
+    "demo": "demo run.results=~/ckd-demo",
+    "ingest": "ingest mimic4 ~/mimic-iv --out data/cohort ingest.coding_delay_days=5",
+    "synth": "synth --patients 5000 --out data/synthetic",
+    "export": "export model --out models/first run.name=first --onnx",
+    "predict": "predict data/visits.jsonl --model results/first/student --out predictions",
+    "serve": "serve --model results/first/student --port 8000",
+    "submit": f"submit run {_YAML} --follow run.results=s3://bucket/results data.train=s3://bucket/cohort",
 }

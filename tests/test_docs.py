@@ -20,6 +20,8 @@ def rendered():
         "`ckd run --config … teacher.workers=0..8`.",
         "Unknown keys are refused. `ckd run --dry-run …` prints the resolved configuration and the plan. "
         "This page is made from `ckd/config.py`.",
+        "A run leaves the resolved one as `results/<run>/config.yaml`; `ckd report`, `evaluate`, `status`, `verify` "
+        "and `export model` take it where no `--config` is given.",
         "A text is what you type, without quotes too: `run.name=007`, `1.10`, `12:30:45`. "
         "`~` is your home folder in every path.",
     ]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ckd.calibration import Calibration
+from ckd.configfile import load
 from ckd.ehr.synthetic.tables import write_tables
 from ckd.evaluation import calibrate
 from ckd.store.artifacts import Stage
@@ -208,6 +209,23 @@ def test_every_stage_refuses_a_changed_setting_with_the_field_named(
         )
         == before
     )
+
+
+def test_a_finished_run_is_looked_at_by_its_name_alone(undisturbed, here, tmp_path):
+    folder, _ = undisturbed
+    name = ["run.name=t", f"run.results={folder}/results"]
+    saved = folder / "results/t/config.yaml"
+    kept = load(str(saved))
+    metrics = (folder / "results/t/metrics.json").read_bytes()
+    for words in (["report"], ["status"], ["verify"], ["evaluate"], ["export", "model", f"--out={tmp_path}/model"]):
+        code, out, err = here(tmp_path, [*words, *name])
+        assert (code, err) == (0, ""), out
+        assert out.startswith(f"settings of {saved}\n")
+        assert "refused" not in out and "missing" not in out
+    assert load(str(saved)) == kept
+    assert (folder / "results/t/metrics.json").read_bytes() == metrics
+    code, out, _ = here(tmp_path, ["status", *name, "student.hard_weight=0.3"])
+    assert "student.hard_weight=0.9, this run has student.hard_weight=0.3" in out
 
 
 def test_status_names_what_a_changed_setting_would_be_refused_for(undisturbed, rows, teacher_folder, bert, here):
