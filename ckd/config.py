@@ -82,7 +82,10 @@ class TeacherConfig(Section):
     compile: bool = Field(False, description="torch.compile the decoder (transformers engine)")
     device_map: Literal["", "auto"] = Field("", description="auto: spread over all GPUs of a worker (transformers)")
     tensor_parallel: int = Field(1, ge=1, description="GPUs that share one model (vllm engine)")
-    price_per_hour: float = Field(0, ge=0, description="of one GPU, any currency, for the cost figure; 0: no cost")
+    price_per_hour: float = Field(0, ge=0, description="of one GPU, any currency, for the cost figures; 0: no cost")
+    spot_price_per_hour: float = Field(
+        0, ge=0, description="of one GPU where the workers are spot machines: then this is what counts; 0: they are not"
+    )
     workers: Workers = Field(IN_PROCESS, description="Ray actors: N or min..max; 0: in this process, without Ray")
     gpus_per_worker: float = Field(0, ge=0, description="GPUs that each actor reserves; never detected")
 
@@ -96,6 +99,11 @@ class TeacherConfig(Section):
             if not isinstance(each, Argument) or each in (float("inf"), float("-inf")) or each != each:
                 raise ValueError(f"{name}: expected true, false, a number, text or null")
         return value
+
+    @property
+    def paid_per_hour(self) -> float:
+        """The price of a GPU-hour that counts; 0 without one."""
+        return self.spot_price_per_hour or self.price_per_hour
 
     @property
     def template_file(self) -> str:
@@ -206,6 +214,12 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     ingest: IngestConfig = IngestConfig()
     seed: int = Field(42, ge=0, description="seed of splits, folds, head and student")
+
+    @model_validator(mode="after")
+    def _priced(self) -> Self:
+        if self.run.max_cost and not self.teacher.paid_per_hour:
+            raise ValueError("run.max_cost needs teacher.price_per_hour or teacher.spot_price_per_hour")
+        return self
 
     @field_validator("run", "data", "task", "teacher", "head", "student", "evaluation", "ingest", mode="before")
     @classmethod

@@ -33,6 +33,7 @@ NOT_DECIDING: Mapping[str, str] = {
     "teacher.device_map": "which GPU holds which layer",
     "teacher.tensor_parallel": "how many GPUs share a model",
     "teacher.price_per_hour": "a figure of the accounting",
+    "teacher.spot_price_per_hour": "a figure of the accounting",
     "teacher.workers": "where shards are computed",
     "teacher.gpus_per_worker": "where shards are computed",
     "student.gradient_accumulation": "how a global batch is divided",

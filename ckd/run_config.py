@@ -31,6 +31,12 @@ class RunConfig(Section):
         description="this run's own folder or URL for the public files: data/hands_name_*, lora/*.pt and results/ with "
         "heads_results* and test_metrics.txt (at '.' these two lie in run.results)",
     )
+    max_cost: float = Field(
+        0,
+        ge=0,
+        description="the teacher's pass stops after a shard (exit 3, resumable) when it has cost so much, earlier "
+        "attempts included; needs a price of teacher.*; 0: no limit",
+    )
     file_mode: FileMode = Field(
         "0600", description="rights of new files with data of single visits, such as 0640; the umask may take away more"
     )

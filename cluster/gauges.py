@@ -28,6 +28,7 @@ METRICS = {
     "ckd_shard_retries": "starts of a shard beyond its first, whatever ended the one before",
     "ckd_shard_deaths": "starts of a shard that ended with its process and not with its machine: "
     "three, and the shard is set aside",
+    "ckd_spent": "cost of the teacher's pass so far, earlier attempts included, in the currency of the price",
     "ckd_student_step": "optimizer steps done",
     "ckd_student_steps": "optimizer steps of the whole training, at most",
     "ckd_student_step_seconds": "seconds per optimizer step since the last report",
@@ -52,6 +53,7 @@ _FIGURES = {  # event -> metric -> figure of the event
         "ckd_visits_per_second": "visits_per_s",
         "ckd_tokens_per_second": "tokens_per_s",
     },
+    "spend": {"ckd_spent": "total"},
     "student_step": {
         "ckd_student_step": "step",
         "ckd_student_steps": "steps",

@@ -3,10 +3,10 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 from ckd.errors import UnreachableError
 from jobs.events import EventLog
@@ -26,6 +26,7 @@ class Console:
     folder: str = ""
     watch: Callable[[str, Mapping[str, object]], None] | None = None
     log: EventLog | None = field(init=False, default=None)
+    spent: float | None = field(init=False, default=None)  # shown in progress, where a price is known
 
     def __post_init__(self) -> None:
         self.log = EventLog(self.folder) if self.folder else None
@@ -56,6 +57,12 @@ class Console:
             self.watch(kind, figures)
         if self.log:
             self.log.append(json.dumps({"time": round(time.time(), 3), "event": kind, **figures}, default=str))
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The events of this run so far, earlier commands' too; what a kill has left of a line is passed over."""
+        for line in self.log.lines() if self.log else ():
+            with suppress(ValueError):
+                yield json.loads(line)
 
     def progress(self, label: str, total: int, done: int = 0) -> "Progress":
         """Report progress over `total` visits, `done` of which are there already."""
@@ -103,14 +110,16 @@ class Progress:
             "seconds": round(seconds, 3),
             "visits_per_s": round((self.rows - self.resumed) / seconds, 2),
             "tokens_per_s": round(self.tokens / seconds, 1),
+            **({} if self.console.spent is None else {"spent": round(self.console.spent, 4)}),
         }
 
     def _line(self, now: float) -> str:
         seconds = max(now - self.started, 1e-9)
         rate = (self.rows - self.resumed) / seconds
         left = f", {(self.total - self.rows) / rate:.0f} s left" if rate > 0 and self.rows < self.total else ""
+        cost = "" if self.console.spent is None else f", cost so far {self.console.spent:,.2f}"
         tokens = f", {self.tokens / seconds:,.0f} tokens/s" if self.tokens else ""
-        return f"{self.label}: {self.rows:,}/{self.total:,} visits, {rate:,.1f} visits/s{tokens}{left}"
+        return f"{self.label}: {self.rows:,}/{self.total:,} visits, {rate:,.1f} visits/s{tokens}{cost}{left}"
 
 
 def terminal_console(folder: str = "") -> Console:

@@ -15,6 +15,7 @@ from ckd.teacher.training_settings import prompt_notes
 from jobs.console import Console
 from jobs.ray_session import require_room, to_do
 from jobs.shards import make_missing
+from jobs.spend import Spend
 
 
 def run(config: Config, console: Console, arguments: Namespace | None = None) -> None:
@@ -35,15 +36,20 @@ def work(run: Run, console: Console) -> None:
     lent = _take(run, console)
     started = time.monotonic()
     # A GPU computes one shard while the next is read or the last is written.
-    made = make_missing(
-        run,
-        console,
-        EMBEDDINGS,
-        given={"lent": lent} if lent else None,
-        workers=teacher.workers,
-        gpus_per_worker=teacher.gpus_per_worker,
-        threads=2 if teacher.gpus_per_worker else 1,
-    )
+    spend = Spend(run.config, console)
+    if spend.most:
+        spend.require(len(EMBEDDINGS.missing(run)))
+    with spend.shown():
+        made = make_missing(
+            run,
+            console,
+            EMBEDDINGS,
+            given={"lent": lent} if lent else None,
+            taken=spend.take,
+            workers=teacher.workers,
+            gpus_per_worker=teacher.gpus_per_worker,
+            threads=2 if teacher.gpus_per_worker else 1,
+        )
     truncated = sum(row["truncated"] for row in made.rows)
     if truncated:
         visits = sum(Account.from_row(row).visits for row in made.rows)

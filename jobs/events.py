@@ -50,6 +50,17 @@ class EventLog:
             torn = file.tell() and (file.seek(-1, io.SEEK_END), file.read())[1] != b"\n"  # what a kill left of a line
             file.write(b"\n" * bool(torn) + line.encode() + b"\n")
 
+    def lines(self) -> list[bytes]:
+        """Every line that is known: at the URL, and of this machine. Raises UnreachableError."""
+        with self._lock:
+            try:
+                there = read_bytes(self.target).splitlines()
+            except FileNotFoundError:
+                there = []
+            known = set(there)
+            here = self.local.read_bytes().splitlines() if self.local.exists() else []
+            return [*there, *(line for line in here if line not in known)]
+
     def upload(self) -> None:
         """Bring the lines of this machine to the URL. Raises UnreachableError."""
         with self._lock:

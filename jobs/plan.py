@@ -56,7 +56,9 @@ def add_options(parser: ArgumentParser) -> None:
 def run(config: Config, console: Console, arguments: Namespace) -> None:
     """Print the plan. Raises DataError without inputs, ConfigError without models."""
     price = arguments.price or config.teacher.price_per_hour
-    for line in plan(config, price, arguments.spot_price, arguments.visits_per_second):
+    for line in plan(
+        config, price, arguments.spot_price or config.teacher.spot_price_per_hour, arguments.visits_per_second
+    ):
         console.say(f"plan: {line}")
 
 

@@ -16,5 +16,5 @@ def predict_splits(run: Run, console: Console, splits: tuple[Split, ...]) -> Non
     if shards:
         require_room(run.config, "student")
     tokenize(run, console, wanted)  # of finished predictions too, where they were deleted as damaged
-    machines = {"workers": student.workers, "gpus_per_worker": student.gpus_per_worker}
-    make_missing(run, console, PREDICTIONS, shards, **machines)
+    gpus = student.gpus_per_worker
+    make_missing(run, console, PREDICTIONS, shards, workers=student.workers, gpus_per_worker=gpus)

@@ -3,7 +3,8 @@
 import os
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -78,11 +79,13 @@ def make_missing(
     step: Step,
     shards: Sequence[Shard] | None = None,
     given: Any = None,
+    taken: Callable[[Mapping[str, Any], int], None] | None = None,
     **machines: Any,
 ) -> Made:
     """Compute the missing parts of a stage, of `shards` or of all that it should have. `machines` as in `map_worker`.
 
-    `given`: a mapping of what the worker gets beside the run.
+    `given`: a mapping of what the worker gets beside the run. `taken` is told each row and how many shards are left; it
+    may raise, which ends the pass there.
 
     Raises MismatchError when a part was made otherwise; IncompleteError after the others are done, naming the failed
     shards.
@@ -93,11 +96,24 @@ def make_missing(
         console.say(f"{label}: {len(wanted) - len(missing)} of {len(wanted)} shards done, {len(missing)} to do")
     if step.worker is None:
         raise TypeError(f"stage {step.name} has no worker")
-    rows = map_worker(console, label, partial(step.worker, run.elsewhere(), **(given or {})), missing, **machines)
+    rows = []
+    factory = partial(step.worker, run.elsewhere(), **(given or {}))
+    with closing(each_row(console, label, factory, missing, **machines)) as done:
+        for row in done:
+            rows.append(row)
+            if taken is not None:
+                taken(row, len(missing) - len(rows))
     return Made(len(wanted), rows)
 
 
 def map_worker(
+    console: Console, label: str, factory: Factory, shards: Sequence[Unit], **machines: Any
+) -> list[dict[str, Any]]:
+    """The rows of `each_row`, when all shards are done."""
+    return list(each_row(console, label, factory, shards, **machines))
+
+
+def each_row(
     console: Console,
     label: str,
     factory: Factory,
@@ -106,14 +122,14 @@ def map_worker(
     workers: Workers,
     gpus_per_worker: float = 0,
     threads: int = 1,
-) -> list[dict[str, Any]]:
-    """Every shard's row. Raises IncompleteError naming the failed shards after the others are done.
+) -> Generator[dict[str, Any]]:
+    """Every shard's row as it is done. Raises IncompleteError naming the failed shards after the others are done.
 
     With `threads` a worker is called with that many shards at once, so that one is read or written while another is
     computed.
     """
     if not shards:
-        return []
+        return
     progress = console.progress(label, sum(s.rows for s in shards))
     place = {"stage": label, "shards": len(shards)}
     console.event("stage_started", **place, visits=progress.total)
@@ -125,6 +141,7 @@ def map_worker(
     for row in _run(Guarded(factory), shards, (workers, gpus_per_worker, threads), waiting):
         rows.append(row)
         _report(console, progress, place, row)
+        yield row
     progress.close()
     tell_actors(console, label, rows)
     failed = [row for row in rows if "error" in row]
@@ -134,7 +151,6 @@ def map_worker(
             f"{label}: {len(failed)} of {len(shards)} shards failed (first: shard {first['index']}: {first['error']}); "
             "the others are kept, mend the cause and run the same command again"
         )
-    return rows
 
 
 def _report(console: Console, progress: Progress, place: Mapping[str, Any], row: Mapping[str, Any]) -> None:

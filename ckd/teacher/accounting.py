@@ -154,14 +154,24 @@ def _cost(workers: list[Account], config: TeacherConfig) -> dict[str, Any]:
     half of it, one without a GPU (0) all of it. What a machine costs before its worker starts and after its last shard
     is in neither.
     """
-    visits, wall_s = sum(w.visits for w in workers), _wall_s(workers)
-    price = config.price_per_hour * (config.gpus_per_worker or 1) / HOUR or None
+    visits, wall_s, price = sum(w.visits for w in workers), _wall_s(workers), _price(config)
     return {
-        "price_per_hour": config.price_per_hour or None,
+        "price_per_hour": config.paid_per_hour or None,
         "gpus_per_worker": config.gpus_per_worker,
         "cost": price * (wall_s + sum(w.load.seconds for w in workers)) if price else None,
         "cost_per_million": price * wall_s / visits * MILLION if price and visits else None,
     }
+
+
+def cost(accounts: Iterable[Account], config: TeacherConfig) -> float | None:
+    """What these shards cost, loads included; None without a price."""
+    found: float | None = _cost(per_worker(accounts), config)["cost"]
+    return found
+
+
+def _price(config: TeacherConfig) -> float | None:
+    """Of one worker's second."""
+    return config.paid_per_hour * (config.gpus_per_worker or 1) / HOUR or None
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:
