@@ -5,7 +5,10 @@ import os
 import socket
 from urllib.parse import urlsplit
 
+from cluster.local import token
+
 SECONDS_TO_ANSWER = 10.0
+_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"  # a question that changes nothing
 DASHBOARD = ("http", "https")
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the driver of a submitted job
 
@@ -46,7 +49,8 @@ def require_form(address: str) -> tuple[str, str, int]:
 def require_head(address: str) -> None:
     """Look whether a head answers at such an address.
 
-    Raises as `require_form`; UnreachableClusterError when none answers within about 20 s.
+    Raises as `require_form`; UnreachableClusterError when none answers within about 20 s, RefusedError when it does not
+    take this user's token.
     """
     scheme, host, port = require_form(address)
     if not host:
@@ -82,7 +86,10 @@ def _require_listener(host: str, port: int) -> None:
 
 
 def _require_grpc(target: str) -> None:
-    """A tunnel to a dead head, and a dashboard, take a connection too: only a head speaks gRPC on it."""
+    """A tunnel to a dead head, and a dashboard, take a connection too: only a head speaks gRPC on it.
+
+    A wrong token ends in a traceback, or is taken for a head that is not there.
+    """
     import grpc  # type: ignore[import-untyped]
 
     with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
@@ -90,3 +97,9 @@ def _require_grpc(target: str) -> None:
             grpc.channel_ready_future(channel).result(timeout=SECONDS_TO_ANSWER)
         except grpc.FutureTimeoutError:
             raise UnreachableClusterError("what listens there is no Ray head, or it hangs") from None
+        known = token()
+        try:
+            channel.unary_unary(_ALIVE)(b"", SECONDS_TO_ANSWER, [("authorization", f"Bearer {known}")] if known else [])
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                raise RefusedError("it does not take the token" if known else "it asks for a token") from None

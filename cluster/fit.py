@@ -185,6 +185,7 @@ class _Group:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.mailbox = ray.remote(num_cpus=0)(_Mailbox).options(scheduling_strategy=here).remote()
         self.on_report, self.stopped, self.saved, self.started = on_report, stopped, False, False
+        self.refused: Exception | None = None  # what `on_report` raised: a closed pipe, a full disk
 
     def has_started(self) -> bool:
         return self.started
@@ -200,14 +201,22 @@ class _Group:
 
     @contextmanager
     def fetching_reports(self) -> Iterator[None]:
-        """Hand the reports to `on_report` while the block runs, the last of them at its end."""
+        """Hand the reports to `on_report` while the block runs, the last of them at its end.
+
+        What `on_report` raises makes the group save and leave, and is raised at the end of the block.
+        """
         ended = threading.Event()
 
         def fetch_until_the_end() -> None:
             while not ended.wait(SECONDS_BETWEEN_MAILS):
-                self.fetch()
-                if self.stopped():
+                try:
+                    self.fetch()
+                except Exception as error:  # noqa: BLE001  a thread has nobody above it: the block raises it
+                    self.refused = error
+                if self.refused or self.stopped():
                     self.ask_to_leave()
+                if self.refused:
+                    return
 
         thread = threading.Thread(target=fetch_until_the_end, daemon=True)
         thread.start()
@@ -216,8 +225,11 @@ class _Group:
         finally:
             ended.set()
             thread.join()
-            self.fetch()
+            if not self.refused:
+                self.fetch()
             ray.kill(self.mailbox)
+            if self.refused:
+                raise self.refused
 
 
 def _other_machines() -> set[str]:

@@ -94,6 +94,17 @@ def token_file() -> Path | None:
     return None
 
 
+def token() -> str:
+    """This user's token as Ray finds it; "" where there is none, or none is wanted."""
+    if os.environ.get("RAY_AUTH_MODE") == "disabled":
+        return ""
+    path = token_file()
+    try:
+        return os.environ.get("RAY_AUTH_TOKEN") or (path.read_text(encoding="utf-8").strip() if path else "")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
 def keep_token() -> None:
     """Let nobody else read this user's token; where there is none, make one for this process and its children.
 

@@ -10,7 +10,14 @@ import grpc
 import pytest
 
 from cluster import address, submit
-from cluster.address import UnreachableClusterError, WrongAddressError, named_cluster, require_form, require_head
+from cluster.address import (
+    RefusedError,
+    UnreachableClusterError,
+    WrongAddressError,
+    named_cluster,
+    require_form,
+    require_head,
+)
 from testbed.loopback import Loopback, serving
 
 HEAD_AT = "expected the head's HOST:PORT, such as 10.0.0.1:6379"
@@ -79,6 +86,30 @@ def test_a_tunnel_to_nothing_and_another_service_are_no_head(answer, monkeypatch
     monkeypatch.setattr(address, "SECONDS_TO_ANSWER", 0.5)
     with listening(answer) as port, pytest.raises(UnreachableClusterError, match="no Ray head"):
         require_head(f"127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize(
+    ("known", "says"), [("right", ""), ("wrong", "does not take the token"), ("", "asks for a token")]
+)
+def test_a_token_that_a_head_does_not_take_is_told(monkeypatch, known, says):
+    def check(_, context):
+        if dict(context.invocation_metadata()).get("authorization") != "Bearer right":
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
+        return b""
+
+    service, _, method = address._ALIVE.strip("/").partition("/")
+    handler = grpc.method_handlers_generic_handler(service, {method: grpc.unary_unary_rpc_method_handler(check)})
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers((handler,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    monkeypatch.setattr(address, "token", lambda: known)
+    if says:
+        with pytest.raises(RefusedError, match=says):
+            require_head(f"127.0.0.1:{port}")
+    else:
+        require_head(f"127.0.0.1:{port}")
+    server.stop(None)
 
 
 def test_a_head_answers_whatever_proxies_are_set(monkeypatch):

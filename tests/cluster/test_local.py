@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster import local
-from cluster.local import LONGEST_FOLDER, MachineError, fits, keep_token, require_files, settings, short_folder
+from cluster.local import LONGEST_FOLDER, MachineError, fits, keep_token, require_files, settings, short_folder, token
 
 
 def mode(path):
@@ -109,6 +109,18 @@ def test_without_a_token_one_is_made_that_no_file_holds(home, monkeypatch, place
     keep_token()
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
     assert not list(home.iterdir())
+
+
+def test_the_token_is_found_as_ray_finds_it(home, monkeypatch):
+    assert token() == "secret"
+    (home / "auth_token").write_text("other\n")
+    assert token() == "other"
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(home / "nowhere"))
+    assert token() == ""
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "named")
+    assert token() == "named"
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert token() == ""
 
 
 def test_where_no_token_is_wanted_none_is_touched(home, monkeypatch):
