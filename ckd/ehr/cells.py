@@ -27,7 +27,7 @@ _TYPES = {
     **dict.fromkeys(FLAGS, pl.Boolean()),
     **dict.fromkeys(NUMBERS, pl.Int32()),
 }
-_READ, _LOOK = "\0read", "\0look"  # extra columns while a batch is read; no source column can be called so
+_CELL, _LOOK = "\0cell", "\0look"  # extra columns while a batch is read; no source column can be called so
 
 
 class Cells:
@@ -54,18 +54,23 @@ class Cells:
     def rows(self, raw: pl.LazyFrame, *others: str) -> pl.LazyFrame:
         """The canonical columns, ODD and the `others` as they are."""
         known = {name: plain(name, dtype) for name, (_, dtype) in self.columns.items()}
-        values = [found[0].alias(name + _READ) for name, found in known.items() if found]
+        values = {name: pl.col(name) if found is None else found[0] for name, found in known.items()}
         look = [pl.lit(True) if found is None else found[1] for found in known.values()]
-        rows = raw.select(*self.columns, *others).with_columns(
-            *values, pl.any_horizontal(look).fill_null(False).alias(_LOOK), pl.lit(0, pl.UInt32).alias(ODD)
+        rows = raw.select(
+            **values,
+            **{ODD: pl.lit(0, pl.UInt32), _LOOK: pl.any_horizontal(look).fill_null(False)},
+            **{name + _CELL: pl.col(name) for name in self.columns},
+            **{name: pl.col(name) for name in others},
         )
-        names = [name + _READ if found else name for name, found in known.items()]
         types = {**self.schema, ODD: pl.UInt32(), **{name: raw.collect_schema()[name] for name in others}}
+        names, cells = list(types), [name + _CELL for name in self.columns]
 
         def read(batch: pl.DataFrame) -> pl.DataFrame:
             if not batch[_LOOK].any():
-                return batch.select(*names, ODD, *others).rename(dict(zip(names, self.columns, strict=True)))
-            return self.read(batch).hstack(batch.select(others).get_columns())
+                return batch[names]  # as it is; a select or rename would plan a query for every batch
+            found = batch[cells]
+            found.columns = list(self.columns)
+            return self.read(found).hstack(batch[list(others)].get_columns())
 
         return rows.map_batches(read, schema=types, streamable=True)
 

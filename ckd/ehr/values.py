@@ -6,6 +6,7 @@ as much. Nothing is guessed: day and month, epoch numbers, words for a time stay
 """
 
 from collections.abc import Callable
+from datetime import datetime
 
 import polars as pl
 
@@ -65,7 +66,7 @@ def within_years(found: pl.Series) -> pl.Series:
 
 def within(time: pl.Expr) -> pl.Expr:
     """Whether a time's year is one."""
-    first, last = (pl.datetime(year, 1, 1, time_unit="us") for year in _YEARS)
+    first, last = (pl.lit(datetime.fromisoformat(f"{year}-01-01"), TIME) for year in _YEARS)
     return time.is_between(first, last, closed="left")
 
 

@@ -21,12 +21,12 @@ import polars as pl
 import pyarrow as pa
 
 from jobs.cli import main
-from tests.ehr.ehr_tables import MIMIC3, MIMIC4, TABLES, admission, as_mimic4, as_tables
 from tests.ehr.ingest_reference import rows_of
+from tests.ehr.mutated_sources import LAYOUTS, kind_of_column, plain, write_shard
 
 COMPARED = ("input", "labels", "current_labels", "age", "sex", "ethnicity", "insurance", "admission_type")
 COUNTS = ("admissions", "patients", "rows", "cells", "without_patient", "other_sex_words", "unknown", "unmapped_codes")
-LAYOUTS = {"mimic3": MIMIC3, "mimic4": MIMIC4, "tables": TABLES}
+COUNTS += ("codes_passed_over",)
 
 
 def always(text):
@@ -50,7 +50,7 @@ KINDS = {
         "other": lambda c: f"H{c}",
         "longer": lambda c: f"{c}9",
         "zeros": lambda c: f"000{c}",
-        "scientific": lambda c: f"{int(c):.2E}",
+        "scientific": lambda c: f"{int(c.rpartition('-')[2]):.2E}",
         "half": lambda c: f"{c}.5",
     },
     "flag": {cell: always(cell) for cell in ("0.0", "false", "FALSE", "no", "N", " 0 ", "2", "nein", "-")},
@@ -72,14 +72,14 @@ KINDS = {
         "padded": lambda c: f" {c}",
     },
     "sex": {
-        "words": {"F": "female", "M": "male"}.get,
         "small": str.lower,
-        "german": {"F": "w", "M": "m"}.get,
-        "polish": {"F": "K", "M": "M"}.get,
-        "iso": {"F": "2", "M": "1"}.get,
-        "spanish": {"F": "M", "M": "H"}.get,
-        "spanish 2": {"F": "M", "M": "V"}.get,
-        "numbers": {"F": "0", "M": "1"}.get,
+        "german": lambda c: {"F": "w", "M": "m"}[c[0]],
+        "long": {"F": "Female", "M": "Male", "Female": "F", "Male": "M"}.get,
+        "polish": lambda c: {"F": "K", "M": "M"}[c[0]],
+        "iso": lambda c: {"F": "2", "M": "1"}[c[0]],
+        "spanish": lambda c: {"F": "M", "M": "H"}[c[0]],
+        "spanish 2": lambda c: {"F": "M", "M": "V"}[c[0]],
+        "numbers": lambda c: {"F": "0", "M": "1"}[c[0]],
         "other": always("X"),
         "padded": lambda c: f" {c} ",
     },
@@ -99,48 +99,37 @@ KINDS = {
     },
     "drug": {"padded": lambda c: f"  {c} ", "blanks": lambda c: c.replace(" ", "  ")},
     "name": {"padded": lambda c: f" {c}  "},
+    "concept": {
+        "decimal": lambda c: f"{c}.0",
+        "padded": lambda c: f" {c} ",
+        "none": always("0"),
+        "unknown": always("999999999"),
+        "word": always("Inpatient"),
+        "half": lambda c: f"{c}.5",
+    },
+    "word": {
+        "small": str.lower,
+        "capitals": str.upper,
+        "padded": lambda c: f" {c} ",
+        "first": lambda c: c[:1],
+        "other": always("something"),
+        "number": always("1"),
+    },
+    "event": {
+        "small": str.lower,
+        "padded": lambda c: f" {c} ",
+        "one slash": lambda c: c.replace("//", "/"),
+        "other": lambda c: f"X{c}",
+        "cut": lambda c: c[:-1],
+        "pointed": lambda c: f"{c[:-2]}.{c[-2:]}",
+        "type": lambda c: c.replace("ICD//9", "ICD9CM"),
+    },
 }
 WAYS = ("crlf", "bom", "quoted", "gz", "zst", "upper", "semicolons", "latin1", "parquet")
-OF_COLUMN = {
-    **dict.fromkeys(["admittime", "dischtime", "startdate", "starttime", "dob", "start", "end"], "time"),
-    **dict.fromkeys(["hadm_id", "subject_id", "visit_id"], "id"),
-    **dict.fromkeys(["hospital_expire_flag", "died", "newborn"], "flag"),
-    **dict.fromkeys(["seq_num", "seq", "anchor_age", "anchor_year"], "number"),
-    **dict.fromkeys(["icd9_code", "icd_code", "code"], "code"),
-    **dict.fromkeys(["ethnicity", "race", "insurance", "admission_type"], "name"),
-    **dict.fromkeys(["icd_version", "version"], "version"),
-    "gender": "sex", "sex": "sex", "age": "age", "drug": "drug",
-}  # fmt: skip
 TYPES = {
     "whole": pl.Int64, "float": pl.Float64, "decimal": pl.Decimal(18, 0), "category": pl.Categorical,
     "moment": pl.Datetime("ms"), "day": pl.Date,
 }  # fmt: skip
-
-
-def plain(kind):
-    """{table: rows} of text: eight patients with three visits each, and all that a text and a label can have."""
-    tables = {name: [] for name in MIMIC3}
-    codes = ("5849", "0389", "4280", "42731", "4019", "25000", "41401", "486", "51881", "2724")
-    drugs = ("Furosemide", "Insulin, human", "Zinc Sulfate", "NS", "Aspirin")
-    for n in range(1, 9):
-        tables["patients"].append({"subject_id": n, "gender": "FM"[n % 2], "dob": f"20{70 + n}-02-03 00:00:00"})
-        for k, month in enumerate(("01", "04", "08")):
-            visit = 7000 + 10 * n + k
-            kinds = {"ethnicity": ("WHITE", "ASIAN")[(n + k) % 2], "insurance": ("Medicare", "Private")[n % 2]}
-            tables["admissions"].append(
-                admission(n, visit, f"2150-{month}-0{n} 09:30:00", f"2150-{month}-{10 + n} 12:30:00", **kinds)
-            )
-            key = {"subject_id": n, "hadm_id": visit}
-            for j in range(1, 4):
-                tables["diagnoses_icd"].append({**key, "seq_num": j, "icd9_code": codes[(3 * n + 2 * k + j) % 10]})
-            for j in range(3):
-                day, drug = f"2150-{month}-{1 + n + j:02d} 10:30:00", drugs[(n + k + 2 * j) % 5]
-                tables["prescriptions"].append({**key, "startdate": day, "drug": drug})
-            tables["procedures_icd"].append({**key, "seq_num": 1, "icd9_code": ("3995", "9671")[(n + k) % 2]})
-    made = {"mimic3": lambda rows: rows, "mimic4": as_mimic4, "tables": as_tables}[kind](tables)
-    if kind == "tables":
-        made["visits"] = [{**row, "age": 60 + int(row["subject_id"])} for row in made["visits"]]
-    return {name: [{k: str(v) for k, v in row.items() if v is not None} for row in rows] for name, rows in made.items()}
 
 
 def mutation(seed):
@@ -148,31 +137,36 @@ def mutation(seed):
     rng = random.Random(seed)
     kind = rng.choice(list(LAYOUTS))
     tables, how = plain(kind), {}
-    table = rng.choice(list(tables))
+    table = rng.choice([name for name, rows in tables.items() if rows and name != "concept_relationship"])
     column = rng.choice(
-        [name for name in LAYOUTS[kind][table].split() if name in OF_COLUMN and name in tables[table][0]]
+        [name for name in LAYOUTS[kind][table].split() if kind_of_column(kind, name) and name in tables[table][0]]
     )
-    if rng.random() < 0.15:
+    written = rng.random() < 0.15, rng.random() < 0.1
+    if kind != "meds" and written[0]:
         how[table] = (rng.choice(list(TYPES)), column)
         return kind, tables, how, f"{kind}: {table}.{column} as {how[table][0]} of Parquet"
-    if rng.random() < 0.1:
+    if kind != "meds" and written[1]:
         how[table] = (
             rng.choice(["crlf", "bom", "quoted", "gz", "zst", "upper", "semicolons", "latin1", "parquet"]),
             "",
         )
         return kind, tables, how, f"{kind}: {table} written with {how[table][0]}"
-    name, change = rng.choice([*KINDS[OF_COLUMN[column]].items(), *rng.sample(list(WORDS.items()), 3)])
+    name, change = rng.choice([*KINDS[kind_of_column(kind, column)].items(), *rng.sample(list(WORDS.items()), 3)])
     # One F that became M is another sex; a whole column of M and H is Spanish.
     share = 1.0 if "spanish" in name else rng.choice([1.0, 0.5, 0.1])
     rows = [n for n in range(len(tables[table])) if share == 1 or rng.random() < share] or [0]
     for n in rows:
-        tables[table][n][column] = change(tables[table][n][column])
+        if cell := tables[table][n].get(column):
+            tables[table][n][column] = change(cell)
     return kind, tables, how, f"{kind}: {table}.{column} {name!r} in {len(rows)} of {len(tables[table])} rows"
 
 
 def write(folder, kind, tables, how):
     """The tables as CSV, but those in `how` otherwise."""
     folder.mkdir(parents=True)
+    if kind == "meds":
+        write_shard(folder / "data" / "train" / "0.parquet", tables["events"])
+        return folder
     for name, standard in LAYOUTS[kind].items():
         columns = [c for c in standard.split() if any(c in row for row in tables[name])]
         text, (way, column) = io.StringIO(), how.get(name, ("", ""))
@@ -216,7 +210,8 @@ def ingested(kind, folder, out):
         return code, errors.getvalue(), {}, {}
     rows = {visit: tuple(str(row[name]) for name in COMPARED) for visit, row in rows_of(out).items()}
     card = json.loads((out / "card.json").read_text().replace(str(folder), ""))
-    return 0, "", rows, {name: card.get(name) for name in COUNTS}
+    of_source = {name: card["source"].get(name) for name in ("codes_by", "unordered")}
+    return 0, "", rows, {**of_source, **{name: card.get(name) for name in COUNTS}}
 
 
 def verdict(seed, root, known):

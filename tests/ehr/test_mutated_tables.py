@@ -4,7 +4,8 @@ from collections import Counter
 
 import pytest
 
-from tests.ehr.table_mutations import KINDS, OF_COLUMN, mutation, run, verdict
+from tests.ehr.mutated_sources import LAYOUTS, OF_COLUMN
+from tests.ehr.table_mutations import KINDS, mutation, run, verdict
 
 SEEDS = range(50)
 
@@ -23,8 +24,8 @@ def test_a_mutated_table_gives_the_plain_cohort_a_refusal_or_a_count(tmp_path_fa
 
 def test_the_seeds_reach_every_kind_of_column_and_every_outcome(tmp_path_factory, known):
     found = Counter(mutation(seed)[3].split(": ")[0] for seed in range(2000))
-    assert set(found) == {"mimic3", "mimic4", "tables"}
-    assert set(OF_COLUMN.values()) == set(KINDS)
+    assert set(found) == set(LAYOUTS)
+    assert {*OF_COLUMN.values(), "event"} == set(KINDS)
     outcomes = {verdict(seed, tmp_path_factory.mktemp("mutated"), known)[0] for seed in range(12)}
     assert outcomes == {"equal", "refused", "told"}
 

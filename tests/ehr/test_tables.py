@@ -60,6 +60,7 @@ def test_a_mimic3_visit_as_it_is_read(tmp_path):
         "admission_type": "EMERGENCY",
         "dod": None,
         "cut": None,
+        "groups": None,
         "place": 2,
     }
     assert [v["died"] for v in visits] == [False, False, True]
