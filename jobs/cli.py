@@ -15,6 +15,7 @@ from ckd import __version__
 from ckd.config import Config
 from ckd.configfile import dump, load, require_no_secret
 from ckd.errors import CkdError
+from ckd.heartbeat import heard
 from ckd.section import place
 from ckd.store.files import join, let_read, sweep_temporary
 from ckd.store.unwritable import PLACES, unwritable
@@ -161,7 +162,7 @@ def _start(command: Command, arguments: argparse.Namespace) -> None:
             let_read(config.run.file_mode)
             if command.computes:
                 _sweep(config)
-            with saving(config) if command.saves else nullcontext():
+            with saving(config) if command.saves else nullcontext(), heard(console.interrupt):
                 command.load().run(config, console, arguments)
 
 

@@ -51,6 +51,10 @@ class Console:
         self.stream.write(line + "\n")
         self.stream.flush()
 
+    def interrupt(self, line: str) -> None:
+        """Print one line in place of a bar that a terminal shows."""
+        self.say(("\r\x1b[K" if self.stream.isatty() else "") + line)
+
     def event(self, kind: str, **figures: object) -> None:
         """Append one machine-readable line to events.jsonl."""
         if self.watch:

@@ -16,6 +16,7 @@ from scipy.sparse import csr_array
 from ckd.evaluation.metrics import METRICS, SUMS, Cells, Drawn, Floats
 from ckd.evaluation.ranking import Ranking
 from ckd.evaluation.scores import Flags, Rows
+from ckd.heartbeat import beat
 from ckd.threads import thread_pool
 
 MIN_GROUPS = 30  # patients below which no interval is given
@@ -112,6 +113,7 @@ def resample(
         drawn = _drawn(sums @ counts.astype(np.float64), areas)
         with np.errstate(divide="ignore", invalid="ignore"):
             figures[start:stop] = np.stack([metric.drawn(drawn) for metric in METRICS.values()]).T
+        beat(f"evaluate: bootstrap draws up to {stop:,} of {draws.resamples:,}")
 
     with thread_pool(max(1, len(os.sched_getaffinity(0)))) as pool:
         list(pool.map(fill, starts))

@@ -13,6 +13,7 @@ import pyarrow as pa
 from ckd.batching import windows
 from ckd.config import Config, TeacherConfig
 from ckd.errors import ConfigError
+from ckd.heartbeat import beat, beating
 from ckd.run import Run, deciding
 from ckd.stage import Step
 from ckd.store.artifacts import Fields, Versions, require_equal
@@ -125,8 +126,10 @@ class EmbedWorker:
     def _loaded(self) -> Engine:
         teacher = self.run.config.teacher
         local_folder("teacher.base_model", teacher.base_model)  # of a URL this machine's copy is what is hashed
-        self._require_same_model()
-        return load_engine(local_teacher(teacher), teacher.gpus_per_worker)
+        with beating("embed: reading the teacher's files"):
+            self._require_same_model()
+        with beating("embed: loading the teacher"):
+            return load_engine(local_teacher(teacher), teacher.gpus_per_worker)
 
     def _require_same_model(self) -> None:
         place = f"teacher.base_model={self.run.config.teacher.base_model} on this machine"
@@ -156,12 +159,14 @@ def encode_texts(
     others to be read.
     """
     vectors = np.empty((len(inputs), engine.hidden), np.float32)
-    tokens = truncated = 0
+    tokens = truncated = computed = 0
     ahead = _tokenised_ahead(engine, instructions, inputs)
     first = next(ahead)  # tokenised before the turn comes
     with turn or nullcontext():
         for rows, prompts, cut in chain([first], ahead):
             vectors[rows] = engine.encode(prompts)
+            computed += len(rows)
+            beat(f"embed: {computed:,} of the {len(inputs):,} visits of this shard computed")
             tokens += sum(map(len, prompts))
             truncated += cut
         return vectors, tokens, truncated, engine.take_work()

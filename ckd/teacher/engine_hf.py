@@ -12,6 +12,7 @@ import torch
 from ckd.batching import token_batches
 from ckd.config import TeacherConfig
 from ckd.errors import ConfigError
+from ckd.heartbeat import beat
 from ckd.store.models import adapter_hash, model_fields
 from ckd.store.pretrained import Source
 from ckd.teacher.attention import CAUSAL
@@ -122,6 +123,7 @@ class TransformersEngine:
             padding = computed - sum(lengths[i] for i in rows)
             flops = forward_flops(self._geometry, len(rows), longest, skip)
             self._work += Work(computed=computed, padding=padding, flops=flops)
+            beat(f"embed: a batch of {len(rows):,} prompts computed, {len(todo):,} batches to go before the next count")
             yield rows, states_BH
 
     def _forward(self, prompts: Sequence[Sequence[int]], cache: Any = None) -> torch.Tensor:

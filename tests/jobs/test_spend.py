@@ -7,6 +7,7 @@ import pytest
 
 from ckd.configfile import load
 from ckd.errors import ConfigError, IncompleteError
+from ckd.heartbeat import heard
 from ckd.run import Run
 from ckd.teacher.embed import EMBEDDINGS
 from jobs import embed
@@ -42,7 +43,12 @@ def test_a_pass_stops_after_the_shard_that_reaches_the_limit_and_continues_with_
         embedded(config)  # what the first attempt cost counts: nothing more is computed
     assert len(EMBEDDINGS.missing(Run(config))) == shards - 1
     raised = config.model_copy(update={"run": config.run.model_copy(update={"max_cost": 1e9})})
-    printed, events = embedded(raised)
+    beats = []
+    with heard(beats.append, seconds=0):
+        printed, events = embedded(raised)
+    said = "\n".join(beats)
+    assert "visits of this shard computed" in said and "prompts computed" in said
+    assert "Heart failure" not in said, "no patient text"
     assert EMBEDDINGS.missing(Run(config)) == []
     assert costs(events) == sorted(costs(events)) and len(costs(events)) == shards
     assert costs(events)[-1] == pytest.approx(earlier(events))
