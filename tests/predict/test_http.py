@@ -199,6 +199,13 @@ def test_pipelined_requests_are_answered_in_order_and_an_error_among_them_ends_n
     assert not closed
 
 
+def test_an_answer_of_two_parts_does_not_wait_for_the_client_to_acknowledge_the_first(usual):
+    with connect(usual, line(b"GET") + b"\r\n") as client:
+        answers(client)
+        (connection,) = [c for c in usual.server.server_state.connections if c.client == client.getsockname()]
+        assert connection.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def streams(one, head, parts):
     """Sends without reading, as simple clients do; what it reads once all is sent or nobody takes more."""
     with connect(one, head) as client:

@@ -5,6 +5,7 @@ answers what is no HTTP in plain text.
 """
 
 import asyncio
+import socket
 import sys
 from collections.abc import Callable
 from http import HTTPStatus
@@ -95,6 +96,8 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is here; its first request must come in time."""
+        # asyncio does so only for sockets that were made with the protocol's number; else each answer waits 40 ms.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
         self._steps = _Stepwise(transport, self._still_sends, self.limits.unread_seconds)
         super().connection_made(cast(asyncio.Transport, self._steps))
         self.crowd.enter(self)
