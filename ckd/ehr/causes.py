@@ -60,7 +60,8 @@ def no_pairs(known: Json, files: Mapping[str, str], codes: str, remedies: Mappin
         if not rows["read"]:
             return DataError(f"{found}: {files['diagnoses']} holds no rows of diagnoses; {codes}")
         if rows["rejected"]:
-            return DataError(f"{found}: of {rows['read']:,} rows of {files['diagnoses']} {_most(rows['rejected'])}")
+            most = _most(rows["rejected"], remedies)
+            return DataError(f"{found}: of {rows['read']:,} rows of {files['diagnoses']} {most}")
     cells = [c for c in known["cells"] if c["kind"] == UNREAD and c["name"] == _TIMES.get(reason)]
     usual = {**_REMEDIES, **remedies}.get(reason, "")
     how = f"column '{cells[0]['column']}' is {written(cells[0])}" if cells else usual
@@ -68,7 +69,7 @@ def no_pairs(known: Json, files: Mapping[str, str], codes: str, remedies: Mappin
     return DataError(f"{found}: {e['rows']:,} excluded, {reason} (first: {e['first']}); {how}")
 
 
-def _most(reasons: Json) -> str:
+def _most(reasons: Json, remedies: Mapping[str, str] | None = None) -> str:
     reason, e = max(reasons.items(), key=lambda item: item[1]["rows"])
-    remedy = _REMEDIES.get(reason, "mend them")
+    remedy = {**_REMEDIES, **(remedies or {})}.get(reason, "mend them")
     return f"{e['rows']:,} have {reason} (first: {e['first']}); {remedy}"

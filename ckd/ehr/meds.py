@@ -1,8 +1,7 @@
 """The kind of source that has events: MEDS shards as the canonical tables, by the prefixes of their codes.
 A stay is made of its admission, discharge and death events; what an event has no visit id for is found by its time."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ from ckd.ehr.parquetfile import ParquetFile
 from ckd.ehr.shards import event_shards
 from ckd.ehr.source import Source
 from ckd.ehr.stay_times import with_their_stay
+from ckd.ehr.usable import NO_CODE
 from ckd.ehr.vocabulary import Vocabulary, group_kind, known
 from ckd.errors import ConfigError, DataError
 from ckd.ingest_config import IngestConfig
@@ -29,7 +29,8 @@ from ckd.visits.task import Task
 _NEEDED, _VISIT_IDS = ("subject_id", "time", "code"), ("hadm_id", "visit_id")
 _DIED = ("DIED", "EXPIRED", "DEAD")
 _NOT_GIVEN = r"(?i)\bnot\b|\bhold dose\b"  # "Not Given", "Delayed Not Confirmed", …: the patient did not get the drug
-_PREFIX, _MOST = re.compile(r"[A-Za-z][\w .:-]{0,40}/{0,2}"), 20
+_PREFIX, _MOST = r"^[A-Za-z][\w .:-]{0,40}/{0,2}$", 20
+_NO_CODE, _OTHER = "(no code)", "(not like a prefix)"
 _LONG_AGO = pl.datetime(1, 1, 1, time_unit="us")  # what holds of a subject at any time
 
 
@@ -135,16 +136,23 @@ class Meds(Source):
         codes = f"expected codes that begin with {', '.join(self.vocabulary.prefixes(kind))}; found {found}"
         return f"{codes}; name them in ingest.meds_codes=FILE (docs/tables.md)"
 
+    @property
+    def remedies(self) -> Mapping[str, str]:
+        """A code without its version is none."""
+        what = "expected DIAGNOSIS//ICD//<version>//<code>, or a prefix with its version in ingest.meds_codes=FILE"
+        return {NO_CODE: what}
+
     @cached_property
     def passed_over(self) -> list[dict[str, Any]]:
         """{prefix, events, subjects} of the codes that are not read, up to their first slash; the most frequent first.
-        Costs a scan of the codes."""
+        A code may hold anything: what does not look like a prefix is counted together. Costs a scan of the codes."""
         rest = self._codes().filter(~self.vocabulary.of_kind(*self.vocabulary.kinds))
         prefix = pl.col("event").str.extract(r"^([^/]*/{0,2})")
+        like_one = pl.when(prefix.str.contains(_PREFIX)).then(prefix).otherwise(pl.lit(_OTHER))
+        prefix = pl.when(pl.col("event").is_null()).then(pl.lit(_NO_CODE)).otherwise(like_one)
         counts = {"events": pl.len(), "subjects": pl.col("subject_id").n_unique()}
         found = rest.group_by(prefix=prefix).agg(**counts).sort(["events", "prefix"], descending=[True, False])
-        shown = [{**row, "prefix": _shown(row["prefix"])} for row in found.head(_MOST).collect().to_dicts()]
-        return [row for row in shown if row["prefix"]]
+        return found.head(_MOST).collect().to_dicts()
 
     def _codes(self) -> pl.LazyFrame:
         """event, and a hash of subject_id, of every row."""
@@ -276,8 +284,3 @@ class Meds(Source):
                 "tell which codes belong to which visit, nor the next visit: make the shards with an ETL that keeps it"
             )
         self.cells("visits", self._columns(index, "start"), index)  # raises DataError for a type that will not do
-
-
-def _shown(prefix: str | None) -> str:
-    """A prefix if it looks like one: a code may hold anything."""
-    return prefix if prefix and _PREFIX.fullmatch(prefix) else ""

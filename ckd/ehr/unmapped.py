@@ -16,7 +16,8 @@ MOST_CODES = 200  # in the card, most frequent first
 NAMED_CODES = 10  # in the refusal
 WITHHELD = "(not like a code)"
 _LIKE_A_CODE = re.compile(r"(?=.*\d)[A-Za-z0-9.]{1,8}")
-_SEVERAL = re.compile(r"[A-Za-z]?\d[A-Za-z0-9.]*(\s*[,;/|]\s*|\s+)[A-Za-z]?\d[A-Za-z0-9.]*(.*)")
+_SEVERAL = re.compile(r"[A-Za-z]?\d[A-Za-z0-9.]*[!+*#†‡]?(\s*[,;/|]\s*|\s+)[A-Za-z]?\d[A-Za-z0-9.]*(.*)")
+_AFTER_A_WORD = re.compile(r"ICD[\w -]*?\s*[:/|]\s*\S+", re.IGNORECASE)
 _ICD10 = re.compile(r"[A-Z]\d[0-9A-Z].*")
 Json = Mapping[str, Any]
 Locate = Callable[[str, int], str]  # table, place -> file:line
@@ -61,7 +62,10 @@ def require_mapped(unmapped: Json, most: float) -> None:
     found = unmapped[DIAGNOSIS]
     if not found["rows"] or found["share"] <= most:
         return
-    named = ", ".join(f"{each['code']} ({each['rows']:,})" for each in found["most_frequent"][:NAMED_CODES])
+    rows: Counter[str] = Counter()
+    for each in found["most_frequent"]:
+        rows[each["code"]] += each["rows"]
+    named = ", ".join(f"{code} ({n:,})" for code, n in rows.most_common(NAMED_CODES))
     like = "; ".join(f"{share:.0%} of them look like {look}" for look, share in found["looks"].items())
     what = f"{found['share']:.1%} of the diagnosis rows have no CCS category, more than ingest.max_unmapped ({most:g})"
     remedy = "mend the codes or their version, name your own in ingest.code_map=FILE, or set ingest.max_unmapped"
@@ -76,6 +80,8 @@ def look(code: str, version: str | None) -> str | None:
         "codes of a version that is neither 9 nor 10": known is None,
         "codes cut to their category": known and is_category(plain, known),
         "two codes in a cell": _SEVERAL.fullmatch(code.strip()),
+        "codes behind a word": _AFTER_A_WORD.fullmatch(code.strip()),
+        "codes with more in the cell": known and " " in code.strip() and ccs(normal(code.split()[0]), known),
         "SNOMED CT numbers": number and len(plain) > 5,
         "ICD-10 codes marked 9": known == "9" and _ICD10.fullmatch(plain) and ccs(plain, "10"),
         "ICD-9 codes marked 10": known == "10" and ccs(plain, "9"),

@@ -64,6 +64,20 @@ def test_an_order_without_a_visit_belongs_to_the_one_stay_that_contains_it(tmp_p
     assert card["rows"]["medications"]["rejected"]["no visit id"]["rows"] == 3
 
 
+def test_events_whose_code_is_none_or_like_no_prefix_are_counted_too(tmp_path, capsys):
+    rows = patients()
+    rows += [event(1, "2150-01-02", code, 10) for code in (None, None, "44054006", "Zebra? 7", "LAB//5//x")]
+    ingest(write_meds(tmp_path / "meds", rows), tmp_path / "out", kind="meds")
+    said = "not read: (no code) 2 of 1 patients, (not like a prefix) 2 of 1 patients, LAB// 1 of 1 patients"
+    assert said in capsys.readouterr().out
+
+
+def test_diagnoses_without_a_version_are_told_so(tmp_path, capsys):
+    folder = write_meds(tmp_path / "meds", patients(dx="DIAGNOSIS//ICD//"))
+    assert main(["ingest", "meds", str(folder), "--out", str(tmp_path / "out")]) == 2
+    assert "expected DIAGNOSIS//ICD//<version>//<code>" in capsys.readouterr().err
+
+
 def splits_of(folder, **split):
     (folder / "metadata").mkdir(exist_ok=True)
     rows = {"subject_id": [int(name[1:]) for name in split], "split": list(split.values())}

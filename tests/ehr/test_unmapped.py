@@ -38,11 +38,14 @@ def refused(capsys, tables, tmp_path, *settings):
         ({"0389": "0389, 5849"}, 9, "50.0% of the diagnosis rows have no CCS category, more than ingest.max_unmapped"),
         ({"0389": "0389, 5849"}, 9, "(not like a code) (16); 100% of them look like two codes in a cell"),
         ({"0389": "E11", "5849": "I25"}, 10, "E11 (16), I25 (16); 100% of them look like codes cut to their category"),
+        ({"0389": "A41.9 G", "5849": "N17.9 V"}, 10, "look like codes with more in the cell"),
+        ({"0389": "A41.9+ H36.0*"}, 10, "look like two codes in a cell"),
+        ({"0389": "ICD10:A41.9"}, 10, "look like codes behind a word"),
         ({}, "LOCAL", "look like codes of a version that is neither 9 nor 10"),
         (
             {"0389": "sepsis", "5849": "renal failure"},
             10,
-            "(not like a code) (16), (not like a code) (16); 100% of them",
+            "ingest.max_unmapped (0.05): (not like a code) (32); 100% of them",
         ),
     ],
 )
