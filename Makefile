@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Where torch's CPU builds are on Linux; empty where pip finds them anyway.
 TORCH_CPU ?= --extra-index-url https://download.pytorch.org/whl/cpu
 
-.PHONY: install demo test test-vllm test-faults lint audit resolve format bench bench-prompts clean
+.PHONY: install demo test test-vllm test-skypilot test-faults lint audit resolve format bench bench-prompts clean
 
 install: $(VENV)/installed
 
@@ -34,6 +34,15 @@ test-vllm: .venv-vllm/installed  ## the vLLM engine's contract, with a CPU build
 	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	.venv-vllm/bin/pip install --quiet --disable-pip-version-check peft==0.21.2 pyarrow pyyaml scikit-learn pytest pytest-timeout hypothesis
 	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+# SkyPilot's 90 packages stay in an environment of their own.
+test-skypilot: install .venv-skypilot/installed  ## cluster/deploy/skypilot.yaml against SkyPilot's own schema
+	$(BIN)/python -m pytest tests/deploy/test_skypilot.py
+
+.venv-skypilot/installed:
+	$(PYTHON) -m venv .venv-skypilot
+	.venv-skypilot/bin/pip install --quiet --disable-pip-version-check skypilot==0.14.1
 	touch $@
 
 test-faults: install  ## what is killed, drained, torn or full, on real local clusters; 17 minutes on 2 cores, mostly waiting
@@ -77,4 +86,4 @@ bench-prompts: install .venv-dashscope/installed .venv-llamafactory/installed  #
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-vllm .venv-dashscope .venv-llamafactory results/demo
+	rm -rf $(VENV) .venv-vllm .venv-skypilot .venv-dashscope .venv-llamafactory results/demo

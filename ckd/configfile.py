@@ -17,6 +17,9 @@ from ckd.yamltext import as_written, compose, entries, line, number, plain, scal
 # user:password@ behind ://, or pyarrow's own options for keys
 _SECRET = re.compile(r"(\w[\w+.-]*)://(?:[^\s/@]*:[^\s@]*@|\S*[?&](?:access_key|secret_key|session_token)=)")
 
+# The names that Azure's storage has in URLs of Hadoop, fsspec and pyarrow, and its own addresses.
+_AZURE = re.compile(r"\b(abfss?|az|azure|adl|wasbs?)://|\b(https?)://[\w.-]+\.(?:blob|dfs|file)\.core\.windows\.net")
+
 
 def load(path: str | None, overrides: Sequence[str] = (), text: str | None = None) -> Config:
     """Read a YAML file (None: only defaults), or its `text` where it is known, and apply dotted `key=value` overrides.
@@ -31,23 +34,32 @@ def load(path: str | None, overrides: Sequence[str] = (), text: str | None = Non
     values = _value(root, Config, where) if root else {}
     given: dict[tuple[str, ...], str] = {}
     for override in overrides:
-        require_no_secret(override, f"{override.partition('=')[0]}: ")
+        require_usable_url(override, f"{override.partition('=')[0]}: ")
         _apply(values, override, given)
     for found in _texts(values):
-        require_no_secret(found, f"{path}: ")
+        require_usable_url(found, f"{path}: ")
     try:
         return Config.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_describe(error, path, root, given)) from None
 
 
-def require_no_secret(text: str, where: str = "") -> None:
-    """Raise ConfigError, which does not show it, for a URL with credentials: URLs stand in logs and jobs."""
+def require_usable_url(text: str, where: str = "") -> None:
+    """Raise ConfigError, which does not show it, for a URL with credentials, or of Azure's storage, which nobody tried.
+
+    URLs stand in logs and jobs, and pyarrow would take an Azure one.
+    """
     found = _SECRET.search(text)
     if found:
         raise ConfigError(
             f"{where}{found[1]}://…: a URL with credentials in it, not shown here; expected {found[1]}://bucket/folder "
             "and the credentials in the environment (docs/storage.md)"
+        )
+    azure = _AZURE.search(text)
+    if azure:
+        raise ConfigError(
+            f"{where}{azure[1] or azure[2]}://…: Azure's storage is not supported; expected s3://bucket/folder, "
+            "gs://bucket/folder or a folder, on a cluster one that all machines mount (docs/storage.md)"
         )
 
 

@@ -13,7 +13,7 @@ from contextlib import nullcontext, suppress
 
 from ckd import __version__
 from ckd.config import Config
-from ckd.configfile import dump, load, require_no_secret
+from ckd.configfile import dump, load, require_usable_url
 from ckd.errors import CkdError
 from ckd.heartbeat import heard
 from ckd.section import place
@@ -44,7 +44,7 @@ def _main(words: Sequence[str], stop: Stop) -> int:
     try:
         settle()
         for word in words:
-            require_no_secret(word, word.partition("=")[0] + ": " if "=" in word.partition("://")[0] else "")
+            require_usable_url(word, word.partition("=")[0] + ": " if "=" in word.partition("://")[0] else "")
         arguments = _parse([_at_home(word) for word in words])
         for line in told(take_out()):
             sys.stderr.write(f"ckd: {line}\n")

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ckd.configfile import require_usable_url
 from ckd.errors import ConfigError, UnreachableError
 from ckd.store.refusals import reason, remedy, without_text
 
@@ -41,6 +42,7 @@ def resolve(path: str) -> tuple["fs.FileSystem", str]:
 
     if is_local(path):
         return fs.LocalFileSystem(), str(Path(path).absolute())
+    require_usable_url(path)
     match = _URL.fullmatch(path)
     scheme, host = (match[1], match[2]) if match else ("", "")
     if scheme in {"s3", "gs", "gcs"}:
@@ -53,7 +55,7 @@ def resolve(path: str) -> tuple["fs.FileSystem", str]:
         if "//" in inside:
             raise ConfigError(f"{path}: two slashes in a row, where a folder would have no name; expected one")
         return (_s3(host) if scheme == "s3" else _gcs(_endpoint("STORAGE_EMULATOR_HOST"))), inside
-    try:  # whatever else pyarrow has (file://, hdfs://, abfs://): not tried, not promised
+    try:  # whatever else pyarrow has (file://, hdfs://): not tried, not promised
         filesystem, inside = fs.FileSystem.from_uri(path)
     except (ValueError, OSError) as error:
         shown = path if "@" not in path else f"{scheme}://…"  # what stands before an @ may be a password
