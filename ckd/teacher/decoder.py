@@ -30,9 +30,10 @@ def load_decoder(config: TeacherConfig, source: Source, device: torch.device) ->
     """
     tokenizer, settings = load_tokenizer(source), load_settings(source)
     stored = settings.dtype
-    model = _load(source, settings, config, device_map=config.device_map if _spread(config, device) else None)
-    require_rows(source, tokenizer, model)
-    causal = model if _spread(config, device) else model.to(device)
+    # Each tensor goes from its file to where it is computed: no copy of the model in this machine's memory.
+    place = config.device_map if _spread(config, device) else {"": device}
+    causal = _load(source, settings, config, device_map=place)
+    require_rows(source, tokenizer, causal)
     require_finite(source, causal.base_model)
     notes = _dtype_notes(config, stored, causal.base_model)
     if config.adapter:
@@ -76,7 +77,7 @@ def _spread(config: TeacherConfig, device: torch.device) -> bool:
     return bool(config.device_map) and device.type == "cuda"
 
 
-def _load(source: Source, settings: Any, config: TeacherConfig, device_map: str | None) -> Any:
+def _load(source: Source, settings: Any, config: TeacherConfig, device_map: str | dict[str, Any]) -> Any:
     """The causal model; only its lm_head, which is never computed, may be missing."""
     return load_model(
         source,
