@@ -13,6 +13,7 @@ import yaml
 from ckd.errors import ConfigError
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where it is there: 283 labels take .6 s without
+_MOST_NODES = 1_000_000  # a few lines of aliases of aliases would fill the memory
 _MERGE = "tag:yaml.org,2002:merge"
 _OF_ANOTHER_BASE = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")  # octal and base 60
 
@@ -20,11 +21,28 @@ _OF_ANOTHER_BASE = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-
 def compose(text: str, path: str) -> yaml.Node | None:
     """The file's nodes; None for an empty one. Raises ConfigError with file:line."""
     try:
-        return yaml.compose(text, Loader=_LOADER)
+        root = yaml.compose(text, Loader=_LOADER)
+        nodes = _written_out(root, {}) if root else 0
+    except RecursionError:
+        raise ConfigError(
+            f"{path}:1: nested too deeply, or an alias (*) stands inside of what it names; write it without"
+        ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line, problem = mark.line + 1 if mark else 1, getattr(error, "problem", "unreadable")
         raise ConfigError(f"{path}:{line}: not YAML ({problem}); mend that line") from None
+    if nodes > _MOST_NODES:
+        raise ConfigError(f"{path}:1: {nodes:,} values with its aliases (*) written out; expected {_MOST_NODES:,}")
+    return root
+
+
+def _written_out(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many nodes there are with each alias written out. Raises RecursionError for one inside of what it names."""
+    if id(node) not in known:
+        inside = node.value if isinstance(node, yaml.CollectionNode) else ()
+        parts = [part for each in inside for part in (each if isinstance(each, tuple) else (each,))]
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in parts)
+    return known[id(node)]
 
 
 def entries(node: yaml.MappingNode, path: str) -> Iterator[tuple[str, yaml.Node]]:

@@ -40,6 +40,14 @@ class UnknownLabelError(ValueError):
         self.position = position
 
 
+class LabelError(ValueError):
+    """What is wrong with a label beside the others: its place among them."""
+
+    def __init__(self, place: int, message: str) -> None:
+        super().__init__(message)
+        self.place = place
+
+
 class Codes(Section):
     """ICD codes: prefixes, or ranges of prefixes with both ends in. Points in codes do not count."""
 
@@ -75,8 +83,11 @@ class Label(Section):
 
     @model_validator(mode="after")
     def _one_meaning(self) -> Self:
-        if "," in self.name or ";" in self.name[-1:] or self.name != self.name.strip() or "\n" in self.name:
-            raise ValueError("a name has no comma, no line break and no blanks at its ends: an output lists names")
+        if "," in self.name or ";" in self.name[-1:] or self.name != self.name.strip() or not self.name.isprintable():
+            raise ValueError(
+                "a name has no comma, no line break, no invisible character and no blanks at its ends: an output lists "
+                "names"
+            )
         if self.name == NO_LABEL:
             raise ValueError(f'"{NO_LABEL}" stands for no label; choose another name')
         kinds = [kind for kind in KINDS if getattr(self, kind)]
@@ -111,12 +122,14 @@ class Task(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         seen: set[str] = set()
-        for label in self.labels:
+        for place, label in enumerate(self.labels):
             if label.name in seen:
-                raise ValueError(f"two labels are named '{label.name}'")
+                raise LabelError(place, f"two labels are named '{label.name}'")
             unknown = [name for name in label.any_of if name not in seen]
             if unknown:
-                raise ValueError(f"label '{label.name}': any_of names '{unknown[0]}', which is no label above it")
+                raise LabelError(
+                    place, f"label '{label.name}': any_of names '{unknown[0]}', which is no label above it"
+                )
             seen.add(label.name)
         if "{labels}" in self.instruction and len(self.labels) > NAMED_LABELS:
             raise ValueError(

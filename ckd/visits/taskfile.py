@@ -2,6 +2,8 @@
 
 import csv
 import io
+import re
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,11 +14,18 @@ from ckd.config import TaskConfig
 from ckd.errors import ConfigError
 from ckd.section import place
 from ckd.visits.labels import CCS25
-from ckd.visits.task import Task
+from ckd.visits.task import MOST_LABELS, LabelError, Task
 from ckd.yamltext import as_written, compose
 from ckd.yamltext import line as line_of
 
 _FOLDER = files("ckd.visits") / "tasks"
+_CODE = re.compile(r"[A-Za-z0-9]+(\.[A-Za-z0-9]*)?")  # a whole one
+_EXPECTED = {  # in place of pydantic's words, which name types of Python
+    "tuple_type": "expected a list, in brackets or one line each",
+    "model_type": "expected keys and values",
+    "string_pattern_mismatch": "expected a prefix such as N17.1, or a range such as I20-I25",
+    "too_long": f"expected at most {MOST_LABELS:,} labels",
+}
 _VERSIONS = {"9": "9", "10": "10", "icd9": "9", "icd10": "10"}
 
 
@@ -54,7 +63,9 @@ def _parsed(text: str, path: str, folder: Path) -> Task:
     for number, label in enumerate(values.get("labels") or ()):
         if isinstance(label, dict) and label.get("codes"):
             where = f"{path}:{line_of(root, ('labels', number, 'codes'))}"
-            label["codes"] = _codes(folder / _file(str(label["codes"]), where), where)
+            if not isinstance(label["codes"], str):
+                raise ConfigError(f"{where}: codes names a CSV file; codes and ranges go into icd9 or icd10")
+            label["codes"] = _codes(folder / _file(label["codes"], where), where)
     try:
         return Task.model_validate(values)
     except ValidationError as error:
@@ -63,7 +74,9 @@ def _parsed(text: str, path: str, folder: Path) -> Task:
 
 def _described(error: ValidationError, root: yaml.Node | None, path: str) -> str:
     first = error.errors(include_url=False)[0]
-    keys = tuple(first["loc"])
+    keys, cause = tuple(first["loc"]), first.get("ctx", {}).get("error")
+    if isinstance(cause, LabelError):
+        keys = ("labels", cause.place)
     where = ".".join(str(key + 1 if isinstance(key, int) else key) for key in keys)
     line = f"{path}:{line_of(root, keys)}"
     if first["type"] == "extra_forbidden":
@@ -71,7 +84,9 @@ def _described(error: ValidationError, root: yaml.Node | None, path: str) -> str
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] in ("missing", "value_error"):
         return f"{line}: {where + ': ' if where else ''}{message}"
-    return f"{line}: {where}: {message} (found {first['input']!r})"
+    found = f" (found {first['input']!r})" if isinstance(first["input"], str) else ""
+    expected = message if keys == ("name",) else _EXPECTED.get(first["type"], message)
+    return f"{line}: {where}: {expected}{found}"
 
 
 def _file(name: str, where: str) -> str:
@@ -85,17 +100,31 @@ def _codes(path: Path, where: str) -> list[tuple[str, str]]:
     """The rows of a code list: columns code and version (9 or 10), others are not read."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the name
         raise ConfigError(f"{where}: {path} cannot be read ({type(error).__name__}); expected a UTF-8 CSV") from None
     rows = csv.DictReader(io.StringIO(text))
-    if not {"code", "version"} <= set(rows.fieldnames or ()):
-        raise ConfigError(f"{path}:1: no columns code and version; expected a CSV with both, version 9 or 10")
-    found = []
+    try:
+        found = set(_listed(rows, path))
+    except csv.Error as error:
+        raise ConfigError(f"{path}:{rows.line_num}: not CSV ({error}); mend that line") from None
+    if not found:
+        raise ConfigError(f"{path}:1: lists no code; expected one code per line")
+    return sorted(found)
+
+
+def _listed(rows: "csv.DictReader[str]", path: Path) -> Iterator[tuple[str, str]]:
+    header = list(rows.fieldnames or ())
+    if header.count("code") != 1 or header.count("version") != 1:
+        raise ConfigError(
+            f"{path}:1: no columns code and version; expected both, once, separated by commas, version 9 or 10"
+        )
     for row in rows:
         code, version = (row["code"] or "").strip(), (row["version"] or "").strip().lower().replace("-", "")
         if not code or version not in _VERSIONS:
             raise ConfigError(f"{path}:{rows.line_num}: expected a code and a version, 9 or 10")
-        found.append((code, _VERSIONS[version]))
-    if not found:
-        raise ConfigError(f"{path}:1: lists no code; expected one code per line")
-    return sorted(set(found))
+        if not _CODE.fullmatch(code):
+            raise ConfigError(
+                f"{path}:{rows.line_num}: not a whole code of letters, digits and a point; prefixes and ranges go into "
+                "icd9 or icd10 of the labels.yaml"
+            )
+        yield code, _VERSIONS[version]

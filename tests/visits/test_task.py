@@ -3,6 +3,7 @@
 import json
 import pickle
 from dataclasses import replace
+from itertools import pairwise
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -92,18 +93,21 @@ def test_the_built_in_tasks_are_read_and_ccs25_is_the_public_one():
     assert load_task(TaskConfig()) is CCS25 and CCS25.question == INSTRUCTION and len(CCS25) == 25
 
 
+BOMB = "a: &a [x, x]\n" + "".join(f"{n}: &{n} [*{m}, *{m}, *{m}, *{m}]\n" for m, n in pairwise("abcdefghijklmnop"))
+
+
 @pytest.mark.parametrize(
     ("wrong", "where", "why"),
     [
         ("name: t\nlabels:\n  - name: A\n", ":3", "says not what it means"),
-        ("name: t\nlabels:\n  - name: A\n    ccs: [1]\n  - name: A\n    ccs: [2]\n", "", "two labels are named 'A'"),
+        ("name: t\nlabels:\n  - name: A\n    ccs: [1]\n  - name: A\n    ccs: [2]\n", ":5", "two labels are named 'A'"),
         ("name: t\nlabels:\n  - name: A, B\n    ccs: [1]\n", ":3", "no comma"),
         ("name: t\nlabels:\n  - name: None\n    ccs: [1]\n", ":3", "stands for no label"),
         ("name: t\nlabels:\n  - name: A\n    ccs: [x]\n", ":4", "integer"),
         ("name: t\nlabels:\n  - name: A\n    icd11: [1]\n", ":4", "unknown key 'icd11'"),
-        ("name: t\nlabels:\n  - name: A\n    icd10: ['E1*']\n", ":4", "pattern"),
+        ("name: t\nlabels:\n  - name: A\n    icd10: ['E1*']\n", ":4", "prefix such as N17.1, or a range"),
         ("name: t\nlabels:\n  - name: A\n    readmission_days: 30\n    ccs: [1]\n", ":3", "two things at once"),
-        ("name: t\nlabels:\n  - name: A\n    any_of: [B]\n", "", "'B', which is no label above it"),
+        ("name: t\nlabels:\n  - name: A\n    any_of: [B]\n", ":3", "'B', which is no label above it"),
         ("name: t\nlabels:\n  - name: A\n    icd10: [I25-I20]\n", ":3", "the range I25-I20 ends before it begins"),
         (
             "name: t\nlabels:\n  - {name: A, ccs: [1]}\n  - {name: B, any_of: [A], within_days: 9}\n",
@@ -115,8 +119,22 @@ def test_the_built_in_tasks_are_read_and_ccs25_is_the_public_one():
         ("name: t\nname: u\nlabels: []\n", ":2", "stands twice"),
         ("name: t\nlabels: []\n", ":2", "at least 1"),
         ("- a\n", ":1", "no mapping"),
+        ("name: t\nlabels: {a: b}\n", ":2", "labels: expected a list"),
+        ("name: t\nlabels: [a]\n", ":2", "labels.1: expected keys and values (found 'a')"),
+        ("name: t\nlabels:\n" + "  - {name: A, ccs: [1]}\n" * 1001, ":2", "labels: expected at most 1,000 labels"),
+        ("name: t\nlabels:\n  - {name: A, ccs: 158}\n", ":3", "labels.1.ccs: expected a list"),
+        ("name: t\nlabels:\n  - {name: A, codes: [N17]}\n", ":3", "codes names a CSV file"),
+        ('name: t\nlabels:\n  - {name: A, codes: "a\\0"}\n', ":3", "cannot be read"),
+        ('name: t\nlabels:\n  - {name: "A\\LB", ccs: [1]}\n', ":3", "no invisible character"),
+        ('name: t\nlabels:\n  - {name: "\\uFEFFA", ccs: [1]}\n', ":3", "no invisible character"),
+        ("name: t\nlabels:\n  - &a {name: A, any_of: [B]}\n  - {name: B, any_of: [A]}\n", ":3", "no label above it"),
+        ("name: t\nlabels: &a\n  - *a\n", ":1", "an alias (*) stands inside of what it names"),
+        ("&a {name: t, labels: *a}", ":1", "an alias (*) stands inside of what it names"),
+        ("a: " + "[" * 2000 + "]" * 2000, ":", ""),
+        (BOMB, ":1", "values with its aliases (*) written out"),
         ("name: [\n", ":2", "not YAML"),
     ],
+    ids=lambda text: text[:40],
 )
 def test_a_mistake_is_named_with_its_line(tmp_path, wrong, where, why):
     with pytest.raises(ConfigError, match=f"labels.yaml{where}") as caught:
@@ -128,6 +146,38 @@ def test_a_code_list_without_a_version_is_named_with_its_line(tmp_path):
     (tmp_path / "c.csv").write_text("code,version\nA41,10\nB20,\n")
     with pytest.raises(ConfigError, match=r"c\.csv:3: expected a code and a version"):
         task_of(tmp_path, "name: t\nlabels:\n  - {name: One, codes: c.csv}\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"code;version\nN17;10\n", ":1: no columns code and version; expected both, once, separated by commas"),
+        (b"code,version,code\nN17,10,N18\n", ":1: no columns code and version"),
+        (b"code,version\nN17,10\nN17-N19,10\n", ":3: not a whole code"),
+        (b"code,version\nN17*,10\n", ":2: not a whole code"),
+        (b"code,version\nN 17,10\n", ":2: not a whole code"),
+        (b"code,version\nN17\n", ":2: expected a code and a version"),
+        (b"code,version\n" + b"x" * 200_000 + b",10\n", ":1: not CSV (field larger"),
+        ("code,version,title\nN17,10,Sj\u00f6gren\n".encode("latin-1"), " cannot be read (UnicodeDecodeError)"),
+        (b"code,version\n", ":1: lists no code"),
+    ],
+)
+def test_a_code_list_of_other_people_is_refused_with_its_line(tmp_path, content, says):
+    (tmp_path / "c.csv").write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        task_of(tmp_path, "name: t\nlabels:\n  - {name: One, codes: c.csv}\n")
+    assert f"c.csv{says}" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_files_of_other_people_that_can_be_read_are(tmp_path):
+    (tmp_path / "c.csv").write_bytes(
+        b"\xef\xbb\xbftitle,code,version\r\nx,N17.9,ICD-10\r\nx,N17.9,10\r\n\r\ny,5849,icd9,z\r\n"
+    )
+    labels = "  - &a {name: 123, codes: c.csv}\n  - {<<: *a, name: heart}\n  - {name: Heart, codes: c.csv}\n"
+    text = f"\ufeffname: t\nlabels:\n{labels}"
+    task = task_of(tmp_path, text.replace("\n", "\r\n"))
+    assert task.names == ("123", "heart", "Heart")
+    assert {label.codes for label in task.labels} == {(("5849", "9"), ("N17.9", "10"))}
 
 
 def test_no_such_task_is_told_which_there_are():
