@@ -1,6 +1,7 @@
 """What the configuration's sections are made of: frozen models, places, and a number of workers as a value."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -46,6 +47,9 @@ class Workers(Section):
         return str(self.min) if self.min == self.max else f"{self.min}..{self.max}"
 
 
+MADE_HOME = "ckd-home-"  # begins the name of a temporary one, which a command takes where there is none
+
+
 def place(value: str) -> str:
     """A path or URL with `~` and `~user` as the home folder, which no shell has put in behind `=` or in a file.
 
@@ -54,13 +58,11 @@ def place(value: str) -> str:
     value = value.removeprefix("file://")
     if not value.startswith("~"):
         return value
-    try:
-        return str(Path(value).expanduser())
-    except RuntimeError:
-        first = value.partition("/")[0]
-        raise ValueError(
-            f"no home folder is known for {first}; write the whole path (or ./{value} for such a name)"
-        ) from None
+    first = value.partition("/")[0]
+    with suppress(RuntimeError):
+        if not Path(first).expanduser().name.startswith(MADE_HOME):
+            return str(Path(value).expanduser())
+    raise ValueError(f"no home folder is known for {first}; write the whole path (or ./{value} for such a name)")
 
 
 Place = Annotated[str, AfterValidator(place)]  # a path or URL

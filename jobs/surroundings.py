@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ckd.errors import ConfigError
+from ckd.section import MADE_HOME
 from ckd.store.folders import can_be_made, private_folder
 from cluster.local import LEAST_FILES, SHARED_MEMORY, can_write
 
@@ -38,7 +39,7 @@ def settle() -> None:
 def wants() -> Iterator[str]:
     """What is missing around this process and what to do, each with its variable or limit."""
     home = os.environ.get("HOME", "")
-    if Path(home).name.startswith("ckd-home-"):
+    if Path(home).name.startswith(MADE_HOME):
         yield f"HOME is not set and user {os.getuid()} has none, so {home} is taken; set HOME to a folder that stays"
     elif not can_be_made(Path(home)):
         yield f"HOME={home} cannot be written; set HOME, or XDG_CACHE_HOME and HF_HOME, to where models may lie"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ckd.section import place
 from ckd.store import folders
 from ckd.store.folders import cache_folder, private_folder
 from jobs import surroundings
@@ -77,6 +78,8 @@ def test_a_user_without_home_and_name_gets_a_private_one(nowhere, monkeypatch, t
     assert os.environ["HOME"] == str(home) and stat.S_IMODE(home.stat().st_mode) == 0o700
     assert getpass.getuser() == f"uid-{os.getuid()}"
     assert cache_folder() == home / ".cache" / "ckd"
+    with pytest.raises(ValueError, match="no home folder is known for ~"):
+        place("~/results")  # which would be lost with the temporary folder
     assert [line for line in surroundings.wants() if line.startswith("HOME is not set") and "set HOME" in line]
 
 
@@ -125,10 +128,10 @@ def test_closed_outputs_lose_what_is_said_and_nothing_else(tmp_path):
 
 
 def test_a_name_that_the_output_cannot_show_is_no_reason_to_stop(tmp_path):
-    words = ("run", "--dry-run", f"run.results={tmp_path}", "data.train=ärzte.json")
+    words = ("synth", "--patients", "1", "--out", f"{tmp_path}/ärzte")
     code, out, said = command(*words, PYTHONIOENCODING="ascii", LC_ALL="C")
     assert (code, said) == (0, "")
-    assert "to do: read \\xe4rzte.json" in out
+    assert f"in {tmp_path}/\\xe4rzte" in out
 
 
 @pytest.mark.skipif(not ROOT, reason="only root may mount")
