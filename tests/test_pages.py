@@ -25,6 +25,7 @@ import pytest
 from ckd.config import TaskConfig
 from ckd.configfile import load
 from ckd.predict.serving.schema import PredictRequest
+from ckd.store.files import write_bytes
 from ckd.visits.taskfile import load_task
 from jobs import serve
 from jobs.cli import main
@@ -41,6 +42,7 @@ WAYS = {
     r"ckd serve ": "run",
     r"curl -s http://127\.0\.0\.1": "run",
     r"ckd (run|demo|embed|train-student|submit) ": "dry",
+    r"ckd doctor ": "says what this machine lacks; tests/jobs/test_doctor.py does so on several",
     r"make \S": "dry",
     r"ray (up|down|dashboard) ": "starts, ends or asks machines of a cloud; tests/deploy checks the files",
     r"(tr -d .*\| )?kubectl ": "needs a Kubernetes cluster; tests/deploy checks the files",
@@ -88,7 +90,7 @@ def test_every_command_has_a_way_and_every_other_block_a_language():
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory, teacher_folder):
     """What the pages' commands find: hospital tables of every kind, a cohort and its JSONL, tiny models, a student."""
     from tests.predict.scored_student import make_student
     from tests.student.student_cohort import make_base
@@ -105,6 +107,8 @@ def made(tmp_path_factory):
     with contextlib.chdir(folder):
         assert main(["ingest", "tables", "sources/tables", "--out", "data/cohort"]) == 0
         assert main(["export", "jsonl", "data/cohort", "--out", "data"]) == 0
+    shutil.copytree(Path(teacher_folder, "base"), folder / "teacher")
+    shutil.copytree(Path(teacher_folder, "adapter"), folder / "lora" / "model")
     make_base(folder / "bert-base-uncased")
     make_student(folder / "made")
     shutil.copytree(folder / "made" / "student", folder / "results" / "default" / "student")
@@ -278,12 +282,14 @@ def exported_model(place):
 
 
 @contextlib.contextmanager
-def object_store(_):
-    """An S3 server with a bucket named as on the page, and nothing in it."""
+def object_store(place):
+    """An S3 server with a bucket named as on the page, and the cohort in it."""
     with s3_server() as port, pytest.MonkeyPatch.context() as environment:
         environment.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
         environment.setenv("AWS_ACCESS_KEY_ID", "test")
         environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        for path in (place / "data" / "cohort").iterdir():
+            write_bytes(f"s3://bucket/cohort/{path.name}", path.read_bytes())
         yield
 
 
