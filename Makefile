@@ -45,7 +45,7 @@ test-skypilot: install .venv-skypilot/installed  ## cluster/deploy/skypilot.yaml
 	.venv-skypilot/bin/pip install --quiet --disable-pip-version-check skypilot==0.14.1
 	touch $@
 
-test-faults: install  ## what is killed, drained, torn or full, on real local clusters; 17 minutes on 2 cores, mostly waiting
+test-faults: install  ## what is killed, drained, torn or full, on real local clusters; 19 minutes on 2 cores, mostly waiting
 	$(BIN)/python -m pytest -m faults
 
 lint: install  ## style, types, layers, security

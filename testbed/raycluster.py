@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from testbed import scaling as autoscaler
+from testbed.hosts import Hosts
 from testbed.ports import free_port
 from testbed.raynode import Node, end_tree
 
@@ -58,6 +59,7 @@ class Cluster:
         dashboard: bool = False,
         scaling: dict | None = None,
         cpus: float = 1,
+        hosts: Hosts | None = None,
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="ckd", dir="/tmp"))  # short: a socket's path has 107 characters
         self.port, self.dashboard_port = free_port(), free_port() if dashboard else 0
@@ -65,7 +67,8 @@ class Cluster:
         self.drivers: list[subprocess.Popen] = []
         self.count = 0
         self.settings = {**SETTINGS, **(settings or {}), "PYTHONPATH": str(CHECKOUT)}
-        self.address = f"{own_ip()}:{self.port}"
+        self.hosts = hosts  # where every node, by its name, is a machine with an address of its own
+        self.address = f"{hosts.addresses[HEAD] if hosts else own_ip()}:{self.port}"
         words = ["--head", f"--port={self.port}", f"--include-dashboard={str(dashboard).lower()}"]
         words += [f"--ray-client-server-port={free_port()}", "--dashboard-agent-listen-port=0"]
         if dashboard:
@@ -158,7 +161,8 @@ class Cluster:
         """A process connected to this cluster, python and `words`; its output in `log`. It ends with the cluster."""
         out = (log or self.folder / f"driver-{time.time_ns()}.log").open("a")
         where = {"stdout": out, "stderr": subprocess.STDOUT, "cwd": cwd, "env": {**self.environment, **more}}
-        started = subprocess.Popen((sys.executable, *words), start_new_session=True, **where)
+        place = self.hosts.inside(HEAD) if self.hosts else []
+        started = subprocess.Popen((*place, sys.executable, *words), start_new_session=True, **where)
         self.drivers.append(started)
         return started
 
@@ -185,7 +189,11 @@ class Cluster:
         environment = {**self.environment, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": node_id, **identity}
         environment.pop("RAY_ADDRESS")
         where = {"stdout": log.open("w"), "stderr": subprocess.STDOUT, "env": environment}
-        process = subprocess.Popen([*RAY, *words], start_new_session=True, **where)
+        place = []
+        if self.hosts:
+            place = self.hosts.inside(name)
+            words.append(f"--node-ip-address={self.hosts.addresses[name]}")
+        process = subprocess.Popen([*place, *RAY, *words], start_new_session=True, **where)
         self.nodes[name] = Node(name, node_id, process, log)
         if name == HEAD:
             until(lambda: "--address=" in log.read_text() or process.poll() is not None, 60, f"head starts: {log}")

@@ -165,9 +165,9 @@ def make_inputs(folder):
     save_file({"weight": np.zeros(1, np.float32)}, folder / "base/model.safetensors")
 
 
-def parts(folder):
-    """Every part's bytes of both stages."""
-    root = f"{folder}/results/t/artifacts"
+def parts(folder, root=""):
+    """Every part's bytes of both stages, below the run's folder or another `root`."""
+    root = root or f"{folder}/results/t/artifacts"
     names = {
         f"{stage}/{name}" for stage in ("visits", "embeddings") for name in list_files(f"{root}/{stage}", ".parquet")
     }

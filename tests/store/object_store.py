@@ -22,11 +22,11 @@ _HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "expect"}
 
 
 @contextmanager
-def s3_server():
+def s3_server(host="127.0.0.1"):
     """Yields the port of an S3 server that has an empty bucket."""
     port = free_port()
-    with _running([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port):
-        urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/{BUCKET}", method="PUT"))
+    with _running([sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)], port, host):
+        urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/{BUCKET}", method="PUT"))
         yield port
 
 
@@ -40,11 +40,11 @@ def gcs_server():
 
 
 @contextmanager
-def _running(command, port):
+def _running(command, port, host="127.0.0.1"):
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 60
-        while not _listens(port):
+        while not _listens(port, host):
             assert server.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         yield
@@ -145,6 +145,6 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def _listens(port):
+def _listens(port, host):
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((host, port)) == 0
