@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from ckd.config import Config
 from ckd.configfile import dump, load
 from ckd.errors import CkdError
 from ckd.store.files import delete, exists, join, read_bytes, write_bytes
+from ckd.store.filesystems import is_local
 
 FILE = "config.yaml"
 _INPUTS = ("train", "tuning", "held_out")
@@ -29,6 +31,9 @@ def saving(config: Config) -> Iterator[None]:
             _replace(path, before, now)
         elif before is None:
             delete(path)
+            with suppress(OSError):  # of a folder that was there already, with other files
+                if is_local(path):
+                    Path(config.run.folder).rmdir()
         raise
     except KeyboardInterrupt:
         _replace(path, before, now)

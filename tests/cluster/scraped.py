@@ -51,6 +51,7 @@ def main(port, folder):
         map_worker(console, "embed", partial(Worker, folder=folder), shards, workers=Workers(min=1, max=1))
     except IncompleteError as error:
         console.say(str(error))
+    console.event("spend", stage="embed", attempt="a", spent=1.5, total=2.5)
     reports = Reports(console)
     reports(
         {

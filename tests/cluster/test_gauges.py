@@ -53,6 +53,7 @@ def test_the_page_tells_the_run_as_it_was(page):
     assert value("ckd_tokens_per_second", **embed) == pytest.approx(
         7 * value("ckd_visits_per_second", **embed), rel=0.01
     )
+    assert value("ckd_spent", stage="embed") == 2.5
     assert value("ckd_preemptions") == value("ckd_nodes_lost") == 0
     student = {
         "ckd_student_step": 5,

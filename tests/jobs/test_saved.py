@@ -40,6 +40,7 @@ def test_what_was_refused_does_not_stay_and_what_stopped_does(started, error, ke
         with pytest.raises(error), saving(load(None, [*words, "seed=9"])):
             raise error("x")
         assert file.exists() == (bool(before) or kept == 9)
+        assert file.parent.exists() == file.exists()
         if file.exists():
             assert load(str(file)).seed == kept
             file.unlink()
