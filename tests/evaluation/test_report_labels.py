@@ -18,6 +18,7 @@ from ckd.evaluation.report.content import MOST_SHOWN, gather
 from ckd.evaluation.report.drawing import short
 from ckd.evaluation.report.figures import draw_all
 from ckd.evaluation.report.page import render
+from ckd.evaluation.report.svg import inline, style
 from ckd.evaluation.wording import meanings
 from ckd.store.artifacts import FolderArtifact
 from ckd.visits.task import Task
@@ -135,6 +136,13 @@ def test_names_of_any_length_have_room(many, html):
     assert all(len(name) <= 46 for name in names) and len(short(LONG)) == 46
     for title in re.findall(r'<g id="roc-text_\d+">(.*?)</g>', html, re.DOTALL):
         assert title.count("<tspan") <= 2
+
+
+def test_a_name_with_dollar_signs_is_no_formula():
+    with style() as figures:
+        figure = figures()
+        figure.suptitle(r"costs from $5 to $\frac")
+        assert r"costs from $5 to $\frac" in inline(figure, "costs", "costs")
 
 
 def test_figures_are_those_of_the_known_cells(many):

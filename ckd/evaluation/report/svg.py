@@ -57,6 +57,7 @@ def style() -> Iterator[Any]:
         "legend.frameon": False,
         "lines.linewidth": 1.4,
         "path.simplify": True,
+        "text.parse_math": False,  # a label's name may have two dollar signs and is no formula
     }
     with mpl.rc_context(settings):
         yield Figure
