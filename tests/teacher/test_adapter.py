@@ -123,7 +123,7 @@ def test_the_driver_and_the_doctor_refuse_before_a_worker_is_asked_for(adapter, 
     config, *_ = embedded(tmp_path, visits(["train"] * 4), overrides=named)
     with pytest.raises(ConfigError, match="it is PREFIX_TUNING"):
         teacher_fields(config)
-    assert machine._models(config)["teacher.adapter"].startswith(f"!teacher.adapter={adapter}: it is PREFIX_TUNING")
+    assert machine._models(config)[0]["teacher.adapter"].startswith(f"!teacher.adapter={adapter}: it is PREFIX_TUNING")
 
 
 def test_the_driver_refuses_what_vllm_would_apply_in_part(adapter, teacher_folder, tmp_path):
