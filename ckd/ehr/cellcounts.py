@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ckd.ehr.canonical import BY_TIME, SEVERAL
+from ckd.ehr.plain import DIED
 from ckd.ehr.source import Source
 from ckd.ehr.values import TIME_WANTED
 
@@ -44,6 +45,8 @@ def cell_line(e: Mapping[str, Any]) -> str:
     if e["name"] == SEVERAL:
         return f"{where} rows without a visit id lie in several stays and belong to none (first: {e['first']})"
     where += f" cells of column '{e['column']}'"
+    if e["kind"] == EMPTY and e["name"] == DIED:
+        return f"{where} are empty: those patients count as having lived (first: {e['first']})"
     if e["kind"] == EMPTY:
         return f"{where} hold a word for nothing, such as NULL, and count as empty (first: {e['first']})"
     return f"{where} cannot be read and count as empty (first: {e['first']}, {written(e)})"

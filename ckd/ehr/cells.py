@@ -8,7 +8,7 @@ import polars as pl
 
 from ckd.ehr import values
 from ckd.ehr.canonical import CELLS, EMPTY_BITS, ODD, TIME
-from ckd.ehr.plain import FLAGS, IDS, NAMES, NUMBERS, TIMES, plain
+from ckd.ehr.plain import DIED, FLAGS, IDS, NAMES, NUMBERS, TIMES, plain
 from ckd.errors import DataError
 
 _TEXT_ONLY = {"code": " (a number has lost its leading zeros)", "drug": "", "title": ""}
@@ -82,7 +82,9 @@ class Cells:
             given = _given(name, cells)
             value = _value(name, given)
             found.append(value.alias(name))
-            if given.null_count() > cells.null_count():
+            if name == DIED:
+                odd.append(given.is_null().cast(pl.UInt32) * (bit << EMPTY_BITS))
+            elif given.null_count() > cells.null_count():
                 word = given.is_null() & cells.is_not_null() & (cells.cast(pl.String).str.strip_chars() != "")
                 odd.append(word.cast(pl.UInt32) * (bit << EMPTY_BITS))
             if value.null_count():

@@ -63,7 +63,10 @@ class Eicu(Joined):
         found = {"stays": unordered.height, "subjects": unordered["subject_id"].n_unique()}
         what = "have no known order (of one year and age, without a year, or ages against the years)"
         said = f"{found['stays']:,} stays of {found['subjects']:,} patients {what}: they count as '{NO_START}'"
-        return {**super().description, "unordered": found, "notes": [_NO_DATES, said]}
+        notes = [_NO_DATES, said]
+        if silent := int(self._stays["silent"].fill_null(True).sum()):
+            notes.append(f"no hospitaldischargestatus says how {silent:,} stays ended: they count as survived")
+        return {**super().description, "unordered": found, "notes": notes}
 
     def _visits(self) -> pl.LazyFrame:
         return self._stays.lazy().with_columns(
@@ -120,6 +123,7 @@ class Eicu(Joined):
             pl.col(ODD).bitwise_or(),
             pl.col(SUSPECT).any(),
             died=dead.any(),
+            silent=pl.col("status").is_null().all() & ~dead.any(),
             minutes=(pl.col("discharge") - pl.col("admit")).first(),
             subject_id=pl.when(one_patient).then(pl.col("subject_id").first()),
         )

@@ -18,7 +18,7 @@ from ckd.ehr.cells import unread
 from ckd.ehr.codemap import version_key
 from ckd.ehr.csvfile import CsvFile, first_line
 from ckd.ehr.joined import Joined, Raw, looked_up, text, whole
-from ckd.ehr.omop_codes import KEY, NONE, WAYS, CodeBook, chosen, no_code
+from ckd.ehr.omop_codes import KEY, NONE, WAYS, CodeBook, chosen, no_code, notes_of
 from ckd.ehr.omop_concepts import ICD, INPATIENT, NO_RELATIONS, PROCEDURES, Concepts
 from ckd.ehr.parquetfile import ParquetFile
 from ckd.ehr.tabfile import TabFile
@@ -102,8 +102,8 @@ class Omop(Joined):
     def description(self) -> dict[str, Any]:
         """What the cohort's card says of the source: also from where the ICD codes of its rows are."""
         ways = {way: int(self._conditions.filter(pl.col("way") == way)["rows"].sum()) for way in WAYS}
-        said = ", ".join(f"{n:,} {'without' if way == NONE else f'by the {way}'}" for way, n in ways.items())
-        return {**super().description, "codes_by": ways, "notes": [f"ICD codes of the conditions: {said}"]}
+        notes = notes_of(ways, int(self._drugs.filter(pl.col("named").is_null())["rows"].sum()))
+        return {**super().description, "codes_by": ways, "notes": notes}
 
     def beside(self, table: str, index: int) -> dict[str, pl.Expr]:
         """Beside the columns of the layout whether a discharge is a date alone, and a condition's value."""
@@ -117,8 +117,9 @@ class Omop(Joined):
         return found
 
     def column(self, table: str, name: str, place: int) -> str:
-        """As the layout names it; of a time its datetime, if it has one."""
-        return super().column(table, f"{name}_time", place) or super().column(table, name, place)
+        """As the layout names it; of a time its datetime, if that holds something."""
+        date, time = super().column(table, name, place), super().column(table, f"{name}_time", place)
+        return time if time and (not date or self.in_column(time, place) is not None) else date
 
     def read_as(self, table: str, index: int) -> Raw:
         """A time from its datetime, else its date; a birth from year, month and day, so far as there are such."""
@@ -173,7 +174,8 @@ class Omop(Joined):
         return any((normal(code or ""), version_key(version)) in self.own_codes for code, version in codes)
 
     def _medications(self) -> pl.LazyFrame:
-        rows = self._with_name(with_missing(self._of_stays("medications"), {"drug": pl.String()}), "concept", "named")
+        rows = with_missing(self._of_stays("medications"), {"drug": pl.String()})
+        rows = looked_up(rows, self._drugs.select("concept", "named"), "concept")
         return rows.with_columns(drug=pl.coalesce("named", "drug"))
 
     def _procedures(self) -> pl.LazyFrame:
@@ -223,6 +225,13 @@ class Omop(Joined):
         rows = with_missing(self._of_stays("diagnoses"), _NO_CONDITION)
         distinct = rows.group_by(KEY).agg(rows=pl.len()).collect(engine="streaming")
         return chosen(distinct, CodeBook.of(distinct, self._concepts))
+
+    @cached_property
+    def _drugs(self) -> pl.DataFrame:
+        """concept, rows, named: each concept of the drugs of hospital stays; the name is null where there is none."""
+        found = self._of_stays("medications").group_by("concept").agg(rows=pl.len()).collect(engine="streaming")
+        names = self._concepts.of({*found["concept"].drop_nulls().to_list()} - {0})
+        return found.join(names.select(concept="id", named="name"), on="concept", how="left")
 
     @cached_property
     def _named(self) -> dict[str, pl.DataFrame]:

@@ -110,3 +110,13 @@ def no_code(where: str, conditions: pl.DataFrame) -> DataError:
     expected = f"expected source concepts of {', '.join(ICD)}, ICD codes in condition_source_value, a table "
     expected += "concept_relationship that leads to them, or what the codes are in ingest.code_map (docs/tables.md)"
     return DataError(f"{where}: {what}; {expected}")
+
+
+def notes_of(ways: Mapping[str, int], unnamed_drugs: int) -> list[str]:
+    """What a person must read of where codes and names are from. `ways`: rows of conditions by each of WAYS."""
+    said = ", ".join(f"{n:,} {'without' if way == NONE else f'by the {way}'}" for way, n in ways.items())
+    notes = [f"ICD codes of the conditions: {said}"]
+    if unnamed_drugs:
+        what = f"drugs: the concept of {unnamed_drugs:,} rows has no name"
+        notes.append(f"{what}: they are called as drug_source_value says")
+    return notes

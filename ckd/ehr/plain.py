@@ -10,7 +10,8 @@ from ckd.ehr.values import OLDEST, PLAIN_TIME, within
 from ckd.visits.subgroups import NOTHING
 
 Plain = tuple[pl.Expr, pl.Expr]  # what the column is worth, and which of its cells need a closer look
-IDS, FLAGS = ("visit_id", "subject_id"), ("expired", "newborn")
+DIED = "expired"  # of which an empty cell is counted too: nobody says that the patient lived
+IDS, FLAGS = ("visit_id", "subject_id"), (DIED, "newborn")
 TIMES = ("start", "end", "birth", "death", "dod")
 NUMBERS = ("seq", "anchor_age", "anchor_year")
 NAMES = ("age", "sex", "ethnicity", "insurance", "admission_type", "cut")
@@ -24,7 +25,7 @@ def plain(name: str, dtype: pl.DataType) -> Plain | None:
     if name in TIMES and (dtype == pl.Date or (isinstance(dtype, pl.Datetime) and not dtype.time_zone)):
         return cell.cast(TIME), ~within(cell.cast(TIME))
     if name in FLAGS and dtype == pl.Boolean:
-        return cell.fill_null(False), pl.lit(False)
+        return cell.fill_null(False), cell.is_null() if name == DIED else pl.lit(False)
     if dtype.is_integer() and name in IDS:
         return cell.cast(pl.String), pl.lit(False)
     return None
@@ -33,7 +34,7 @@ def plain(name: str, dtype: pl.DataType) -> Plain | None:
 def _text(name: str) -> Callable[[pl.Expr], Plain]:
     kinds = {**dict.fromkeys(IDS, _id), **dict.fromkeys(TIMES, _time), **dict.fromkeys(NUMBERS, _number)}
     kinds |= {**dict.fromkeys(FLAGS, _flag), **dict.fromkeys(NAMES, _name)}
-    return {**kinds, "age": _age, "anchor_age": _whole_age}.get(name, _any)
+    return {**kinds, "age": _age, "anchor_age": _whole_age, DIED: _died}.get(name, _any)
 
 
 def _unread(cell: pl.Expr, value: pl.Expr) -> pl.Expr:
@@ -56,6 +57,10 @@ def _number(cell: pl.Expr) -> Plain:
 
 def _flag(cell: pl.Expr) -> Plain:
     return (cell == "1").fill_null(False), ~cell.is_in(["0", "1"])
+
+
+def _died(cell: pl.Expr) -> Plain:
+    return (cell == "1").fill_null(False), ~cell.is_in(["0", "1"]).fill_null(False)
 
 
 def _age(cell: pl.Expr) -> Plain:

@@ -228,10 +228,15 @@ class Source(ABC):
         """The source column that canonical column `name` of the row at `place` is read from; "" where there is none."""
 
     def cell(self, table: str, name: str, place: int) -> str:
-        """What stands in that column of that row. Reads the file up to it."""
+        """What stands in that column of that row."""
+        found = self.in_column(self.column(table, name, place), place)
+        return "" if found is None else str(found)
+
+    def in_column(self, column: str, place: int) -> Any:
+        """The cell of a source column in the row at `place`; None where it is empty. Reads the file up to it."""
         file, record = self.opened[place >> PLACE_BITS], place & (1 << PLACE_BITS) - 1
-        row = file.scan().slice(record - file.first, 1).select(self.column(table, name, place)).collect()
-        return str(row.item()) if row.height else ""
+        row = file.scan().slice(record - file.first, 1).select(column).collect()
+        return row.item() if row.height else None
 
     def files_of(self, table: str) -> str:
         """The file of a table, or the first of its parts, for a message."""

@@ -77,10 +77,10 @@ def look(code: str, version: str | None) -> str | None:
     plain, known = normal(code), read_version(version)
     number = plain.isdecimal()
     seen = {
-        "codes of a version that is neither 9 nor 10": known is None,
-        "codes cut to their category": known and is_category(plain, known),
         "two codes in a cell": _SEVERAL.fullmatch(code.strip()),
         "codes behind a word": _AFTER_A_WORD.fullmatch(code.strip()),
+        "codes of a version that is neither 9 nor 10": known is None,
+        "codes cut to their category": known and is_category(plain, known),
         "codes with more in the cell": known and " " in code.strip() and ccs(normal(code.split()[0]), known),
         "SNOMED CT numbers": number and len(plain) > 5,
         "ICD-10 codes marked 9": known == "9" and _ICD10.fullmatch(plain) and ccs(plain, "10"),

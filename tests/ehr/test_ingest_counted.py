@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.ehr.ehr_tables import as_mimic4, write_mimic3, write_mimic4
+from tests.ehr.ehr_tables import as_generic, as_mimic4, write_mimic3, write_mimic4, write_tables
 from tests.ehr.ingest_reference import ingest, replaced, returning
 
 MARKER = "ZQMARKERPATIENTQZ"
@@ -81,6 +81,16 @@ def test_a_row_that_names_another_subject_than_its_admission_is_of_an_unknown_ad
         )
         assert "Heart failure" not in rows["10"]["input"]
         assert card_of(tmp_path / f"out{partitions}")["rows"]["diagnoses"]["rejected"]["unknown admission"]["rows"] == 1
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_stays_of_which_nothing_says_whether_the_patient_lived_are_counted(tmp_path, suffix, capsys):
+    tables = as_generic(returning())
+    for row in tables["visits"]:
+        row["died"] = None if row["subject_id"] == tables["visits"][0]["subject_id"] else False
+    found = ingest(write_tables(tmp_path / "tables", tables, suffix=suffix), tmp_path / "out", kind="tables")
+    said = "visits: 2 cells of column 'died' are empty: those patients count as having lived (first: "
+    assert len(found) == 16 and said in capsys.readouterr().out
 
 
 def test_no_patient_s_words_reach_the_screen_the_card_or_an_error(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """OMOP and eICU folders as databases, pandas and Spark write them: the same cohort as the plain one, or a refusal."""
 
 import csv
+import re
 
 import polars as pl
 import pytest
@@ -114,3 +115,29 @@ def test_every_column_that_must_be_there_is_named_when_it_is_not(tmp_path, kind,
             assert main(["ingest", kind, str(folder), "--out", str(tmp_path / "out")]) == 2
             assert f"{path}: no column '{column}'" in capsys.readouterr().err
             path.write_bytes(whole)
+
+
+def told(tmp_path, capsys, kind, table, **cells):
+    """What an ingest says of the tables of which some cells of every row are others."""
+    make, columns = KINDS[kind]
+    tables = make(invented(5))
+    tables[table] = [{**row, **cells} for row in tables[table]]
+    folder = write_related(tmp_path / "tables", tables, columns)
+    main(["ingest", kind, str(folder), "--out", str(tmp_path / "out"), *OPTIONS])
+    found = capsys.readouterr()
+    return found.out + found.err
+
+
+def test_drugs_whose_concept_has_no_name_are_counted(tmp_path, capsys):
+    said = told(tmp_path, capsys, "omop", "drug_exposure", drug_concept_id=123456789)
+    assert re.search(r"drugs: the concept of [\d,]+ rows has no name: they are called as drug_source_value says", said)
+
+
+def test_stays_of_which_nobody_says_how_they_ended_are_counted(tmp_path, capsys):
+    said = told(tmp_path, capsys, "eicu", "patient", hospitaldischargestatus="")
+    assert re.search(r"no hospitaldischargestatus says how [\d,]+ stays ended: they count as survived", said)
+
+
+def test_a_date_that_cannot_be_read_is_named_where_its_datetime_is_empty(tmp_path, capsys):
+    said = told(tmp_path, capsys, "omop", "visit_occurrence", visit_start_date="20100401", visit_start_datetime="")
+    assert "column 'visit_start_date' is written 99999999, expected as" in said
