@@ -160,5 +160,6 @@ LINES = {  # module -> an example of its command
     "export": "export model --out models/first run.name=first --onnx",
     "predict": "predict data/visits.jsonl --model results/first/student --out predictions",
     "serve": "serve --model results/first/student --port 8000",
-    "submit": f"submit run {_YAML} --follow run.results=s3://bucket/results data.train=s3://bucket/cohort",
+    "submit": f"submit run {_YAML} --follow data.train=s3://bucket/cohort data.tuning= "
+    "teacher.adapter=s3://bucket/adapter run.results=s3://bucket/results",
 }

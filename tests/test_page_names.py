@@ -3,6 +3,7 @@
 import argparse
 import ast
 import re
+import shlex
 from functools import cache
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from ckd import errors
 from ckd.config import Config
 from ckd.section import Section
-from jobs.cli import make_parser
+from jobs.cli import _config, _parse, main, make_parser
 from jobs.commands import COMMANDS
 from tests.pages import PAGES, ROOT, SHELL, blocks
 from tests.test_docs import literals, messages
@@ -96,6 +97,17 @@ def test_commands_and_keys_of_a_page_are_there(page):
 def unknown_keys(text):
     found = {f"{section}.{key}" for section, key in KEY.findall(text) if key not in ENDINGS}
     return found - KEYS - FORMER
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_example_of_a_help_is_a_command_that_is_understood(name, monkeypatch):
+    line = COMMANDS[name].line
+    assert line.split()[1] == name and wrong_in(line) == [] and unknown_keys(line) == set()
+    monkeypatch.chdir(ROOT)
+    arguments = _parse(shlex.split(line)[1:])
+    _config(COMMANDS[name], arguments)
+    if name == "submit":
+        assert main([*shlex.split(line)[1:], "--dry-run"]) == 0
 
 
 def test_commands_and_keys_of_messages_are_there():
