@@ -75,9 +75,10 @@ def test_on_a_cluster_this_machines_gpus_count_for_what_runs_here_only(monkeypat
 
 @pytest.mark.parametrize(
     ("address", "code", "says"),
-    [("http://127.0.0.1:8265", 2, "expected the head's HOST:6379"), (f"127.0.0.1:{free_port()}", 3, "nothing answers")],
+    [("http://127.0.0.1:8265", 2, "expected the head's HOST:6379"), ("127.0.0.1:{}", 3, "nothing answers")],
 )
 def test_every_way_to_workers_refuses_a_wrong_cluster_in_one_line(tmp_path, monkeypatch, address, code, says):
+    address = address.format(free_port())  # here: both processes of the tests must find the same names
     monkeypatch.setenv("RAY_ADDRESS", address)
     console = Console(io.StringIO())
     given = Namespace(input="nowhere.json", engine="torch", meds="", model="nowhere", out=str(tmp_path))
