@@ -16,6 +16,7 @@ from ray.job_config import JobConfig
 from cluster import local
 from cluster.address import IN_A_JOB, RefusedError, UnreachableClusterError, named_cluster, require_head
 
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 _CODE = str(Path(__file__).resolve().parents[1])
 
 
@@ -35,7 +36,7 @@ def session(cpus: int = 0) -> Iterator[None]:
     address = named_cluster()
     ready: AbstractContextManager[dict[str, Any]] = nullcontext({}) if address else local.settings()
     with ready as settings:
-        with _signals_of_the_caller():
+        with _signals_of_the_caller(*_ENDING, signal.SIGINT):
             if address:
                 _connect(address)
             else:
@@ -44,27 +45,28 @@ def session(cpus: int = 0) -> Iterator[None]:
             yield
         finally:
             # Disconnects from a named cluster; ends the processes of a local one.
-            with _signals_of_the_caller():
+            with _signals_of_the_caller(*_ENDING):
                 ray.shutdown()
 
 
 @contextmanager
-def _signals_of_the_caller() -> Iterator[None]:
+def _signals_of_the_caller(*waiting: signal.Signals) -> Iterator[None]:
     """Give the handlers back that Ray's start and end replace, below Python too: its own abort with a C++ stack.
 
-    Meanwhile SIGHUP is ignored, which the processes of a local Ray inherit: a closed terminal sends it to all of them,
-    and the student's step could not be saved.
+    Meanwhile they wait. The processes of a local Ray inherit that and never get them: a closed terminal, Slurm
+    or `timeout` sends them to all, and the student's step could not be saved.
     """
     if current_thread() is not main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before = {number: signal.getsignal(number) for number in waiting}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, waiting)
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _connect(address: str) -> None:

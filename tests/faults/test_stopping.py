@@ -31,7 +31,7 @@ class Command:
         return self.process
 
     def end(self, number: int, group: bool) -> tuple[int, str]:
-        """Exit code and last line. A terminal signals its whole group, Slurm or Kubernetes one process."""
+        """Exit code and last line. A terminal signals its whole group, Kubernetes one process."""
         (os.killpg if group else os.kill)(self.process.pid, number)
         code, said = self.process.wait(timeout=120), self.log.read_text()
         assert not {"Traceback", "***", "Aborted"} & set(said.split()), said[-3000:]
@@ -61,7 +61,7 @@ def test_a_training_on_ranks_saves_its_step_and_goes_on_from_it(tmp_path, starte
     started.append(one)
     code, first = trained_until(run, one, 10, signal.SIGINT, group=True)
     assert code == 130 and first > 10
-    code, second = trained_until(run, one, first + 10, signal.SIGTERM, group=False)
+    code, second = trained_until(run, one, first + 10, signal.SIGTERM, group=True)  # as Slurm and `timeout` do
     assert code == 3 and second > first
     assert f"continuing after step {first}\n" in run.log.read_text()
     places = [Path(run.config.run.artifacts_root) / f"checkpoints/step-{step:07d}" for step in (first, second)]
