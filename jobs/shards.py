@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ckd.errors import CkdError, ConfigError, IncompleteError
+from ckd.heartbeat import beating
 from ckd.run import Run
 from ckd.section import Workers
 from ckd.stage import Step
@@ -138,7 +139,8 @@ def each_row(
     def waiting(why: str) -> None:
         console.say(f"{label}: waiting for the first of {workers} workers: {why}")
 
-    for row in _run(Guarded(factory), shards, (workers, gpus_per_worker, threads), waiting):
+    arriving = _run(Guarded(factory), shards, (workers, gpus_per_worker, threads), waiting)
+    for row in arriving if workers.in_process else _awaited(arriving, label, len(shards)):
         rows.append(row)
         _report(console, progress, place, row)
         yield row
@@ -151,6 +153,16 @@ def each_row(
             f"{label}: {len(failed)} of {len(shards)} shards failed (first: shard {first['index']}: {first['error']}); "
             "the others are kept, mend the cause and run the same command again"
         )
+
+
+def _awaited(rows: Iterator[dict[str, Any]], label: str, count: int) -> Iterator[dict[str, Any]]:
+    """The rows of workers elsewhere, whose beats nobody hears: while none comes, it is said that the pass goes on."""
+    for done in range(count + 1):
+        with beating(f"{label}: {done:,} of {count:,} shards done, workers at the others"):
+            row = next(rows, None)
+        if row is None:
+            return
+        yield row
 
 
 def _report(console: Console, progress: Progress, place: Mapping[str, Any], row: Mapping[str, Any]) -> None:

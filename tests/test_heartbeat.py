@@ -6,6 +6,7 @@ import time
 from ckd.evaluation.bootstrap import resample
 from ckd.heartbeat import beat, beating, heard
 from ckd.visits.labels import NUM_LABELS
+from jobs.shards import _awaited
 from tests.evaluation.test_bootstrap import RATES, THRESHOLDS, draws_of, sample
 
 
@@ -40,3 +41,17 @@ def test_the_bootstrap_says_how_many_draws_are_done():
     with heard(lines.append, seconds=0):
         resample(draws_of(members, 100), labels, p, cells, p >= THRESHOLDS, RATES, range(NUM_LABELS))
     assert "evaluate: bootstrap draws up to 100 of 100" in lines
+
+
+def test_while_workers_elsewhere_bring_no_row_it_is_said_that_the_pass_goes_on():
+    def slow():
+        for n in range(3):
+            time.sleep(0.2)
+            yield {"index": n}
+
+    lines = []
+    with heard(lines.append, seconds=0.01):
+        assert list(_awaited(slow(), "embed", 3)) == [{"index": n} for n in range(3)]
+    assert lines and {line.partition(",")[0] for line in lines} <= {f"embed: {n} of 3 shards done" for n in range(4)}
+    lines.clear()
+    assert list(_awaited(slow(), "embed", 3)) and lines == []
