@@ -160,7 +160,7 @@ class Outcomes:
     def echoes(self) -> dict[str, int]:
         """The labelled visits whose known labels are those that they have themselves; nothing where that is unknown."""
         known = self.after != UNKNOWN
-        if (self.now[known] == UNKNOWN).any():
+        if ((self.now == UNKNOWN) & known).any():
             return {}
         same = ((self.now == self.after) | ~known).all(axis=1) & known.any(axis=1)
         return {"echoes": int(same.sum())}

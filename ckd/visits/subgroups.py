@@ -47,7 +47,7 @@ def require_free(names: Sequence[str]) -> None:
         if name.lower() in SUBGROUP_FIELDS:
             raise ConfigError(f"{KEY}: '{name}' is a subgroup of every cohort already; leave it out")
         if name.lower() in {*visit_schema(0).names, *_TAKEN}:
-            raise ConfigError(f"{KEY}: '{name}' is what a visit calls something else; give that column another name")
+            raise ConfigError(f"{KEY}: '{name}' means something else in a visit; leave it out or rename that column")
 
 
 def group_of(value: Any) -> str | None:

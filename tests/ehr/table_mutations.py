@@ -125,6 +125,8 @@ KINDS = {
         "type": lambda c: c.replace("ICD//9", "ICD9CM"),
     },
 }
+# Ids that stand in one table alone: all of them written otherwise are other ids, and nothing is wrong.
+ONCE = (("meds", "subject_id"), ("eicu", "patienthealthsystemstayid"), ("eicu", "uniquepid"))
 WAYS = ("crlf", "bom", "quoted", "gz", "zst", "upper", "semicolons", "latin1", "parquet")
 TYPES = {
     "whole": pl.Int64, "float": pl.Float64, "decimal": pl.Decimal(18, 0), "category": pl.Categorical,
@@ -154,7 +156,7 @@ def mutation(seed):
     name, change = rng.choice([*KINDS[kind_of_column(kind, column)].items(), *rng.sample(list(WORDS.items()), 3)])
     # One F that became M is another sex; a whole column of M and H is Spanish.
     share = 1.0 if "spanish" in name else rng.choice([1.0, 0.5, 0.1])
-    if (kind, column) == ("meds", "subject_id"):  # of the one table there is: all of them written otherwise are others
+    if (kind, column) in ONCE:
         share = min(share, 0.5)
     rows = [n for n in range(len(tables[table])) if share == 1 or rng.random() < share] or [0]
     for n in rows:

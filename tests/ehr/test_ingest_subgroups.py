@@ -148,8 +148,8 @@ def test_meds_columns_and_prefixes_are_subgroups_of_the_visit_they_stand_in(tmp_
 REFUSED = {
     "no such column": ("station", "'station' is no column of {folder} (visits: admission_type, age, clinic, "),
     "fixed": ("sex", "'sex' is a subgroup of every cohort already; leave it out"),
-    "taken": ("input", "'input' is what a visit calls something else"),
-    "id": ("visit_id", "'visit_id' is what a visit calls something else"),
+    "taken": ("input", "'input' means something else in a visit"),
+    "id": ("visit_id", "'visit_id' means something else in a visit"),
     "time": ("start", "column 'start' of {folder} is read as 'start', no group"),
     "nearly one of each": ("clinic", "column 'clinic' has 37 values for 40 patients; expected a column of groups"),
     "many": ("clinic", "column 'clinic' has more than 50 values; expected a column of groups: at most 50 values"),
