@@ -9,10 +9,11 @@ from ckd.section import IN_PROCESS, Place, Section, Workers
 
 
 def _names(value: Any) -> Any:
-    names = value.split(",") if isinstance(value, str) else value
-    if not isinstance(names, list | tuple):
+    if isinstance(value, str | int):
+        value = str(value).split(",") if str(value).strip() else ()
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str | int) for name in value):
         return value
-    names = [str(name).strip().rstrip("/") for name in names]  # a prefix of MEDS codes may end in slashes
+    names = [str(name).strip().rstrip("/") for name in value]  # a prefix of MEDS codes may end in slashes
     if "" in names or len({name.lower() for name in names}) < len(names):
         raise ValueError("expected names of columns, each once")
     return names

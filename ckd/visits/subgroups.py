@@ -7,6 +7,7 @@ ids, dates or free text is refused before anything is made of it. No message quo
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from ckd.errors import ConfigError, DataError
@@ -56,7 +57,7 @@ def group_of(value: Any) -> str | None:
         value = value.decode()
     if isinstance(value, bool):
         value = str(value).lower()
-    if value is not None and not isinstance(value, str | int | float):
+    if value is not None and not isinstance(value, str | int | float | Decimal):
         raise TypeError(type(value).__name__)
     text = "" if value is None else str(value).strip()
     text.encode()  # JSON escapes can spell half a surrogate pair
@@ -104,7 +105,7 @@ class Tally:
     def require_known(self, where: str, fields: Callable[[], Sequence[str]]) -> None:
         """Raise ConfigError for a subgroup of which the input `where` holds no value. `fields`: what its rows hold."""
         for name in self.unknown:
-            if not self._values[name]:
+            if self.unknown[name] and not self._values[name]:  # without a visit every row was bad, which is told
                 there = ", ".join(fields()[:30])
                 raise ConfigError(f"{KEY}: no row of {where} has a value of '{name}'; its rows have {there}")
 

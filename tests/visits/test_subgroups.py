@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ckd.config import Config
 from ckd.errors import ConfigError, DataError, MismatchError
+from ckd.ingest_config import IngestConfig
 from ckd.run import Run
 from ckd.visits.audit import audit_stage, audit_values
 from ckd.visits.cohort import Cohort
@@ -100,8 +101,9 @@ def test_a_field_that_is_no_group_is_refused_without_its_values(tmp_path, of, sa
     assert MARKER not in capsys.readouterr().err
 
 
-def test_a_row_whose_field_is_a_list_is_a_bad_row(tmp_path, capsys):
-    data = inputs(tmp_path, clinic=lambda n: [MARKER] if n == 3 else "AB"[n % 2])
+@pytest.mark.parametrize("every", [False, True])
+def test_a_row_whose_field_is_a_list_is_a_bad_row(tmp_path, every, capsys):
+    data = inputs(tmp_path, clinic=lambda n: [MARKER] if n == 3 or every else "AB"[n % 2])
     assert main(["validate", data["train"], "ingest.subgroups=clinic"]) == 2
     out, err = capsys.readouterr()
     assert "name_train.json:4: a field of ingest.subgroups (clinic) is neither text nor a number" in out
@@ -118,6 +120,11 @@ def test_names_that_are_taken_or_none_are_refused(tmp_path, key, capsys):
 def test_a_cell_is_a_group_or_nothing(value):
     found = group_of(value) if not isinstance(value, str) or value.isascii() else "x"
     assert found is None or (found == found.strip() and found not in ("", *NOTHING))
+
+
+@pytest.mark.parametrize(("key", "names"), [("", ()), (1, ("1",)), ("a, b/", ("a", "b")), (["a,b"], ("a,b",))])
+def test_names_are_a_list_or_text_with_commas(key, names):
+    assert IngestConfig.model_validate({"subgroups": key}).subgroups == names
 
 
 def test_what_a_column_of_groups_may_hold():
