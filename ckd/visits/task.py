@@ -3,6 +3,7 @@
 Every label column has one value per label, in this order. A stage is handed the task; none knows its labels by itself.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
@@ -28,6 +29,12 @@ KINDS = ("ccs", "icd9", "icd10", "codes", "any_of", "given", "readmission_days",
 _CODED = ("ccs", "icd9", "icd10", "codes", "any_of")
 
 
+_FORMS = {"icd9": re.compile(r"[VE]?[0-9]+|[VE]"), "icd10": re.compile(r"[A-Z]([0-9][0-9A-Z]*)?")}
+_SUCH = {"icd9": "584.9", "icd10": "N17.1"}
+_RANGES = {"icd9": "584-586", "icd10": "I20-I25"}
+_CATEGORY = 3  # characters of a category, below which the end of a range is no code
+
+
 class NoLabelNamedError(ValueError):
     """An `output` ends where names should follow: cut off, or not filled in. The empty set is written "None"."""
 
@@ -46,6 +53,20 @@ class LabelError(ValueError):
     def __init__(self, place: int, message: str) -> None:
         super().__init__(message)
         self.place = place
+
+
+def _require_code(kind: str, code: str) -> None:
+    """Raise ValueError for a prefix or range of which no code of ICD-9-CM or ICD-10 can be: it would never be true."""
+    low, _, high = code.replace(".", "").upper().partition("-")
+    for end in filter(None, code.upper().split("-")):
+        if not _FORMS[kind].fullmatch(end.replace(".", "")) or (set(end.partition(".")[2]) == {"X"}):
+            raise ValueError(
+                f"{code} begins no code of {kind}; expected a prefix such as {_SUCH[kind]}, without x or *"
+            )
+    if high and high < low:
+        raise ValueError(f"the range {code} ends before it begins")
+    if high and len(high) < min(len(low), _CATEGORY):
+        raise ValueError(f"the range {code}: write its end out, as in {_RANGES[kind]}")
 
 
 class Codes(Section):
@@ -99,10 +120,9 @@ class Label(Section):
             raise ValueError(f"within_days goes with codes, not with {kinds[0]}")
         if (self.excluding.icd9 or self.excluding.icd10) and not self.coded:
             raise ValueError(f"except takes codes from the label's own, which {kinds[0]} has not")
-        for code in (*self.icd9, *self.icd10, *self.excluding.icd9, *self.excluding.icd10):
-            low, _, high = code.replace(".", "").upper().partition("-")
-            if high and high < low:
-                raise ValueError(f"the range {code} ends before it begins")
+        for kind in _FORMS:
+            for code in (*getattr(self, kind), *getattr(self.excluding, kind)):
+                _require_code(kind, code)
         return self
 
     @property

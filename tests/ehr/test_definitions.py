@@ -17,16 +17,15 @@ CODES = [(code, "9") for code in sorted(full_codes("9"))[::97]] + [
     (code, "10") for code in sorted(full_codes("10"))[::997]
 ]
 CODES += [("58", "9"), ("584", "9"), ("5849", "9"), ("0389", "9"), ("N17", "10"), ("N18.31", "10"), ("E11", "10")]
-prefixes = st.sampled_from(["0", "03", "038", "5", "58", "584", "584.9", "V1", "E1", "E11", "E112", "N", "N1", "N18.3"])
-ranges = st.sampled_from(["580-589", "584-586.9", "001-139", "E08-E13", "I20-I25", "N17-N183", "A-E", "V10-V19.9"])
-written = st.lists(prefixes | ranges, max_size=3)
+nine = ["0", "03", "038", "5", "58", "584", "584.9", "V1", "E1", "580-589", "584-586.9", "001-139", "V10-V19.9"]
+ten = ["E1", "E11", "E112", "N", "N1", "N18.3", "T36.0X", "E08-E13", "I20-I25", "N17-N183", "A-E"]
+written = {kind: st.lists(st.sampled_from(each), max_size=3) for kind, each in (("icd9", nine), ("icd10", ten))}
 labels = st.fixed_dictionaries(
     {
         "ccs": st.lists(st.sampled_from(sorted(ccs_categories())), max_size=20),
-        "icd9": written,
-        "icd10": written,
+        **written,
         "codes": st.lists(st.sampled_from(CODES), max_size=4),
-        "except": st.fixed_dictionaries({"icd9": written, "icd10": written}),
+        "except": st.fixed_dictionaries(written),
     }
 ).filter(lambda label: any(label[kind] for kind in ("ccs", "icd9", "icd10", "codes")))
 
@@ -50,15 +49,18 @@ def test_a_code_means_the_labels_that_a_comparison_one_by_one_finds(found):
     [
         ("I20-I25", ["I20", "I200", "I2599"], ["I19", "I26", "I2"]),
         ("584.5-584.8", ["5845", "58489"], ["584", "5849"]),
+        ("584-586", ["584", "5859", "586"], ["583", "587", "58"]),
         ("N18", ["N18", "N1831"], ["N1", "N19"]),
         ("N17-N183", ["N170", "N1839"], ["N17", "N184", "N18"]),  # a code shorter than an end is not inside
     ],
 )
 def test_both_ends_of_a_range_are_in_and_codes_are_compared_at_their_length(written, inside, outside):
-    definitions = Definitions(made({"icd10": [written], "icd9": [written]}), ccs_categories())
-    for version in ("9", "10"):
-        assert all(definitions.of(code, version, None) == [0] for code in inside)
-        assert all(definitions.of(code, version, None) == [] for code in outside)
+    version = "9" if written[0].isdigit() else "10"
+    definitions = Definitions(made({f"icd{version}": [written]}), ccs_categories())
+    assert all(definitions.of(code, version, None) == [0] for code in inside)
+    assert all(definitions.of(code, version, None) == [] for code in outside)
+    other = {"9": "10", "10": "9"}[version]
+    assert all(definitions.of(code, other, None) == [] for code in inside)
 
 
 def test_a_category_that_there_is_not_is_refused_by_name():
