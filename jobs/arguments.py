@@ -1,6 +1,8 @@
 """What several commands take on the command line: a configuration with overrides, and numbers in a range."""
 
 import argparse
+import textwrap
+from typing import Any
 
 from jobs.commands import Command
 
@@ -11,6 +13,15 @@ EXIT_CODES = (
 ADDRESS = "the cluster's dashboard, http://HEAD:8265; without it RAY_ADDRESS"
 
 
+def described(text: str, example: str) -> dict[str, Any]:
+    """What a parser is made with: what its command does, an example of it, and the exit codes."""
+    return {
+        "description": text,
+        "epilog": f"example:\n  {example}\n\n{textwrap.fill(EXIT_CODES)}",
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    }
+
+
 def add_config(parser: argparse.ArgumentParser, command: Command) -> None:
     """--config and the words behind it, and --dry-run where the command has it."""
     without = "jobs/demo.yaml" if command.config else "the defaults hold"
@@ -18,7 +29,10 @@ def add_config(parser: argparse.ArgumentParser, command: Command) -> None:
     parser.add_argument(
         "--config", metavar="YAML", help=f"configuration file, such as jobs/default.yaml; without it {without}"
     )
-    parser.add_argument("words", nargs="*", metavar=command.words, help=f"dotted overrides, such as {command.example}")
+    files = "input files; and " if "FILE" in command.words else ""
+    parser.add_argument(
+        "words", nargs="*", metavar=command.words, help=f"{files}dotted overrides, such as {command.example}"
+    )
     if command.dry_run:
         parser.add_argument(
             "--dry-run", action="store_true", help="print the resolved configuration and the plan, start nothing"

@@ -21,7 +21,7 @@ from ckd.store.files import join, let_read, sweep_temporary
 from ckd.store.unwritable import PLACES, unwritable
 from ckd.switches import take_out, told
 from cluster.address import IN_A_JOB
-from jobs.arguments import EXIT_CODES, add_config
+from jobs.arguments import EXIT_CODES, add_config, described
 from jobs.cluster_paths import placed
 from jobs.commands import COMMANDS, GROUPS, Command
 from jobs.console import Console, terminal_console
@@ -106,12 +106,7 @@ def make_parser(chosen: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ckd {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command", help="one of those below")
     for name, command in COMMANDS.items():
-        one = commands.add_parser(
-            name,
-            description=command.help,
-            epilog=f"example:\n  {command.line}\n\n{textwrap.fill(EXIT_CODES)}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        one = commands.add_parser(name, **described(command.help, command.line))
         if name != chosen:
             continue
         if add_options := getattr(command.load(), "add_options", None):

@@ -5,7 +5,8 @@ from argparse import ArgumentParser, Namespace
 from ckd.config import Config
 from ckd.visits.public_files import adapter_file, visit_file
 from jobs import export_model
-from jobs.arguments import EXIT_CODES, share
+from jobs.arguments import described, share
+from jobs.commands import COMMANDS
 from jobs.console import Console, terminal_console
 
 
@@ -13,7 +14,7 @@ def add_options(parser: ArgumentParser) -> None:
     """The two formats of `ckd export` and their options."""
     formats = parser.add_subparsers(dest="format", required=True, metavar="format")
     text = "the public JSONL files of a cohort, with the files that LLaMA-Factory needs to tune the teacher"
-    jsonl = formats.add_parser("jsonl", help=text, description=text, epilog=EXIT_CODES)
+    jsonl = formats.add_parser("jsonl", help=text, **described(text, "ckd export jsonl data/cohort --out data"))
     jsonl.add_argument("cohort", metavar="COHORT", help="folder that 'ckd ingest' made")
     out = "folder of name_train.json, name_val.json, name_test.json (default data)"
     jsonl.add_argument("--out", default="data", metavar="DIR", help=out)
@@ -21,7 +22,7 @@ def add_options(parser: ArgumentParser) -> None:
     shared += " (default: all of them, and the head uses all too)"
     jsonl.add_argument("--adapter-share", type=share, default=0.0, metavar="S", help=shared)
     text = "the run's student as a folder for transformers, ONNX Runtime and the Hub, with a model card"
-    export_model.add_options(formats.add_parser("model", help=text, description=text, epilog=EXIT_CODES))
+    export_model.add_options(formats.add_parser("model", help=text, **described(text, COMMANDS["export"].line)))
 
 
 def run(config: Config, console: Console, arguments: Namespace) -> None:
