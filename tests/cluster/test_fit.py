@@ -58,6 +58,7 @@ def test_workers_import_the_project_and_a_nested_session_leaves_the_outer_one_op
     assert ray.is_initialized()
 
 
+@pytest.mark.faults
 def test_a_group_that_keeps_failing_ends_without_quoting_the_data(local_ray, monkeypatch):
     monkeypatch.setattr("cluster.fit.FAILURES", 0)
     heard = []

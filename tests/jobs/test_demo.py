@@ -61,7 +61,7 @@ def test_one_actor_is_killed_and_it_is_the_first_that_ended_a_shard():
     killing = killed_actor.Killing(Console(io.StringIO()))
     for actor in actors:
         killing("shard_done", {"actor": actor.pid, "machine": "m"})
-    killing("shard_retried", {"shard": 4})
+    killing("shard_retried", {"shard": 4, "starts": 2})
     assert actors[0].wait(timeout=20) == -signal.SIGKILL and actors[1].poll() is None
     assert killing.repeated == [4]
     actors[1].communicate(b"\n", timeout=20)

@@ -80,6 +80,7 @@ def test_on_a_cluster_this_machines_gpus_count_for_what_runs_here_only(monkeypat
 def test_every_way_to_workers_refuses_a_wrong_cluster_in_one_line(tmp_path, monkeypatch, address, code, says):
     address = address.format(free_port())  # here: both processes of the tests must find the same names
     monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # that of other tests in this process
     console = Console(io.StringIO())
     given = Namespace(input="nowhere.json", engine="torch", meds="", model="nowhere", out=str(tmp_path))
     ways = [

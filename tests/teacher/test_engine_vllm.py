@@ -197,9 +197,8 @@ def test_the_same_worker_and_store_take_it(folder, plain, tmp_path):
 
 @pytest.mark.skipif(HERE, reason="vLLM is installed here")
 def test_without_vllm_the_way_to_it_is_named(folder):
-    with pytest.raises(
-        ConfigError, match=r"teacher.engine=vllm: it cannot be imported \(.*vllm.*\); pip install '.\[vllm\]'"
-    ):
+    way = r"it cannot be imported \(.*vllm.*\); pip install -c constraints-vllm.txt '.\[vllm\]'"
+    with pytest.raises(ConfigError, match=f"teacher.engine=vllm: {way}"):
         load_engine(config(folder), 0)
 
 
