@@ -7,30 +7,21 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from ckd.calibration import Calibration
 from ckd.configfile import load
-from ckd.ehr.synthetic.tables import write_tables
 from ckd.evaluation import calibrate
-from ckd.store.artifacts import Stage
 from ckd.store.files import list_files, read_bytes
 from ckd.store.jsonfile import SEAL
-from ckd.visits.cohort import Cohort
 from ckd.visits.labels import DISEASES, render_output
 from jobs.cli import main
-from tests.ehr.mimic_rows import write_rows
-from tests.student.student_cohort import OTHERS, make_base, make_visits
+from tests.jobs.small_run import words
+from tests.student.student_cohort import make_visits
 
 MARKER = "ZQMARKERPATIENTQZ"
 STAGES = ("visits", "embeddings", "soft_labels", "tokens", "predictions")
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory):
-    return make_base(tmp_path_factory.mktemp("bert"), others=OTHERS)
 
 
 @pytest.fixture(scope="module")
@@ -47,19 +38,6 @@ def rows(tmp_path_factory):
                 }
                 file.write(json.dumps(row | {"subject_id": visit.subject_id}) + "\n")
     return folder
-
-
-def words(folder, rows, teacher_folder, bert, *more):
-    """The command line of a run below `folder`."""
-    return [
-        "run",
-        *(f"data.{split}={rows}/{split}.json" for split in ("train", "tuning", "held_out")),
-        *(f"run.name=t run.results={folder}/results run.public_files={folder} data.shard_rows=32 seed=7".split()),
-        *(f"teacher.base_model={teacher_folder}/base teacher.adapter={teacher_folder}/adapter".split()),
-        *("teacher.dtype=float32", f"student.base_model={bert}", "student.max_length=64", "student.epochs=2"),
-        *("student.learning_rate=1e-2", "student.checkpoint_steps=2"),
-        *("head.epochs=3", "head.folds=3", *more),
-    ]
 
 
 def command(folder, arguments):
@@ -81,19 +59,6 @@ def finish(folder, arguments):
     output = (folder / "output.txt").read_text()
     assert code == 0, output[-3000:]
     return output
-
-
-@pytest.fixture
-def here(capsys, monkeypatch):
-    """Runs a command in this process and a folder: exit code, standard output, standard error."""
-
-    def run(folder, arguments):
-        monkeypatch.chdir(folder)
-        capsys.readouterr()
-        code = main(arguments)
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -217,8 +182,8 @@ def test_a_finished_run_is_looked_at_by_its_name_alone(undisturbed, here, tmp_pa
     saved = folder / "results/t/config.yaml"
     kept = load(str(saved))
     metrics = (folder / "results/t/metrics.json").read_bytes()
-    for words in (["report"], ["status"], ["verify"], ["evaluate"], ["export", "model", f"--out={tmp_path}/model"]):
-        code, out, err = here(tmp_path, [*words, *name])
+    for asked in (["report"], ["status"], ["verify"], ["evaluate"], ["export", "model", f"--out={tmp_path}/model"]):
+        code, out, err = here(tmp_path, [*asked, *name])
         assert (code, err) == (0, ""), out
         assert out.startswith(f"settings of {saved}\n")
         assert "refused" not in out and "missing" not in out
@@ -308,40 +273,3 @@ def test_the_same_embeddings_come_from_ray_actors(tmp_path, undisturbed, rows, t
     assert code == 0, said
     whole = {name: part for name, part in parts(undisturbed[0]).items() if name.startswith(("visits", "embeddings"))}
     assert parts(tmp_path) == whole
-
-
-def test_open_mimic_rows_run_to_metrics(tmp_path, teacher_folder, bert, here):
-    """It runs on real codes and dates; 100 patients show nothing about performance."""
-    assert write_rows(tmp_path) == 29
-    arguments = words(tmp_path, tmp_path, teacher_folder, bert)
-    assert here(tmp_path, [a for a in arguments if not a.startswith("data.tuning")])[0] == 0
-    metrics = json.loads((tmp_path / "results/t/metrics.json").read_text())
-    assert metrics["held_out"]["student"]["micro"]["brier"] is not None
-    assert Path(tmp_path / "results/t/student/model.safetensors").is_file()
-
-
-def test_hospital_tables_run_to_metrics_with_every_option_of_the_distillation(tmp_path, teacher_folder, bert, here):
-    """Unlabeled last visits come through the teacher into the student, only those of train subjects."""
-    write_tables(str(tmp_path / "tables"), 80, 5)
-    settings = ("ingest.min_support=2", "ingest.folds=2", "ingest.tuning_share=0.2", "ingest.held_out_share=0.2")
-    assert main(["ingest", "mimic3", str(tmp_path / "tables"), "--out", str(tmp_path / "cohort"), *settings]) == 0
-    options = "use_unlabeled=true embedding_weight=0.5 class_weighting=balanced max_length=48 epochs=1"
-    arguments = [
-        a
-        for a in words(tmp_path, tmp_path, teacher_folder, bert)
-        if not a.startswith(("data.train", "data.tuning", "data.held_out"))
-    ]
-    arguments += [f"data.train={tmp_path}/cohort", "data.tuning=", *(f"student.{o}" for o in options.split())]
-    code, output, _ = here(tmp_path, arguments)
-    assert code == 0
-    root = str(tmp_path / "results/t/artifacts")
-    cohort = Cohort.open(root)
-    last = [shard for shard in cohort.select(labeled=None) if not shard.labeled]
-    assert {shard.split for shard in last} == {"train", "tuning", "held_out"}
-    wanted = {shard.index for shard in cohort.select()} | {shard.index for shard in last if shard.split == "train"}
-    assert all(set(Stage(root, stage, {}).indices()) == wanted for stage in ("embeddings", "soft_labels", "tokens"))
-    assert (
-        "lost text from their end" in output
-        and json.loads((tmp_path / "results/t/metrics.json").read_text())["held_out"]["student"]["micro"]["brier"]
-        is not None
-    )
