@@ -121,7 +121,8 @@ def test_an_actor_that_dies_is_replaced_and_its_shard_done_again(local_ray, tmp_
     assert os.path.exists(tmp_path / "died")
 
 
-@pytest.mark.parametrize(("threads", "by"), [(2, "SIGKILL"), pytest.param(1, "exit", marks=pytest.mark.faults)])
+@pytest.mark.faults
+@pytest.mark.parametrize(("threads", "by"), [(2, "SIGKILL"), (1, "exit")])
 def test_a_shard_that_always_kills_its_process_is_set_aside_after_three_starts_and_blames_no_other(
     local_ray, tmp_path, threads, by
 ):
