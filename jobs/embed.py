@@ -2,6 +2,8 @@
 
 import time
 from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ckd.config import Config
 from ckd.run import Run
@@ -50,17 +52,7 @@ def work(run: Run, console: Console) -> None:
             gpus_per_worker=teacher.gpus_per_worker,
             threads=2 if teacher.gpus_per_worker else 1,
         )
-    truncated = sum(row["truncated"] for row in made.rows)
-    if truncated:
-        visits = sum(Account.from_row(row).visits for row in made.rows)
-        console.say(
-            f"embed: {truncated} of {visits} visits exceeded teacher.max_length={teacher.max_length} and lost text"
-        )
-    if controls := sum(row["controls"] for row in made.rows):
-        console.say(
-            f"embed: {controls} visits spell a control token of the teacher's tokenizer, such as <|im_end|>, in their "
-            "text; they got that token, as in training"
-        )
+    truncated = _say_cut(made.rows, teacher.max_length, console)
     console.event("embed_done", shards=made.shards, truncated=truncated)
     if made.rows:  # a job that did nothing has no figures
         before = made.shards - len(made.rows)
@@ -68,6 +60,20 @@ def work(run: Run, console: Console) -> None:
         for line in lines(found):
             console.say(f"embed: {line}")
         console.event("embed_accounting", **found)
+
+
+def _say_cut(rows: Sequence[Mapping[str, Any]], max_length: int, console: Console) -> int:
+    """Say what of the visits' texts the teacher did not read as written; returns how many lost text."""
+    truncated = sum(int(row["truncated"]) for row in rows)
+    if truncated:
+        visits = sum(Account.from_row(row).visits for row in rows)
+        console.say(f"embed: {truncated} of {visits} visits exceeded teacher.max_length={max_length} and lost text")
+    if controls := sum(row["controls"] for row in rows):
+        console.say(
+            f"embed: {controls} visits spell a control token of the teacher's tokenizer, such as <|im_end|>, in their "
+            "text; they got that token, as in training"
+        )
+    return truncated
 
 
 def _take(run: Run, console: Console) -> Rows | None:
